@@ -1,0 +1,1 @@
+"""What every part shares: errors, events, jobs, configuration, files, registry, logs, paths."""

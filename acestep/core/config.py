@@ -1,0 +1,94 @@
+"""Configurations: each field is declared once, with its type, default, limits, label and help.
+
+The form of the page, the flags and ``--set`` of the command line, the reader of JSON files, the error
+texts and the tables of the guide are all made from that one line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from acestep.core.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of all configurations: unknown keys and NaN are refused, assignments are checked."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, protected_namespaces=())
+
+
+C = TypeVar("C", bound=Config)
+
+
+def option(default: Any, label: str, help: str, *, unit: str = "", advanced: bool = False, **limits: Any) -> Any:
+    """A field with what people read about it. ``limits`` are pydantic's (ge, le, gt, lt …)."""
+    return Field(
+        default=default,
+        title=label,
+        description=help,
+        json_schema_extra={"unit": unit, "advanced": advanced},
+        validate_default=True,
+        **limits,
+    )
+
+
+def group(config_type: type[Config], label: str) -> Any:
+    """A field that holds another configuration."""
+    return Field(default_factory=config_type, title=label)
+
+
+def parse(config_type: type[C], data: Mapping[str, Any]) -> C:
+    """A checked configuration from plain data.
+
+    Raises:
+        ConfigError: with every problem at once, unknown keys with the nearest known one.
+    """
+    try:
+        return config_type.model_validate(dict(data))
+    except ValidationError as error:
+        raise ConfigError([_sentence(config_type, item) for item in error.errors()]) from None
+
+
+def assign(config: Config, key: str, value: Any) -> None:
+    """Set one field, checked. Raises ConfigError."""
+    try:
+        setattr(config, key, value)
+    except ValidationError as error:
+        raise ConfigError([_sentence(type(config), item, key) for item in error.errors()]) from None
+    except ValueError:
+        raise ConfigError([_unknown(key, type(config))]) from None
+
+
+def fields(config_type: type[Config]) -> dict[str, FieldInfo]:
+    """Name -> declaration, in order."""
+    return config_type.model_fields
+
+
+def _sentence(config_type: type[Config], item: Any, key: str | None = None) -> str:
+    where = [str(part) for part in item["loc"]] or [key or ""]
+    if item["type"] == "extra_forbidden":
+        return _unknown(where[-1], _owner(config_type, where[:-1]))
+    text = item["msg"].removeprefix("Value error, ")
+    text = "must be " + text.removeprefix("Input should be ") if text.startswith("Input should be ") else text
+    if item["type"] == "missing":
+        return f"{'.'.join(where)} is missing"
+    return f"{'.'.join(where)} {text}, got {item['input']!r}" if item["type"] != "value_error" else text
+
+
+def _owner(config_type: type[Config], path: list[str]) -> type[Config]:
+    for part in path:
+        found = config_type.model_fields[part].annotation if part in config_type.model_fields else None
+        if not (isinstance(found, type) and issubclass(found, Config)):
+            return config_type
+        config_type = found
+    return config_type
+
+
+def _unknown(key: str, config_type: type[Config]) -> str:
+    near = difflib.get_close_matches(key, config_type.model_fields, n=1)
+    return f"unknown option {key!r}" + (f" (did you mean {near[0]!r}?)" if near else "")

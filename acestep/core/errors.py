@@ -1,0 +1,115 @@
+"""Every error this program raises on purpose.
+
+    AceStepError
+    +-- ConfigError
+    |   +-- UnknownName
+    +-- AudioError
+    +-- DatasetError
+    +-- CheckpointError
+    +-- TensorError
+    |   +-- ModelMismatch
+    +-- AdapterError
+    +-- TrainingError
+    |   +-- LossNotFinite
+    +-- DownloadError
+    +-- StorageError
+    |   +-- DiskFull
+    |   +-- NotWritable
+    +-- MissingPackage
+    +-- JobError
+        +-- JobBusy
+        +-- JobCancelled
+        +-- WorkerCrashed
+
+``str(error)`` says what happened, with the value and the file; ``error.hint`` says what to do next.
+"""
+
+from __future__ import annotations
+
+
+class AceStepError(Exception):
+    """Base class: something a user can read and act upon. Never shown with a traceback."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigError(AceStepError):
+    """One or more settings are wrong. All problems are reported at once."""
+
+    def __init__(self, problems: list[str], *, hint: str = "") -> None:
+        super().__init__("; ".join(problems), hint=hint)
+        self.problems = problems
+
+
+class UnknownName(ConfigError):
+    """A registry holds no entry of that name."""
+
+
+class AudioError(AceStepError):
+    """A sound file cannot be read, or holds nothing that can be used."""
+
+
+class DatasetError(AceStepError):
+    """Songs or labels are missing or malformed."""
+
+
+class CheckpointError(AceStepError):
+    """A model folder is missing, incomplete or damaged."""
+
+
+class TensorError(AceStepError):
+    """A preprocessed ``.pt`` file is missing, malformed or unsafe to read."""
+
+
+class ModelMismatch(TensorError):
+    """Tensors or an adapter belong to another model than the one in use."""
+
+
+class AdapterError(AceStepError):
+    """An adapter cannot be made, read or applied."""
+
+
+class TrainingError(AceStepError):
+    """Training cannot start or go on."""
+
+
+class LossNotFinite(TrainingError):
+    """The loss was NaN or infinite too often in a row."""
+
+
+class DownloadError(AceStepError):
+    """A model could not be fetched completely."""
+
+
+class StorageError(AceStepError):
+    """A file could not be written."""
+
+
+class DiskFull(StorageError):
+    """There is, or will be, too little room on the disk."""
+
+
+class NotWritable(StorageError):
+    """The folder or file is read-only for this user."""
+
+
+class MissingPackage(AceStepError):
+    """A chosen feature needs a package that is not installed or does not work here."""
+
+
+class JobError(AceStepError):
+    """A job could not run."""
+
+
+class JobBusy(JobError):
+    """Another job is at work, in this program or in this folder."""
+
+
+class JobCancelled(JobError):
+    """The user asked the job to stop. Control flow, not a failure."""
+
+
+class WorkerCrashed(JobError):
+    """The process of a job ended without saying why."""

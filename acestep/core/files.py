@@ -1,0 +1,155 @@
+"""Files that are whole or not there: atomic writes, versioned JSON, folders replaced in one move."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from acestep.core.errors import AceStepError, DiskFull, NotWritable, StorageError
+
+_TEMPORARY = ".tmp"
+_PREVIOUS = ".old"
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``path`` so that a reader, or a crash at any moment, sees the old content or the new, never a part.
+
+    Raises:
+        DiskFull, NotWritable, StorageError.
+    """
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}{_TEMPORARY}")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """``write_bytes`` in UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Indented UTF-8 JSON, non-ASCII kept."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, *, error: type[AceStepError], hint: str = "") -> Any:
+    """The content of a JSON file (a byte order mark is ignored). Raises ``error`` naming the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise error(f"{path} does not exist", hint=hint) from None
+    except OSError as problem:
+        raise error(f"{path} cannot be read: {problem.strerror}", hint=hint) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+        raise error(f"{path} is not valid JSON: {problem}", hint=hint) from None
+
+
+def write_versioned(path: Path, kind: str, version: int, data: dict[str, Any]) -> None:
+    """One of our own JSON files: ``kind`` and ``version`` stand in it, so that a reader knows what it holds."""
+    write_json(path, {"kind": kind, "version": version, **data})
+
+
+def read_versioned(path: Path, kind: str, version: int, *, error: type[AceStepError]) -> dict[str, Any]:
+    """Undo ``write_versioned``. Raises ``error`` for another kind or a newer version."""
+    data = read_json(path, error=error)
+    if not isinstance(data, dict) or data.get("kind") != kind:
+        raise error(f"{path} is not a {kind} file")
+    if not isinstance(data.get("version"), int) or data["version"] > version:
+        raise error(f"{path} has version {data.get('version')}, this program reads up to {version}", hint="Update it.")
+    return data
+
+
+@contextmanager
+def replace_folder(target: Path) -> Iterator[Path]:
+    """Fill the yielded empty folder; when the block ends well it becomes ``target``, replacing what was there.
+
+    After a crash between the two renames ``settle_folder`` brings the previous content back.
+    """
+    fresh = target.with_name(f".{target.name}{_TEMPORARY}")
+    previous = target.with_name(f".{target.name}{_PREVIOUS}")
+    settle_folder(target)
+    with storage_errors(target):
+        try:
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir(parents=True)
+            yield fresh
+            for file in fresh.rglob("*"):
+                _sync(file)
+            if target.exists():
+                os.replace(target, previous)
+            os.replace(fresh, target)
+            _sync(target.parent)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def settle_folder(target: Path) -> None:
+    """Finish or undo a ``replace_folder`` that was killed half-way. Harmless otherwise."""
+    previous = target.with_name(f".{target.name}{_PREVIOUS}")
+    if previous.exists():
+        if target.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+        else:
+            os.replace(previous, target)
+
+
+def require_space(folder: Path, num_bytes: int) -> None:
+    """Raises DiskFull unless ``num_bytes`` fit on the disk that holds ``folder``, which need not exist yet."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < num_bytes:
+        raise DiskFull(
+            f"{folder} needs {num_bytes / 2**20:,.0f} MiB, the disk has {free / 2**20:,.0f} MiB left",
+            hint="Free some space, or choose a folder on another disk.",
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the system's errors of writing into ours, naming ``path``."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                f"the disk is full, {path} was not written",
+                hint="Free some space, or choose a folder on another disk.",
+            ) from problem
+        if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise NotWritable(
+                f"{path} cannot be written: {problem.strerror}", hint="Choose a folder that you may write to."
+            ) from problem
+        raise StorageError(f"{path} cannot be written: {problem.strerror or problem}") from problem
+
+
+def _sync(path: Path) -> None:
+    """Push a file, or (where the system can) a folder's entries, to the disk."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

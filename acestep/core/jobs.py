@@ -1,0 +1,205 @@
+"""Long jobs: what one may do, how it is run, started, watched and stopped.
+
+A job is a function ``run(config, context) -> result``. It emits events, asks between two units of work
+whether to stop, and returns plain JSON. It runs in the calling thread (command line), in a thread of the
+app, or in a process of its own; it cannot tell which.
+
+run folder/
+    job.json       what to do: the job's name and its configuration
+    events.jsonl   what happens (core.events)
+    cancel         exists once the user asked to stop
+    log.txt        the job's log
+    lock           held by the one program that works in this folder
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from loguru import logger
+
+from acestep.core.config import Config, parse
+from acestep.core.errors import AceStepError, JobBusy, JobCancelled, JobError
+from acestep.core.events import LAST, Cancelled, Event, EventLog, Failed, Finished
+from acestep.core.files import read_versioned, storage_errors, write_versioned
+from acestep.core.log import job_log
+from acestep.core.paths import PROJECT
+from acestep.core.registry import nearest_hint
+
+
+@dataclass(frozen=True)
+class Context:
+    """A job's only way to the outside: tell an event, learn that it should stop."""
+
+    folder: Path
+
+    def emit(self, event: Event) -> None:
+        logger.info("{}", event)
+        EventLog(self.folder / "events.jsonl").emit(event)
+
+    @property
+    def cancelled(self) -> bool:
+        return (self.folder / "cancel").exists()
+
+    def stop_if_cancelled(self) -> None:
+        """Call between units of work (a song, a step). Raises JobCancelled."""
+        if self.cancelled:
+            raise JobCancelled("stopped by the user")
+
+
+Job = Callable[[Any, Context], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class JobType:
+    """Where a job and its configuration are; named, not imported, so that torch waits for the first job."""
+
+    config: str
+    run: str
+
+
+JOBS = {
+    "preprocess": JobType(
+        "acestep.preprocessing.configs:PreprocessJob", "acestep.preprocessing.builder:preprocess_job"
+    ),
+    "train": JobType("acestep.training.configs:TrainJob", "acestep.training.trainer:train_job"),
+}
+
+
+def write_job(folder: Path, job: str, config: Config) -> None:
+    """Describe a job in ``folder``, to be done by ``run_job`` here or by ``python -m acestep run FOLDER``."""
+    if job not in JOBS:
+        raise JobError(f"no job is called {job!r}", hint=nearest_hint(job, list(JOBS)))
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cancel").unlink(missing_ok=True)
+    write_versioned(folder / "job.json", "job", 1, {"job": job, "config": config.model_dump(mode="json")})
+
+
+def read_job(folder: Path) -> tuple[str, Config]:
+    """The name and checked configuration of the job in ``folder``. Raises JobError, ConfigError."""
+    data = read_versioned(folder / "job.json", "job", 1, error=JobError)
+    if data.get("job") not in JOBS:
+        raise JobError(f"{folder} asks for an unknown job {data.get('job')!r}", hint=f"Known: {', '.join(JOBS)}.")
+    config_type: type[Config] = pkgutil.resolve_name(JOBS[data["job"]].config)
+    return data["job"], parse(config_type, data["config"])
+
+
+def run_job(folder: Path) -> Event:
+    """Do the job described in ``folder`` here and now. Returns its last event, which is also in the file.
+
+    Raises:
+        JobBusy: another program works in this folder.
+        JobError, ConfigError: the folder describes no job that can be run.
+    """
+    name, config = read_job(folder)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise JobBusy(f"another program is at work in {folder}", hint="Wait until it is done, or stop it.") from None
+    try:
+        (folder / "cancel").unlink(missing_ok=True)
+        context = Context(folder)
+        with job_log(folder / "log.txt"):
+            last = _outcome(pkgutil.resolve_name(JOBS[name].run), config, context)
+            context.emit(last)
+        return last
+    finally:
+        lock.release()
+
+
+def _outcome(job: Job, config: Config, context: Context) -> Event:
+    try:
+        return Finished(result=job(config, context))
+    except JobCancelled as stop:
+        return Cancelled(message=str(stop))
+    except KeyboardInterrupt:
+        return Cancelled(message="interrupted")
+    except AceStepError as error:
+        return Failed(error=type(error).__name__, message=str(error), hint=error.hint)
+    except Exception as error:  # noqa: BLE001 - the border of a job: it never ends without a last event
+        logger.exception("the job failed")
+        hint = f"This is our fault; the details are in {context.folder / 'log.txt'}."
+        return Failed(error=type(error).__name__, message=str(error) or repr(error), hint=hint, ours=True)
+
+
+def exit_code(last: Event) -> int:
+    """0 done, 1 a user's mistake, 3 our fault, 130 stopped."""
+    if isinstance(last, Failed):
+        return 3 if last.ours else 1
+    return 130 if isinstance(last, Cancelled) else 0
+
+
+class JobRunner:
+    """The one heavy job of this program, in a thread or in a process of its own."""
+
+    def __init__(self, command: list[str] | None = None) -> None:
+        self._command = command or [sys.executable, "-m", "acestep", "run"]
+        self._guard = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self.folder: Path | None = None
+
+    @property
+    def busy(self) -> bool:
+        if self._process is not None and self._process.poll() is None:
+            return True
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, job: str, config: Config, folder: Path, *, own_process: bool = False) -> None:
+        """Begin a job and return at once. Raises JobBusy while another is at work."""
+        with self._guard:
+            if self.busy:
+                raise JobBusy(f"a job is already running in {self.folder}", hint="Stop it, or wait until it is done.")
+            write_job(folder, job, config)
+            self.folder, self._thread, self._process = folder, None, None
+            if own_process:
+                with (folder / "output.txt").open("wb") as output:
+                    command = [*self._command, str(folder.resolve())]
+                    self._process = subprocess.Popen(command, cwd=PROJECT, stdout=output, stderr=subprocess.STDOUT)
+            else:
+                self._thread = threading.Thread(target=run_job, args=(folder,), name=f"job {job}", daemon=True)
+                self._thread.start()
+
+    def poll(self, offset: int = 0) -> tuple[list[Event], int]:
+        """New events since byte ``offset``; a process that died silently is given a last event, once."""
+        if self.folder is None:
+            return [], offset
+        log = EventLog(self.folder / "events.jsonl")
+        with self._guard:  # one page settles the account, the others only read
+            if self._process is not None and not self.busy:
+                events, _ = log.read()
+                if not events or not isinstance(events[-1], LAST):
+                    code, output = self._process.returncode, self.folder / "output.txt"
+                    log.emit(
+                        Failed(error="WorkerCrashed", message=f"exit code {code}", hint=f"See {output}.", ours=True)
+                    )
+                self._process = None
+        return log.read(offset)
+
+    def cancel(self) -> None:
+        """Ask the job to stop at the next unit of work; it saves what it has."""
+        if self.folder is not None:
+            (self.folder / "cancel").touch()
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait for the job's end; a process that outlasts the time is killed. True when it ended by itself."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        if self._process is not None:
+            try:
+                self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+                return False
+        return not self.busy

@@ -1,0 +1,29 @@
+"""Where things are, and what a typed path means."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]  # the folder of launch.py
+
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # what Windows refuses in a file name
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+def checkpoint_roots(custom: Path | None = None) -> list[Path]:
+    """Folders that may hold models, in the order they are searched (SPEC 5.2)."""
+    roots = [custom, custom / "checkpoints"] if custom else []
+    return [*roots, PROJECT / "ACE-Step-1.5" / "checkpoints", PROJECT / "checkpoints"]
+
+
+def typed_path(text: str) -> Path:
+    """The path a person typed or pasted: quotes of a file manager stripped, ``~`` expanded."""
+    return Path(text.strip().strip("\"'")).expanduser()
+
+
+def safe_name(text: str, *, max_length: int = 100) -> str:
+    """``text`` as a file name that every system accepts; unicode letters stay. Never empty."""
+    name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text)).strip(" .")[:max_length].rstrip(" .")
+    return f"_{name}" if not name or name.split(".")[0].lower() in _RESERVED else name

@@ -1,0 +1,342 @@
+"""The command line: every job of the pages, headless.
+
+Progress and messages go to stderr. With ``--json`` the last line of stdout is one JSON object.
+Exit codes: 0 done, 1 a user's mistake, 2 wrong usage, 3 our fault, 130 stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from loguru import logger
+
+from acestep.core.config import Config
+from acestep.core.errors import AceStepError, JobCancelled
+from acestep.core.events import LAST, EventLog, Failed, Finished
+from acestep.core.jobs import exit_code, read_job, run_job, write_job
+from acestep.core.log import set_up_logging
+from acestep.core.runs import list_runs
+from acestep.flags import add_command
+from acestep.models.configs import GenerationConfig
+from acestep.preprocessing.configs import PreprocessJob
+from acestep.training.configs import TrainJob, train_job_from_flags
+
+app = typer.Typer(
+    name="acestep",
+    help="Teach the ACE-Step 1.5 music model a new style: songs in, adapter out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
+Variant = Literal["turbo", "base", "xl-base"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code; a user's mistake never shows a traceback."""
+    arguments = sys.argv[1:] if argv is None else argv
+    set_up_logging(verbose=bool(os.environ.get("ACESTEP_VERBOSE")))
+    try:
+        app(args=arguments, prog_name="python -m acestep")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except JobCancelled as stop:
+        return _refuse(stop, 130, arguments)
+    except AceStepError as error:
+        return _refuse(error, 1, arguments)
+    except Exception as error:  # noqa: BLE001 - the outermost border: our own faults
+        logger.exception("unexpected")
+        return _refuse(error, 3, arguments)
+    return 0
+
+
+# Jobs with a run folder: flags from their configurations.
+
+
+def preprocess(config: PreprocessJob, json_output: bool) -> None:
+    """Turn songs and labels into training tensors."""
+    _do("preprocess", config, config.out / "_job", json_output)
+
+
+add_command(app, "preprocess", PreprocessJob, preprocess, arguments=("source",), extra={"json_output": (Json, False)})
+
+
+@app.command()
+def train(
+    tensor_dir: Annotated[Path, typer.Argument(help="Folder of preprocessed tensors.")],
+    checkpoint: Annotated[str, typer.Option(help="Name or folder of the model.")],
+    out: Annotated[Path, typer.Option(help="Run folder.")],
+    config: Annotated[Path | None, typer.Option(help="JSON file with settings.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value. May be repeated.")] = None,
+    resume: Annotated[str | None, typer.Option(help="auto, or a checkpoint folder to go on from.")] = None,
+    json_output: Json = False,
+) -> None:
+    """Train an adapter on tensors."""
+    flags = {"tensor_dir": tensor_dir, "checkpoint": checkpoint, "out": out, "resume": resume}
+    _do("train", train_job_from_flags(flags, config, set_ or []), out, json_output)
+
+
+@app.command()
+def run(folder: Annotated[Path, typer.Argument(help="A run folder.")], json_output: Json = False) -> None:
+    """Do the job of a run folder, or go on with it where it stopped."""
+    name, config = read_job(folder)
+    if isinstance(config, TrainJob) and config.resume is None:
+        config.resume = "auto"
+    _do(name, config, folder, json_output)
+
+
+def _do(name: str, config: Config, folder: Path, json_output: bool) -> None:
+    """Run a job here, its events on stderr; Ctrl-C and SIGTERM stop it between two units of work."""
+    write_job(folder, name, config)
+    with _stopping(folder), _following(folder):
+        last = run_job(folder)
+    if isinstance(last, Finished):
+        _answer({"run": str(folder), **last.result}, json_output)
+    elif isinstance(last, Failed):
+        _print_error(last.error, last.message, last.hint, json_output)
+    elif json_output:
+        _print_json({"ok": False, "state": "stopped", "message": str(last), "run": str(folder)})
+    raise typer.Exit(exit_code(last))
+
+
+@contextmanager
+def _stopping(folder: Path) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM asks the job to stop and save, the second ends the program."""
+
+    def ask(signum: int, _frame: object) -> None:
+        if (folder / "cancel").exists():
+            raise KeyboardInterrupt
+        (folder / "cancel").touch()
+        _say("stopping after this unit of work (once more to end at once) ...")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _following(folder: Path) -> Iterator[None]:
+    """Print the events that the job writes while the block runs."""
+    log, done = EventLog(folder / "events.jsonl"), threading.Event()
+    _, start = log.read()
+
+    def follow() -> None:
+        offset = start
+        while True:
+            ended = done.wait(0.2)
+            events, offset = log.read(offset)
+            for event in events:
+                if not isinstance(event, Failed):  # told once, with its hint, at the end
+                    _say(str(event))
+            if ended or (events and isinstance(events[-1], LAST)):
+                return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+# Short commands.
+
+
+@app.command()
+def demo(
+    workdir: Annotated[Path, typer.Option(help="Where the demo may write.")] = Path("demo_output"),
+    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 240,
+    json_output: Json = False,
+) -> None:
+    """The whole main job on a tiny model and songs made here: scan, preprocess, train, export, listen."""
+    from acestep.demo import run_demo
+
+    _answer(run_demo(workdir, steps=steps, say=_say), json_output)
+
+
+@app.command("make-tiny")
+def make_tiny(
+    folder: Annotated[Path, typer.Argument(help="Where the checkpoint set is written.")],
+    variant: Annotated[Variant, typer.Option(help="Which family.")] = "turbo",
+    json_output: Json = False,
+) -> None:
+    """Write a tiny checkpoint set with the true architecture and seeded weights, for trying and testing."""
+    from acestep.models.tiny import create_tiny_checkpoint
+
+    _answer({"checkpoint": str(create_tiny_checkpoint(folder, variant))}, json_output)
+
+
+@app.command()
+def scan(
+    audio_dir: Annotated[Path, typer.Argument(help="Folder of songs, searched with its sub-folders.")],
+    tag: Annotated[str, typer.Option(help="Activation tag: the word that will call the style.")],
+    out: Annotated[Path, typer.Option(help="Dataset file to write.")] = Path("datasets/my_lora_dataset.json"),
+    name: Annotated[str, typer.Option(help="Name of the dataset.")] = "my_lora_dataset",
+    tag_position: Annotated[Literal["prepend", "append", "replace"], typer.Option()] = "prepend",
+    json_output: Json = False,
+) -> None:
+    """Find songs and their labels and write a dataset file."""
+    from acestep.dataset.scan import scan_folder
+    from acestep.dataset.store import write_dataset
+
+    found = scan_folder(audio_dir, name=name, custom_tag=tag, tag_position=tag_position)
+    for problem in found.problems:
+        _say(f"{problem.path}: {problem.message} {problem.hint}".strip())
+    write_dataset(out, found.dataset)
+    samples = found.dataset.samples
+    unlabelled = [sample.filename for sample in samples if not sample.labeled]
+    result = {"dataset": str(out), "songs": len(samples), "labelled": len(samples) - len(unlabelled)}
+    _answer({**result, "unlabelled": unlabelled, "problems": [str(p.path) for p in found.problems]}, json_output)
+
+
+@app.command()
+def split(
+    audio_dir: Annotated[Path, typer.Argument(help="Folder of long recordings.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the pieces.")],
+    seconds: Annotated[int, typer.Option(help="Length of a piece.", min=10, max=600)] = 30,
+    json_output: Json = False,
+) -> None:
+    """Cut long recordings into pieces of equal length."""
+    from acestep.audio.split import split_folder
+
+    result = split_folder(audio_dir, out, seconds, on_progress=_say)
+    _answer({"pieces": [str(path) for path in result.written], "left_out": result.left_out}, json_output)
+
+
+def generate(
+    config: GenerationConfig, checkpoint: str, out: Path, adapter: Path | None, strength: float, json_output: bool
+) -> None:
+    """Make music from text, with an adapter at any strength."""
+    from acestep.audio.files import write_audio
+    from acestep.handler import AceStepHandler
+
+    handler = AceStepHandler(checkpoint)
+    _say(f"{handler.checkpoint.name} on {handler.device.value} ({handler.device.reason})")
+    if adapter is not None:
+        handler.load_adapter(adapter, strength=strength)
+    audio = handler.generate(config, on_step=lambda step, steps: _say(f"[{step}/{steps}]"))
+    write_audio(out, audio)
+    _answer({"audio": str(out), "seconds": audio.shape[1] / 48_000, **handler.adapter_status()}, json_output)
+
+
+add_command(
+    app,
+    "generate",
+    GenerationConfig,
+    generate,
+    extra={
+        "checkpoint": (Annotated[str, typer.Option(help="Name or folder of the model.")], ...),
+        "out": (Annotated[Path, typer.Option(help="File to write: .wav, .flac, .mp3 or .opus.")], ...),
+        "adapter": (Annotated[Path | None, typer.Option(help="Adapter folder or file.")], None),
+        "strength": (Annotated[float, typer.Option(help="0 is the model alone, 1 the adapter as trained.")], 1.0),
+        "json_output": (Json, False),
+    },
+)
+
+
+@app.command()
+def export(
+    adapter: Annotated[Path, typer.Argument(help="Run folder or adapter folder.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    to: Annotated[str, typer.Option(help="The program that will read it: acestep.")] = "acestep",
+    json_output: Json = False,
+) -> None:
+    """Write a trained adapter for another program and check the result by reading it back."""
+    from acestep.exporting.package import export_adapter
+
+    _answer(export_adapter(adapter, to=to, out=out), json_output)
+
+
+@app.command()
+def download(
+    names: Annotated[list[str], typer.Argument(help="Models by name; see 'download list'.")],
+    root: Annotated[Path | None, typer.Option(help="Checkpoints folder.")] = None,
+    source: Annotated[Literal["auto", "huggingface", "modelscope"], typer.Option()] = "auto",
+    json_output: Json = False,
+) -> None:
+    """Fetch models, checked complete before they count as present. 'download list' shows the names."""
+    from acestep.core.paths import PROJECT
+    from acestep.models.catalog import CATALOG
+
+    if names == ["list"]:
+        return _answer({model.name: f"{model.about} ({model.size_gb:.1f} GB)" for model in CATALOG}, json_output)
+    from acestep.models.download import download as fetch
+
+    folders = fetch(names, root or PROJECT / "checkpoints", source=source, on_progress=_say)
+    return _answer({"folders": [str(folder) for folder in folders]}, json_output)
+
+
+@app.command()
+def runs(
+    root: Annotated[Path, typer.Argument(help="Folder of runs.")] = Path("lora_output"), json_output: Json = False
+) -> None:
+    """The runs on this disk, newest first."""
+    found = list_runs(root)
+    rows = [
+        {"run": str(r.folder), "job": r.job, "state": r.state, "epoch": r.epoch, "step": r.step, "loss": r.loss}
+        for r in found
+    ]
+    if json_output:
+        return _print_json({"ok": True, "runs": rows})
+    for row in rows or [{"run": f"no runs below {root}"}]:
+        typer.echo("  ".join(f"{value}" for value in row.values() if value is not None))
+    return None
+
+
+@app.command()
+def doctor(json_output: Json = False) -> None:
+    """Check this computer: Python, packages, device, disk, models."""
+    from acestep.doctor import diagnose
+
+    checks = diagnose(deep=True)
+    for check in checks:
+        _say(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.detail} {'' if check.ok else check.hint}".rstrip())
+    ok = all(check.ok for check in checks)
+    if json_output:
+        _print_json({"ok": ok, "checks": {c.name: {"ok": c.ok, "detail": c.detail, "hint": c.hint} for c in checks}})
+    raise typer.Exit(0 if ok else 1)
+
+
+# What people and programs read.
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _answer(result: dict[str, Any], json_output: bool) -> None:
+    """The result on stdout: a line per value for people, or one JSON object."""
+    if json_output:
+        return _print_json({"ok": True, **result})
+    for key, value in result.items():
+        typer.echo(f"{key}: {value}")
+    return None
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    typer.echo(json.dumps(data, ensure_ascii=False))
+
+
+def _refuse(error: BaseException, code: int, arguments: list[str]) -> int:
+    _print_error(type(error).__name__, str(error), getattr(error, "hint", ""), "--json" in arguments)
+    return code
+
+
+def _print_error(kind: str, message: str, hint: str, json_output: bool) -> None:
+    _say(f"{message}\n  {hint}" if hint else message)
+    if json_output:
+        _print_json({"ok": False, "error": kind, "message": message, "hint": hint})

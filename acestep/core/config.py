@@ -56,12 +56,12 @@ def parse(config_type: type[C], data: Mapping[str, Any]) -> C:
 
 def assign(config: Config, key: str, value: Any) -> None:
     """Set one field, checked. Raises ConfigError."""
+    if key not in type(config).model_fields:
+        raise ConfigError(_unknown(key, type(config)))
     try:
         setattr(config, key, value)
     except ValidationError as error:
         raise ConfigError([_sentence(type(config), item, key) for item in error.errors()]) from None
-    except ValueError:
-        raise ConfigError([_unknown(key, type(config))]) from None
 
 
 def fields(config_type: type[Config]) -> dict[str, FieldInfo]:

@@ -38,9 +38,9 @@ class AceStepError(Exception):
 class ConfigError(AceStepError):
     """One or more settings are wrong. All problems are reported at once."""
 
-    def __init__(self, problems: list[str], *, hint: str = "") -> None:
-        super().__init__("; ".join(problems), hint=hint)
-        self.problems = problems
+    def __init__(self, problems: str | list[str], *, hint: str = "") -> None:
+        self.problems = [problems] if isinstance(problems, str) else problems
+        super().__init__("; ".join(self.problems), hint=hint)
 
 
 class UnknownName(ConfigError):

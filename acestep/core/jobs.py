@@ -75,7 +75,10 @@ JOBS = {
 
 
 def write_job(folder: Path, job: str, config: Config) -> None:
-    """Describe a job in ``folder``, to be done by ``run_job`` here or by ``python -m acestep run FOLDER``."""
+    """Describe a job in ``folder``, to be done by ``run_job`` here or by ``python -m acestep run FOLDER``.
+
+    An earlier wish to stop is forgotten here and not when the job starts: a stop asked for in between counts.
+    """
     if job not in JOBS:
         raise JobError(f"no job is called {job!r}", hint=nearest_hint(job, list(JOBS)))
     with storage_errors(folder):
@@ -107,7 +110,6 @@ def run_job(folder: Path) -> Event:
     except Timeout:
         raise JobBusy(f"another program is at work in {folder}", hint="Wait until it is done, or stop it.") from None
     try:
-        (folder / "cancel").unlink(missing_ok=True)
         context = Context(folder)
         with job_log(folder / "log.txt"):
             last = _outcome(pkgutil.resolve_name(JOBS[name].run), config, context)

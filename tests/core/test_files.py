@@ -1,0 +1,115 @@
+import subprocess
+import sys
+
+import pytest
+
+from acestep.core import files
+from acestep.core.errors import ConfigError, DiskFull, NotWritable
+from acestep.core.paths import safe_name, typed_path
+
+
+def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path):
+    target = tmp_path / "some folder" / "name with ünicode.json"
+    files.write_json(target, {"a": "ü"})
+    files.write_json(target, {"a": "2"})
+    assert files.read_json(target, error=ConfigError) == {"a": "2"}
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_a_failed_write_keeps_the_old_content(tmp_path, monkeypatch):
+    target = tmp_path / "a.json"
+    files.write_text(target, "old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(DiskFull, match="a.json was not written"):
+        files.write_text(target, "new")
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_folder_is_replaced_in_one_move(tmp_path):
+    target = tmp_path / "best"
+    for content in ("one", "two"):
+        with files.replace_folder(target) as fresh:
+            (fresh / "weights").write_text(content)
+    assert (target / "weights").read_text() == "two"
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_failed_replacement_keeps_the_old_folder(tmp_path):
+    target = tmp_path / "best"
+    with files.replace_folder(target) as fresh:
+        (fresh / "weights").write_text("one")
+
+    def fail():
+        with files.replace_folder(target) as fresh:
+            (fresh / "weights").write_text("two")
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        fail()
+    assert (target / "weights").read_text() == "one"
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_replacement_killed_between_its_two_moves_is_undone(tmp_path):
+    target = tmp_path / "best"
+    with files.replace_folder(target) as fresh:
+        (fresh / "weights").write_text("one")
+    target.rename(tmp_path / ".best.old")
+    files.settle_folder(target)
+    assert (target / "weights").read_text() == "one"
+
+
+def test_json_errors_name_the_file(tmp_path):
+    (tmp_path / "bad.json").write_text("{not json")
+    with pytest.raises(ConfigError, match="bad.json is not valid JSON"):
+        files.read_json(tmp_path / "bad.json", error=ConfigError)
+    with pytest.raises(ConfigError, match="missing.json does not exist"):
+        files.read_json(tmp_path / "missing.json", error=ConfigError)
+
+
+def test_our_files_carry_kind_and_version(tmp_path):
+    path = tmp_path / "state.json"
+    files.write_versioned(path, "state", 1, {"step": 3})
+    assert files.read_versioned(path, "state", 1, error=ConfigError)["step"] == 3
+    with pytest.raises(ConfigError, match="is not a job file"):
+        files.read_versioned(path, "job", 1, error=ConfigError)
+    files.write_versioned(path, "state", 2, {})
+    with pytest.raises(ConfigError, match="has version 2, this program reads up to 1"):
+        files.read_versioned(path, "state", 1, error=ConfigError)
+
+
+def test_space_is_asked_for_before_it_is_needed(tmp_path):
+    files.require_space(tmp_path / "not" / "there" / "yet", 1)
+    with pytest.raises(DiskFull, match="MiB left"):
+        files.require_space(tmp_path, 2**60)
+
+
+@pytest.mark.root
+def test_a_read_only_folder_is_told_in_words(tmp_path):
+    tmp_path.chmod(0o755)
+    code = (
+        "import sys; from pathlib import Path; from acestep.core import files, errors\n"
+        "try: files.write_text(Path(sys.argv[1]), 'x')\n"
+        "except errors.NotWritable as error: print('told:', error)\n"
+    )
+    command = ["setpriv", "--reuid", "65534", "--clear-groups", sys.executable, "-c", code, str(tmp_path / "a.txt")]
+    told = subprocess.run(command, capture_output=True, text=True, cwd=files.Path(__file__).parents[2])
+    assert "told:" in told.stdout, told.stderr
+    assert NotWritable.__doc__
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("AC/DC: live?", "AC_DC_ live_"), ("con", "_con"), ("  ", "_"), ("a" * 300, "a" * 100), ("été.", "été")],
+)
+def test_any_text_becomes_a_name_that_every_system_takes(text, name):
+    assert safe_name(text) == name
+
+
+def test_a_pasted_path_loses_its_quotes(tmp_path):
+    assert typed_path(f' "{tmp_path}" ') == tmp_path

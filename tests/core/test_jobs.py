@@ -1,0 +1,144 @@
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from acestep.core import jobs
+from acestep.core.errors import JobBusy, JobError
+from acestep.core.events import LAST, Cancelled, EventLog, Failed, Finished, Progressed, Started
+from acestep.core.jobs import JobRunner, exit_code, run_job, write_job
+from acestep.core.runs import list_runs
+from tests.core.fake_jobs import TABLE, Count
+
+CHILD = """
+import sys
+from pathlib import Path
+from acestep.core import jobs
+from tests.core.fake_jobs import TABLE
+jobs.JOBS.update(TABLE)
+sys.exit(jobs.exit_code(jobs.run_job(Path(sys.argv[1]))))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _fake_jobs(monkeypatch):
+    monkeypatch.setattr(jobs, "JOBS", {**jobs.JOBS, **TABLE})
+
+
+@pytest.fixture(params=[False, True], ids=["thread", "process"])
+def start(request):
+    runner = JobRunner([sys.executable, "-c", CHILD])
+
+    def begin(name, folder, n=3):
+        runner.start(name, Count(n=n), folder, own_process=request.param)
+        return runner
+
+    yield begin
+    runner.cancel()
+    runner.join(20)
+
+
+def events_of(runner, seconds=20):
+    events, offset, end = [], 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        new, offset = runner.poll(offset)
+        events += new
+        if events and isinstance(events[-1], LAST):
+            return events
+        time.sleep(0.01)
+    raise TimeoutError(events[-3:])
+
+
+def test_a_job_runs_to_its_end_and_its_result_is_in_the_last_event(start, tmp_path):
+    events = events_of(start("count", tmp_path / "run"))
+    assert [e.done for e in events if isinstance(e, Progressed)] == [1, 2, 3]
+    assert events[-1].result == {"counted": 3}
+    assert exit_code(events[-1]) == 0
+
+
+def test_only_one_job_at_a_time_and_it_can_be_stopped(start, tmp_path):
+    runner = start("count", tmp_path / "run", n=10_000)
+    with pytest.raises(JobBusy):
+        runner.start("count", Count(n=1), tmp_path / "other")
+    runner.cancel()
+    last = events_of(runner)[-1]
+    assert isinstance(last, Cancelled)
+    assert exit_code(last) == 130
+
+
+def test_a_users_mistake_reaches_the_reader_with_its_hint(start, tmp_path):
+    last = events_of(start("refuse", tmp_path / "run"))[-1]
+    assert (last.error, last.message, last.hint) == ("TrainingError", "the songs are too short", "Bring longer ones.")
+    assert exit_code(last) == 1
+
+
+def test_our_own_fault_keeps_its_traceback_in_the_log(start, tmp_path):
+    last = events_of(start("stumble", tmp_path / "run"))[-1]
+    assert (last.error, last.ours, exit_code(last)) == ("KeyError", True, 3)
+    assert "return {}[config.n]" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_many_pages_report_one_silent_death_once(tmp_path):
+    runner = JobRunner([sys.executable, "-c", CHILD])
+    runner.start("die", Count(), tmp_path / "run", own_process=True)
+    while runner.busy:
+        time.sleep(0.02)
+    with ThreadPoolExecutor(8) as pages:
+        seen = list(pages.map(lambda _: runner.poll()[0], range(8)))
+    assert all([(type(e), e.error) for e in events] == [(Failed, "WorkerCrashed")] for events in seen)
+
+
+def test_two_programs_do_not_work_in_one_folder(tmp_path):
+    runner = JobRunner()
+    runner.start("count", Count(n=10_000), tmp_path)
+    while not any(isinstance(e, Progressed) for e in runner.poll()[0]):
+        time.sleep(0.01)
+    with pytest.raises(JobBusy, match="another program is at work"):
+        run_job(tmp_path)
+    assert list_runs(tmp_path)[0].state == "running"
+    runner.cancel()
+    runner.join(20)
+    assert list_runs(tmp_path)[0].state == "stopped"
+
+
+def test_a_folder_without_a_job_and_an_unknown_job_are_refused(tmp_path):
+    with pytest.raises(JobError, match="does not exist"):
+        run_job(tmp_path)
+    with pytest.raises(JobError) as caught:
+        write_job(tmp_path, "cuont", Count())
+    assert "count" in caught.value.hint
+
+
+def test_events_are_read_incrementally_and_a_half_written_line_waits(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    assert log.read() == ([], 0)
+    log.emit(Started(job="train", total=2, unit="steps"))
+    first, offset = log.read()
+    assert [type(e) for e in first] == [Started]
+    with log.path.open("ab") as file:
+        file.write(b'{"type": "Progr')
+    assert log.read(offset) == ([], offset)
+    with log.path.open("ab") as file:
+        file.write(b'essed", "time_s": 1.0, "done": 1, "total": 2, "note": ""}\n')
+    log.emit(Finished())
+    more, _ = log.read(offset)
+    assert more[0] == Progressed(time_s=1.0, done=1, total=2)
+    assert isinstance(more[1], Finished)
+
+
+def test_a_line_cut_off_by_a_crash_and_an_event_of_a_newer_program_are_passed_over(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    log.emit(Progressed(done=1, total=2))
+    with log.path.open("ab") as file:
+        file.write(b'{"type": "Shouted", "volume": 3}\n{"type": "Progr')
+    log.emit(Finished())
+    assert [type(e) for e in log.read()[0]] == [Progressed, Finished]
+
+
+def test_a_killed_run_is_listed_as_interrupted(tmp_path):
+    write_job(tmp_path / "a", "count", Count())
+    EventLog(tmp_path / "a" / "events.jsonl").emit(Started(job="count", total=3, unit="songs"))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "job.json").write_text("{broken")
+    assert [(run.folder.name, run.state) for run in list_runs(tmp_path)] == [("a", "interrupted")]

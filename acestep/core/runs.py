@@ -56,7 +56,7 @@ def read_run(folder: Path) -> RunSummary:
         state=_state(folder, last),
         started_s=next((event.time_s for event in events if isinstance(event, Started)), 0.0),
         message=str(last) if last else "",
-        step=max([event.step for event in (*steps[-1:], *epochs[-1:])], default=0),
+        step=max(steps[-1].step if steps else 0, epochs[-1].step if epochs else 0),
         epoch=epochs[-1].epoch if epochs else 0,
         loss=epochs[-1].loss if epochs else None,
         fit_loss=next((e.fit_loss for e in reversed(epochs) if e.fit_loss is not None), None),

@@ -1,0 +1,140 @@
+"""The whole main job in small: songs made here, the tiny checkpoint, an adapter, and proof that it learned."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from acestep.audio.files import write_audio
+from acestep.audio.synth import Tune, play
+from acestep.core.config import Config
+from acestep.core.errors import AceStepError, TrainingError
+from acestep.core.events import Failed, Finished
+from acestep.core.jobs import run_job, write_job
+from acestep.dataset.scan import scan_folder
+from acestep.dataset.sidecars import write_sidecar
+from acestep.dataset.store import write_dataset
+from acestep.exporting.package import export_adapter
+from acestep.handler import AceStepHandler
+from acestep.models.configs import GenerationConfig
+from acestep.models.tiny import create_tiny_checkpoint
+from acestep.preprocessing.configs import PreprocessJob
+from acestep.training.configs import LoRAConfig, TrainingConfig, TrainJob
+
+TAG = "chipdemo"
+SECONDS = 7.0
+TUNES = [
+    Tune(bpm=bpm, key=key, seconds=SECONDS, seed=seed)
+    for seed, (bpm, key) in enumerate(
+        [(90, "C Major"), (100, "A Minor"), (110, "G Major"), (120, "E Minor"), (130, "F Major"), (140, "D Minor")]
+    )
+]
+
+Say = Callable[[str], None]
+
+
+def run_demo(workdir: Path, *, steps: int, say: Say) -> dict[str, Any]:
+    """Scan, label, preprocess, train, export and listen, in ``workdir``; returns the figures.
+
+    Raises:
+        AceStepError: a step failed, or the adapter did not learn.
+    """
+    begin = time.monotonic()
+    checkpoint = create_tiny_checkpoint(workdir / "checkpoints")
+    say(f"tiny checkpoint: {checkpoint}")
+    dataset = _songs(workdir)
+    say(f"{len(TUNES)} labelled songs of {SECONDS:.0f} s: {dataset}")
+    tensors, run = workdir / "tensors", _free_run_folder(workdir / "lora_output")
+    _job("preprocess", PreprocessJob(source=dataset, checkpoint=str(checkpoint), out=tensors), tensors / "_job")
+    say("songs encoded; training")
+    trained = _job("train", _training(tensors, checkpoint, run, steps), run)
+    say("trained; exporting and listening")
+    exported = export_adapter(run, to="acestep", out=workdir / "export" / run.name)
+    heard = _listen(checkpoint, run / "final" / "adapter", Path(exported["adapter"]), workdir / "audio")
+    figures = {key: trained[key] for key in ("fit_loss_before", "fit_loss", "zero_loss", "steps")}
+    _judge(figures, heard)
+    return {**figures, **heard, "export": exported["adapter"], "run": str(run), "seconds": time.monotonic() - begin}
+
+
+def _songs(workdir: Path) -> Path:
+    folder = workdir / "songs"
+    for tune in TUNES:
+        path = folder / f"demo song {tune.seed + 1}.wav"
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_audio(path, torch.from_numpy(play(tune)))
+        labels = {"caption": tune.caption, "bpm": tune.bpm, "keyscale": tune.key, "timesignature": "4"}
+        write_sidecar(path, {**labels, "genre": "chiptune", "lyrics": "[Instrumental]", "is_instrumental": True})
+    found = scan_folder(folder, name="demo", custom_tag=TAG)
+    write_dataset(workdir / "demo.json", found.dataset)
+    return workdir / "demo.json"
+
+
+def _training(tensors: Path, checkpoint: Path, run: Path, steps: int) -> TrainJob:
+    """A short, brisk run: every song in each step, a high learning rate, nothing dropped."""
+    training = TrainingConfig(
+        max_epochs=steps,
+        batch_size=3,
+        gradient_accumulation_steps=2,
+        learning_rate=3e-3,
+        warmup_steps=10,
+        train_mlp=True,
+        cfg_dropout_prob=0.0,
+        save_every_n_epochs=max(1, steps // 4),
+    )
+    lora = LoRAConfig(r=16, alpha=16, dropout=0.0)
+    return TrainJob(tensor_dir=tensors, checkpoint=str(checkpoint), out=run, training=training, lora=lora)
+
+
+def _job(name: str, config: Config, folder: Path) -> dict[str, Any]:
+    write_job(folder, name, config)
+    last = run_job(folder)
+    if isinstance(last, Finished):
+        return last.result
+    hint = last.hint if isinstance(last, Failed) else ""
+    raise AceStepError(f"{name}: {last}", hint=hint)
+
+
+def _listen(checkpoint: Path, trained: Path, exported: Path, out: Path) -> dict[str, Any]:
+    """The same request without and with the adapter, and with the exported one; written as files and compared."""
+    handler = AceStepHandler(checkpoint)
+    request = GenerationConfig(prompt=f"{TAG}, {TUNES[0].caption}", bpm=TUNES[0].bpm, duration_s=6, seed=7)
+    before = handler.generate(request)
+    handler.load_adapter(trained)
+    after = handler.generate(request)
+    handler.load_adapter(exported)
+    again = handler.generate(request)
+    handler.unload()
+    for name, audio in (("before", before), ("after", after)):
+        write_audio(out / f"{name}.wav", audio)
+    return {
+        "audio_before": str(out / "before.wav"),
+        "audio_after": str(out / "after.wav"),
+        "audio_difference": _difference(before, after),
+        "export_difference": _difference(after, again),
+    }
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    """Root mean square of the difference, relative to the first piece's own."""
+    return float((one - other).square().mean().sqrt() / one.square().mean().sqrt())
+
+
+def _judge(figures: dict[str, Any], heard: dict[str, Any]) -> None:
+    if not figures["fit_loss"] < 0.9 * min(figures["fit_loss_before"], figures["zero_loss"]):
+        raise TrainingError(f"the adapter did not learn: {figures}", hint="Train for more steps.")
+    if not heard["audio_difference"] > 0.01 or heard["export_difference"] > 1e-6:
+        raise TrainingError(f"the audio does not show the adapter: {heard}", hint="Train for more steps.")
+
+
+def _free_run_folder(root: Path) -> Path:
+    """The first of ``demo-1``, ``demo-2`` ... that does not exist: the demo may be run again and again."""
+    number = 1
+    while (root / f"demo-{number}").exists():
+        number += 1
+    return root / f"demo-{number}"

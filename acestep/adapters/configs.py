@@ -1,0 +1,70 @@
+"""The kinds of adapters and their settings. Imports without torch: each entry names where its code is.
+
+A new kind is a configuration class here, with its label and what other programs make of its files, and one
+file beside this one.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from acestep.core.config import Config, option
+from acestep.core.registry import Registry
+
+ATTENTION_TYPES = ("both", "self", "cross")
+ADAPTERS: Registry[type[AdapterConfig]]
+
+
+class AdapterConfig(Config):
+    """Base of the settings of one kind. ``implementation`` is the dotted name of its class (adapters.base)."""
+
+    implementation: ClassVar[str]
+
+
+ADAPTERS = Registry("adapter")
+
+
+@ADAPTERS.register(
+    "lora",
+    label="LoRA",
+    help="Two thin matrices beside each weight. Its file works in the ACE-Step app, ComfyUI and diffusers.",
+)
+class LoRAConfig(AdapterConfig):
+    """Low-rank adaptation, W + (alpha / r) * B @ A.  https://arxiv.org/abs/2106.09685"""
+
+    implementation = "acestep.adapters.lora:LoRAAdapter"
+
+    r: int = option(64, "Rank", "Width of the two thin matrices: more learns more, and overfits sooner.", ge=1, le=1024)
+    alpha: int = option(128, "Alpha", "The addition is scaled by alpha / rank; twice the rank is usual.", ge=1, le=2048)
+    dropout: float = option(0.1, "Dropout", "Share of the adapter's inputs that a step leaves out.", ge=0.0, le=0.5)
+
+
+@ADAPTERS.register(
+    "lokr",
+    label="LoKr",
+    help="A Kronecker product beside each weight. Its file works in the ACE-Step app and ComfyUI, not in diffusers.",
+)
+class LoKRConfig(AdapterConfig):
+    """Low-rank Kronecker product adaptation, W + kron(w1, w2).  https://arxiv.org/abs/2309.14859"""
+
+    implementation = "acestep.adapters.lokr:LoKRAdapter"
+
+    linear_dim: int = option(
+        10000, "Linear dim", "Rank of the larger factor; from half its size on, it is kept whole.", ge=1, le=100000
+    )
+    linear_alpha: float = option(
+        1.0,
+        "Linear alpha",
+        "The addition is scaled by alpha / dim. Without effect where both factors are whole.",
+        gt=0.0,
+        le=100000.0,
+    )
+    factor: int = option(-1, "Factor", "Size of the smaller factor; -1 makes both as equal as can be.", ge=-1, le=1024)
+    decompose_both: bool = option(False, "Decompose both", "Split the smaller factor too, if the dim is below half.")
+    use_tucker: bool = option(
+        False,
+        "Use Tucker",
+        "For convolutions only; the trained modules have none, so it changes nothing.",
+        advanced=True,
+    )
+    dropout: float = option(0.0, "Dropout", "Share of the adapter's outputs that a step leaves out.", ge=0.0, le=0.5)

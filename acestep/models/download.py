@@ -1,0 +1,186 @@
+"""Fetch models into the checkpoints folder. Until it is whole and proved, a model lies in ``.NAME.partial``."""
+
+from __future__ import annotations
+
+import fnmatch
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import httpx2
+from filelock import FileLock, Timeout
+from huggingface_hub import is_offline_mode
+
+from acestep.core.errors import CheckpointError, DownloadError, JobBusy, JobCancelled
+from acestep.core.events import Event, Noted, Progressed, Saved
+from acestep.core.files import require_space, storage_errors
+from acestep.models.catalog import Model, check_folder, is_present, with_needs
+from acestep.models.fetch import Stop, fetch, proved, size_of
+from acestep.models.hubs import Hub, HuggingFace, ModelScope, RemoteFile, is_safe, reachable
+
+__all__ = ["download", "is_present"]
+
+Report = Callable[[Event], None]
+
+# What a model consists of. Python files of a repository are neither needed nor fetched.
+_WANTED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "silence_latent.pt", "LICENSE*")
+_REPORT_EVERY_S = 0.5
+
+
+def download(
+    names: Iterable[str],
+    root: Path,
+    source: Literal["auto", "huggingface", "modelscope"] = "auto",
+    token: str | None = None,
+    on_progress: Report = lambda event: None,
+    should_stop: Stop = lambda: False,
+) -> list[Path]:
+    """Fetch models and what they need into ``root``, skipping what is complete there. Returns their folders.
+
+    A broken download is taken up where it stopped. ``auto`` begins with Hugging Face if it answers, else with
+    ModelScope, and tries the other when the first fails; a named source is the only one. ``token`` is for
+    Hugging Face alone.
+
+    Raises:
+        DownloadError: saying why each source failed.
+        UnknownName, DiskFull, NotWritable.
+        JobBusy: another program fetches the same model.
+        JobCancelled: ``should_stop`` answered True; what has come is kept for the next time.
+    """
+    models = with_needs(names)
+    missing = [model for model in models if not is_present(model.name, root)]
+    for model in models:
+        if model not in missing:
+            on_progress(Noted(message=f"{model.name} is already there"))
+    if missing:
+        hubs = _hubs(source, token, on_progress)
+        for model in missing:
+            _from_any(hubs, model, root, on_progress, should_stop)
+    return [root / model.name for model in models]
+
+
+def _hubs(source: str, token: str | None, report: Report) -> list[Hub]:
+    if is_offline_mode():
+        raise DownloadError("HF_HUB_OFFLINE forbids downloads", hint="Unset it and start again to fetch models.")
+    if source == "huggingface":
+        return [HuggingFace(token)]
+    if source == "modelscope":
+        return [ModelScope()]
+    first: Hub = HuggingFace(token)
+    if reachable(first):
+        report(Noted(message=f"downloading from {first.name}: it answers"))
+        return [first, ModelScope()]
+    report(Noted(message=f"downloading from ModelScope: {first.name} does not answer"))
+    return [ModelScope(), first]
+
+
+def _from_any(hubs: list[Hub], model: Model, root: Path, report: Report, stop: Stop) -> None:
+    lock = FileLock(root / f".{model.name}.lock")
+    reasons: list[DownloadError] = []
+    with storage_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise JobBusy(f"another program is downloading {model.name}", hint="Wait until it is done.") from None
+    try:
+        for hub in hubs:
+            try:
+                _from_hub(hub, model, root, report, stop)
+            except DownloadError as error:
+                report(Noted(message=f"{model.name} from {hub.name}: {error}", warning=True))
+                reasons.append(error)
+            else:
+                return report(Saved(path=str(root / model.name), role="model"))
+    finally:
+        lock.release()
+    said = "; ".join(f"{hub.name}: {reason}" for hub, reason in zip(hubs, reasons, strict=True))
+    hints = dict.fromkeys(reason.hint for reason in reasons if reason.hint)
+    raise DownloadError(f"{model.name} could not be downloaded. {said}", hint=" ".join(hints))
+
+
+def _from_hub(hub: Hub, model: Model, root: Path, report: Report, stop: Stop) -> None:
+    """Fetch and prove each file in the partial folder, check the whole, and move it to its place."""
+    files = _wanted(hub.list_files(model.repo), model.subfolder)
+    if not files:
+        raise DownloadError(f"{model.repo} holds no {model.subfolder or 'model'}")
+    target, staging = root / model.name, root / f".{model.name}.partial"
+    missing = [file for file in files if not proved(file, target / file.path)]
+    left = sum(file.size - _arrived(file, staging) for file in missing)
+    require_space(root, left)
+    progress = _Progress(report, model.name, total=sum(file.size for file in files))
+    progress.done = sum(file.size for file in files if file not in missing)
+    with httpx2.Client(headers=hub.headers) as client:
+        for file in missing:
+            if stop():
+                raise JobCancelled("the download was stopped; the next one goes on from here")
+            if not proved(file, staging / file.path):
+                fetch(client, file, staging / file.path, partial(progress.of_file, file), stop)
+            progress.finish(file)
+    _put_in_place(model, missing, staging, target)
+
+
+def _wanted(files: list[RemoteFile], subfolder: str) -> list[RemoteFile]:
+    """The files of a model, with paths relative to its folder."""
+    prefix = f"{subfolder}/" if subfolder else ""
+    return [
+        replace(file, path=file.path.removeprefix(prefix))
+        for file in files
+        if file.path.startswith(prefix) and is_safe(file.path) and _has_a_use(file.path.rpartition("/")[2])
+    ]
+
+
+def _has_a_use(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _WANTED)
+
+
+def _arrived(file: RemoteFile, staging: Path) -> int:
+    path = staging / file.path
+    return min(file.size, max(size_of(path), size_of(path.with_name(path.name + ".part"))))
+
+
+def _put_in_place(model: Model, fetched: list[RemoteFile], staging: Path, target: Path) -> None:
+    """Make the partial folder the model's; an incomplete folder that was there before is completed, nothing in it lost.
+
+    Raises DownloadError when what the hub published is not a whole model.
+    """
+    wanted = {staging / file.path for file in fetched}
+    with storage_errors(target):
+        for path in list(staging.rglob("*")):
+            if path.is_file() and path not in wanted:
+                path.unlink()  # left from an earlier attempt, or an earlier state of the repository
+        if target.exists():
+            for file in fetched:
+                (target / file.path).parent.mkdir(parents=True, exist_ok=True)
+                (staging / file.path).replace(target / file.path)
+            shutil.rmtree(staging, ignore_errors=True)
+        try:
+            check_folder(model, target if target.exists() else staging)
+        except CheckpointError as error:
+            raise DownloadError(f"what is published is not a whole model: {error}") from None
+        if not target.exists():
+            staging.rename(target)
+
+
+class _Progress:
+    """Reports how far a model is, in whole MiB, at most twice a second."""
+
+    def __init__(self, report: Report, name: str, total: int) -> None:
+        self.done, self._total, self._report, self._name, self._told = 0, total, report, name, 0.0
+
+    def of_file(self, file: RemoteFile, num_bytes: int) -> None:
+        if time.monotonic() - self._told >= _REPORT_EVERY_S:
+            self._tell(self.done + num_bytes, file)
+
+    def finish(self, file: RemoteFile) -> None:
+        self.done += file.size
+        self._tell(self.done, file)
+
+    def _tell(self, num_bytes: int, file: RemoteFile) -> None:
+        self._told = time.monotonic()
+        note = f"MiB of {self._name}: {file.path}"
+        self._report(Progressed(done=num_bytes >> 20, total=self._total >> 20, note=note))

@@ -1,0 +1,1 @@
+"""Sound: reading and writing files, loudness, cutting long recordings into pieces."""

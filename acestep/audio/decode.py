@@ -1,0 +1,137 @@
+"""Opening a sound file of any kind, and noticing that it is not what it seems to be. Does not import torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from acestep.audio.ffmpeg import FfmpegStream, has_ffmpeg
+from acestep.audio.mp3 import with_length
+from acestep.core.errors import AudioError
+
+SOUNDFILE_EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif")
+FFMPEG_EXTENSIONS = (".m4a", ".aac", ".wma")
+MIN_DURATION_S = 1.0
+
+_TOLERANCE_S = 0.1  # encoders pad the ends by a few frames
+_UNKNOWN_LENGTH = 2**48  # frames; libsndfile answers 2**63 - 1 for a FLAC that was written to a pipe
+_STREAMED_SIZE = 2**31 - 2**16  # bytes; programs that write to a pipe claim about this, or 2**32, or nothing
+
+# What libsndfile's log says of a WAV or AIFF that is shorter than its header.
+_CLAIM = re.compile(r"(?:data|SSND) *: (\d+) \(should be (\d+)\)")
+
+
+class Stream(Protocol):
+    """An open sound file, read from its beginning to its end."""
+
+    duration_s: float
+    sample_rate_hz: int
+    num_channels: int
+    subtype: str  # how precise the samples are, in soundfile's words
+    vorbis_order: bool  # the order of more than two channels: Ogg's, or that of WAV
+
+    def read(self, frames: int) -> NDArray[np.float32]:
+        """The next [n, channels], n < frames only at the end. Raises AudioError where the file is damaged."""
+
+    def close(self) -> None: ...
+
+
+@contextmanager
+def open_audio(path: Path) -> Iterator[Stream]:
+    """Open any sound file; soundfile first, ffmpeg for what it refuses.
+
+    Raises:
+        AudioError: not readable, empty, no sound, cut off, shorter than a second.
+    """
+    _check_readable(path)
+    with closing(_open(path)) as stream:
+        _check_length(path, stream.duration_s)
+        yield stream
+
+
+def _check_length(path: Path, seconds: float) -> None:
+    if seconds < MIN_DURATION_S:
+        raise AudioError(
+            f"{path} is {seconds:.2f} s long, less than {MIN_DURATION_S:g} s", hint="Remove it, or use a longer piece."
+        )
+
+
+class _SoundFileStream:
+    def __init__(self, path: Path, file: Any) -> None:
+        self.sample_rate_hz, self.num_channels, self.subtype = file.samplerate, file.channels, file.subtype
+        self.vorbis_order = file.format == "OGG"
+        self.duration_s = file.frames / file.samplerate
+        self._path, self._file, self._num_read = path, file, 0
+        claim = _CLAIM.search(file.extra_info)
+        if claim and int(claim[1]) < _STREAMED_SIZE:
+            promised_s = self.duration_s * int(claim[1]) / max(int(claim[2]), 1)
+            if self.duration_s < promised_s - _TOLERANCE_S:
+                raise self._cut_off(promised_s)
+
+    def read(self, frames: int) -> NDArray[np.float32]:
+        try:
+            block: NDArray[np.float32] = self._file.read(frames, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError:
+            raise self._cut_off(self.duration_s) from None
+        self._num_read += len(block)
+        if len(block) < frames and self._num_read / self.sample_rate_hz < self.duration_s - _TOLERANCE_S:
+            raise self._cut_off(self.duration_s)
+        return block
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _cut_off(self, promised_s: float) -> AudioError:
+        return AudioError(
+            f"{self._path} is damaged or cut off: its header promises {promised_s:.1f} s",
+            hint="Copy or download it again.",
+        )
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except FileNotFoundError:
+        raise AudioError(f"{path} does not exist", hint="Scan the folder again.") from None
+    except OSError as problem:
+        hint = "Check that this user may read the file."
+        raise AudioError(f"{path} cannot be read: {problem.strerror}", hint=hint) from None
+    if empty:
+        raise AudioError(f"{path} is empty", hint="Copy or download it again.")
+
+
+def _open(path: Path) -> Stream:
+    file = None if path.suffix.lower() in FFMPEG_EXTENSIONS else _soundfile(path)
+    if file is not None:
+        try:
+            return _SoundFileStream(path, file)
+        except AudioError:
+            file.close()
+            raise
+    if has_ffmpeg():
+        return FfmpegStream(path)
+    if path.suffix.lower() in FFMPEG_EXTENSIONS:
+        message, hint = f"{path}: {path.suffix} files need ffmpeg, which is not installed", "Install ffmpeg, or convert"
+    else:
+        message, hint = f"{path} is not a sound file, or of a kind that is not known", "Remove it, or convert"
+    raise AudioError(message, hint=f"{hint} the file to WAV, FLAC or MP3.")
+
+
+def _soundfile(path: Path) -> Any:
+    """The file as soundfile opens it; None where it cannot."""
+    try:
+        file = soundfile.SoundFile(with_length(path) or str(path))
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: a kind without a header
+        return None
+    if file.frames >= _UNKNOWN_LENGTH:
+        file.close()
+        raise AudioError(f"{path} does not say how long it is", hint="Open it in an audio editor and save it again.")
+    return file

@@ -1,0 +1,83 @@
+"""MP3 files that do not say how long they are.
+
+Players count the frames; libsndfile (1.2.2) guesses from the size of the file and the bit rate of its first frame
+and stops there, which can lose most of a song with a variable bit rate. Such a file is given the header it lacks:
+a silent first frame that holds the number of frames ("Xing", http://gabriel.mp3-tech.org/mp3infotag.html).
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+_LENGTH_TAGS = (b"Xing", b"Info", b"VBRI")
+
+# ISO 11172-3 and 13818-3, layer III, by the index in the frame header.
+_KBPS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+_KBPS_LOW = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+_RATES_HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}  # MPEG 1, 2, 2.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    version: int
+    rate_hz: int
+    mono: bool
+    num_bytes: int
+
+
+def with_length(path: Path) -> io.BytesIO | None:
+    """The content of an MP3 file with its number of frames in front; None if it has that already, or is no MP3."""
+    with path.open("rb") as file:
+        start = _skip_tags(file.read(10))
+        file.seek(start)
+        head = file.read(4096)
+        first = _frame(head, 0)
+        if first is None or any(tag in head[: first.num_bytes] for tag in _LENGTH_TAGS):
+            return None
+        file.seek(start)
+        data = file.read()
+    return io.BytesIO(_length_frame(data, first, _count(data, first)) + data)
+
+
+def _skip_tags(head: bytes) -> int:
+    """Where the sound begins behind an ID3v2 tag; its size is written with seven bits a byte."""
+    if head[:3] != b"ID3":
+        return 0
+    return 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+
+
+def _frame(data: bytes, at: int) -> _Frame | None:
+    """The layer III frame whose header stands at ``at``."""
+    if len(data) < at + 4 or data[at] != 0xFF or data[at + 1] & 0xE6 != 0xE2:
+        return None
+    version, rate, bits = data[at + 1] >> 3 & 3, data[at + 2] >> 2 & 3, data[at + 2] >> 4
+    if version == 1 or rate == 3 or bits in (0, 15):
+        return None
+    kbps, factor = (_KBPS[bits - 1], 144_000) if version == 3 else (_KBPS_LOW[bits - 1], 72_000)
+    rate_hz = _RATES_HZ[version][rate]
+    return _Frame(version, rate_hz, data[at + 3] >> 6 == 3, factor * kbps // rate_hz + (data[at + 2] >> 1 & 1))
+
+
+def _count(data: bytes, first: _Frame) -> int:
+    """Whole frames like the first; what lies between them (tags, damage) is passed over."""
+    count, at = 0, 0
+    while at >= 0:
+        frame = _frame(data, at)
+        if frame and (frame.version, frame.rate_hz) == (first.version, first.rate_hz):
+            at += frame.num_bytes
+            count += at <= len(data)
+        else:
+            at = data.find(b"\xff", at + 1)
+    return count
+
+
+def _length_frame(data: bytes, first: _Frame, count: int) -> bytes:
+    """A frame like the first, without sound, at 128 (MPEG 1) or 64 kbit/s: there is room for the count in it."""
+    side_bytes = (17 if first.mono else 32) if first.version == 3 else (9 if first.mono else 17)
+    bits = (9 if first.version == 3 else 8) << 4
+    header = bytes([0xFF, data[1] | 1, bits | data[2] & 0x0C, data[3]])
+    frame = _frame(header, 0)
+    assert frame is not None
+    return (header + bytes(side_bytes) + b"Xing" + (1).to_bytes(4) + count.to_bytes(4)).ljust(frame.num_bytes, b"\0")

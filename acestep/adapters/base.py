@@ -42,6 +42,8 @@ class StoredAdapter:
     config: AdapterConfig
     weights: dict[str, Tensor]
     card: AdapterCard
+    dtype: torch.dtype = torch.bfloat16
+    """Of the weights in the file."""
 
     @property
     def modules(self) -> dict[str, dict[str, Tensor]]:
@@ -77,6 +79,12 @@ class Adapter(Protocol):
     @classmethod
     def read(cls, file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> StoredAdapter:
         """Make sense of such a file and what lies beside it. Raises AdapterError."""
+
+    @classmethod
+    def write(
+        cls, folder: Path, weights: Mapping[str, Tensor], config: Any, card: AdapterCard, dtype: torch.dtype
+    ) -> None:
+        """The files for folded ``weights``; ``config``, as trained, goes into the card. Equal input, equal bytes."""
 
     @staticmethod
     def delta_shape(parts: dict[str, Tensor]) -> tuple[int, int]:

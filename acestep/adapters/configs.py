@@ -34,8 +34,10 @@ class LoRAConfig(AdapterConfig):
 
     implementation = "acestep.adapters.lora:LoRAAdapter"
 
-    r: int = option(64, "Rank", "Width of the two thin matrices: more learns more, and overfits sooner.", ge=1, le=1024)
-    alpha: int = option(128, "Alpha", "The addition is scaled by alpha / rank; twice the rank is usual.", ge=1, le=2048)
+    r: int = option(64, "Rank", "Width of the two thin matrices: more learns more, and overfits sooner.", ge=1, le=4096)
+    alpha: int = option(
+        128, "Alpha", "The addition is scaled by alpha / rank; twice the rank is usual.", ge=1, le=65536
+    )
     dropout: float = option(0.1, "Dropout", "Share of the adapter's inputs that a step leaves out.", ge=0.0, le=0.5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pkgutil
 import re
@@ -102,6 +103,7 @@ def read_adapter(path: Path) -> StoredAdapter:
     for entry in ADAPTERS:
         if method(entry.name).recognises(list(tensors)):
             stored = method(entry.name).read(file, tensors, metadata)
+            stored = dataclasses.replace(stored, dtype=_dtype(tensors))
             break
     else:
         raise AdapterError(f"{file} holds no adapter of a kind that can be read", hint=f"Known: {_labels()}.")
@@ -152,6 +154,11 @@ def _open(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, json.JSONDecodeError) as problem:
         raise AdapterError(f"{file} cannot be read as safetensors: {problem}", hint="Get the file again.") from None
+
+
+def _dtype(tensors: dict[str, Tensor]) -> torch.dtype:
+    """Of the matrices; LoKr's alphas are single numbers in fp32."""
+    return next(tensor.dtype for tensor in tensors.values() if tensor.dim() > 1)
 
 
 def _require_fit(decoder: nn.Module, stored: StoredAdapter) -> None:

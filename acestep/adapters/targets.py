@@ -68,10 +68,11 @@ def unknown_modules(names: Iterable[str]) -> list[str]:
     return [name for name in names if not _KNOWN.fullmatch(name)]
 
 
-def shortest_names(names: list[str], num_layers: int) -> list[str]:
-    """What PEFT needs to find exactly ``names``: endings shared by all layers, or else the full names."""
-    endings: dict[str, int] = {}
+def shortest_names(names: list[str]) -> list[str]:
+    """What PEFT needs to find ``names``: their endings if all layers share them, or else the full names."""
+    layers: dict[str, list[int]] = {}
     for name in names:
-        ending = re.sub(r"^layers\.\d+\.", "", name)
-        endings[ending] = endings.get(ending, 0) + (num_layers if ending == name else 1)
-    return list(endings) if all(count == num_layers for count in endings.values()) else names
+        number, _, ending = name.removeprefix("layers.").partition(".")
+        layers.setdefault(ending, []).append(int(number) if number.isdigit() else -1)
+    depth = max(map(len, layers.values()))
+    return list(layers) if all(sorted(found) == list(range(depth)) for found in layers.values()) else names

@@ -1,0 +1,159 @@
+"""LoKr files: LyCORIS' tensors under original names, with the settings that its loaders ask for (INTEROP B1, B6)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from acestep.adapters.base import StoredAdapter, split_key, write_tensors
+from acestep.adapters.card import AdapterCard
+from acestep.adapters.configs import LoKRConfig
+from acestep.adapters.targets import module_from_underscores
+from acestep.core.config import parse
+from acestep.core.errors import AdapterError
+from acestep.core.files import read_json, write_json
+
+WEIGHTS, CONFIG = "lokr_weights.safetensors", "lokr_config.json"
+PREFIX = "lycoris_"
+PARTS = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+_SAME = 0.01  # scales that differ by less are one and the same, rounded to bf16
+
+
+def read_lokr(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> StoredAdapter:
+    """Factors, settings and card of a file, the scale folded in. Raises AdapterError."""
+    settings = _settings(file, metadata)
+    weights: dict[str, Tensor] = {}
+    alphas: dict[str, float] = {}
+    for key, tensor in tensors.items():
+        flat, part = split_key(key)
+        module = module_from_underscores(flat.removeprefix(PREFIX))
+        if not key.startswith(PREFIX) or part not in (*PARTS, "alpha"):
+            raise AdapterError(f"{file} holds {key}, which is not part of a LoKr", hint="Only plain LoKr is read.")
+        if part == "alpha":
+            alphas[module] = float(tensor)
+        else:
+            weights[f"{module}.{part}"] = tensor.float()
+    card = AdapterCard.from_metadata(_facts(metadata)).with_tag(settings)
+    recorded = card.config or {key: settings[key] for key in LoKRConfig.model_fields if key in settings}
+    stored = StoredAdapter(file, "lokr", parse(LoKRConfig, recorded), weights, card)
+    for module, parts in stored.modules.items():
+        _require_whole(file, module, parts)
+        scale = _scale(file, module, parts, alphas.get(module), settings)
+        if scale != 1.0:
+            weights[f"{module}.{scaled_part(parts)}"] *= scale
+    return stored
+
+
+def write_lokr(
+    folder: Path, weights: Mapping[str, Tensor], config: LoKRConfig, card: AdapterCard, dtype: torch.dtype
+) -> None:
+    """The two files, from folded ``weights``. Every alpha equals its dim, so that all loaders scale by 1."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        module, part = split_key(name)
+        flat = PREFIX + module.replace(".", "_")
+        tensors[f"{flat}.{part}"] = value.to(dtype)
+        tensors[f"{flat}.alpha"] = torch.tensor(float(config.linear_dim))  # fp32: bf16 cannot hold 10000
+    settings = {
+        "linear_dim": config.linear_dim,
+        "linear_alpha": config.linear_dim,
+        "factor": config.factor,
+        "decompose_both": config.decompose_both,
+        "use_tucker": config.use_tucker,
+        "dropout": 0.0,
+        "target_modules": sorted({split_key(name)[0].rpartition(".")[2] for name in weights}),
+        **card.tag(),
+    }
+    metadata = {
+        "algo": "lokr",
+        "format": "lycoris",
+        "adapter_type": "lokr",
+        "lokr_config": json.dumps(settings),
+        "run_metadata": json.dumps(card.to_metadata()),
+    }
+    write_tensors(folder / WEIGHTS, tensors, metadata)
+    write_json(folder / CONFIG, {"adapter_type": "lokr", "algo": "lokr", **settings})
+
+
+def factors(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """w1 [a, b] and w2 [c, d] or, of a convolution, [c, d, k] or [c, d * k]; the addition is their product."""
+    w1 = parts["lokr_w1"] if "lokr_w1" in parts else parts["lokr_w1_a"] @ parts["lokr_w1_b"]
+    if "lokr_w2" in parts:
+        return w1, parts["lokr_w2"]
+    if "lokr_t2" in parts:
+        tucker = (parts["lokr_t2"], parts["lokr_w2_a"], parts["lokr_w2_b"])
+        return w1, torch.einsum("i j ..., i p, j r -> p r ...", *tucker)
+    return w1, parts["lokr_w2_a"] @ parts["lokr_w2_b"]
+
+
+def scaled_part(parts: Mapping[str, Any]) -> str:
+    """The factor that the scale is folded into, where not both are whole."""
+    return "lokr_w2_b" if "lokr_w2_b" in parts else "lokr_w1_b"
+
+
+def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What LyCORIS was told when the file was made: in the file, or else beside it. Raises AdapterError."""
+    settings: Any = None
+    if "lokr_config" in metadata:
+        settings = _object(metadata["lokr_config"])
+    elif (beside := file.parent / CONFIG).is_file():
+        settings = read_json(beside, error=AdapterError)
+    numbers = [settings.get(name) for name in ("linear_dim", "linear_alpha")] if isinstance(settings, dict) else [None]
+    if not all(isinstance(number, int | float) and number > 0 for number in numbers):
+        raise AdapterError(
+            f"{file} does not tell its linear_dim and linear_alpha, so its scale is unknown",
+            hint=f"Keep {CONFIG} beside it, or get the file again.",
+        )
+    if settings.get("weight_decompose"):
+        raise AdapterError(f"{file} is a LoKr with weight decomposition", hint="Only plain LoKr is read.")
+    return dict(settings)
+
+
+def _facts(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The card's part of the metadata; empty in files of other trainers."""
+    facts = _object(metadata.get("run_metadata", "{}"))
+    return {key: value for key, value in facts.items() if isinstance(value, str)}
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _require_whole(file: Path, module: str, parts: Mapping[str, Tensor]) -> None:
+    try:
+        w1, w2 = factors(parts)
+        whole = w1.dim() == 2 and w2.dim() >= 2
+    except (KeyError, RuntimeError):
+        whole = False
+    if not whole:
+        raise AdapterError(
+            f"{file}: the factors of {module} are incomplete or do not fit together", hint="Get the file again."
+        )
+
+
+def _scale(
+    file: Path, module: str, parts: Mapping[str, Tensor], alpha: float | None, settings: Mapping[str, Any]
+) -> float:
+    """alpha / dim, as LyCORIS trained with it. Raises AdapterError if the settings are not those of the weights."""
+    if "lokr_w1" in parts and "lokr_w2" in parts:
+        return 1.0
+    dim = parts["lokr_t2"].shape[0] if "lokr_t2" in parts else parts[scaled_part(parts)].shape[0]
+    wanted = float(settings["linear_alpha"] / (math.sqrt(dim) if settings.get("rs_lora") else dim))
+    stored = wanted if alpha is None else alpha / dim
+    if settings["linear_dim"] != dim or abs(wanted - stored) > _SAME * abs(stored):
+        raise AdapterError(
+            f"{file}: {module} has dim {dim} and scale {stored:g}, its settings say "
+            f"dim {settings['linear_dim']} and scale {wanted:g}",
+            hint="The settings belong to another file; get it again.",
+        )
+    return wanted

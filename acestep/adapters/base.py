@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
 from lycoris.modules.base import LycorisBaseModule
@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import ADAPTERS, AdapterConfig
-from acestep.core.errors import AdapterError
+from acestep.core.config import fields, parse
+from acestep.core.errors import AdapterError, ConfigError
 from acestep.core.files import write_bytes
 
 __all__ = ["ADAPTERS", "Adapter", "StoredAdapter"]
@@ -53,6 +54,17 @@ class StoredAdapter:
             module, part = split_key(key)
             found.setdefault(module, {})[part] = tensor
         return found
+
+
+C = TypeVar("C", bound=AdapterConfig)
+
+
+def recorded_config(file: Path, config_type: type[C], recorded: Mapping[str, Any]) -> C:
+    """The settings a file was trained with; what this version does not know is left out. Raises AdapterError."""
+    try:
+        return parse(config_type, {key: recorded[key] for key in fields(config_type) if key in recorded})
+    except ConfigError as problem:
+        raise AdapterError(f"{file} tells impossible settings: {problem}", hint="Get the file again.") from None
 
 
 class Adapter(Protocol):

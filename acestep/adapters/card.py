@@ -28,7 +28,7 @@ class AdapterCard:
             scale was folded into the weights.
         dataset_hash: which songs and labels it has seen.
         facts: anything else worth telling of the run (learning rate, seed, number of songs …), plain values.
-        program: what wrote the file.
+        program: what wrote the file; starts with "acestep " if it was this program.
     """
 
     base_model: str = ""
@@ -44,7 +44,7 @@ class AdapterCard:
     epochs: int = 0
     dataset_hash: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
-    program: str = f"acestep {__version__}"
+    program: str = ""
 
     @property
     def name(self) -> str:
@@ -56,6 +56,10 @@ class AdapterCard:
         if not self.trigger_word:
             return {}
         return {"trigger_word": self.trigger_word, "tag_position": self.tag_position}
+
+    def stamped(self, kind: str, config: Mapping[str, Any]) -> AdapterCard:
+        """As it goes into a file of ours."""
+        return dataclasses.replace(self, kind=kind, config=dict(config), program=f"acestep {__version__}")
 
     def with_tag(self, settings: Mapping[str, Any]) -> AdapterCard:
         """The same with the tag that stands in the JSON beside the weights, if it has none of its own."""
@@ -72,7 +76,7 @@ class AdapterCard:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> AdapterCard:
         """Undo ``to_metadata``; what other programs wrote beside it, or in another form, is left out."""
-        found: dict[str, Any] = {"program": ""}
+        found: dict[str, Any] = {}
         for each in dataclasses.fields(cls):
             wanted = bool if each.name == "train_mlp" else type(getattr(cls(), each.name))
             if each.name in metadata:

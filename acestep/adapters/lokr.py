@@ -7,7 +7,6 @@ child of that layer, so the decoder alone is the network and nothing outside it 
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -107,8 +106,7 @@ class LoKRAdapter:
     def write(
         cls, folder: Path, weights: Mapping[str, Tensor], config: LoKRConfig, card: AdapterCard, dtype: torch.dtype
     ) -> None:
-        card = dataclasses.replace(card, kind=cls.kind, config=config.model_dump())
-        write_lokr(folder, weights, config, card, dtype)
+        write_lokr(folder, weights, config, card.stamped(cls.kind, config.model_dump()), dtype)
 
     @staticmethod
     def delta_shape(parts: dict[str, Tensor]) -> tuple[int, int]:

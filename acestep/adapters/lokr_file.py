@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acestep.adapters.base import StoredAdapter, split_key, write_tensors
+from acestep.adapters.base import StoredAdapter, recorded_config, split_key, write_tensors
 from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import LoKRConfig
 from acestep.adapters.targets import module_from_underscores
-from acestep.core.config import parse
 from acestep.core.errors import AdapterError
 from acestep.core.files import read_json, write_json
 
@@ -40,8 +39,8 @@ def read_lokr(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) 
         else:
             weights[f"{module}.{part}"] = tensor.float()
     card = AdapterCard.from_metadata(_facts(metadata)).with_tag(settings)
-    recorded = card.config or {key: settings[key] for key in LoKRConfig.model_fields if key in settings}
-    stored = StoredAdapter(file, "lokr", parse(LoKRConfig, recorded), weights, card)
+    config = recorded_config(file, LoKRConfig, card.config or settings)
+    stored = StoredAdapter(file, "lokr", config, weights, card)
     for module, parts in stored.modules.items():
         _require_whole(file, module, parts)
         scale = _scale(file, module, parts, alphas.get(module), settings)

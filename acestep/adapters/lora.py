@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from collections.abc import Mapping
@@ -82,7 +81,7 @@ class LoRAAdapter:
     def write(
         cls, folder: Path, weights: Mapping[str, Tensor], config: LoRAConfig, card: AdapterCard, dtype: torch.dtype
     ) -> None:
-        write_lora(folder, weights, dataclasses.replace(card, kind=cls.kind, config=config.model_dump()), dtype)
+        write_lora(folder, weights, card.stamped(cls.kind, config.model_dump()), dtype)
 
     @staticmethod
     def delta_shape(parts: dict[str, Tensor]) -> tuple[int, int]:

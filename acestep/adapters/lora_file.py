@@ -11,11 +11,10 @@ import torch
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from acestep.adapters.base import StoredAdapter, split_key, write_tensors
+from acestep.adapters.base import StoredAdapter, recorded_config, split_key, write_tensors
 from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import LoRAConfig
 from acestep.adapters.targets import shortest_names
-from acestep.core.config import parse
 from acestep.core.errors import AdapterError
 from acestep.core.files import read_json, write_json
 
@@ -40,7 +39,8 @@ def read_lora(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) 
     _require_pairs(file, weights)
     rank = settings["r"]
     recorded = card.config or {"r": rank, "alpha": max(1, round(scale("", rank) * rank))}
-    return StoredAdapter(file, "lora", parse(LoRAConfig, recorded), weights, card.with_tag(settings))
+    config = recorded_config(file, LoRAConfig, recorded)
+    return StoredAdapter(file, "lora", config, weights, card.with_tag(settings))
 
 
 def write_lora(folder: Path, weights: Mapping[str, Tensor], card: AdapterCard, dtype: torch.dtype) -> None:

@@ -1,0 +1,1 @@
+"""What a trained adapter becomes for other programs."""

@@ -19,8 +19,8 @@ from acestep.core.files import storage_errors, write_bytes
 
 MIN_PIECE_S = 10.0
 
-# What WAV keeps exactly; everything else is a lossy format, decoded to more than 16 bits.
-_KEPT_SUBTYPES = ("PCM_16", "PCM_24", "PCM_32", "FLOAT")
+# Written as they are. The rest is 8 bits, 32 bits (of which float32 holds 24) or a lossy format.
+_KEPT_SUBTYPES = ("PCM_16", "PCM_24", "FLOAT")
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ def split_folder(
         try:
             _split(path, out, stem, seconds, should_stop, result)
         except AudioError as error:
-            result.left_out.append(f"{path.name}: {error} {error.hint}".strip())
+            result.left_out.append(f"{error} {error.hint}".strip())
         on_progress(f"[{number}/{len(sources)}] {path.name}")
         if result.stopped:
             return result
@@ -82,13 +82,13 @@ def split_folder(
 
 def _sources(folder: Path) -> list[tuple[Path, str]]:
     """The sound files with the name their pieces begin with: the stem, or the whole name where a stem comes twice."""
-    if not folder.is_dir():
-        raise AudioError(f"{folder} is not a folder", hint="Choose the folder that holds the recordings.")
-    paths = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in AUDIO_EXTENSIONS and path.is_file() and not path.name.startswith(".")
-    )
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as problem:
+        hint = "Choose the folder that holds the recordings."
+        raise AudioError(f"{folder} cannot be read: {problem.strerror}", hint=hint) from None
+    paths = [path for path in entries if path.suffix.lower() in AUDIO_EXTENSIONS and path.is_file()]
+    paths = [path for path in paths if not path.name.startswith(".")]
     if not paths:
         raise AudioError(f"{folder} holds no sound files", hint=f"Read are {' '.join(AUDIO_EXTENSIONS)}.")
     times = Counter(path.stem.casefold() for path in paths)

@@ -1,0 +1,1 @@
+"""Training: songs as tensors in, adapter out. ``configs`` imports without torch; ``trainer`` holds the job."""

@@ -1,0 +1,106 @@
+"""Saving a run and refusing what cannot go on from a save.
+
+Each checkpoint holds the adapter for other programs and, beside it, our whole state. It is written aside and moved
+into place, so a kill at any moment leaves the one before or this one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from acestep.adapters.base import Adapter
+from acestep.adapters.card import AdapterCard
+from acestep.core.errors import TrainingError
+from acestep.core.files import replace_folder, require_space
+from acestep.training.run_folder import ADAPTER, STATE, RunFolder, Source
+from acestep.training.state import read_state, write_state
+
+_SLACK = 2**20  # bytes of headers and JSON beside the tensors
+_FILE_BYTES = 2  # a value in an adapter file is bf16
+
+
+class Saver:
+    """Writes what a run leaves behind."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        adapter: Adapter,
+        *,
+        card: Callable[[], AdapterCard],
+        state: Callable[[], dict[str, Any]],
+    ) -> None:
+        """``card`` and ``state`` are asked at each save."""
+        self.run = run
+        self._adapter, self._card, self._state = adapter, card, state
+
+    def require_space(self, saves: int) -> None:
+        """Raises DiskFull if the next ``saves`` checkpoints would not fit."""
+        num_values = sum(parameter.numel() for parameter in self._adapter.parameters())
+        state = self._state()
+        # Before the first step most optimizers hold nothing yet: two values for each trained one are usual.
+        needed = max(_num_bytes(state), 3 * 4 * num_values) + _FILE_BYTES * num_values + _SLACK
+        require_space(self.run.root, saves * needed)
+
+    def checkpoint(self, name: str) -> Path:
+        """Save everything as ``checkpoints/<name>``. Raises DiskFull, NotWritable, StorageError."""
+        self.require_space(1)
+        target = self.run.checkpoints / name
+        with replace_folder(target) as folder:
+            for inner in (ADAPTER, STATE):
+                (folder / inner).mkdir()
+            write_state(folder / STATE, self._state())
+            self._adapter.save(folder / ADAPTER, self._card())
+        self.run.mark_newest(target)
+        return target
+
+    def best(self) -> Path:
+        """Save the adapter alone as ``best/``."""
+        return self._adapter_alone(self.run.best)
+
+    def final(self, *, best_known: bool) -> Path:
+        """Make ``final/``: the best adapter if there is one, else the present one."""
+        if not (best_known and (self.run.best / ADAPTER).is_dir()):
+            return self._adapter_alone(self.run.final)
+        with replace_folder(self.run.final) as folder:
+            shutil.copytree(self.run.best / ADAPTER, folder / ADAPTER)
+        return self.run.final
+
+    def _adapter_alone(self, target: Path) -> Path:
+        with replace_folder(target) as folder:
+            (folder / ADAPTER).mkdir()
+            self._adapter.save(folder / ADAPTER, self._card())
+        return target
+
+
+def load_training_state(source: Source, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """The state that ``source`` holds, for a run whose unchangeable settings are ``fixed``.
+
+    Raises:
+        TrainingError: the state is damaged, or made with other settings, which are named.
+    """
+    state = read_state(source.folder / STATE)
+    changed = [
+        f"{name} is {fixed[name]} now and was {value}"
+        for name, value in state["fixed"].items()
+        if name in fixed and fixed[name] != value
+    ]
+    if changed:
+        raise TrainingError(
+            f"the run cannot go on from {source.folder} with other settings: {'; '.join(changed)}",
+            hint="Set them back, or begin a new run in another folder.",
+        )
+    return state
+
+
+def _num_bytes(state: Any) -> int:
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, Mapping):
+        return sum(map(_num_bytes, state.values()))
+    return sum(map(_num_bytes, state)) if isinstance(state, list | tuple) else 0

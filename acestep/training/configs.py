@@ -1,0 +1,231 @@
+"""Everything a training run can be told. Importing this does not import torch.
+
+The names are those of the existing trainer (SPEC 3.1); values given as text, ``lora.r=32``, end up here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from acestep.adapters.configs import ADAPTERS, ATTENTION_TYPES, AdapterConfig, LoKRConfig, LoRAConfig
+from acestep.core.config import Config, assign, fields, group, option, parse
+from acestep.core.errors import ConfigError, TrainingError
+from acestep.core.files import read_json
+from acestep.core.registry import nearest_hint
+from acestep.training.loss_weights import LOSS_WEIGHTS
+from acestep.training.optimizers import OPTIMIZERS
+from acestep.training.run_folder import RunFolder
+from acestep.training.schedules import SCHEDULES
+
+__all__ = ["LoKRConfig", "LoRAConfig", "TrainJob", "TrainingConfig", "set_value", "train_job_from_flags"]
+
+if TYPE_CHECKING:
+    AdapterName: TypeAlias = str
+    OptimizerName: TypeAlias = str
+    ScheduleName: TypeAlias = str
+    LossWeightName: TypeAlias = str
+    AttentionType: TypeAlias = str
+else:  # what the registries hold are the choices, everywhere
+    AdapterName = Literal[tuple(ADAPTERS.names)]
+    OptimizerName = Literal[tuple(OPTIMIZERS.names)]
+    ScheduleName = Literal[tuple(SCHEDULES.names)]
+    LossWeightName = Literal[tuple(LOSS_WEIGHTS.names)]
+    AttentionType = Literal[ATTENTION_TYPES]
+
+
+class TrainingConfig(Config):
+    """How an adapter is trained."""
+
+    adapter_type: AdapterName = option("lora", "Adapter Type", "What is trained beside the frozen model.")
+    attention_type: AttentionType = option(
+        "both", "Attention Target", "Which attention is adapted: self (the music), cross (the text) or both."
+    )
+    train_mlp: bool = option(False, "Train MLP", "Adapt the feed-forward layers too: more memory, stronger effect.")
+    learning_rate: float | None = option(
+        None, "Learning Rate", "Peak step size. Empty: 1e-4, or 1.0 for Prodigy.", gt=0.0, le=10.0
+    )
+    max_epochs: int = option(100, "Max Epochs", "Passes over the songs.", ge=1, le=100_000)
+    batch_size: int = option(1, "Batch Size", "Songs computed together. Changes speed and memory alone.", ge=1, le=256)
+    gradient_accumulation_steps: int = option(
+        4, "Gradient Accumulation", "Batches that are gathered before the weights move.", ge=1, le=1024
+    )
+    optimizer_type: OptimizerName = option("adamw", "Optimizer", "How gradients become steps.")
+    scheduler_type: ScheduleName = option("cosine", "Scheduler", "How the learning rate goes over the run.")
+    max_latent_length: int = option(
+        1500,
+        "Max Crop Length",
+        "Each epoch trains on a random part of this length of every song; 0 takes songs whole.",
+        unit="frames of 0.04 s",
+        ge=0,
+        le=15_000,
+    )
+    seed: int = option(42, "Seed", "The same seed gives the same run.", ge=0, le=2**63 - 1)
+    save_every_n_epochs: int = option(10, "Save Every N Epochs", "Checkpoint interval; 0 saves at the end only.", ge=0)
+    early_stop_patience: int = option(
+        0, "Patience", "Stop after this many epochs without a better moving average; 0 never stops early.", ge=0
+    )
+    auto_save_best_after: int = option(
+        200,
+        "Auto-Save Best After",
+        "Keep the best epoch, looked for from this one on, at the latest from half of the run; 0 never does.",
+        unit="epochs",
+        ge=0,
+    )
+
+    mixed_precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
+        "auto", "Precision", "Of the frozen model and the arithmetic. The adapter is always fp32.", advanced=True
+    )
+    gradient_checkpointing: bool = option(
+        False,
+        "Gradient Checkpointing",
+        "Compute each layer twice instead of remembering it: much less memory, about a third slower.",
+    )
+    warmup_steps: int = option(
+        100,
+        "Warm-up",
+        "The rate rises over these steps, at most a tenth of the run.",
+        unit="steps",
+        ge=0,
+        advanced=True,
+    )
+    weight_decay: float = option(
+        0.01, "Weight Decay", "Pull of each weight towards zero.", ge=0.0, le=10.0, advanced=True
+    )
+    max_grad_norm: float = option(1.0, "Max Gradient Norm", "Longer gradients are cut to this.", gt=0.0, advanced=True)
+    cfg_dropout_prob: float = option(
+        0.15, "CFG Dropout", "Share of songs trained without their text, for guidance.", ge=0.0, le=1.0, advanced=True
+    )
+    timestep_mu: float | None = option(
+        None, "Timestep mu", "Shifts the trained times; empty takes the model's own.", ge=-5.0, le=5.0, advanced=True
+    )
+    timestep_sigma: float | None = option(
+        None, "Timestep sigma", "Spreads the trained times; empty takes the model's own.", gt=0.0, le=5.0, advanced=True
+    )
+    loss_weighting: LossWeightName = option(
+        "none", "Loss Weighting", "How much each time on the way from noise to music counts.", advanced=True
+    )
+    snr_gamma: float = option(
+        5.0, "SNR Gamma", "For min_snr: times with more signal than this count less.", gt=0.0, le=100.0, advanced=True
+    )
+    nan_detection_max: int = option(
+        10, "NaN Halt Threshold", "Stop after this many songs in a row without a finite loss; 0 never stops.", ge=0
+    )
+    max_steps: int = option(
+        0, "Max Steps", "End after this many optimizer steps; 0 sets no limit.", ge=0, advanced=True
+    )
+    save_every_n_steps: int = option(
+        0, "Save Every N Steps", "Checkpoints between epochs as well; 0 saves none.", ge=0, advanced=True
+    )
+    measure_every_n_epochs: int = option(
+        25,
+        "Measure Every N Epochs",
+        "How often fit and validation loss are measured; 0: at the start and the end.",
+        ge=0,
+    )
+    validation_percent: int = option(
+        15,
+        "Validation Share",
+        "Share of the songs that are not trained on but measured, if there are six or more.",
+        unit="%",
+        ge=0,
+        le=50,
+        advanced=True,
+    )
+    log_every_n_steps: int = option(10, "Log Every N Steps", "How often a step is reported.", ge=1, advanced=True)
+
+
+class TrainJob(Config):
+    """One training run."""
+
+    tensor_dir: Path = option(..., "Tensors Directory", "Folder of preprocessed songs.")
+    checkpoint: str = option(..., "Model", "Name or folder of the model to train.")
+    out: Path = option(..., "Output Dir", "Run folder.")
+    resume: str | None = option(
+        None, "Resume", "auto goes on with what the run folder holds; or the folder of a run, checkpoint or adapter."
+    )
+    device: str = option("auto", "Device", "auto, cpu, cuda, cuda:1, mps or xpu.", advanced=True)
+    training: TrainingConfig = group(TrainingConfig, "Training")
+    lora: LoRAConfig = group(LoRAConfig, "LoRA")
+    lokr: LoKRConfig = group(LoKRConfig, "LoKr")
+
+    @property
+    def adapter(self) -> AdapterConfig:
+        """The settings of the chosen kind of adapter."""
+        chosen: AdapterConfig = getattr(self, self.training.adapter_type)
+        return chosen
+
+
+def groups(config_type: type[Config]) -> dict[str, type[Config]]:
+    """The fields of ``config_type`` that are configurations themselves."""
+    found = {name: field.annotation for name, field in fields(config_type).items()}
+    return {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, Config)}
+
+
+def set_value(job: TrainJob, key: str, value: Any) -> None:
+    """Set one setting by name: ``lora.dropout``, or ``r``, where only one group has such a field.
+
+    Text is read as the field's type; ``none`` empties a field that may be empty.
+
+    Raises:
+        ConfigError: no such setting, several of that name, or a wrong value.
+    """
+    owner, name = _find(key)
+    config = getattr(job, owner)
+    may_be_empty = type(None) in get_args(fields(type(config))[name].annotation)
+    assign(config, name, None if may_be_empty and str(value).strip().lower() in ("", "none", "null") else value)
+
+
+def _find(key: str) -> tuple[str, str]:
+    known = [(owner, name) for owner, kind in groups(TrainJob).items() for name in fields(kind)]
+    found = [pair for pair in known if key in (pair[1], ".".join(pair))]
+    if len(found) == 1:
+        return found[0]
+    spelt = [".".join(pair) for pair in found]
+    if spelt:
+        raise ConfigError([f"setting {key!r} is ambiguous"], hint=f"Say {' or '.join(spelt)}.")
+    names = [".".join(pair) for pair in known]
+    raise ConfigError([f"no setting is called {key!r}"], hint=nearest_hint(key, [*names, *(n for _, n in known)]))
+
+
+def train_job_from_flags(flags: Mapping[str, Any], config: Path | None, settings: Iterable[str]) -> TrainJob:
+    """The job of a command line: the flags' values, then a JSON file of settings, then ``key=value`` texts.
+
+    Raises:
+        ConfigError: with all problems at once.
+        TrainingError: the file cannot be read, or a new run would mix with the one that is in the folder.
+    """
+    job = parse(TrainJob, flags)
+    pairs = list(_from_file(config).items()) if config else []
+    problems: list[str] = []
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if equals:
+            pairs.append((key.strip(), value.strip()))
+        else:
+            problems.append(f"{setting!r} is not of the form key=value")
+    for key, value in pairs:
+        try:
+            set_value(job, key, value)
+        except ConfigError as error:
+            problems += [f"{problem} ({error.hint})" if error.hint else problem for problem in error.problems]
+    if problems:
+        raise ConfigError(problems)
+    if job.resume is None:
+        RunFolder(job.out).require_free()
+    return job
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    """Qualified or plain names to values; keys that begin with an underscore are notes."""
+    content = read_json(path, error=TrainingError, hint="Give a JSON file of settings.")
+    if not isinstance(content, dict):
+        raise ConfigError([f"{path} does not hold settings"])
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if key in groups(TrainJob) and isinstance(value, dict):
+            found |= {f"{key}.{name}": inner for name, inner in value.items()}
+        elif not key.startswith("_"):
+            found[key] = value
+    return found

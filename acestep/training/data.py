@@ -1,0 +1,205 @@
+"""Songs in memory, and what is drawn from them: order, crops, noise, times.
+
+All that is random about a song in an epoch comes from one generator seeded by (seed, epoch, name of the song),
+the order of an epoch from (seed, epoch). So neither the batch size nor a resume changes what a song meets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from acestep.tensors.record import TensorRecord
+from acestep.training.flow_matching import Batch, draw_timestep
+
+PATCH = 2  # latent frames that the decoder joins into one position: crops start at its borders
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Song:
+    """One preprocessed song; ``name`` is its file's path inside the tensor folder, ``digest`` tells its content."""
+
+    name: str
+    digest: str
+    record: TensorRecord
+
+
+class Example(NamedTuple):
+    """One song as it enters one step."""
+
+    latents: Tensor  # [T, C]
+    noise: Tensor  # [T, C]
+    context: Tensor  # [T, 2C]
+    condition: Tensor  # [L, D]
+    t: float
+    dropped: bool
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How examples are drawn from songs. ``max_frames`` 0 takes songs whole."""
+
+    seed: int
+    max_frames: int
+    mu: float
+    sigma: float
+    cfg_dropout: float
+    weight: Callable[[float], float]
+
+    def __call__(self, song: Song, epoch: int) -> Example:
+        """What ``song`` is in ``epoch``: always the same for the same seed."""
+        generator = generator_for(self.seed, epoch, song.name)
+        frames = song.record.target_latents.shape[0]
+        start = crop_start(frames, self.max_frames, generator)
+        t = draw_timestep(generator, mu=self.mu, sigma=self.sigma)
+        dropped = float(torch.rand((), generator=generator)) < self.cfg_dropout
+        return example(song, start, self.max_frames, generator=generator, t=t, dropped=dropped, weight=self.weight(t))
+
+
+def example(
+    song: Song,
+    start: int,
+    max_frames: int,
+    *,
+    generator: torch.Generator,
+    t: float,
+    dropped: bool = False,
+    weight: float = 1.0,
+) -> Example:
+    """Frames from ``start`` on of ``song``, at most ``max_frames`` (0: all), with noise from ``generator``."""
+    part = slice(start, start + max_frames if max_frames else None)
+    latents = song.record.target_latents[part].float()
+    noise = torch.randn(latents.shape, generator=generator)
+    context, condition = song.record.context_latents[part].float(), song.record.encoder_hidden_states.float()
+    return Example(latents, noise, context, condition, t, dropped, weight)
+
+
+def crop_start(frames: int, max_frames: int, generator: torch.Generator) -> int:
+    """A first frame, even, so that at most ``max_frames`` fit behind it; 0 for songs that need no crop."""
+    if not 0 < max_frames < frames:
+        return 0
+    return PATCH * int(torch.randint((frames - max_frames) // PATCH + 1, (), generator=generator))
+
+
+def centre_start(frames: int, max_frames: int) -> int:
+    """The first frame, even, of the middle ``max_frames``."""
+    return 0 if not 0 < max_frames < frames else (frames - max_frames) // 2 // PATCH * PATCH
+
+
+def generator_for(*key: object) -> torch.Generator:
+    """A generator of its own for ``key``, the same on every machine."""
+    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """One batch, padded with zeros to the longest song and the longest condition."""
+    return Batch(
+        latents=_pad([e.latents for e in examples]),
+        noise=_pad([e.noise for e in examples]),
+        context=_pad([e.context for e in examples]),
+        condition=_pad([e.condition for e in examples]),
+        t=torch.tensor([e.t for e in examples], dtype=torch.float32),
+        dropped=torch.tensor([e.dropped for e in examples]),
+        weight=torch.tensor([e.weight for e in examples], dtype=torch.float32),
+        frame_mask=_mask([e.latents.shape[0] for e in examples]),
+        token_mask=_mask([e.condition.shape[0] for e in examples]),
+    )
+
+
+def move(batch: Batch, device: torch.device) -> Batch:
+    """The batch on ``device``; copies to a CUDA device do not wait for it."""
+
+    def moved(part: Tensor | None) -> Any:
+        if part is None or device.type == "cpu":
+            return part
+        return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part.to(device)
+
+    return Batch(*map(moved, batch))
+
+
+def _pad(parts: list[Tensor]) -> Tensor:
+    return parts[0][None] if len(parts) == 1 else pad_sequence(parts, batch_first=True)
+
+
+def _mask(lengths: list[int]) -> Tensor | None:
+    """[B, longest] bool; None when all are equally long, which lets the decoder use faster attention."""
+    if len(set(lengths)) == 1:
+        return None
+    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The songs of one optimizer step, by index, in micro-batches. ``epoch`` counts from 0."""
+
+    epoch: int
+    micro_batches: list[list[int]]
+    ends_epoch: bool
+
+    @property
+    def num_songs(self) -> int:
+        return sum(map(len, self.micro_batches))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All steps of a run. The last step of an epoch takes the songs that are left, however few."""
+
+    num_songs: int
+    seed: int
+    batch_size: int
+    accumulation: int
+    epochs: int
+    max_steps: int = 0  # 0: no limit
+
+    @property
+    def songs_per_step(self) -> int:
+        return self.batch_size * self.accumulation
+
+    def num_steps(self, epoch: int = 0, songs: int = 0, step: int = 0) -> int:
+        """Steps of the whole run, of which ``step`` lie behind and brought it to ``songs`` of ``epoch``."""
+        if epoch >= self.epochs:
+            return step
+        rest = _ceil(self.num_songs - songs, self.songs_per_step)
+        total = step + rest + (self.epochs - epoch - 1) * _ceil(self.num_songs, self.songs_per_step)
+        return min(total, self.max_steps) if self.max_steps else total
+
+    def steps(self, epoch: int = 0, songs: int = 0) -> Iterator[Step]:
+        """The steps from ``songs`` of ``epoch`` on, without regard to ``max_steps``."""
+        for number in range(epoch, self.epochs):
+            order = self._order(number)[songs:]
+            for first in range(0, len(order), self.songs_per_step):
+                chosen = order[first : first + self.songs_per_step]
+                micro = [chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size)]
+                yield Step(number, micro, ends_epoch=first + self.songs_per_step >= len(order))
+            songs = 0
+
+    def _order(self, epoch: int) -> list[int]:
+        order: list[int] = torch.randperm(self.num_songs, generator=generator_for(self.seed, epoch, "order")).tolist()
+        return order
+
+
+def split(songs: Sequence[Song], *, seed: int, percent: int) -> tuple[list[Song], list[Song]]:
+    """(to train on, held out): the same songs for the same seed and names. Fewer than six songs are all trained on."""
+    if percent == 0 or len(songs) < 6:
+        return list(songs), []
+    count = max(1, round(len(songs) * percent / 100))
+    held_out = {song.name for song in sorted_by_hash(songs, seed)[:count]}
+    return [s for s in songs if s.name not in held_out], [s for s in songs if s.name in held_out]
+
+
+def sorted_by_hash(songs: Sequence[Song], seed: int) -> list[Song]:
+    """The songs in an order that depends on the seed and their names alone."""
+    return sorted(songs, key=lambda song: hashlib.sha256(f"{seed}\0{song.name}".encode()).digest())
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)

@@ -1,0 +1,85 @@
+"""Two figures that can be compared over a run, and between runs: fit loss and validation loss.
+
+The training loss jumps with the times and the noise that happen to be drawn. Here each song meets the same noise
+at the same times every time, whole text, no dropout, so what changes is the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from acestep.training.data import Song, centre_start, collate, example, generator_for, move, sorted_by_hash
+from acestep.training.flow_matching import Batch, timestep_quantiles
+
+NUM_TIMES = 8  # equally likely times under the law that is trained on
+MAX_SONGS = 8  # of each kind: more would cost more than they tell
+_TOGETHER = 4  # points of one song in a forward pass; without gradients that is less than a training step holds
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Mean loss over songs and times. ``validation_loss`` is None without held-out songs."""
+
+    fit_loss: float
+    validation_loss: float | None
+
+
+class Yardstick:
+    """The grid that a run is measured on."""
+
+    def __init__(
+        self, songs: Sequence[Song], held_out: Sequence[Song], *, seed: int, max_frames: int, mu: float, sigma: float
+    ) -> None:
+        self._songs = sorted_by_hash(songs, seed)[:MAX_SONGS]
+        self._held_out = sorted_by_hash(held_out, seed)[:MAX_SONGS]
+        self._seed, self._max_frames = seed, max_frames
+        self._times: list[float] = timestep_quantiles(NUM_TIMES, mu=mu, sigma=sigma).tolist()
+
+    @torch.no_grad()
+    def measure(self, model: nn.Module, device: torch.device, *, stop_if_cancelled: Callable[[], None]) -> Figures:
+        """``model`` answers a batch with its losses [B]. Its mode and all random states are left as they were.
+
+        Raises:
+            JobCancelled: from ``stop_if_cancelled``, which is asked between two songs.
+        """
+        was_training = model.training
+        model.eval()
+        try:
+            fit, held_out = (self._mean(songs, model, device, stop_if_cancelled) for songs in self._parts)
+        finally:
+            model.train(was_training)
+        assert fit is not None
+        return Figures(fit, held_out)
+
+    @torch.no_grad()
+    def zero_loss(self) -> float:
+        """The fit loss of a model that always answers zero: what a useful adapter must beat."""
+        losses = [
+            (batch.noise - batch.latents).square().mean() for song in self._songs for batch in self._batches(song)
+        ]
+        return float(torch.stack(losses).mean())
+
+    @property
+    def _parts(self) -> tuple[list[Song], list[Song]]:
+        return self._songs, self._held_out
+
+    def _mean(
+        self, songs: list[Song], model: nn.Module, device: torch.device, stop_if_cancelled: Callable[[], None]
+    ) -> float | None:
+        losses = []
+        for song in songs:
+            stop_if_cancelled()
+            losses += [model(move(batch, device)) for batch in self._batches(song)]
+        return float(torch.cat(losses).mean()) if losses else None
+
+    def _batches(self, song: Song) -> Iterator[Batch]:
+        """The middle of ``song`` at all times of the grid."""
+        generator = generator_for(self._seed, "figures", song.name)
+        start = centre_start(song.record.target_latents.shape[0], self._max_frames)
+        points = [example(song, start, self._max_frames, generator=generator, t=t) for t in self._times]
+        for first in range(0, NUM_TIMES, _TOGETHER):
+            yield collate(points[first : first + _TOGETHER])

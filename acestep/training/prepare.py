@@ -1,0 +1,223 @@
+"""What is checked and read before a model is loaded: the cheap refusals come first."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acestep.adapters.files import read_card
+from acestep.core.errors import ModelMismatch, TensorError
+from acestep.core.events import ItemFailed, Noted
+from acestep.core.files import require_space, storage_errors
+from acestep.core.jobs import Context
+from acestep.models.checkpoint import Checkpoint, check_checkpoint, encoder_fingerprint, find_checkpoint
+from acestep.models.device import choose_device, choose_dtype
+from acestep.tensors.manifest import Manifest, read_manifest
+from acestep.tensors.record import decode_record, require_fingerprint
+from acestep.training.checkpoint import load_training_state
+from acestep.training.configs import TrainingConfig, TrainJob
+from acestep.training.data import Draw, Plan, Song, split
+from acestep.training.loss_weights import LOSS_WEIGHTS
+from acestep.training.optimizers import SELF_TUNING, peak_rate
+from acestep.training.run_folder import RunFolder, Source, find_source
+
+_LEAST_SPACE = 64 * 2**20  # bytes; what a save really needs is known once the adapter is there
+_CHANGEABLE = ("dropout",)  # the settings of an adapter that a resumed run may change
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that may begin: everything but the model."""
+
+    job: TrainJob
+    run: RunFolder
+    checkpoint: Checkpoint
+    device: torch.device
+    dtype: torch.dtype
+    songs: list[Song]
+    held_out: list[Song]
+    tag: tuple[str, str]  # trigger word and its position
+    fixed: dict[str, Any]  # what a resumed run must share
+    source: Source | None
+    state: dict[str, Any] | None  # the training state, if the source has one
+
+    @property
+    def training(self) -> TrainingConfig:
+        return self.job.training
+
+    @property
+    def mu(self) -> float:
+        return self.checkpoint.timestep_mu if self.training.timestep_mu is None else self.training.timestep_mu
+
+    @property
+    def sigma(self) -> float:
+        return self.checkpoint.timestep_sigma if self.training.timestep_sigma is None else self.training.timestep_sigma
+
+    @property
+    def rate(self) -> float:
+        return peak_rate(self.training.optimizer_type, self.training.learning_rate)
+
+    @property
+    def schedule(self) -> str:
+        """The chosen one; optimizers that find their own rate want it constant (SPEC 3.6)."""
+        chosen = self.training.scheduler_type
+        return "constant" if self.training.optimizer_type in SELF_TUNING and "constant" not in chosen else chosen
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(
+            num_songs=len(self.songs),
+            seed=self.training.seed,
+            batch_size=min(self.training.batch_size, len(self.songs)),
+            accumulation=self.training.gradient_accumulation_steps,
+            epochs=self.training.max_epochs,
+            max_steps=self.training.max_steps,
+        )
+
+    @property
+    def draw(self) -> Draw:
+        weight, gamma = LOSS_WEIGHTS[self.training.loss_weighting].make, self.training.snr_gamma
+        return Draw(
+            seed=self.training.seed,
+            max_frames=self.training.max_latent_length,
+            mu=self.mu,
+            sigma=self.sigma,
+            cfg_dropout=self.training.cfg_dropout_prob,
+            weight=lambda t: weight(t, gamma),
+        )
+
+
+def prepare(job: TrainJob, context: Context) -> Prepared:
+    """Find, read and check everything that does not need the model, and tell what was chosen.
+
+    Raises:
+        TrainingError: the folder holds a run, or a resumed run cannot go on with these settings.
+        CheckpointError, AdapterError, TensorError, ModelMismatch, ConfigError, DiskFull, NotWritable.
+    """
+    run = RunFolder(job.out)
+    source = find_source(job.resume, run)
+    checkpoint = find_checkpoint(job.checkpoint)
+    check_checkpoint(checkpoint)
+    device = choose_device(job.device)
+    dtype = choose_dtype(device.value, job.training.mixed_precision)
+    with storage_errors(run.root):
+        run.root.mkdir(parents=True, exist_ok=True)
+    require_space(run.root, _LEAST_SPACE)
+    manifest = read_manifest(job.tensor_dir)
+    found = _read_songs(manifest, context)
+    _require_fit(found, checkpoint, job.tensor_dir, context)
+    songs, held_out = split(found, seed=job.training.seed, percent=job.training.validation_percent)
+    fixed = _fixed(job, checkpoint, found)
+    state = load_training_state(source, fixed) if source and source.exact else None
+    if source and not source.exact:
+        read_card(source.folder)
+    prepared = Prepared(
+        job=job,
+        run=run,
+        checkpoint=checkpoint,
+        device=torch.device(device.value),
+        dtype=dtype.value,
+        songs=songs,
+        held_out=held_out,
+        tag=_tag(manifest, found),
+        fixed=fixed,
+        source=source,
+        state=state,
+    )
+    context.emit(Noted(message=f"{checkpoint.name} on {device.value}: {device.reason}"))
+    context.emit(Noted(message=f"precision {str(dtype.value).removeprefix('torch.')}: {dtype.reason}"))
+    _tell(prepared, context)
+    return prepared
+
+
+def _read_songs(manifest: Manifest, context: Context) -> list[Song]:
+    """All songs that can be read, in memory; the others are told by name."""
+    for problem in manifest.problems:
+        _warn(context, problem)
+    songs = []
+    for path in manifest.paths:
+        context.stop_if_cancelled()
+        try:
+            songs.append(_read_song(path, manifest.folder))
+        except TensorError as error:
+            context.emit(ItemFailed(item=path.name, message=str(error), hint=error.hint))
+    if not songs:
+        raise TensorError(
+            f"none of the {len(manifest.paths)} files in {manifest.folder} can be trained on",
+            hint="Preprocess the songs again.",
+        )
+    return songs
+
+
+def _read_song(path: Path, folder: Path) -> Song:
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        raise TensorError(f"{path} cannot be read: {problem.strerror}", hint="Preprocess the song again.") from None
+    name = path.relative_to(folder).as_posix()
+    return Song(name, hashlib.sha256(data).hexdigest(), decode_record(data, path.name))
+
+
+def _require_fit(songs: Sequence[Song], checkpoint: Checkpoint, folder: Path, context: Context) -> None:
+    for warning in require_fingerprint((song.record for song in songs), checkpoint):
+        _warn(context, warning)
+    width = checkpoint.config.get("encoder_hidden_size") or checkpoint.config["hidden_size"]
+    for song in songs:
+        found = song.record.encoder_hidden_states.shape[1]
+        if found != width:
+            raise ModelMismatch(
+                f"{song.name} in {folder} has conditions of width {found}, {checkpoint.name} takes {width}",
+                hint="Preprocess the songs with the model that you train.",
+            )
+
+
+def _fixed(job: TrainJob, checkpoint: Checkpoint, songs: Sequence[Song]) -> dict[str, Any]:
+    """What a resumed run must share with the one before, by the names that people know."""
+    training = job.training
+    adapter = {f"{training.adapter_type}.{name}": value for name, value in job.adapter.model_dump().items()}
+    content = "".join(sorted(f"{song.name} {song.digest}\n" for song in songs))
+    return {
+        "model family": checkpoint.family,
+        "model variant": checkpoint.variant,
+        "model encoder": encoder_fingerprint(checkpoint),
+        "songs": f"{len(songs)} ({hashlib.sha256(content.encode()).hexdigest()[:12]})",
+        **{
+            name: getattr(training, name)
+            for name in ("adapter_type", "attention_type", "train_mlp", "optimizer_type", "seed", "validation_percent")
+        },
+        **{name: value for name, value in adapter.items() if name.rpartition(".")[2] not in _CHANGEABLE},
+    }
+
+
+def _tag(manifest: Manifest, songs: Sequence[Song]) -> tuple[str, str]:
+    """The trigger word and its position: the data set's, else that of the first song that tells one."""
+    for metadata in (manifest.metadata, *(song.record.metadata for song in songs)):
+        if metadata.get("custom_tag"):
+            return str(metadata["custom_tag"]), str(metadata.get("tag_position") or "prepend")
+    return "", ""
+
+
+def _tell(prepared: Prepared, context: Context) -> None:
+    """Say what will be trained on, and which settings do not mean what they seem to."""
+    training, songs = prepared.training, prepared.songs
+    minutes = sum(song.record.duration_s for song in songs) / 60
+    tag = f"trigger word {prepared.tag[0]}" if prepared.tag[0] else "no trigger word"
+    context.emit(Noted(message=f"{len(songs)} songs, {minutes:.1f} min, {tag}"))
+    if prepared.held_out:
+        names = ", ".join(song.name.removesuffix(".pt") for song in prepared.held_out)
+        context.emit(Noted(message=f"held out for validation: {names}"))
+    if training.batch_size > len(songs):
+        _warn(context, f"batch size {training.batch_size} is more than there are songs: {len(songs)} is used")
+    if prepared.schedule != training.scheduler_type:
+        _warn(context, f"{training.optimizer_type} finds its own rate: {prepared.schedule} is used as the schedule")
+    if training.learning_rate not in (None, prepared.rate):
+        _warn(context, f"{training.optimizer_type} finds its own rate: {prepared.rate} is used as the learning rate")
+
+
+def _warn(context: Context, message: str) -> None:
+    context.emit(Noted(message=message, warning=True))

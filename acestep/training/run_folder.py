@@ -1,0 +1,145 @@
+"""The folder of a training run: what lies where, what is whole, what to resume from (SPEC 1.8).
+
+    checkpoints/epoch_<N>/            after epoch N; epoch_<N>_step_<S> in the middle of epoch N, after step S
+        adapter/                      for other programs
+        state/                        for going on exactly
+    checkpoints/newest.json           which of them was saved last
+    best/adapter/  final/adapter/  logs/
+
+Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from acestep.core.errors import TrainingError
+from acestep.core.files import read_versioned, settle_folder, write_versioned
+from acestep.core.paths import typed_path
+
+ADAPTER, STATE = "adapter", "state"
+_NEWEST = "newest.json"
+_NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?(?:_loss_.*)?")  # the existing trainer appends the loss
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a run goes on from. ``exact`` if our whole training state is there, else only adapter weights are."""
+
+    folder: Path
+    exact: bool
+
+    @property
+    def epochs(self) -> int:
+        """Whole epochs behind it, as far as its name tells."""
+        names = (self.folder.name, self.folder.parent.name)
+        found = next((found for name in names if (found := _NAME.fullmatch(name))), None)
+        return 0 if found is None else int(found[1]) - (found[2] is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """One run on disk."""
+
+    root: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.root / "best"
+
+    @property
+    def final(self) -> Path:
+        return self.root / "final"
+
+    @property
+    def occupied(self) -> bool:
+        """Whether a run has left something worth keeping here."""
+        return any(folder.is_dir() and any(folder.iterdir()) for folder in (self.checkpoints, self.best, self.final))
+
+    def require_free(self) -> None:
+        """Raises TrainingError if a new run here would mix with another one."""
+        if self.occupied:
+            raise TrainingError(
+                f"{self.root} already holds a run",
+                hint="Go on with it (--resume auto), or choose another output folder.",
+            )
+
+    def settle(self) -> None:
+        """Finish or undo what a kill left half-way."""
+        for leftover in [*self.checkpoints.glob(".*.old"), *self.root.glob(".*.old")]:
+            settle_folder(leftover.with_name(leftover.name[1:].removesuffix(".old")))
+        for leftover in [*self.checkpoints.glob(".*.tmp"), *self.root.glob(".best.tmp"), *self.root.glob(".final.tmp")]:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def saved(self) -> list[Path]:
+        """The checkpoints, in the order of their epochs and steps."""
+        found = [
+            (int(name[1]), name[2] is None, int(name[2] or 0), folder)
+            for folder in (self.checkpoints.iterdir() if self.checkpoints.is_dir() else ())
+            if (name := _NAME.fullmatch(folder.name)) and folder.is_dir()
+        ]
+        return [folder for *_, folder in sorted(found)]
+
+    def newest(self) -> Path | None:
+        """The checkpoint saved last, or, where that is not told, the furthest one with a state or else without."""
+        saved = self.saved()
+        if (self.checkpoints / _NEWEST).is_file():
+            name = read_versioned(self.checkpoints / _NEWEST, "newest", 1, error=TrainingError).get("checkpoint")
+            told = self.checkpoints / str(name)
+            if told in saved and has_state(told):
+                return told
+        return next(iter([*reversed([f for f in saved if has_state(f)]), *reversed(saved)]), None)
+
+    def mark_newest(self, checkpoint: Path) -> None:
+        write_versioned(self.checkpoints / _NEWEST, "newest", 1, {"checkpoint": checkpoint.name})
+
+
+def checkpoint_name(epochs: int, step: int, *, ends_epoch: bool) -> str:
+    """After ``epochs`` whole epochs: ``epoch_3``, or ``epoch_4_step_41`` in the middle of the fourth."""
+    return f"epoch_{epochs}" if ends_epoch else f"epoch_{epochs + 1}_step_{step}"
+
+
+def has_state(folder: Path) -> bool:
+    return (folder / STATE).is_dir()
+
+
+def find_source(resume: str | None, run: RunFolder) -> Source | None:
+    """What to go on from; None for a fresh start.
+
+    Args:
+        resume: None for a new run, "auto" to go on with what ``run`` holds, or a path: of a run, a checkpoint or an
+            adapter, of ours or of another trainer's.
+
+    Raises:
+        TrainingError: a new run would mix with an old one, or there is nothing at the path.
+    """
+    if resume is None:
+        run.require_free()
+        return None
+    if resume == "auto":
+        return _of_run(run)
+    path = typed_path(resume)
+    if not path.exists():
+        raise TrainingError(f"there is nothing to resume from at {path}", hint="Give a checkpoint folder, or auto.")
+    if run.root.resolve() not in path.resolve().parents and path.resolve() != run.root.resolve():
+        run.require_free()
+    if (path / "checkpoints").is_dir():
+        if found := _of_run(RunFolder(path)):
+            return found
+        raise TrainingError(f"the run in {path} has saved nothing yet", hint="Start it anew in another folder.")
+    if path.name == ADAPTER and has_state(path.parent):
+        path = path.parent
+    return Source(path, exact=has_state(path))
+
+
+def _of_run(run: RunFolder) -> Source | None:
+    run.settle()
+    newest = run.newest() or next((folder for folder in (run.final, run.best) if folder.is_dir()), None)
+    return None if newest is None else Source(newest, exact=has_state(newest))

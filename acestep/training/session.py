@@ -1,0 +1,191 @@
+"""What a run is in memory: the model with its adapter, the optimizer, and all that its state consists of."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from acestep.adapters.base import Adapter
+from acestep.adapters.card import AdapterCard
+from acestep.adapters.files import fill_adapter, inject, load_adapter
+from acestep.core.errors import TrainingError
+from acestep.core.events import Event, Noted
+from acestep.models.device import empty_cache
+from acestep.models.load import load_dit, load_null_condition
+from acestep.training.best_model import BestTracker
+from acestep.training.data import collate, move
+from acestep.training.devices import make_fabric
+from acestep.training.figures import Figures, Yardstick
+from acestep.training.flow_matching import Batch, FlowMatching
+from acestep.training.loop import Progress
+from acestep.training.optimizers import make_optimizer
+from acestep.training.prepare import Prepared
+from acestep.training.random_state import RandomState
+from acestep.training.run_folder import ADAPTER, Source
+
+_FACTS = (
+    "batch_size",
+    "gradient_accumulation_steps",
+    "optimizer_type",
+    "max_latent_length",
+    "cfg_dropout_prob",
+    "loss_weighting",
+    "seed",
+)
+
+
+class Session:
+    """A run between its first and its last step. Close it, or the memory of the device stays taken."""
+
+    def __init__(self, prepared: Prepared, emit: Callable[[Event], None]) -> None:
+        """Loads the model, puts the adapter in, and goes to where the source of the run stands."""
+        self.prepared, self._emit, self._adapter_is_in = prepared, emit, False
+        training = prepared.training
+        self.fabric = make_fabric(prepared.device, prepared.dtype)
+        self._decoder = load_dit(prepared.checkpoint, device=prepared.device, dtype=prepared.dtype)
+        self._null_condition = load_null_condition(prepared.checkpoint, device=prepared.device, dtype=torch.float32)
+        if training.gradient_checkpointing:
+            self._decoder.enable_gradient_checkpointing()
+        self.adapter: Adapter = inject(
+            self._decoder,
+            training.adapter_type,
+            prepared.job.adapter,
+            training.attention_type,
+            training.train_mlp,
+            seed=training.seed,
+        )
+        self._adapter_is_in = True
+        for note in self.adapter.notes:
+            emit(Noted(message=note, warning=True))
+        self._plain_optimizer = make_optimizer(
+            training.optimizer_type, self.adapter.parameters(), lr=prepared.rate, weight_decay=training.weight_decay
+        )
+        model = FlowMatching(self.adapter.network, self._null_condition)
+        self.model, self.optimizer = self.fabric.setup(model, self._plain_optimizer)
+        self.model.train()
+        self.progress, self.tracker, self.random = Progress(), BestTracker(), RandomState(prepared.device)
+        self.figures: dict[str, Any] = {}  # measured before the first step
+        self._yardstick = Yardstick(
+            prepared.songs,
+            prepared.held_out,
+            seed=training.seed,
+            max_frames=training.max_latent_length,
+            mu=prepared.mu,
+            sigma=prepared.sigma,
+        )
+        if prepared.state is not None:
+            self._load(prepared.state)
+        elif prepared.source is not None:
+            self._begin_with(prepared.source)
+
+    def batch_of(self, songs: list[int], epoch: int) -> Batch:
+        """The songs of those indices as they are in ``epoch``, on the device."""
+        draw = self.prepared.draw
+        return move(collate([draw(self.prepared.songs[i], epoch) for i in songs]), self.prepared.device)
+
+    def measure(self, stop_if_cancelled: Callable[[], None]) -> Figures:
+        """The figures of the adapter as it is now. Raises JobCancelled."""
+        return self._yardstick.measure(self.model, self.prepared.device, stop_if_cancelled=stop_if_cancelled)
+
+    def measure_untouched(self, stop_if_cancelled: Callable[[], None]) -> None:
+        """Fill ``figures`` with those of the model without an adapter. Raises JobCancelled."""
+        self.adapter.set_strength(0.0)
+        try:
+            before = self.measure(stop_if_cancelled)
+        finally:
+            self.adapter.set_strength(1.0)
+        self.figures = {
+            "fit_loss_before": before.fit_loss,
+            "validation_loss_before": before.validation_loss,
+            "zero_loss": self._yardstick.zero_loss(),
+        }
+
+    def measure_delivered(self, stop_if_cancelled: Callable[[], None]) -> Figures:
+        """The figures of the file in ``final/``, read back as any other program would. Ends the training."""
+        self._remove_adapter()
+        delivered = load_adapter(self._decoder, self.prepared.run.final / ADAPTER)
+        model = FlowMatching(self._decoder, self._null_condition)
+        try:
+            with self.fabric.autocast():
+                return self._yardstick.measure(model, self.prepared.device, stop_if_cancelled=stop_if_cancelled)
+        finally:
+            delivered.remove()
+
+    def state(self) -> dict[str, Any]:
+        """All that an exact resume needs, at the last border between two steps. The rate follows from the step."""
+        return {
+            "fixed": self.prepared.fixed,
+            "progress": self.progress.state(),
+            "tracker": self.tracker.state(),
+            "figures": self.figures,
+            "adapter": self.adapter.state(),
+            "optimizer": self._plain_optimizer.state_dict(),
+            "random": self.random.marked,
+            "loss_scale": self.fabric.strategy.precision.state_dict(),
+        }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.adapter.load_state(state["adapter"])
+        self._plain_optimizer.load_state_dict(state["optimizer"])
+        for group in self._plain_optimizer.param_groups:
+            group["weight_decay"] = self.prepared.training.weight_decay
+        self.fabric.strategy.precision.load_state_dict(state["loss_scale"])
+        self.progress, self.tracker = Progress.from_state(state["progress"]), BestTracker.from_state(state["tracker"])
+        self.figures = state["figures"]
+        self.random.load(state["random"])
+        if self.prepared.training.auto_save_best_after and not (self.prepared.run.best / ADAPTER).is_dir():
+            self.tracker.best, self.tracker.best_epoch = None, None  # it was left in another folder
+
+    def _begin_with(self, source: Source) -> None:
+        """Take the weights of an adapter and the number of its epochs; everything else starts afresh."""
+        card = fill_adapter(self.adapter, source.folder)
+        ours = self.prepared.run.root.resolve() in source.folder.resolve().parents
+        self.progress.epoch = source.epochs or (card.epochs if ours else 0)
+        if self.progress.epoch >= self.prepared.training.max_epochs:
+            raise TrainingError(
+                f"{source.folder} has been trained for {self.progress.epoch} epochs already, "
+                f"max_epochs is {self.prepared.training.max_epochs}",
+                hint="Raise max_epochs.",
+            )
+        self.progress.step = dataclasses.replace(self.prepared.plan, epochs=self.progress.epoch).num_steps()
+        message = f"{source.folder} holds adapter weights alone: the optimizer starts afresh"
+        self._emit(Noted(message=f"{message}, after epoch {self.progress.epoch}", warning=True))
+
+    def card(self) -> AdapterCard:
+        """What rides along in the adapter's file."""
+        prepared, training = self.prepared, self.prepared.training
+        facts = {name: getattr(training, name) for name in _FACTS}
+        return AdapterCard(
+            base_model=prepared.checkpoint.name,
+            family=prepared.checkpoint.family,
+            variant=prepared.checkpoint.variant,
+            trigger_word=prepared.tag[0],
+            tag_position=prepared.tag[1],
+            attention_type=training.attention_type,
+            train_mlp=training.train_mlp,
+            steps=self.progress.step,
+            epochs=self.progress.epoch,
+            dataset_hash=prepared.fixed["songs"],
+            facts={
+                **facts,
+                "learning_rate": prepared.rate,
+                "schedule": prepared.schedule,
+                "songs": len(prepared.songs),
+            },
+        )
+
+    def close(self) -> None:
+        """Give the memory of the device back."""
+        self._remove_adapter()
+        del self.model, self.optimizer, self._plain_optimizer, self._decoder
+        gc.collect()
+        empty_cache(str(self.prepared.device))
+
+    def _remove_adapter(self) -> None:
+        if self._adapter_is_in:
+            self.adapter.remove()
+            self._adapter_is_in = False

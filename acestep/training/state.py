@@ -1,0 +1,80 @@
+"""A tree of tensors and plain values as two files, safetensors and JSON: never a pickle.
+
+Optimizers keep integers, floats, tuples and nested dictionaries with integer keys beside their tensors; all of
+them come back as they were, floats to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from acestep.core.errors import TrainingError
+from acestep.core.files import read_versioned, write_versioned
+
+TENSORS, VALUES = "state.safetensors", "state.json"
+_KIND, _VERSION = "training_state", 1
+_MARK = "$"  # what JSON cannot say by itself is an object with this key
+
+
+def write_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` into an existing folder."""
+    tensors: dict[str, Tensor] = {}
+    values = _encode(state, "", tensors)
+    save_file(tensors, folder / TENSORS)
+    write_versioned(folder / VALUES, _KIND, _VERSION, {"state": values})
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Undo ``write_state``; tensors are on the CPU. Raises TrainingError naming the file."""
+    values = read_versioned(folder / VALUES, _KIND, _VERSION, error=TrainingError)
+    path = folder / TENSORS
+    try:
+        tensors = load_file(path)
+        state = _decode(values["state"], tensors)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as problem:
+        raise TrainingError(
+            f"the training state in {folder} is damaged: {problem}", hint="Resume from another checkpoint."
+        ) from None
+    assert isinstance(state, dict)
+    return state
+
+
+def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[path] = value.detach().to("cpu", copy=True).contiguous()  # a copy: safetensors refuses shared memory
+        return {_MARK: "tensor", "name": path}
+    if isinstance(value, dict):
+        items = [[key, _encode(item, f"{path}.{key}".lstrip("."), tensors)] for key, item in value.items()]
+        if all(isinstance(key, str) for key in value) and _MARK not in value:
+            return dict(items)
+        return {_MARK: "dict", "items": items}
+    if isinstance(value, list | tuple):
+        items = [_encode(item, f"{path}.{i}".lstrip("."), tensors) for i, item in enumerate(value)]
+        return items if isinstance(value, list) else {_MARK: "tuple", "items": items}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_MARK: "float", "value": str(value)}
+    assert value is None or isinstance(value, bool | int | float | str), f"{path} is a {type(value).__name__}"
+    return value
+
+
+def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    match value.get(_MARK):
+        case "tensor":
+            return tensors[value["name"]]
+        case "dict":
+            return {key: _decode(item, tensors) for key, item in value["items"]}
+        case "tuple":
+            return tuple(_decode(item, tensors) for item in value["items"])
+        case "float":
+            return float(value["value"])
+    return {key: _decode(item, tensors) for key, item in value.items()}

@@ -1,0 +1,226 @@
+"""The training job: prepare, load, train, deliver. Who saves when, and what is told, is decided here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import torch
+from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+
+from acestep.core.errors import JobCancelled, LossNotFinite, StorageError, TrainingError
+from acestep.core.events import EpochLogged, Noted, Saved, Started, StepLogged
+from acestep.core.jobs import Context
+from acestep.training.best_model import first_tracked_epoch
+from acestep.training.checkpoint import Saver
+from acestep.training.configs import TrainJob
+from acestep.training.loop import StepReport, train
+from acestep.training.prepare import prepare
+from acestep.training.random_state import seeded
+from acestep.training.run_folder import ADAPTER, checkpoint_name
+from acestep.training.schedules import make_schedule
+from acestep.training.session import Session
+
+_GO_ON = "Go on with --resume auto."
+
+
+def train_job(config: TrainJob, context: Context) -> dict[str, Any]:
+    """Train an adapter, or go on with it. The result tells the figures before and after, and where the adapter is.
+
+    Raises:
+        JobCancelled: asked to stop; the message says where everything was saved.
+        LossNotFinite: after saving the last good state.
+        TrainingError, TensorError, CheckpointError, AdapterError, ConfigError, MissingPackage, StorageError.
+    """
+    prepared = prepare(config, context)
+    context.emit(Noted(message=f"loading {prepared.checkpoint.name}"))
+    with seeded(config.training.seed, prepared.device), closing(Session(prepared, context.emit)) as session:
+        return _Run(session, context).whole()
+
+
+class _Run:
+    """The ``Watcher`` of the loop: reports, measures, tracks the best, saves."""
+
+    def __init__(self, session: Session, context: Context) -> None:
+        prepared, progress = session.prepared, session.progress
+        self.session, self.context, self.training, self.progress = session, context, prepared.training, progress
+        self.total_steps = prepared.plan.num_steps(progress.epoch, progress.songs, progress.step)
+        self.saver = Saver(prepared.run, session.adapter, card=session.card, state=session.state)
+        self.saved_step = progress.step if prepared.state is not None else -1
+        self.logger = TensorBoardLogger(
+            prepared.run.root, name="logs", version=0, purge_step=progress.step + 1 if progress.step else None
+        )
+        self.epoch_began_s = time.monotonic()
+
+    def whole(self) -> dict[str, Any]:
+        """From here to the delivered adapter."""
+        self.saver.require_space(3)  # the next checkpoint beside the one before it, and best and final
+        self._tell_where_it_stands()
+        try:
+            with self._nothing_lost():
+                if not self.session.figures:
+                    self.session.measure_untouched(self.context.stop_if_cancelled)
+                    self._log_figures(
+                        self.session.figures["fit_loss_before"], self.session.figures["validation_loss_before"]
+                    )
+                if not self.ended:
+                    self._train()
+            return self._deliver()
+        finally:
+            self.logger.finalize("done")
+
+    def _train(self) -> None:
+        session, prepared = self.session, self.session.prepared
+        schedule = make_schedule(
+            prepared.schedule, total_steps=self.total_steps, warmup_steps=self.training.warmup_steps
+        )
+        train(
+            fabric=session.fabric,
+            model=session.model,
+            optimizer=session.optimizer,
+            rate_at=lambda step: prepared.rate * schedule(step),
+            steps=prepared.plan.steps(self.progress.epoch, self.progress.songs),
+            batch_of=session.batch_of,
+            progress=self.progress,
+            random=session.random,
+            max_grad_norm=self.training.max_grad_norm,
+            max_not_finite=self.training.nan_detection_max,
+            watcher=self,
+            stop_if_cancelled=self.context.stop_if_cancelled,
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether all steps are taken, or it has not become better for too long."""
+        patience = self.training.early_stop_patience
+        return self.progress.step >= self.total_steps or 0 < patience <= self.session.tracker.patience
+
+    def after_step(self, report: StepReport) -> bool:
+        if report.epoch_loss is not None:
+            self._after_epoch(report, report.epoch_loss)
+        else:
+            self._log_step(report)
+        if self.ended or self._save_is_due(ends_epoch=report.epoch_loss is not None):
+            self._save()
+        return self.ended
+
+    def _after_epoch(self, report: StepReport, loss: float) -> None:
+        tracker, epoch, wanted = self.session.tracker, self.progress.epoch, self.training.auto_save_best_after
+        is_best = tracker.update(epoch, loss, start=first_tracked_epoch(wanted, self.training.max_epochs))
+        self._log_step(report)
+        if is_best and wanted:
+            self.context.emit(Saved(path=str(self.saver.best()), role="best"))
+        seconds = time.monotonic() - self.epoch_began_s
+        fit_loss, validation_loss = self._measure_if_due()
+        self.logger.log_metrics({"train/epoch_loss": loss}, self.progress.step)
+        self.context.emit(
+            EpochLogged(
+                epoch=epoch,
+                epochs=self.training.max_epochs,
+                step=self.progress.step,
+                seconds=seconds,
+                loss=loss,
+                moving_average=tracker.moving_average,
+                best=tracker.best,
+                best_epoch=tracker.best_epoch,
+                fit_loss=fit_loss,
+                validation_loss=validation_loss,
+            )
+        )
+        self.epoch_began_s = time.monotonic()
+
+    def _measure_if_due(self) -> tuple[float | None, float | None]:
+        """Fit and validation loss; none after the last epoch, when what was delivered is measured."""
+        every = self.training.measure_every_n_epochs
+        if not every or self.progress.epoch % every or self.ended:
+            return None, None
+        figures = self.session.measure(self.context.stop_if_cancelled)
+        self._log_figures(figures.fit_loss, figures.validation_loss)
+        return figures.fit_loss, figures.validation_loss
+
+    def _log_step(self, report: StepReport) -> None:
+        step, progress = self.progress.step, self.progress
+        if step % self.training.log_every_n_steps and step not in (1, self.total_steps):
+            return
+        epoch = progress.epoch + (report.epoch_loss is None)
+        self.logger.log_metrics({"train/loss": report.loss, "train/lr": report.lr}, step)
+        self.context.emit(
+            StepLogged(step=step, epoch=epoch, loss=report.loss, lr=report.lr, grad_norm=report.grad_norm)
+        )
+
+    def _log_figures(self, fit_loss: float | None, validation_loss: float | None) -> None:
+        found = {"fit_loss": fit_loss, "validation_loss": validation_loss}
+        self.logger.log_metrics({key: value for key, value in found.items() if value is not None}, self.progress.step)
+
+    def _save_is_due(self, *, ends_epoch: bool) -> bool:
+        epochs, steps = self.training.save_every_n_epochs, self.training.save_every_n_steps
+        by_epoch = ends_epoch and epochs > 0 and self.progress.epoch % epochs == 0
+        return by_epoch or (steps > 0 and self.progress.step % steps == 0)
+
+    def _save(self) -> str:
+        """Save a checkpoint unless there is one of this step; gives its folder."""
+        name = checkpoint_name(self.progress.epoch, self.progress.step, ends_epoch=self.progress.songs == 0)
+        folder = self.saver.run.checkpoints / name
+        if self.saved_step != self.progress.step:
+            self.saver.checkpoint(name)
+            self.saved_step = self.progress.step
+            self.context.emit(Saved(path=str(folder), role="checkpoint"))
+        return str(folder)
+
+    @contextmanager
+    def _nothing_lost(self) -> Iterator[None]:
+        """Save whatever ends the block, unless the weights were just moving: then the save before stands."""
+        try:
+            yield
+        except JobCancelled:
+            raise JobCancelled(f"Everything is saved in {self._save()}. {_GO_ON}") from None
+        except StorageError:
+            raise  # saving once more would fail too; the last checkpoint stands
+        except BaseException as problem:
+            if not self.progress.at_border:
+                raise
+            where = f"The last good state is in {self._save()}."
+            if isinstance(problem, LossNotFinite):
+                raise LossNotFinite(str(problem), hint=f"{problem.hint} {where}") from None
+            if isinstance(problem, torch.OutOfMemoryError):
+                raise TrainingError(
+                    f"the device ran out of memory at step {self.progress.step + 1}",
+                    hint=f"Try gradient_checkpointing, a smaller batch_size or max_latent_length. {where}",
+                ) from None
+            raise
+
+    def _deliver(self) -> dict[str, Any]:
+        """Write ``final/`` and measure what was written."""
+        session, tracker = self.session, self.session.tracker
+        final = self.saver.final(best_known=tracker.best is not None and self.training.auto_save_best_after > 0)
+        self.context.emit(Saved(path=str(final), role="final"))
+        figures = session.measure_delivered(self.context.stop_if_cancelled)
+        self._log_figures(figures.fit_loss, figures.validation_loss)
+        before = session.figures
+        told = f"fit loss {before['fit_loss_before']:.4f} before, {figures.fit_loss:.4f} now"
+        if figures.validation_loss is not None:
+            told += (
+                f"; validation loss {before['validation_loss_before']:.4f} before, {figures.validation_loss:.4f} now"
+            )
+        self.context.emit(Noted(message=told))
+        return {
+            **before,
+            "fit_loss": figures.fit_loss,
+            "validation_loss": figures.validation_loss,
+            "best": None if tracker.best is None else {"loss": tracker.best, "epoch": tracker.best_epoch},
+            "epochs": self.progress.epoch,
+            "steps": self.progress.step,
+            "stopped_early": self.progress.step < self.total_steps,
+            "songs": len(session.prepared.songs),
+            "held_out": [song.name for song in session.prepared.held_out],
+            "adapter": str(final / ADAPTER),
+        }
+
+    def _tell_where_it_stands(self) -> None:
+        progress = self.progress
+        if self.session.prepared.source is not None:
+            source = self.session.prepared.source.folder
+            self.context.emit(Noted(message=f"goes on from {source}: {progress.step} of {self.total_steps} steps done"))
+        self.context.emit(Started(job="train", total=self.total_steps, unit="steps"))

@@ -72,11 +72,13 @@ def _block_power(audio: Tensor) -> np.ndarray:
     from scipy.signal import sosfilt
 
     squared = np.zeros(audio.shape[1])
+    if not squared.size:
+        return squared
     for channel in audio.detach().cpu().numpy():
         squared += sosfilt(_K_WEIGHTING, channel.astype(np.float64)) ** 2
     num_hops = len(squared) // _HOP
     if num_hops < _HOPS_A_BLOCK:
-        return squared.mean(keepdims=True) if squared.size else squared
+        return squared.mean(keepdims=True)
     hops = squared[: num_hops * _HOP].reshape(num_hops, _HOP).mean(1)
     return np.convolve(hops, np.full(_HOPS_A_BLOCK, 1 / _HOPS_A_BLOCK), "valid")
 

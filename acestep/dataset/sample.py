@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from acestep.core.paths import safe_name
 from acestep.dataset.labels import (
@@ -28,14 +28,9 @@ Flag = Annotated[bool, BeforeValidator(flag)]
 
 
 class _Record(BaseModel):
-    """Keys that other programs added are kept; a missing or empty value is the default."""
+    """Keys that other programs added are kept."""
 
     model_config = ConfigDict(extra="allow", validate_assignment=True, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_none(cls, data: Any) -> Any:
-        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
 class Sample(_Record):

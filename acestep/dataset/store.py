@@ -54,8 +54,9 @@ def write_dataset(path: Path, dataset: Dataset) -> None:
 
 
 def _parse(kind: Any, data: Any, where: str, problems: list[str]) -> Any:
+    given = {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
     try:
-        return kind.model_validate(data)
+        return kind.model_validate(given)
     except ValidationError as error:
         name = f" ({data['filename']})" if isinstance(data, dict) and data.get("filename") else ""
         for item in error.errors():

@@ -1,0 +1,254 @@
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from acestep.audio.files import load_audio, probe_audio, resample, write_audio
+from acestep.core.errors import AudioError
+from tests import bad_files
+
+# A stand-in for the two programs, which are not on every machine: it takes the same arguments and gives the same
+# streams, but reads only WAV. FAIL in the file's name makes it stop half-way, as the real one does on damage.
+STAND_IN = """#!{python}
+import json, sys
+import soundfile
+program, arguments = sys.argv[0].rsplit("/", 1)[1], sys.argv[1:]
+assert arguments[arguments.index("-protocol_whitelist") + 1] == "file,pipe", arguments
+name = arguments[arguments.index("-i") + 1]
+assert name.startswith("file:"), arguments
+try:
+    samples, rate = soundfile.read(open(name[5:], "rb"), dtype="float32", always_2d=True)
+except soundfile.LibsndfileError:
+    sys.exit("Invalid data found when processing input")
+if program == "ffprobe":
+    facts = {{"sample_rate": str(rate), "channels": samples.shape[1]}}
+    print(json.dumps({{"streams": [facts], "format": {{"duration": str(len(samples) / rate)}}}}))
+else:
+    samples = samples[: len(samples) // 2] if "FAIL" in name else samples
+    sys.stdout.buffer.write(samples.tobytes())
+"""
+
+
+@pytest.fixture
+def no_ffmpeg(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("PATH", str(tmp_path_factory.mktemp("empty")))
+
+
+@pytest.fixture
+def ffmpeg(monkeypatch, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("programs")
+    for name in ("ffmpeg", "ffprobe"):
+        (folder / name).write_text(STAND_IN.format(python=sys.executable))
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+@pytest.fixture
+def m4a(tmp_path):
+    return shutil.move(bad_files.song(tmp_path / "song.wav"), tmp_path / "-odd: name.m4a")
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".opus", ".ogg", ".aiff"])
+def test_every_format_is_read_as_48_khz_stereo_at_its_own_level(tmp_path, suffix):
+    path = bad_files.song(tmp_path / f"song{suffix}", 3.0)
+    info = probe_audio(path)
+    audio = load_audio(path)
+    assert (round(info.duration_s, 1), info.sample_rate_hz, info.num_channels) == (3.0, 48_000, 2)
+    assert audio.shape == (2, 144_000)
+    assert audio.dtype == torch.float32
+    assert torch.allclose(audio.square().mean(1).sqrt(), torch.tensor(0.3 / 2**0.5), atol=0.01)
+
+
+def test_mono_is_doubled_and_brought_to_48_khz(tmp_path):
+    audio = load_audio(bad_files.mono_22050(tmp_path / "mono.wav"))
+    wanted = torch.from_numpy(bad_files.tone(channels=1)[:, 0])
+    assert torch.equal(audio[0], audio[1])
+    assert audio.shape[1] == 96_000
+    assert torch.allclose(audio[0, 2000:-2000], wanted[2000:-2000], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "order"), [(".wav", (0, 1, 2, 4, 5)), (".flac", (0, 1, 2, 4, 5)), (".opus", (0, 2, 1, 3, 4))]
+)
+def test_surround_keeps_the_centre_on_both_sides_and_leaves_out_the_low_frequencies(tmp_path, suffix, order):
+    path = bad_files.surround_51(tmp_path / f"surround{suffix}")
+    left, right, centre, left_surround, right_surround = order
+    heard = np.abs(np.fft.rfft(load_audio(path)[:, 48_000:].numpy())) / 24_000 / 0.1
+    wanted = np.zeros((2, 6))
+    wanted[0, left] = wanted[1, right] = 1
+    wanted[:, centre] = wanted[0, left_surround] = wanted[1, right_surround] = 0.5**0.5
+    assert np.allclose(heard[:, [110 * (c + 2) for c in range(6)]], wanted, atol=0.05)
+
+
+def test_loud_surround_is_turned_down_rather_than_clipped(tmp_path):
+    path = bad_files.song(tmp_path / "loud.wav", channels=6, level=0.9)
+    assert load_audio(path).abs().max() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_rate_without_a_common_factor_needs_no_giant_filter():
+    audio = resample(torch.from_numpy(bad_files.tone(rate=47_999)[:, :1].T.copy()), 47_999)
+    assert audio.shape[1] == pytest.approx(96_000, abs=30)
+
+
+def test_only_what_is_asked_for_is_decoded(tmp_path):
+    path = bad_files.truncated(tmp_path / "song.flac", seconds=5.0)
+    assert load_audio(path, max_duration_s=1.5).shape == (2, 72_000)
+    with pytest.raises(AudioError):
+        load_audio(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "reason"),
+    [
+        ("empty.wav", bad_files.empty, "is empty"),
+        ("list.mp3", bad_files.text_named_audio, "is not a sound file"),
+        ("cut.flac", bad_files.truncated, "cut off: its header promises 5.0 s"),
+        ("cut.mp3", bad_files.truncated, "cut off: its header promises 5.0 s"),
+        ("cut.wav", bad_files.truncated, "cut off: its header promises 5.0 s"),
+        ("cut.aiff", bad_files.truncated, "cut off: its header promises 5.0 s"),
+        ("nan.wav", bad_files.with_nan, "not numbers"),
+        ("silent.flac", bad_files.silent, "is silent"),
+        ("short.wav", bad_files.too_short, "0.20 s long"),
+        ("absent.wav", lambda path: path, "does not exist"),
+        ("folder.wav", lambda path: path.mkdir() or path, "cannot be read"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused_by_name_with_the_reason(tmp_path, no_ffmpeg, name, make, reason):
+    with pytest.raises(AudioError, match=reason) as caught:
+        load_audio(make(tmp_path / name))
+    assert name in str(caught.value)
+    assert caught.value.hint
+
+
+def test_a_file_without_read_permission_is_refused():
+    code = """
+import sys, pathlib
+from acestep.audio.files import probe_audio
+from acestep.core.errors import AudioError
+try:
+    probe_audio(pathlib.Path(sys.argv[1]))
+except AudioError as error:
+    print(error)
+"""
+    with bad_files.public_folder() as folder:
+        path = bad_files.song(folder / "closed.wav")
+        path.chmod(0)
+        answer = bad_files.run_unprivileged(code, path)
+    assert answer.stdout.strip().endswith("closed.wav cannot be read: Permission denied"), answer.stderr
+
+
+@pytest.mark.parametrize("name", bad_files.AWKWARD_NAMES)
+def test_awkward_names_are_read_and_written(tmp_path, name):
+    write_audio(tmp_path / name, torch.from_numpy(bad_files.tone().T))
+    assert load_audio(tmp_path / name).shape == (2, 96_000)
+
+
+def test_a_flac_that_does_not_tell_its_length_is_refused(tmp_path):
+    path = bad_files.song(tmp_path / "piped.flac")
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # STREAMINFO: 36 bits of total samples
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    with pytest.raises(AudioError, match="does not say how long it is"):
+        probe_audio(path)
+
+
+def test_a_wav_written_to_a_pipe_is_read(tmp_path):
+    path = bad_files.song(tmp_path / "piped.wav")
+    data = bytearray(path.read_bytes())
+    data[4:8] = data[40:44] = b"\xff" * 4
+    path.write_bytes(data)
+    assert load_audio(path).shape == (2, 96_000)
+
+
+def test_without_ffmpeg_its_formats_are_refused_with_a_way_out(m4a, no_ffmpeg):
+    with pytest.raises(AudioError, match="need ffmpeg, which is not installed") as caught:
+        load_audio(m4a)
+    assert caught.value.hint == "Install ffmpeg, or convert the file to WAV, FLAC or MP3."
+
+
+def test_with_ffmpeg_its_formats_are_read_whatever_the_name(m4a, ffmpeg):
+    info, audio = probe_audio(m4a), load_audio(m4a)
+    assert (info.duration_s, info.sample_rate_hz, info.num_channels) == (2.0, 48_000, 2)
+    assert torch.allclose(audio, torch.from_numpy(bad_files.tone().T), atol=1e-4)
+    assert load_audio(m4a, max_duration_s=1.0).shape == (2, 48_000)
+
+
+def test_what_ffmpeg_cannot_read_to_its_end_is_refused(tmp_path, ffmpeg):
+    path = shutil.move(bad_files.song(tmp_path / "song.wav", 4.0), tmp_path / "FAIL.wma")
+    with pytest.raises(AudioError, match=r"FAIL.wma is damaged or cut off after 2.0 of 4.0 s"):
+        load_audio(path)
+
+
+def test_what_neither_can_read_is_refused(tmp_path, ffmpeg):
+    with pytest.raises(AudioError, match="holds no sound"):
+        probe_audio(bad_files.text_named_audio(tmp_path / "list.mp3"))
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".opus", ".ogg"])
+@pytest.mark.parametrize("rate", [48_000, 44_100, 96_000])
+def test_written_sound_is_read_again(tmp_path, suffix, rate):
+    written = torch.from_numpy(bad_files.tone(rate=rate).T)
+    write_audio(tmp_path / f"out{suffix}", written, rate)
+    read = load_audio(tmp_path / f"out{suffix}")
+    wanted = resample(written, rate)
+    assert abs(read.shape[1] - wanted.shape[1]) < 10
+    assert (read[:, 4000:90_000] - wanted[:, 4000:90_000]).abs().max() < 0.03
+
+
+def test_long_sound_is_never_written_as_vorbis(tmp_path):
+    write_audio(tmp_path / "minute.ogg", torch.from_numpy(bad_files.tone(61.0).T))
+    assert soundfile.info(tmp_path / "minute.ogg").subtype == "OPUS"
+
+
+def test_lossless_formats_keep_24_bits(tmp_path):
+    written = torch.from_numpy(bad_files.tone().T)
+    for suffix in (".wav", ".flac"):
+        write_audio(tmp_path / f"out{suffix}", written)
+        assert (load_audio(tmp_path / f"out{suffix}") - written).abs().max() < 2**-22
+
+
+def test_nonsense_is_not_written(tmp_path):
+    good = torch.zeros(2, 100)
+    for path, audio in (
+        (tmp_path / "a.xyz", good),
+        (tmp_path / "a", good),
+        (tmp_path / "a.wav", good[:, :0]),
+        (tmp_path / "a.wav", good.log() - good.log()),
+    ):
+        with pytest.raises(AudioError):
+            write_audio(path, audio)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_refuses_files_says_so(tmp_path):
+    code = """
+import sys, pathlib, torch
+from acestep.audio.files import write_audio
+from acestep.core.errors import NotWritable
+try:
+    write_audio(pathlib.Path(sys.argv[1]), torch.zeros(2, 100))
+except NotWritable as error:
+    print(error)
+"""
+    with bad_files.public_folder() as folder:
+        os.chmod(folder, 0o755)
+        answer = bad_files.run_unprivileged(code, folder / "out.wav")
+    assert "out.wav cannot be written" in answer.stdout, answer.stderr
+
+
+def test_knowing_files_does_not_import_torch(tmp_path):
+    path = bad_files.song(tmp_path / "song.wav")
+    code = f"""
+import pathlib, sys
+from acestep.audio import loudness, split
+from acestep.audio.files import probe_audio
+print(probe_audio(pathlib.Path({str(path)!r})).duration_s, "torch" in sys.modules, "scipy" in sys.modules)
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=bad_files.PROJECT)
+    assert answer.stdout.split() == ["2.0", "False", "False"], answer.stderr

@@ -1,0 +1,54 @@
+import io
+
+import numpy as np
+import pytest
+import soundfile
+
+from acestep.audio.files import load_audio, probe_audio
+from acestep.audio.mp3 import with_length
+
+
+def mp3(samples: np.ndarray, rate: int, *, with_header: bool) -> bytes:
+    """Variable bit rate, with or without its first frame, which holds the number of frames."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="MP3", bitrate_mode="VARIABLE", compression_level=0.5)
+    data = buffer.getvalue()
+    sync = data[:2]
+    return data if with_header else data[data.find(sync, 4) :]
+
+
+@pytest.fixture(params=[(44_100, 2), (44_100, 1), (24_000, 2), (11_025, 1)], ids=str)
+def uneven(request):
+    """Ten seconds of noise, then ten of near silence: the size of the first frames says nothing of the rest."""
+    rate, channels = request.param
+    loud = np.random.default_rng(0).standard_normal((rate * 10, channels)) * 0.2
+    return np.concatenate([loud, loud * 1e-3]), rate
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_mp3_without_its_length_is_read_to_its_end(tmp_path, uneven, turned):
+    samples, rate = uneven
+    path = tmp_path / "bare.mp3"
+    path.write_bytes(mp3(samples[::-1] if turned else samples, rate, with_header=False))
+    assert probe_audio(path).duration_s == pytest.approx(20, abs=0.3)
+    audio = load_audio(path)
+    assert audio.shape[1] / 48_000 == pytest.approx(20, abs=0.3)
+    begin, end = audio[:, : 48_000 * 8].square().mean(), audio[:, -48_000 * 8 :].square().mean()
+    assert (begin < end) == turned
+
+
+def test_tags_before_and_damage_within_do_not_disturb_the_count(tmp_path):
+    noise = np.random.default_rng(0).standard_normal((48_000 * 4, 2)) * 0.2
+    data = mp3(noise, 48_000, with_header=False)
+    tag = b"ID3\x04\x00\x00" + bytes([0, 0, 2, 0]) + bytes(256)
+    path = tmp_path / "tagged.mp3"
+    path.write_bytes(tag + data + b"TAG" + bytes(125))
+    assert probe_audio(path).duration_s == pytest.approx(4, abs=0.1)
+
+
+def test_an_mp3_with_its_length_and_other_files_are_left_alone(tmp_path):
+    noise = np.random.default_rng(0).standard_normal((48_000, 2)) * 0.2
+    (tmp_path / "good.mp3").write_bytes(mp3(noise, 48_000, with_header=True))
+    (tmp_path / "other").write_bytes(b"RIFF and so on")
+    assert with_length(tmp_path / "good.mp3") is None
+    assert with_length(tmp_path / "other") is None

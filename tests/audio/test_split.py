@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import soundfile
+
+from acestep.audio.split import split_folder
+from acestep.core.errors import AudioError
+from tests import bad_files
+
+RATE = 8_000  # small files
+
+
+@pytest.fixture
+def songs(tmp_path):
+    folder = tmp_path / "songs"
+    bad_files.song(folder / "a long song.wav", 35, rate=RATE)
+    bad_files.song(folder / "short rest.flac", 25, rate=RATE, channels=1)
+    return folder
+
+
+def test_pieces_follow_each_other_and_a_short_rest_is_told(songs, tmp_path):
+    lines = []
+    result = split_folder(songs, tmp_path / "out", 10, on_progress=lines.append)
+    names = [path.name for path in result.written]
+    assert names == [f"a long song_seg0{n}.wav" for n in (1, 2, 3)] + [f"short rest_seg0{n}.wav" for n in (1, 2)]
+    assert result.left_out == [
+        "a long song.wav: the last 5.0 s are shorter than 10 s",
+        "short rest.flac: the last 5.0 s are shorter than 10 s",
+    ]
+    assert lines == ["[1/2] a long song.wav", "[2/2] short rest.flac"]
+    whole, _ = soundfile.read(songs / "a long song.wav")
+    pieces = [soundfile.read(path)[0] for path in result.written[:3]]
+    assert np.array_equal(np.concatenate(pieces), whole[: 30 * RATE])
+    assert soundfile.info(result.written[0]).samplerate == RATE
+
+
+def test_a_rest_of_ten_seconds_or_more_is_kept(songs, tmp_path):
+    result = split_folder(songs, tmp_path / "out", 15)
+    assert [round(soundfile.info(path).duration) for path in result.written] == [15, 15, 15, 10]
+
+
+def test_a_second_run_writes_nothing_and_counts_what_is_there(songs, tmp_path):
+    first = split_folder(songs, tmp_path / "out", 10)
+    times = [path.stat().st_mtime_ns for path in first.written]
+    second = split_folder(songs, tmp_path / "out", 10)
+    assert second.written == []
+    assert second.pieces == second.up_to_date == first.pieces
+    assert [path.stat().st_mtime_ns for path in first.written] == times
+
+
+def test_a_file_of_another_content_is_never_overwritten(songs, tmp_path):
+    mine = tmp_path / "out" / "a long song_seg02.wav"
+    mine.parent.mkdir()
+    mine.write_text("my notes")
+    result = split_folder(songs, tmp_path / "out", 10)
+    assert mine.read_text() == "my notes"
+    assert any(mine.name in line and "not overwritten" in line for line in result.left_out)
+    assert len(result.written) == 4
+
+
+def test_two_files_of_one_stem_keep_their_pieces_apart(songs, tmp_path):
+    bad_files.song(songs / "A Long Song.flac", 12, rate=RATE)
+    result = split_folder(songs, tmp_path / "out", 10)
+    names = {path.name for path in result.written}
+    assert {"a long song.wav_seg01.wav", "A Long Song.flac_seg01.wav"} <= names
+    assert len(names) == len(result.written)
+
+
+def test_a_broken_file_is_told_and_the_rest_goes_on(songs, tmp_path):
+    bad_files.text_named_audio(songs / "a list.mp3")
+    bad_files.truncated(songs / "cut.flac", seconds=20)
+    result = split_folder(songs, tmp_path / "out", 10)
+    assert len(result.written) >= 5
+    assert "a list.mp3" in result.left_out[0]
+    assert any("cut.flac is damaged or cut off" in line for line in result.left_out)
+
+
+def test_stopping_keeps_what_is_written(songs, tmp_path):
+    answers = iter([False, False, True])
+    result = split_folder(songs, tmp_path / "out", 10, should_stop=lambda: next(answers))
+    assert result.stopped
+    assert [path.name for path in result.written] == ["a long song_seg01.wav", "a long song_seg02.wav"]
+
+
+def test_nothing_to_do_is_an_error(songs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    bad_files.song(tmp_path / "brief" / "jingle.wav", 5)
+    for source, out, seconds, reason in (
+        (tmp_path / "empty", tmp_path / "out", 30, "holds no sound files"),
+        (tmp_path / "absent", tmp_path / "out", 30, "cannot be read"),
+        (tmp_path / "brief", tmp_path / "out", 30, "no piece could be cut.*jingle.wav: the last 5.0 s"),
+        (songs, songs, 30, "is the folder of the songs"),
+        (songs, tmp_path / "out", 5, "too short"),
+    ):
+        with pytest.raises(AudioError, match=reason):
+            split_folder(source, out, seconds)

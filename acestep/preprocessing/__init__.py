@@ -1,0 +1,1 @@
+"""Songs and labels to training tensors, in one pass or, for small graphics cards, in two."""

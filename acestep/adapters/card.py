@@ -70,7 +70,8 @@ class AdapterCard:
 
     def to_metadata(self) -> dict[str, str]:
         """Strings only, as safetensors demands; what is empty is left out."""
-        known = {key: value for key, value in dataclasses.asdict(self).items() if value not in ("", None, {}, 0)}
+        unknown = dataclasses.asdict(AdapterCard())
+        known = {key: value for key, value in dataclasses.asdict(self).items() if value != unknown[key]}
         return {key: value if isinstance(value, str) else json.dumps(value) for key, value in known.items()}
 
     @classmethod
@@ -81,7 +82,7 @@ class AdapterCard:
             wanted = bool if each.name == "train_mlp" else type(getattr(cls(), each.name))
             if each.name in metadata:
                 value = metadata[each.name] if wanted is str else _plain(metadata[each.name])
-                found |= {each.name: value} if isinstance(value, wanted) else {}
+                found |= {each.name: value} if type(value) is wanted else {}
         return cls(**found)
 
 

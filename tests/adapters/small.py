@@ -1,0 +1,116 @@
+"""A decoder small enough to adapt in milliseconds, its twin with original module names, and what is done to them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.transformers.ace_step_transformer import AceStepAttention
+from torch import Tensor, nn
+
+from acestep.adapters.base import Adapter
+from acestep.adapters.card import AdapterCard
+from acestep.adapters.configs import AdapterConfig, LoKRConfig, LoRAConfig
+from acestep.adapters.files import inject
+from acestep.models.dit import AceStepDiT
+
+LORA = LoRAConfig(r=4, alpha=8, dropout=0.0)
+LOKR = LoKRConfig(linear_dim=2, linear_alpha=4.0, factor=4)  # both halves of the larger factor, scale 2
+LOKR_WHOLE = LoKRConfig()
+KINDS: list[tuple[str, AdapterConfig]] = [("lora", LORA), ("lokr", LOKR), ("lokr", LOKR_WHOLE)]
+CARD = AdapterCard(
+    base_model="acestep-v15-tiny", family="2b", variant="turbo", trigger_word="zyx", tag_position="append"
+)
+
+
+def make_decoder(family: str = "2b", *, num_layers: int = 2, dtype: torch.dtype = torch.float32) -> AceStepDiT:
+    """Seeded; as in the true XL family, its queries are wider than the decoder and its conditions narrower."""
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+    if family == "xl":
+        sizes |= {"hidden_size": 80, "num_attention_heads": 8, "encoder_hidden_size": 64}
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        decoder = AceStepDiT(**sizes, num_hidden_layers=num_layers, head_dim=16)
+    return decoder.to(dtype=dtype).eval()
+
+
+def run(network: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[2, 21, 64] the decoder's answer to always the same question."""
+    generator = torch.Generator().manual_seed(6)
+    points, context, condition = (
+        torch.randn(2, *shape, generator=generator).to(dtype) for shape in ((21, 64), (21, 128), (9, 64))
+    )
+    time = torch.tensor([0.3, 0.8], dtype=dtype)
+    answer: Tensor = network(
+        hidden_states=points,
+        timestep=time,
+        timestep_r=time,
+        encoder_hidden_states=condition,
+        context_latents=context,
+        return_dict=False,
+    )[0]
+    return answer
+
+
+def trained(decoder: nn.Module, kind: str, config: AdapterConfig, *, train_mlp: bool = True) -> Adapter:
+    """An adapter whose parameters are all far from where they started."""
+    adapter = inject(decoder, kind, config, "both", train_mlp)
+    generator = torch.Generator().manual_seed(7)
+    size = 0.1 if kind == "lora" else 0.3  # both then add about half of what is there
+    noise = {key: size * torch.randn(value.shape, generator=generator) for key, value in adapter.state().items()}
+    adapter.load_state(noise)
+    return adapter
+
+
+def train_steps(adapter: Adapter, steps: int = 2) -> None:
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-2)
+    for _ in range(steps):
+        run(adapter.network).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@torch.no_grad()
+def answer(network: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
+    return run(network, dtype)
+
+
+def relative(found: Tensor, wanted: Tensor, base: Tensor) -> float:
+    """Size of the error in proportion to what the adapter does to the answer."""
+    return float((found - wanted).norm() / (wanted - base).norm())
+
+
+def save(adapter: Adapter, folder: Path, card: AdapterCard = CARD, dtype: torch.dtype = torch.float32) -> Path:
+    folder.mkdir(parents=True)
+    adapter.save(folder, card, dtype=dtype)
+    return folder
+
+
+class _OriginalAttention(AceStepAttention):
+    """diffusers' attention reading its layers under the names of the original checkpoint's code."""
+
+    to_q = property(lambda self: self.q_proj)
+    to_k = property(lambda self: self.k_proj)
+    to_v = property(lambda self: self.v_proj)
+    to_out = property(lambda self: [self.o_proj, nn.Identity()])
+
+
+class _OriginalDiT(AceStepDiT):
+    proj_in_conv = property(lambda self: self.proj_in[1])
+
+
+def with_original_names(decoder: AceStepDiT) -> Any:
+    """A copy that computes the same, with the module tree that the ACE-Step app hands to PEFT and LyCORIS."""
+    twin = copy.deepcopy(decoder)
+    for module in list(twin.modules()):
+        if isinstance(module, AceStepAttention):
+            parts = module._modules
+            for new, old in (("q_proj", "to_q"), ("k_proj", "to_k"), ("v_proj", "to_v")):
+                parts[new] = parts.pop(old)
+            parts["o_proj"] = parts.pop("to_out")[0]
+            module.__class__ = _OriginalAttention
+    twin._modules["proj_in"] = nn.Sequential(nn.Identity(), twin._modules.pop("proj_in_conv"))
+    twin.__class__ = _OriginalDiT
+    return twin

@@ -1,0 +1,149 @@
+"""An adapter goes in without a trace elsewhere, and comes out without one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from lycoris import LycorisNetwork
+from torch import nn
+
+from acestep.adapters.configs import AdapterConfig, LoKRConfig, LoRAConfig
+from acestep.adapters.files import inject
+from acestep.core.errors import AdapterError, UnknownName
+from tests.adapters.small import KINDS, LOKR, LORA, answer, make_decoder, train_steps, trained
+
+every_kind = pytest.mark.parametrize(("kind", "config"), KINDS)
+
+
+def attributes(decoder: nn.Module) -> dict[str, set[str]]:
+    return {name: set(vars(module)) | set(module._modules) for name, module in decoder.named_modules()}
+
+
+def lycoris_classes() -> dict[str, Any]:
+    return {name: value for name, value in vars(LycorisNetwork).items() if name.isupper()}
+
+
+@every_kind
+def test_a_fresh_adapter_changes_nothing(kind: str, config: AdapterConfig) -> None:
+    decoder = make_decoder()
+    before = answer(decoder)
+    adapter = inject(decoder, kind, config, "both", True)
+    assert torch.equal(answer(adapter.network), before)
+
+
+@every_kind
+def test_adapter_weights_are_fp32_over_a_bf16_base_and_all_else_is_frozen(kind: str, config: AdapterConfig) -> None:
+    decoder = make_decoder(dtype=torch.bfloat16)
+    base = {id(parameter) for parameter in decoder.parameters()}
+    adapter = inject(decoder, kind, config, "both", False)
+    assert all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in adapter.parameters())
+    trainable = {id(parameter) for parameter in decoder.parameters() if parameter.requires_grad}
+    assert trainable == {id(parameter) for parameter in adapter.parameters()}
+    assert not trainable & base
+    assert {p.dtype for p in decoder.parameters() if id(p) in base} == {torch.bfloat16}
+
+
+@every_kind
+def test_the_first_weights_depend_on_the_seed_alone(kind: str, config: AdapterConfig) -> None:
+    torch.manual_seed(1)
+    first = inject(make_decoder(), kind, config, "both", False, seed=3).state()
+    torch.manual_seed(2)
+    again = inject(make_decoder(), kind, config, "both", False, seed=3).state()
+    other = inject(make_decoder(), kind, config, "both", False, seed=4).state()
+    assert list(first) == list(again)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@every_kind
+def test_the_global_generator_is_left_where_it_was(kind: str, config: AdapterConfig) -> None:
+    before = torch.get_rng_state()
+    inject(make_decoder(), kind, config, "both", True)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_kind
+def test_a_second_run_in_the_same_process_is_clean(kind: str, config: AdapterConfig) -> None:
+    decoder = make_decoder()
+    weights, names = {key: value.clone() for key, value in decoder.state_dict().items()}, attributes(decoder)
+    before = answer(decoder)
+    runs = []
+    for _ in range(2):
+        adapter = inject(decoder, kind, config, "both", True)
+        runs.append((list(adapter.state()), list(decoder.state_dict())))
+        train_steps(adapter)
+        assert not torch.equal(answer(decoder), before)
+        assert adapter.remove() is decoder
+        assert list(decoder.state_dict()) == list(weights)
+        assert all(torch.equal(value, weights[key]) for key, value in decoder.state_dict().items())
+        assert attributes(decoder) == names
+        assert torch.equal(answer(decoder), before)
+    assert runs[0] == runs[1]
+
+
+@every_kind
+def test_training_moves_every_parameter(kind: str, config: AdapterConfig) -> None:
+    adapter = inject(make_decoder(), kind, config, "both", True)
+    before = adapter.state()
+    train_steps(adapter)
+    assert all(not torch.equal(value, before[key]) for key, value in adapter.state().items())
+
+
+@every_kind
+def test_gradients_are_the_same_under_checkpointing(kind: str, config: AdapterConfig) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        decoder = make_decoder()
+        adapter = trained(decoder, kind, config)
+        if checkpointing:
+            decoder.enable_gradient_checkpointing()
+        decoder.train()
+        train_steps(adapter, 1)
+        gradients.append(adapter.state())
+    assert all(torch.equal(value, gradients[1][key]) for key, value in gradients[0].items())
+
+
+@pytest.mark.parametrize("first", ["lora", "lokr"])
+@pytest.mark.parametrize("second", ["lora", "lokr"])
+def test_a_second_adapter_on_top_of_the_first_is_refused(first: str, second: str) -> None:
+    configs = {"lora": LORA, "lokr": LOKR}
+    decoder = make_decoder()
+    inject(decoder, first, configs[first], "self", False)
+    names = list(decoder.state_dict())
+    with pytest.raises(AdapterError, match="already carries an adapter"):
+        inject(decoder, second, configs[second], "cross", False)
+    assert list(decoder.state_dict()) == names
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"), [("lora", LoRAConfig(r=4, alpha=4, dropout=0.5)), ("lokr", LoKRConfig(dropout=0.5))]
+)
+def test_dropout_acts_in_training_alone(kind: str, config: AdapterConfig) -> None:
+    decoder = make_decoder()
+    trained(decoder, kind, config)
+    assert torch.equal(answer(decoder), answer(decoder))
+    decoder.train()
+    assert not torch.equal(answer(decoder), answer(decoder))
+
+
+def test_lycoris_keeps_its_class_settings_and_says_nothing_on_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+    before = lycoris_classes()
+    inject(make_decoder(), "lokr", LoKRConfig(dropout=0.1), "self", False)
+    assert lycoris_classes() == before
+    assert capfd.readouterr().out == ""
+
+
+def test_settings_without_effect_are_told() -> None:
+    config = LoKRConfig(linear_alpha=3.0, use_tucker=True)
+    notes = inject(make_decoder(), "lokr", config, "self", False).notes
+    assert [note.split()[0] for note in notes] == ["use_tucker", "linear_alpha"]
+    assert inject(make_decoder(), "lokr", LOKR, "self", False).notes == []
+    assert inject(make_decoder(), "lora", LORA, "self", False).notes == []
+
+
+def test_an_unknown_kind_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UnknownName) as caught:
+        inject(make_decoder(), "lorra", LORA, "both", False)
+    assert "lora" in caught.value.hint

@@ -1,0 +1,146 @@
+"""The programs that will read the files, or the libraries they read them with, hear what was trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.loaders.lora_pipeline import AceStepLoraLoaderMixin
+from lycoris import LycorisNetwork, create_lycoris, create_lycoris_from_weights
+from peft import PeftModel
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from acestep.adapters.base import Adapter
+from acestep.adapters.configs import LoKRConfig, LoRAConfig
+from tests.adapters.small import answer, make_decoder, relative, save, trained, with_original_names
+from tests.adapters.test_state import deltas
+
+ALPHA_IS_RANK = LoRAConfig(r=4, alpha=4, dropout=0.0)
+ALPHA_IS_TWICE = LoRAConfig(r=4, alpha=8, dropout=0.0)
+every_lora = pytest.mark.parametrize("config", [ALPHA_IS_RANK, ALPHA_IS_TWICE])
+every_lokr = pytest.mark.parametrize(
+    "config",
+    [
+        LoKRConfig(linear_dim=2, linear_alpha=2.0, factor=4),
+        LoKRConfig(linear_dim=2, linear_alpha=4.0, factor=4),
+        LoKRConfig(linear_dim=1, linear_alpha=2.0, factor=4, decompose_both=True),
+        LoKRConfig(),
+    ],
+)
+precisions = pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-3)])
+
+
+@pytest.fixture
+def lycoris_settings() -> Iterator[None]:
+    """LyCORIS keeps what one test tells it in its class."""
+    before = {name: value for name, value in vars(LycorisNetwork).items() if name.isupper()}
+    yield
+    for name, value in before.items():
+        setattr(LycorisNetwork, name, value)
+
+
+@every_lora
+@precisions
+def test_peft_hears_the_trained_lora(tmp_path: Path, config: LoRAConfig, dtype: torch.dtype, error: float) -> None:
+    app = with_original_names(make_decoder())
+    base = answer(app)
+    adapter = trained(make_decoder(), "lora", config)
+    loaded = PeftModel.from_pretrained(app, save(adapter, tmp_path / "a", dtype=dtype))
+    assert relative(answer(loaded), answer(adapter.network), base) < error
+
+
+@every_lora
+@precisions
+@pytest.mark.filterwarnings("ignore:.*low_cpu_mem_usage.*")
+def test_diffusers_hears_the_trained_lora(tmp_path: Path, config: LoRAConfig, dtype: torch.dtype, error: float) -> None:
+    pipeline = make_decoder()
+    base = answer(pipeline)
+    adapter = trained(make_decoder(), "lora", config)
+    folder = save(adapter, tmp_path / "a", dtype=dtype)
+    state, metadata = AceStepLoraLoaderMixin.lora_state_dict(str(folder), return_lora_metadata=True)
+    AceStepLoraLoaderMixin.load_lora_into_transformer(state, pipeline, metadata=metadata)
+    assert relative(answer(pipeline), answer(adapter.network), base) < error
+
+
+@every_lokr
+@precisions
+def test_lycoris_hears_the_trained_lokr(tmp_path: Path, config: LoKRConfig, dtype: torch.dtype, error: float) -> None:
+    app = with_original_names(make_decoder())
+    base = answer(app)
+    adapter = trained(make_decoder(), "lokr", config)
+    file = save(adapter, tmp_path / "a", dtype=dtype) / "lokr_weights.safetensors"
+    with torch.no_grad():
+        network, _ = create_lycoris_from_weights(1.0, str(file), app)
+    network.apply_to()
+    assert len(network.loras) == 22
+    assert relative(answer(app), answer(adapter.network), base) < error
+
+
+@every_lokr
+@pytest.mark.usefixtures("lycoris_settings")
+def test_the_app_builds_the_trained_lokr_from_the_metadata(tmp_path: Path, config: LoKRConfig) -> None:
+    app = with_original_names(make_decoder())
+    base = answer(app)
+    adapter = trained(make_decoder(), "lokr", config)
+    file = save(adapter, tmp_path / "a") / "lokr_weights.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        settings = json.loads(opened.metadata()["lokr_config"])
+    names = [rf".*{name}" for name in settings["target_modules"]]
+    network = _lycoris(app, {"target_name": names}, settings)
+    network.apply_to()
+    assert network.load_weights(str(file)).get("unexpected keys", []) == []
+    assert relative(answer(app), answer(adapter.network), base) < 1e-4
+
+
+@every_lora
+def test_comfyui_computes_the_trained_lora(tmp_path: Path, config: LoRAConfig) -> None:
+    adapter = trained(make_decoder(), "lora", config)
+    _same(_comfyui(save(adapter, tmp_path / "a") / "adapter_model.safetensors"), adapter)
+
+
+@every_lokr
+def test_comfyui_computes_the_trained_lokr(tmp_path: Path, config: LoKRConfig) -> None:
+    adapter = trained(make_decoder(), "lokr", config)
+    _same(_comfyui(save(adapter, tmp_path / "a") / "lokr_weights.safetensors"), adapter)
+
+
+def _lycoris(model: Any, preset: dict[str, Any], settings: dict[str, Any]) -> LycorisNetwork:
+    """As the app calls it: ``create_lycoris`` puts the preset "full" over whatever was there before."""
+    keys = ("linear_dim", "linear_alpha", "factor", "decompose_both", "use_tucker")
+    LycorisNetwork.apply_preset(preset)
+    return create_lycoris(model, 1.0, algo="lokr", **{key: settings[key] for key in keys})
+
+
+def _comfyui(file: Path) -> dict[str, Tensor]:
+    """Deltas by ComfyUI's rules (INTEROP B2): original module name -> what is added. Every key must be used."""
+    names = [name.removesuffix(".weight") for name in with_original_names(make_decoder()).state_dict()]
+    tensors, found = load_file(file), {}
+    for name in names:
+        lora, lokr = f"base_model.model.{name}", f"lycoris_{name.replace('.', '_')}"
+        if f"{lora}.lora_B.weight" in tensors:
+            found[name] = tensors.pop(f"{lora}.lora_B.weight") @ tensors.pop(f"{lora}.lora_A.weight")
+        elif f"{lokr}.alpha" in tensors:
+            scale, alpha, halves = 1.0, tensors.pop(f"{lokr}.alpha"), []
+            for half in ("lokr_w1", "lokr_w2"):
+                if f"{lokr}.{half}" in tensors:
+                    halves.append(tensors.pop(f"{lokr}.{half}"))
+                else:
+                    b = tensors.pop(f"{lokr}.{half}_b")
+                    halves.append(tensors.pop(f"{lokr}.{half}_a") @ b)
+                    scale = float(alpha) / b.shape[0]
+            found[name] = torch.kron(*halves) * scale
+    assert tensors == {}, "keys that ComfyUI would not load"
+    return found
+
+
+def _same(found: dict[str, Tensor], adapter: Adapter) -> None:
+    wanted = deltas(adapter)
+    assert found.keys() == wanted.keys()
+    for name, delta in wanted.items():
+        torch.testing.assert_close(found[name], delta)

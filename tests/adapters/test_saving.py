@@ -1,0 +1,158 @@
+"""What lies in the files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from acestep.adapters.card import AdapterCard
+from acestep.adapters.configs import AdapterConfig, LoKRConfig, LoRAConfig
+from acestep.adapters.files import inject, read_card
+from tests.adapters.small import CARD, KINDS, LOKR, LOKR_WHOLE, LORA, make_decoder, save, trained
+
+every_kind = pytest.mark.parametrize(("kind", "config"), KINDS)
+
+
+def contents(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with safe_open(file, framework="pt") as opened:
+        return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata()  # noqa: SIM118
+
+
+def test_a_lora_file_has_original_names_and_the_scale_in_its_weights(tmp_path: Path) -> None:
+    adapter = trained(make_decoder(), "lora", LORA, train_mlp=False)
+    tensors, _ = contents(save(adapter, tmp_path / "a") / "adapter_model.safetensors")
+    names = [f"layers.{n}.{branch}_attn.{x}_proj" for n in range(2) for branch in ("self", "cross") for x in "qkvo"]
+    assert set(tensors) == {f"base_model.model.{name}.lora_{part}.weight" for name in names for part in "AB"}
+    for key, value in adapter.state().items():
+        scale = 2.0 if "lora_B" in key else 1.0  # alpha 8, rank 4
+        assert torch.equal(tensors[f"base_model.model.{key}"], value * scale)
+
+
+def test_adapter_config_json_is_minimal_and_says_alpha_equals_rank(tmp_path: Path) -> None:
+    adapter = trained(make_decoder(), "lora", LORA)
+    settings = json.loads((save(adapter, tmp_path / "a") / "adapter_config.json").read_text())
+    assert settings == {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": "acestep-v15-tiny",
+        "r": 4,
+        "lora_alpha": 4,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": [
+            *[f"{branch}_attn.{x}_proj" for branch in ("self", "cross") for x in "qkvo"],
+            *[f"mlp.{x}_proj" for x in ("gate", "up", "down")],
+        ],
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "inference_mode": True,
+        "trigger_word": "zyx",
+        "tag_position": "append",
+    }
+
+
+def test_the_metadata_of_a_lora_tells_how_it_was_made(tmp_path: Path) -> None:
+    _, metadata = contents(save(trained(make_decoder(), "lora", LORA), tmp_path / "a") / "adapter_model.safetensors")
+    assert metadata["format"] == "pt"
+    assert metadata["base_model"] == "acestep-v15-tiny"
+    assert metadata["family"] == "2b"
+    assert metadata["variant"] == "turbo"
+    assert metadata["trigger_word"] == "zyx"
+    assert metadata["tag_position"] == "append"
+    assert json.loads(metadata["config"]) == {"r": 4, "alpha": 8, "dropout": 0.0}
+
+
+@pytest.mark.parametrize("config", [LOKR, LOKR_WHOLE])
+def test_a_lokr_file_has_what_lycoris_and_the_app_look_for(tmp_path: Path, config: LoKRConfig) -> None:
+    adapter = trained(make_decoder(), "lokr", config, train_mlp=False)
+    folder = save(adapter, tmp_path / "a", dtype=torch.bfloat16)
+    tensors, metadata = contents(folder / "lokr_weights.safetensors")
+    names = [f"layers_{n}_{branch}_attn_{x}_proj" for n in range(2) for branch in ("self", "cross") for x in "qkvo"]
+    parts = ["lokr_w1", "lokr_w2"] if config is LOKR_WHOLE else ["lokr_w1", "lokr_w2_a", "lokr_w2_b"]
+    assert set(tensors) == {f"lycoris_{name}.{part}" for name in names for part in [*parts, "alpha"]}
+    alphas = [value for key, value in tensors.items() if key.endswith(".alpha")]
+    assert {(value.dtype, value.dim(), float(value)) for value in alphas} == {(torch.float32, 0, config.linear_dim)}
+    assert {value.dtype for key, value in tensors.items() if not key.endswith(".alpha")} == {torch.bfloat16}
+    settings = json.loads(metadata["lokr_config"])
+    assert settings["linear_dim"] == settings["linear_alpha"] == config.linear_dim
+    assert settings["factor"] == config.factor
+    assert settings["target_modules"] == ["k_proj", "o_proj", "q_proj", "v_proj"]
+    assert (metadata["algo"], metadata["format"]) == ("lokr", "lycoris")
+    assert json.loads(json.loads(metadata["run_metadata"])["config"]) == config.model_dump()
+    beside = json.loads((folder / "lokr_config.json").read_text())
+    assert beside == {"adapter_type": "lokr", "algo": "lokr", **settings}
+    assert (beside["trigger_word"], beside["tag_position"]) == ("zyx", "append")
+
+
+def test_weights_are_bf16_unless_fp32_is_asked_for(tmp_path: Path) -> None:
+    adapter = trained(make_decoder(), "lora", LORA)
+    (tmp_path / "a").mkdir()
+    adapter.save(tmp_path / "a", CARD)
+    small, _ = contents(tmp_path / "a" / "adapter_model.safetensors")
+    exact, _ = contents(save(adapter, tmp_path / "b", dtype=torch.float32) / "adapter_model.safetensors")
+    assert {value.dtype for value in small.values()} == {torch.bfloat16}
+    assert all(torch.equal(value.bfloat16(), small[key]) for key, value in exact.items())
+
+
+@every_kind
+def test_equal_adapters_are_equal_files(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
+    folders = [save(trained(make_decoder(), kind, config), tmp_path / str(number)) for number in range(6)]
+    for file in folders[0].iterdir():
+        assert len({(folder / file.name).read_bytes() for folder in folders}) == 1
+
+
+@every_kind
+def test_the_card_comes_back(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
+    card = AdapterCard(
+        base_model="acestep-v15-xl-base",
+        family="xl",
+        variant="base",
+        trigger_word='Ünï "quoted"\n',
+        tag_position="replace",
+        attention_type="self",
+        train_mlp=False,
+        steps=120,
+        epochs=7,
+        dataset_hash="abc123",
+        facts={"learning_rate": 1e-4, "songs": 8, "optimizer": "adamw", "resumed": False},
+    )
+    adapter = inject(make_decoder(), kind, config, "self", False)
+    found = read_card(save(adapter, tmp_path / "a", card))
+    assert found == card.stamped(kind, config.model_dump())
+
+
+@every_kind
+def test_without_a_tag_no_tag_is_written(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
+    folder = save(trained(make_decoder(), kind, config), tmp_path / "a", AdapterCard(tag_position="prepend"))
+    settings = json.loads(next(folder.glob("*.json")).read_text())
+    assert "trigger_word" not in settings
+    assert "tag_position" not in settings
+
+
+def test_metadata_of_strangers_does_no_harm() -> None:
+    odd = {
+        "steps": "many",
+        "facts": "[1]",
+        "train_mlp": "3",
+        "base_model": "x",
+        "ss_network_dim": "4",
+        "epochs": "true",
+    }
+    assert AdapterCard.from_metadata(odd | {"config": "{broken"}) == AdapterCard(base_model="x")
+
+
+def test_ranks_that_differ_are_written_as_patterns(tmp_path: Path) -> None:
+    adapter = trained(make_decoder(), "lora", LoRAConfig(r=4, alpha=4, dropout=0.0), train_mlp=False)
+    weights = adapter.folded()
+    thin = "layers.1.cross_attn.v_proj"
+    weights[f"{thin}.lora_A.weight"] = weights[f"{thin}.lora_A.weight"][:3]
+    weights[f"{thin}.lora_B.weight"] = weights[f"{thin}.lora_B.weight"][:, :3]
+    adapter.write(tmp_path, weights, adapter.config, CARD, torch.float32)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (settings["r"], settings["lora_alpha"]) == (4, 4)
+    assert settings["rank_pattern"] == settings["alpha_pattern"] == {thin: 3}

@@ -1,0 +1,147 @@
+"""The exact weights go out and in again; strength scales what is added and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from acestep.adapters.base import Adapter
+from acestep.adapters.configs import AdapterConfig, LoKRConfig
+from acestep.adapters.files import inject
+from acestep.adapters.lokr_file import factors
+from acestep.core.errors import AdapterError
+from acestep.models.names import original_to_diffusers
+from tests.adapters.small import KINDS, answer, make_decoder, relative, trained
+
+every_kind = pytest.mark.parametrize(("kind", "config"), KINDS)
+
+
+def deltas(adapter: Adapter) -> dict[str, Tensor]:
+    """What the adapter adds to each weight at strength 1, from its folded parts by the definition alone."""
+    modules: dict[str, dict[str, Tensor]] = {}
+    for key, value in adapter.folded().items():
+        name, part = key.removesuffix(".weight").rsplit(".", 1)
+        modules.setdefault(name, {})[part] = value
+    if adapter.kind == "lora":
+        return {name: parts["lora_B"] @ parts["lora_A"] for name, parts in modules.items()}
+    return {name: torch.kron(*factors(parts)) for name, parts in modules.items()}
+
+
+def with_added(decoder: nn.Module, added: dict[str, Tensor], strength: float) -> Tensor:
+    """The answer of a plain decoder whose weights are W + strength * delta."""
+    with torch.no_grad():
+        for name, delta in added.items():
+            weight = decoder.get_submodule(original_to_diffusers(name)).weight
+            assert isinstance(weight, Tensor)
+            weight += strength * delta
+    return answer(decoder)
+
+
+@every_kind
+def test_the_state_comes_back_exactly(kind: str, config: AdapterConfig) -> None:
+    first = trained(make_decoder(), kind, config)
+    second = inject(make_decoder(), kind, config, "both", True, seed=9)
+    second.load_state(first.state())
+    assert all(torch.equal(value, first.state()[key]) for key, value in second.state().items())
+    assert torch.equal(answer(second.network), answer(first.network))
+
+
+@every_kind
+def test_the_state_is_a_copy_in_fp32(kind: str, config: AdapterConfig) -> None:
+    adapter = trained(make_decoder(), kind, config)
+    state = adapter.state()
+    for value in state.values():
+        assert value.dtype == torch.float32
+        value.zero_()
+    assert all(value.any() for value in adapter.state().values())
+
+
+@every_kind
+@pytest.mark.parametrize("damage", ["missing", "unexpected", "shape", "nan"])
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
+    kind: str, config: AdapterConfig, damage: str
+) -> None:
+    adapter = trained(make_decoder(), kind, config)
+    state, before = adapter.state(), adapter.state()
+    key = list(state)[-1]
+    match damage:
+        case "missing":
+            del state[key]
+        case "unexpected":
+            key = "layers.7.mlp.up_proj.lora_A.weight"
+            state[key] = torch.zeros(2)
+        case "shape":
+            state[key] = state[key].new_zeros(3, 5)
+        case "nan":
+            state[key][0] = torch.nan
+    state[next(iter(state))].fill_(1.0)
+    with pytest.raises(AdapterError, match=key.replace(".", r"\.")):
+        adapter.load_state(state)
+    assert all(torch.equal(value, before[name]) for name, value in adapter.state().items())
+
+
+@every_kind
+@pytest.mark.parametrize("strength", [-0.5, 0.3, 1.0, 2.5])
+def test_strength_scales_what_is_added_to_the_weights(kind: str, config: AdapterConfig, strength: float) -> None:
+    base = answer(make_decoder())
+    adapter = trained(make_decoder(), kind, config)
+    adapter.set_strength(strength)
+    wanted = with_added(make_decoder(), deltas(adapter), strength)
+    assert relative(answer(adapter.network), wanted, base) < 1e-5
+
+
+@every_kind
+def test_strength_zero_is_the_base_and_one_brings_the_adapter_back(kind: str, config: AdapterConfig) -> None:
+    decoder = make_decoder()
+    base = answer(decoder)
+    adapter = trained(decoder, kind, config)
+    full, state = answer(decoder), adapter.state()
+    adapter.set_strength(0)
+    assert torch.equal(answer(decoder), base)
+    assert all(torch.equal(value, state[key]) for key, value in adapter.state().items())
+    adapter.set_strength(1)
+    assert torch.equal(answer(decoder), full)
+
+
+@every_kind
+def test_what_is_folded_does_not_depend_on_the_strength(kind: str, config: AdapterConfig) -> None:
+    adapter = trained(make_decoder(), kind, config)
+    before = adapter.folded()
+    adapter.set_strength(3.0)
+    assert all(torch.equal(value, before[key]) for key, value in adapter.folded().items())
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf")])
+def test_a_strength_that_is_no_number_is_refused(strength: float) -> None:
+    adapter = trained(make_decoder(), *KINDS[0])
+    with pytest.raises(AdapterError, match="strength"):
+        adapter.set_strength(strength)
+
+
+def test_both_factors_of_a_lokr_may_be_split() -> None:
+    config = LoKRConfig(linear_dim=1, linear_alpha=3.0, factor=4, decompose_both=True)
+    base = answer(make_decoder())
+    adapter = trained(make_decoder(), "lokr", config)
+    assert {key.rsplit(".", 1)[1] for key in adapter.state()} == {
+        "lokr_w1_a",
+        "lokr_w1_b",
+        "lokr_w2_a",
+        "lokr_w2_b",
+    }
+    wanted = with_added(make_decoder(), deltas(adapter), 1.0)
+    assert relative(answer(adapter.network), wanted, base) < 1e-5
+
+
+@every_kind
+@torch.no_grad()
+def test_small_updates_are_not_rounded_to_the_steps_of_a_bf16_base(kind: str, config: AdapterConfig) -> None:
+    decoder = make_decoder(dtype=torch.bfloat16)
+    decoder.layers[0].mlp.up_proj.weight.fill_(1.0)
+    adapter = trained(decoder, kind, config)
+    adapter.load_state({key: value * 0.05 for key, value in adapter.state().items()})  # deltas below 1e-3
+    half = torch.randn(4, 32, generator=torch.Generator().manual_seed(1)).bfloat16()
+    sample = torch.cat([half, -half], dim=1)  # the base answers zero to it
+    wanted = sample.float() @ deltas(adapter)["layers.0.mlp.up_proj"].T
+    found = decoder.layers[0].mlp.up_proj(sample).float()
+    assert float((found - wanted).norm() / wanted.norm()) < 0.01

@@ -1,0 +1,86 @@
+"""Exactly the modules asked for, whatever the adapter, the target and the family."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from torch import nn
+
+from acestep.adapters.configs import AdapterConfig
+from acestep.adapters.files import inject
+from acestep.adapters.targets import module_from_underscores, shortest_names, target_modules, unknown_modules
+from acestep.core.errors import AdapterError
+from acestep.models.names import diffusers_to_original
+from tests.adapters.small import LOKR, LORA, make_decoder
+
+ATTENTION = {"self": ["self_attn"], "cross": ["cross_attn"], "both": ["self_attn", "cross_attn"]}
+PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
+MLP = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+
+
+def asked_for(attention_type: str, train_mlp: bool, num_layers: int) -> list[str]:
+    endings = [f"{branch}.{name}" for branch in ATTENTION[attention_type] for name in PROJECTIONS]
+    return [f"layers.{n}.{ending}" for n in range(num_layers) for ending in endings + (MLP if train_mlp else [])]
+
+
+def adapted(decoder: nn.Module) -> list[str]:
+    """Names of the layers that hold trainable parameters, by looking at nothing but those."""
+    names = [name for name, parameter in decoder.named_parameters() if parameter.requires_grad]
+    return list(dict.fromkeys(re.split(r"\.lora_|\.lokr\.", name)[0] for name in names))
+
+
+@pytest.mark.parametrize("family", ["2b", "xl"])
+@pytest.mark.parametrize("train_mlp", [False, True])
+@pytest.mark.parametrize("attention_type", ["both", "self", "cross"])
+@pytest.mark.parametrize(("kind", "config"), [("lora", LORA), ("lokr", LOKR)])
+def test_an_adapter_sits_on_the_modules_asked_for_and_no_others(
+    kind: str, config: AdapterConfig, attention_type: str, train_mlp: bool, family: str
+) -> None:
+    decoder = make_decoder(family, num_layers=3)
+    wanted = asked_for(attention_type, train_mlp, 3)
+    adapter = inject(decoder, kind, config, attention_type, train_mlp)
+    assert sorted(adapted(decoder)) == sorted(wanted)
+    assert {key.rsplit(".lo", 1)[0] for key in adapter.state()} == {diffusers_to_original(name) for name in wanted}
+
+
+def test_eleven_layers_are_told_apart_from_one() -> None:
+    decoder = make_decoder(num_layers=11)
+    inject(decoder, "lora", LORA, "self", False)
+    assert sorted(adapted(decoder)) == sorted(asked_for("self", False, 11))
+
+
+def test_targets_come_in_the_order_of_the_decoder() -> None:
+    decoder = make_decoder()
+    order = [name for name, _ in decoder.named_modules()]
+    assert target_modules(decoder, "both", True) == sorted(asked_for("both", True, 2), key=order.index)
+
+
+def test_a_part_that_is_not_there_is_an_error_and_no_fallback() -> None:
+    decoder = make_decoder()
+    for layer in decoder.layers:
+        del layer.cross_attn
+    with pytest.raises(AdapterError, match="cross_attn"):
+        target_modules(decoder, "both", False)
+    assert target_modules(decoder, "self", False) == asked_for("self", False, 2)
+
+
+def test_an_unknown_attention_target_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(AdapterError, match="'all'") as caught:
+        target_modules(make_decoder(), "all", False)
+    assert "both, self, cross" in caught.value.hint
+
+
+def test_every_linear_and_convolution_name_survives_the_underscores_of_lycoris() -> None:
+    linear = [name for name, module in make_decoder().named_modules() if isinstance(module, nn.Linear | nn.Conv1d)]
+    names = [diffusers_to_original(name) for name in linear]
+    assert [module_from_underscores(name.replace(".", "_")) for name in names] == names
+    assert unknown_modules(names) == []
+    assert unknown_modules(["layers.0.attn1.to_q", "text_model.q_proj"]) == ["layers.0.attn1.to_q", "text_model.q_proj"]
+
+
+def test_endings_stand_for_all_layers_only_if_all_have_them() -> None:
+    names = ["layers.0.mlp.up_proj", "layers.1.mlp.up_proj"]
+    assert shortest_names(names) == ["mlp.up_proj"]
+    assert shortest_names([*names, "layers.0.mlp.down_proj"]) == [*names, "layers.0.mlp.down_proj"]
+    assert shortest_names([*names, "condition_embedder"]) == [*names, "condition_embedder"]

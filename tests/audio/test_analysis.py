@@ -1,0 +1,107 @@
+"""Tempo, meter and key of songs whose tempo, meter and key are known. All of them: ``tests/eval_analysis.py``."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from acestep.audio.analysis import MAJOR_KEYS, MINOR_KEYS, analyse, key_number, same_key
+from tests.eval_analysis import compare_key, compare_tempo, evaluate
+from tests.synth_songs import KEYS, RATE_HZ, Song, play
+
+HANDFUL = [
+    Song("rock", 118, "E Minor", 11),
+    Song("house", 124, "A Minor", 12),
+    Song("ballad", 66, "A# Major", 13),
+    Song("drum and bass", 172, "F Minor", 14),
+    Song("piano", 96, "G Major", 15),
+    Song("waltz", 150, "D Major", 16),
+    Song("folk in three", 90, "C Minor", 17),
+    Song("slow six eight", 70, "F# Minor", 18),
+    Song("jig", 112, "D# Major", 19),
+]
+
+
+def test_tempo_meter_and_key_of_a_handful_of_styles():
+    results = evaluate(HANDFUL)
+    assert [(r.song.style, r.tempo, r.meter) for r in results] == [(s.style, "exact", True) for s in HANDFUL]
+    assert sum(r.key == "exact" for r in results) >= 8
+
+
+def test_the_octave_of_the_tempo_that_was_not_chosen_is_named():
+    found = analyse(play(Song("rock", 100, "C Major", 3)), RATE_HZ)
+    assert found.bpm == pytest.approx(100, rel=0.01)
+    assert any(
+        other == pytest.approx(200, rel=0.01) or other == pytest.approx(50, rel=0.01)
+        for other in found.bpm_alternatives
+    )
+
+
+@pytest.mark.parametrize("rate", [22_050, 44_100])
+def test_the_sample_rate_and_the_number_of_channels_do_not_matter(rate):
+    song = Song("ballad", 72, "A Minor", 5)
+    wave = play(song)
+    time = np.arange(int(len(wave) * rate / RATE_HZ)) / rate
+    faster = np.interp(time, np.arange(len(wave)) / RATE_HZ, wave).astype(np.float32)
+    found = analyse(np.stack([faster, faster * 0.5]), rate)
+    assert found.bpm == pytest.approx(72, rel=0.01)
+    assert same_key(found.keyscale, "A Minor")
+    assert found.duration_s == pytest.approx(30, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "audio", [np.zeros(RATE_HZ * 30), np.ones(RATE_HZ * 30), np.zeros(0), np.zeros((2, 100))], ids=str
+)
+def test_nothing_is_claimed_of_silence(audio):
+    found = analyse(audio.astype(np.float32), RATE_HZ)
+    assert (found.bpm, found.keyscale, found.timesignature) == (None, "", "")
+
+
+def test_noise_and_a_held_tone_have_no_trustworthy_tempo():
+    noise = analyse(np.random.default_rng(0).standard_normal(RATE_HZ * 30).astype(np.float32), RATE_HZ)
+    tone = analyse(np.sin(np.arange(RATE_HZ * 30) * 2 * np.pi * 440 / RATE_HZ).astype(np.float32), RATE_HZ)
+    assert noise.bpm_confidence < 0.1
+    assert noise.key_confidence < 0.3
+    assert tone.bpm is None
+
+
+def test_a_short_piece_has_a_duration_and_nothing_else():
+    found = analyse(play(Song("rock", 120, "C Major", 1, seconds=5)), RATE_HZ)
+    assert found.duration_s == 5
+    assert found.bpm is None
+
+
+def test_keys_are_the_same_however_they_are_spelt():
+    assert same_key("Db Major", "C# Major")
+    assert same_key("Cb Major", "B Major")
+    assert not same_key("C Major", "A Minor")
+    assert not same_key("H Major", "C Major")
+    assert key_number("") is None
+    assert {key_number(f"{note} Major") for note in MAJOR_KEYS} == set(range(12))
+    assert {key_number(f"{note} Minor") for note in MINOR_KEYS} == set(range(12, 24))
+    assert len({key_number(key) for key in KEYS}) == 24
+
+
+@pytest.mark.parametrize(
+    ("truth", "measured", "relation"),
+    [
+        ("C Major", "A Minor", "relative"),
+        ("A Minor", "C Major", "relative"),
+        ("C Major", "C Minor", "parallel"),
+        ("C Major", "G Major", "fifth"),
+        ("C Major", "D Major", "other"),
+        ("C Major", "", "other"),
+    ],
+)
+def test_the_evaluation_tells_how_keys_are_related(truth, measured, relation):
+    assert compare_key(truth, measured) == relation
+
+
+def test_the_evaluation_counts_octave_errors_apart():
+    assert [compare_tempo(120, bpm) for bpm in (122, 60, 240, 90, None)] == [
+        "exact",
+        "half",
+        "double",
+        "other",
+        "other",
+    ]

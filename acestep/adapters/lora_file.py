@@ -45,7 +45,7 @@ def read_lora(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) 
 
 def write_lora(folder: Path, weights: Mapping[str, Tensor], card: AdapterCard, dtype: torch.dtype) -> None:
     """The two files, from folded ``weights``. Every alpha equals its rank, so that all programs scale by 1."""
-    ranks = {split_key(name)[0]: value.shape[0] for name, value in weights.items() if ".lora_A." in name}
+    ranks = {split_key(name)[0]: weights[name].shape[0] for name in sorted(weights) if ".lora_A." in name}
     rank = max(ranks.values())
     others = {name: each for name, each in ranks.items() if each != rank}
     tensors = {f"{_PREFIX}{name}": value.to(dtype) for name, value in weights.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +35,6 @@ every_lokr = pytest.mark.parametrize(
 precisions = pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-3)])
 
 
-@pytest.fixture
-def lycoris_settings() -> Iterator[None]:
-    """LyCORIS keeps what one test tells it in its class."""
-    before = {name: value for name, value in vars(LycorisNetwork).items() if name.isupper()}
-    yield
-    for name, value in before.items():
-        setattr(LycorisNetwork, name, value)
-
-
 @every_lora
 @precisions
 def test_peft_hears_the_trained_lora(tmp_path: Path, config: LoRAConfig, dtype: torch.dtype, error: float) -> None:
@@ -57,7 +47,6 @@ def test_peft_hears_the_trained_lora(tmp_path: Path, config: LoRAConfig, dtype: 
 
 @every_lora
 @precisions
-@pytest.mark.filterwarnings("ignore:.*low_cpu_mem_usage.*")
 def test_diffusers_hears_the_trained_lora(tmp_path: Path, config: LoRAConfig, dtype: torch.dtype, error: float) -> None:
     pipeline = make_decoder()
     base = answer(pipeline)

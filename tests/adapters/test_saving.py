@@ -45,8 +45,9 @@ def test_adapter_config_json_is_minimal_and_says_alpha_equals_rank(tmp_path: Pat
         "lora_dropout": 0.0,
         "bias": "none",
         "target_modules": [
-            *[f"{branch}_attn.{x}_proj" for branch in ("self", "cross") for x in "qkvo"],
-            *[f"mlp.{x}_proj" for x in ("gate", "up", "down")],
+            *[f"cross_attn.{x}_proj" for x in "koqv"],
+            *[f"mlp.{x}_proj" for x in ("down", "gate", "up")],
+            *[f"self_attn.{x}_proj" for x in "koqv"],
         ],
         "rank_pattern": {},
         "alpha_pattern": {},

@@ -1,0 +1,228 @@
+"""What cannot be used is refused in words, and the decoder stays as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from acestep.adapters.configs import AdapterConfig
+from acestep.adapters.files import fill_adapter, inject, load_adapter, read_adapter
+from acestep.core.errors import AdapterError, ModelMismatch
+from tests.adapters.small import CARD, KINDS, LOKR, LORA, answer, make_decoder, save, trained
+
+every_kind = pytest.mark.parametrize(("kind", "config"), KINDS)
+Change = Callable[[dict[str, Tensor]], None]
+
+
+def lora(tmp_path: Path) -> Path:
+    return save(trained(make_decoder(), "lora", LORA), tmp_path / "a") / "adapter_model.safetensors"
+
+
+def lokr(tmp_path: Path) -> Path:
+    return save(trained(make_decoder(), "lokr", LOKR), tmp_path / "a") / "lokr_weights.safetensors"
+
+
+def change_tensors(file: Path, change: Change) -> None:
+    tensors = load_file(file)
+    change(tensors)
+    save_file(
+        tensors, file, {"lokr_config": file.with_name("lokr_config.json").read_text()} if "lokr" in file.name else {}
+    )
+
+
+def change_settings(file: Path, **settings: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+
+
+@every_kind
+def test_an_xl_adapter_on_a_2b_model_is_refused_with_both_names(
+    tmp_path: Path, kind: str, config: AdapterConfig
+) -> None:
+    card = dataclasses.replace(CARD, base_model="acestep-v15-xl-base", family="xl")
+    folder = save(trained(make_decoder("xl"), kind, config), tmp_path / "a", card)
+    decoder = make_decoder()
+    base, names = answer(decoder), list(decoder.state_dict())
+    with pytest.raises(ModelMismatch, match=r"acestep-v15-xl-base \(xl\).*2b family"):
+        load_adapter(decoder, folder)
+    assert list(decoder.state_dict()) == names
+    assert torch.equal(answer(decoder), base)
+    with pytest.raises(ModelMismatch, match=r"acestep-v15-xl-base \(xl\).*2b family"):
+        fill_adapter(inject(decoder, kind, config, "both", True), folder)
+
+
+@every_kind
+def test_an_adapter_that_does_not_tell_its_family_is_refused_by_its_shapes(
+    tmp_path: Path, kind: str, config: AdapterConfig
+) -> None:
+    card = dataclasses.replace(CARD, base_model="", family="")
+    folder = save(trained(make_decoder("xl"), kind, config), tmp_path / "a", card)
+    decoder = make_decoder()
+    with pytest.raises(ModelMismatch, match=r"k_proj is \[32, 80\] there.*2b family and has \[32, 64\]"):
+        load_adapter(decoder, folder)
+    load_adapter(make_decoder("xl"), folder)
+
+
+@every_kind
+def test_an_adapter_for_a_deeper_model_is_refused(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
+    folder = save(trained(make_decoder(num_layers=3), kind, config), tmp_path / "a")
+    with pytest.raises(ModelMismatch, match="layers.2.*no such layer"):
+        load_adapter(make_decoder(), folder)
+
+
+@pytest.mark.parametrize("make", [lora, lokr])
+def test_nan_in_a_file_is_refused_with_its_key(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    file = make(tmp_path)
+    name = next(key for key in load_file(file) if "alpha" not in key)
+    change_tensors(file, lambda tensors: tensors[name].view(-1)[3:4].fill_(torch.nan))
+    with pytest.raises(AdapterError, match=f"NaN or infinite values in {name}"):
+        read_adapter(file)
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (lora, "base_model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"),
+        (lora, "layers.0.self_attn.q_proj.lora_A.weight"),
+        (lora, "base_model.model.layers.0.self_attn.q_proj.alpha"),
+        (lokr, "lycoris_layers_0_self_attn_q_proj.dora_scale"),
+        (lokr, "layers_0_self_attn_q_proj.lokr_w1"),
+    ],
+)
+def test_an_unknown_key_is_refused_by_name(tmp_path: Path, make: Callable[[Path], Path], key: str) -> None:
+    file = make(tmp_path)
+    change_tensors(file, lambda tensors: tensors.update({key: torch.zeros(4, 4)}))
+    with pytest.raises(AdapterError, match=f"{key}, which is not part of"):
+        read_adapter(file)
+
+
+@pytest.mark.parametrize(
+    ("make", "old", "new"),
+    [(lora, "layers.0.self_attn.q_proj", "blocks.0.attn.query"), (lokr, "layers_0_self_attn_q_proj", "lora_te_text")],
+)
+def test_a_module_of_another_model_is_refused(tmp_path: Path, make: Callable[[Path], Path], old: str, new: str) -> None:
+    file = make(tmp_path)
+
+    def rename(tensors: dict[str, Tensor]) -> None:
+        for key in [key for key in tensors if old in key]:
+            tensors[key.replace(old, new)] = tensors.pop(key)
+
+    change_tensors(file, rename)
+    with pytest.raises(AdapterError, match=f"does not have, such as {new}"):
+        read_adapter(file)
+
+
+@pytest.mark.parametrize(
+    ("make", "part"), [(lora, "lora_A.weight"), (lora, "lora_B.weight"), (lokr, "lokr_w2_a"), (lokr, "lokr_w2_b")]
+)
+@pytest.mark.parametrize("damage", ["missing", "misshapen"])
+def test_half_a_module_is_refused_by_its_name(
+    tmp_path: Path, make: Callable[[Path], Path], part: str, damage: str
+) -> None:
+    file = make(tmp_path)
+
+    def spoil(tensors: dict[str, Tensor]) -> None:
+        key = next(key for key in tensors if key.endswith(part) and "layers.1.mlp.up" in key.replace("_", "."))
+        value = tensors.pop(key)
+        if damage == "misshapen":
+            tensors[key] = torch.zeros(value.shape[0] + 1, value.shape[1] + 1)
+
+    change_tensors(file, spoil)
+    with pytest.raises(AdapterError, match=r"layers\.1\.mlp\.up_proj are incomplete or do not fit together"):
+        read_adapter(file)
+
+
+def test_a_lokr_without_metadata_is_refused(tmp_path: Path) -> None:
+    file = lokr(tmp_path)
+    save_file(load_file(file), tmp_path / "bare.safetensors")
+    with pytest.raises(AdapterError, match="does not tell its linear_dim and linear_alpha"):
+        read_adapter(tmp_path / "bare.safetensors")
+
+
+@pytest.mark.parametrize("settings", ["{broken", "[]", "{}", '{"linear_dim": "2", "linear_alpha": 1}'])
+def test_a_lokr_with_unusable_metadata_is_refused(tmp_path: Path, settings: str) -> None:
+    file = lokr(tmp_path)
+    save_file(load_file(file), file, {"lokr_config": settings})
+    with pytest.raises(AdapterError, match="does not tell its linear_dim and linear_alpha"):
+        read_adapter(file)
+
+
+@pytest.mark.parametrize("wrong", [{"linear_dim": 64}, {"linear_alpha": 128.0}, {"rs_lora": True}])
+def test_a_lokr_with_the_metadata_of_another_file_is_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
+    file = lokr(tmp_path)
+    settings = json.loads(file.with_name("lokr_config.json").read_text())
+    save_file(load_file(file), file, {"lokr_config": json.dumps({**settings, **wrong})})
+    with pytest.raises(AdapterError, match="its settings say"):
+        read_adapter(file)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"peft_type": "LOHA"}, "does not describe a LoRA"),
+        ({"use_dora": True}, "describes a DoRA"),
+        ({"lora_alpha": None}, "no usable lora_alpha"),
+        ({"r": "4"}, "no usable r"),
+        ({"alpha_pattern": [1]}, "no usable alpha_pattern"),
+    ],
+)
+def test_an_adapter_config_that_cannot_be_followed_is_refused(
+    tmp_path: Path, settings: dict[str, object], words: str
+) -> None:
+    file = lora(tmp_path)
+    change_settings(file.with_name("adapter_config.json"), **settings)
+    with pytest.raises(AdapterError, match=words):
+        read_adapter(file)
+
+
+def test_a_lora_of_a_stranger_without_its_config_is_refused(tmp_path: Path) -> None:
+    file = lora(tmp_path)
+    save_file(load_file(file), tmp_path / "bare.safetensors", {"format": "pt"})
+    with pytest.raises(AdapterError, match="no adapter_config.json beside it"):
+        read_adapter(tmp_path / "bare.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all", b"\x80\x04cposix\nsystem\n."])
+def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "adapter_model.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(AdapterError, match="cannot be read as safetensors"):
+        read_adapter(tmp_path)
+
+
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
+    file = lora(tmp_path)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(AdapterError, match="cannot be read as safetensors"):
+        read_adapter(file)
+
+
+def test_weights_that_are_no_adapter_are_refused_with_the_known_kinds(tmp_path: Path) -> None:
+    save_file({"lycoris_layers_0_mlp_up_proj.hada_w1_a": torch.ones(2, 2)}, tmp_path / "loha.safetensors")
+    with pytest.raises(AdapterError, match="no adapter of a kind that can be read") as caught:
+        read_adapter(tmp_path / "loha.safetensors")
+    assert "LoRA, LoKr" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["missing", "empty folder with spaces"])
+def test_a_path_without_an_adapter_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty folder with spaces").mkdir()
+    with pytest.raises(AdapterError, match=name) as caught:
+        read_adapter(tmp_path / name)
+    assert caught.value.hint
+
+
+def test_a_second_adapter_is_refused_until_the_first_is_removed(tmp_path: Path) -> None:
+    folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a")
+    decoder = make_decoder()
+    first = load_adapter(decoder, folder)
+    with pytest.raises(AdapterError, match="already carries an adapter"):
+        load_adapter(decoder, folder)
+    first.remove()
+    load_adapter(decoder, folder)

@@ -1,0 +1,57 @@
+"""The table of kinds can be read without the libraries behind it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from acestep.adapters.base import Adapter
+from acestep.adapters.configs import ADAPTERS, LoKRConfig, LoRAConfig
+from acestep.adapters.files import method
+from acestep.core.config import Config, parse
+from acestep.core.errors import ConfigError
+
+
+def test_the_table_of_kinds_does_not_import_torch() -> None:
+    code = (
+        "import sys, json; from acestep.adapters.configs import ADAPTERS;"
+        "from acestep.exporting.configs import TARGETS;"
+        "print(json.dumps([ADAPTERS.names, TARGETS.names, 'torch' in sys.modules]))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert json.loads(answer.stdout) == [["lora", "lokr"], ["acestep"], False]
+
+
+@pytest.mark.parametrize("name", ADAPTERS.names)
+def test_every_kind_has_a_label_a_help_and_all_that_an_adapter_must_do(name: str) -> None:
+    entry = ADAPTERS[name]
+    assert entry.label
+    assert entry.help
+    promised = {each for each in vars(Adapter) if not each.startswith("_")}
+    assert method(name).kind == name
+    assert promised <= set(dir(method(name)))
+
+
+@pytest.mark.parametrize(
+    ("config_type", "values", "words"),
+    [
+        (LoRAConfig, {"r": 0}, "r must be"),
+        (LoRAConfig, {"dropout": 0.6}, "dropout must be"),
+        (LoRAConfig, {"rank": 8}, "unknown option 'rank'"),
+        (LoKRConfig, {"factor": -2}, "factor must be"),
+        (LoKRConfig, {"linear_alpha": 0.0}, "linear_alpha must be"),
+    ],
+)
+def test_settings_out_of_range_are_refused(config_type: type[Config], values: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse(config_type, values)
+
+
+def test_the_ranges_of_the_trainers_sliders_are_allowed() -> None:
+    for r, alpha, dropout in ((4, 4, 0.0), (256, 512, 0.5)):
+        assert LoRAConfig(r=r, alpha=alpha, dropout=dropout).r == r
+    for factor, dim, alpha, dropout in ((-1, 1, 0.1, 0.0), (64, 10000, 10.0, 0.5)):
+        assert LoKRConfig(factor=factor, linear_dim=dim, linear_alpha=alpha, dropout=dropout).factor == factor

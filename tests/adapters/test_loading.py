@@ -1,0 +1,235 @@
+"""Adapters come back from disk, ours and other trainers', for listening and for going on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lycoris import LycorisNetwork, create_lycoris
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+
+from acestep.adapters.configs import AdapterConfig, LoKRConfig, LoRAConfig
+from acestep.adapters.files import fill_adapter, find_adapter, inject, load_adapter, read_adapter, read_card
+from acestep.core.errors import AdapterError
+from tests.adapters.small import (
+    KINDS,
+    LORA,
+    answer,
+    make_decoder,
+    relative,
+    save,
+    train_steps,
+    trained,
+    with_original_names,
+)
+
+every_kind = pytest.mark.parametrize(("kind", "config"), KINDS)
+
+
+def randomise(module: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if "lora_" in name or "lokr_" in name:
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+
+
+def stock_lora(folder: Path, **settings: Any) -> Tensor:
+    """What the existing trainer writes into ``adapter/``; returns what its model answers."""
+    names = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": names, "bias": "none", **settings})
+    model = get_peft_model(with_original_names(make_decoder()), config)
+    randomise(model)
+    model.save_pretrained(folder / "adapter")
+    file = folder / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "trigger_word": "old", "tag_position": "prepend"}))
+    return answer(model)
+
+
+def stock_lokr(folder: Path, dtype: torch.dtype = torch.float32, **settings: Any) -> Tensor:
+    """The same for LoKr, leaks and all: every linear and convolution layer is adapted, whatever was asked for."""
+    config = {"linear_dim": 2, "linear_alpha": 4.0, "factor": 4, "decompose_both": False, "use_tucker": False}
+    config |= settings
+    model = with_original_names(make_decoder())
+    LycorisNetwork.apply_preset({"target_name": [r".*(q_proj|k_proj|v_proj|o_proj)$"]})
+    network = create_lycoris(model, 1.0, algo="lokr", **config)
+    network.apply_to()
+    randomise(network)
+    (folder / "adapter").mkdir(parents=True)
+    file = folder / "adapter" / "lokr_weights.safetensors"
+    network.save_weights(str(file), dtype, {"adapter_type": "lokr"})
+    network.load_weights(str(file))
+    about = {"adapter_type": "lokr", "algo": "lokr", **config, "dropout": 0.0, "target_modules": ["q_proj"]}
+    (folder / "adapter" / "lokr_config.json").write_text(json.dumps({**about, "trigger_word": "old"}))
+    return answer(model)
+
+
+@every_kind
+def test_an_adapter_sounds_the_same_after_saving_and_loading(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
+    decoder = make_decoder()
+    base = answer(decoder)
+    adapter = trained(decoder, kind, config)
+    full, folder = answer(decoder), save(adapter, tmp_path / "a")
+    adapter.remove()
+    loaded = load_adapter(decoder, folder)
+    assert relative(answer(decoder), full, base) < 1e-5
+    assert not any(parameter.requires_grad for parameter in decoder.parameters())
+    loaded.set_strength(0.0)
+    assert torch.equal(answer(decoder), base)
+    loaded.remove()
+    assert torch.equal(answer(decoder), base)
+
+
+@every_kind
+def test_training_goes_on_from_a_file_where_no_state_is_left(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
+    first = trained(make_decoder(), kind, config)
+    folder = save(first, tmp_path / "a")
+    second = inject(make_decoder(), kind, config, "both", True)
+    card = fill_adapter(second, folder)
+    assert card.config == config.model_dump()
+    for key, value in second.state().items():
+        torch.testing.assert_close(value, first.state()[key])
+    train_steps(second)
+    assert not torch.equal(answer(second.network), answer(first.network))
+
+
+def test_a_file_fills_an_adapter_with_another_alpha_by_what_it_adds(tmp_path: Path) -> None:
+    base = answer(make_decoder())
+    first = trained(make_decoder(), "lora", LORA)
+    second = inject(make_decoder(), "lora", LoRAConfig(r=4, alpha=32, dropout=0.0), "both", True)
+    fill_adapter(second, save(first, tmp_path / "a"))
+    assert relative(answer(second.network), answer(first.network), base) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (("lora", LoRAConfig(r=8, alpha=8), "both", True), r"lora_A\.weight is \[4, 64\], wanted \[8, 64\]"),
+        (("lora", LORA, "both", False), r"mlp\.gate_proj\.lora_A\.weight is not part of this adapter"),
+        (("lokr", LoKRConfig(), "both", True), "is a LoRA, this run trains a LoKr"),
+    ],
+)
+def test_a_file_for_other_settings_does_not_fill_the_adapter(
+    tmp_path: Path, other: tuple[str, AdapterConfig, str, bool], words: str
+) -> None:
+    folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a")
+    adapter = inject(make_decoder(), *other)
+    before = adapter.state()
+    with pytest.raises(AdapterError, match=words):
+        fill_adapter(adapter, folder)
+    assert all(torch.equal(value, before[key]) for key, value in adapter.state().items())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"use_rslora": True},
+        {
+            "rank_pattern": {"cross_attn.v_proj": 2},
+            "alpha_pattern": {"cross_attn.v_proj": 3, "layers.1.self_attn.q_proj": 20},
+        },
+        {"target_modules": ["q_proj", "condition_embedder", "down_proj"]},
+    ],
+    ids=["alpha is twice the rank", "rslora", "patterns", "other modules"],
+)
+def test_a_lora_of_the_existing_trainer_sounds_as_it_did_there(tmp_path: Path, settings: dict[str, Any]) -> None:
+    decoder = make_decoder()
+    base = answer(decoder)
+    wanted = stock_lora(tmp_path / "final", **settings)
+    load_adapter(decoder, tmp_path / "final")
+    assert relative(answer(decoder), wanted, base) < 1e-5
+
+
+@pytest.mark.usefixtures("lycoris_settings")
+@pytest.mark.parametrize(
+    ("dtype", "settings"),
+    [
+        (torch.float32, {}),
+        (torch.bfloat16, {}),
+        (torch.bfloat16, {"linear_dim": 10000, "linear_alpha": 1.0, "factor": -1}),
+        (torch.float32, {"linear_dim": 1, "decompose_both": True}),
+        (torch.float32, {"use_tucker": True}),
+        (torch.float32, {"unbalanced_factorization": True}),
+    ],
+    ids=["split", "split bf16", "whole", "both split", "tucker", "unbalanced"],
+)
+def test_a_leaky_lokr_of_the_existing_trainer_sounds_as_it_did_there(
+    tmp_path: Path, dtype: torch.dtype, settings: dict[str, Any]
+) -> None:
+    decoder = make_decoder()
+    base = answer(decoder)
+    wanted = stock_lokr(tmp_path / "final", dtype, **settings)
+    adapter = load_adapter(decoder, tmp_path / "final")
+    assert len({key.rsplit(".", 1)[0] for key in adapter.folded()}) == 30
+    assert relative(answer(decoder), wanted, base) < 1e-4
+    adapter.remove()
+    assert torch.equal(answer(decoder), base)
+
+
+@pytest.mark.usefixtures("lycoris_settings")
+def test_a_run_cannot_go_on_from_a_leaky_lokr(tmp_path: Path) -> None:
+    stock_lokr(tmp_path)
+    adapter = inject(make_decoder(), "lokr", LoKRConfig(linear_dim=2, factor=4), "both", False)
+    with pytest.raises(AdapterError, match="is not part of this adapter.*and 3[0-9] more"):
+        fill_adapter(adapter, tmp_path)
+
+
+def test_the_tag_of_the_existing_trainer_is_found(tmp_path: Path) -> None:
+    stock_lora(tmp_path)
+    card = read_card(tmp_path)
+    assert (card.trigger_word, card.tag_position) == ("old", "prepend")
+    stored = read_adapter(tmp_path)
+    assert stored.config == LoRAConfig(r=4, alpha=8, dropout=0.1)
+
+
+def test_side_step_keeps_its_files_in_final_itself(tmp_path: Path) -> None:
+    wanted = stock_lora(tmp_path / "run")
+    shutil.move(tmp_path / "run" / "adapter", tmp_path / "final")
+    decoder = make_decoder()
+    load_adapter(decoder, tmp_path / "final")
+    torch.testing.assert_close(answer(decoder), wanted)
+
+
+@every_kind
+def test_the_file_its_folder_the_parent_and_the_run_all_mean_the_adapter(
+    tmp_path: Path, kind: str, config: AdapterConfig
+) -> None:
+    folder = save(trained(make_decoder(), kind, config), tmp_path / "run" / "final" / "adapter")
+    file = next(folder.glob("*.safetensors"))
+    for path in (file, folder, folder.parent, tmp_path / "run"):
+        assert find_adapter(path) == file
+
+
+def test_of_a_run_the_final_adapter_is_taken_else_the_best_else_the_newest_checkpoint(tmp_path: Path) -> None:
+    order = [
+        "final",
+        "best",
+        *(f"checkpoints/epoch_{x}" for x in ("12", "12_step_3", "9_step_11", "9_step_2", "2_loss_0.1")),
+    ]
+    for name in order:
+        folder = tmp_path / name / "adapter"
+        folder.mkdir(parents=True)
+        (folder / "adapter_model.safetensors").touch()
+    (tmp_path / "checkpoints" / "epoch_99").mkdir()
+    found = []
+    for _ in order:
+        folder = find_adapter(tmp_path).parent.parent
+        found.append(folder.relative_to(tmp_path).as_posix())
+        shutil.rmtree(folder)
+    assert found == order
+    with pytest.raises(AdapterError, match="holds no adapter"):
+        find_adapter(tmp_path)
+
+
+def test_a_lora_file_of_ours_alone_still_tells_its_scale(tmp_path: Path) -> None:
+    adapter = trained(make_decoder(), "lora", LORA)
+    file = save(adapter, tmp_path / "a") / "adapter_model.safetensors"
+    shutil.copy(file, tmp_path / "renamed.safetensors")
+    stored = read_adapter(tmp_path / "renamed.safetensors")
+    assert all(torch.equal(value, adapter.folded()[key]) for key, value in stored.weights.items())

@@ -1,0 +1,111 @@
+"""The job as the program runs it, the class as other programs call it, and the settings of both."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from acestep.core.config import parse
+from acestep.core.errors import ConfigError, DatasetError, JobCancelled
+from acestep.core.events import Event, EventLog, Failed, Finished, Progressed, Started
+from acestep.core.jobs import run_job, write_job
+from acestep.dataset.scan import scan_folder
+from acestep.dataset.store import write_dataset
+from acestep.preprocessing.builder import DatasetBuilder
+from acestep.preprocessing.configs import PreprocessJob
+from acestep.tensors.manifest import read_manifest
+from acestep.tensors.record import read_record
+from tests.preprocessing.conftest import TAG, Workshop, tensors
+
+
+def test_the_job_takes_a_folder_of_songs(encoded: Path, workshop: Workshop, tmp_path: Path) -> None:
+    write_job(tmp_path / "run", "preprocess", workshop.job(encoded))
+    last = run_job(tmp_path / "run")
+    assert isinstance(last, Finished), last
+    assert (last.result["ready"], last.result["up_to_date"]) == (2, 2)
+    events, _ = EventLog(tmp_path / "run" / "events.jsonl").read()
+    assert any(isinstance(event, Started) for event in events)
+
+
+def test_the_job_takes_a_dataset_file_and_its_tag_unless_another_is_given(
+    encoded: Path, workshop: Workshop, tmp_path: Path
+) -> None:
+    dataset = scan_folder(workshop.songs, custom_tag="tag of the file", tag_position="append").dataset
+    write_dataset(workshop.songs / "mine.json", dataset)
+    job = workshop.job(encoded, source=workshop.songs / "mine.json", tag_position="prepend")
+    write_job(tmp_path / "run", "preprocess", job)
+    last = run_job(tmp_path / "run")
+    assert isinstance(last, Finished), last
+    assert last.result["up_to_date"] == 2  # with the tag and place that the songs were encoded with before
+    (workshop.songs / "sub" / "two.flac").unlink()
+    write_job(tmp_path / "run", "preprocess", job.model_copy(update={"tag": None, "tag_position": None}))
+    last = run_job(tmp_path / "run")
+    assert isinstance(last, Finished), last
+    assert (last.result["made"], len(last.result["failed"])) == (1, 1)
+    (path,) = read_manifest(encoded).paths
+    assert read_record(path).metadata["caption"] == "a slow sine wave, tag of the file"
+
+
+def test_the_job_fails_in_words_on_a_source_that_is_not_there(tmp_path: Path, workshop: Workshop) -> None:
+    write_job(tmp_path / "run", "preprocess", workshop.job(tmp_path / "out", source=tmp_path / "gone.json"))
+    last = run_job(tmp_path / "run")
+    assert isinstance(last, Failed)
+    assert (last.ours, "gone.json" in last.message) == (False, True)
+
+
+def test_the_genre_ratio_of_the_job_chooses_genres(encoded: Path, workshop: Workshop) -> None:
+    (workshop.songs / "sub" / "two.flac").unlink()
+    found = scan_folder(workshop.songs)
+    sample = found.dataset.samples[0].model_copy(update={"genre": "minimal"})
+    write_dataset(workshop.songs / "mine.json", found.dataset.model_copy(update={"samples": [sample]}))
+    builder = DatasetBuilder()
+    builder.load(workshop.songs / "mine.json")
+    builder.preprocess(str(workshop.checkpoint), encoded, tag=TAG, genre_ratio=100)
+    (path,) = read_manifest(encoded).paths
+    assert read_record(path).metadata["caption"] == f"{TAG}, minimal"
+
+
+def test_the_builder_scans_saves_loads_and_preprocesses_in_both_modes(
+    encoded: Path, workshop: Workshop, tmp_path: Path
+) -> None:
+    builder = DatasetBuilder()
+    with pytest.raises(DatasetError, match="no dataset yet"):
+        builder.preprocess(str(workshop.checkpoint), encoded)
+    builder.scan(workshop.songs, custom_tag=TAG)
+    builder.save(tmp_path / "mine.json")
+    other = DatasetBuilder()
+    assert [sample.id for sample in other.load(tmp_path / "mine.json").samples] == [
+        sample.id for sample in builder.scan(workshop.songs).dataset.samples
+    ]
+    builder.scan(workshop.songs, custom_tag=TAG)
+    events: list[Event] = []
+    before = tensors(encoded)
+    assert builder.preprocess(str(workshop.checkpoint), encoded, on_event=events.append)["up_to_date"] == 2
+    assert other.preprocess_two_pass(str(workshop.checkpoint), encoded)["mode"] == "two_pass"
+    assert tensors(encoded) == before
+    assert any(isinstance(event, Started) for event in events)
+
+
+def test_a_listener_of_the_builder_may_stop_it(workshop: Workshop, tmp_path: Path) -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, Progressed):
+            raise JobCancelled("enough")
+
+    builder = DatasetBuilder()
+    builder.scan(workshop.songs, custom_tag=TAG)
+    with pytest.raises(JobCancelled, match="1 of 2 songs are ready"):
+        builder.preprocess(str(workshop.checkpoint), tmp_path / "out", on_event=stop)
+    assert len(read_manifest(tmp_path / "out").paths) == 1
+
+
+def test_the_settings_have_the_known_defaults_and_limits() -> None:
+    job = parse(PreprocessJob, {"source": "a", "checkpoint": "b"})
+    assert (job.max_duration_s, job.normalize, job.seed, job.two_pass) == (240, "none", 42, False)
+    for key, value in (("max_duration_s", 9), ("max_duration_s", 601), ("genre_ratio", 101), ("normalize", "loud")):
+        with pytest.raises(ConfigError, match=key):
+            parse(PreprocessJob, {"source": "a", "checkpoint": "b", key: value})
+    with pytest.raises(ConfigError, match="source is missing"):
+        parse(PreprocessJob, {"checkpoint": "b"})
+    assert json.loads(json.dumps(job.model_dump(mode="json")))["source"] == "a"

@@ -1,0 +1,159 @@
+"""Standard and two-pass preprocessing: what they give, and what they hold in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from acestep.audio.files import load_audio
+from acestep.core.events import Noted, Saved
+from acestep.models import load
+from acestep.models.checkpoint import encoder_fingerprint, find_checkpoint
+from acestep.models.condition import context_latents, encode_condition
+from acestep.models.text import format_lyrics, format_prompt
+from acestep.models.vae import encode_audio
+from acestep.preprocessing.plan import Song
+from acestep.preprocessing.stages import song_audio
+from acestep.tensors.manifest import read_manifest
+from acestep.tensors.record import TensorRecord, read_record, require_fingerprint
+from tests.bad_files import song
+from tests.preprocessing.conftest import TAG, Listener, Workshop, tensors
+
+Standard = tuple[Path, Any, Listener]
+
+
+@pytest.fixture(scope="module")
+def two_pass(
+    tmp_path_factory: pytest.TempPathFactory, songs: Path, tiny_checkpoint: Path
+) -> tuple[Path, Any, Listener, list[str]]:
+    """Output, result and events of two-pass preprocessing, and which models lived when each model was loaded."""
+    alive: dict[str, weakref.ref[Any]] = {}
+    history: list[str] = []
+
+    def watched(name: str) -> Any:
+        original = getattr(load, name)
+
+        def loading(*arguments: Any, **options: Any) -> Any:
+            history.append(f"{name} beside {sorted(other for other, model in alive.items() if model() is not None)}")
+            loaded = original(*arguments, **options)
+            alive[name] = weakref.ref(getattr(loaded, "model", loaded))
+            return loaded
+
+        return loading
+
+    out, listener = tmp_path_factory.mktemp("encoded") / "two_pass", Listener()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("load_vae", "load_text_encoder", "load_condition_encoder"):
+            patch.setattr(load, name, watched(name))
+        result = Workshop(songs, tiny_checkpoint).run(out, listener, two_pass=True)
+    return out, result, listener, history
+
+
+def of(folder: Path, filename: str) -> TensorRecord:
+    records = [read_record(path) for path in read_manifest(folder).paths]
+    return next(record for record in records if record.metadata["filename"] == filename)
+
+
+def test_both_modes_write_the_same_bytes(standard: Standard, two_pass: tuple[Path, Any, Listener, list[str]]) -> None:
+    assert len(tensors(standard[0])) == 2
+    assert tensors(standard[0]) == tensors(two_pass[0])
+
+
+def test_two_pass_frees_the_models_of_pass_1_before_it_loads_those_of_pass_2(
+    two_pass: tuple[Path, Any, Listener, list[str]],
+) -> None:
+    assert two_pass[3] == [
+        "load_vae beside []",
+        "load_text_encoder beside ['load_vae']",
+        "load_condition_encoder beside []",
+    ]
+
+
+def test_two_pass_needs_less_memory_and_tells_how_much_each_pass_holds(
+    standard: Standard, two_pass: tuple[Path, Any, Listener, list[str]]
+) -> None:
+    assert 0 < two_pass[1]["peak_model_bytes"] < standard[1]["peak_model_bytes"]
+    notes = [note for note in two_pass[2].said(Noted) if "MiB" in note]
+    assert [note.split(",")[0].split(" of 2")[0].split(" is done")[0] for note in notes] == [
+        "pass 1",
+        "pass 1",
+        "pass 2",
+    ]
+    assert "freed: 0.0 MiB" in notes[1]
+
+
+def test_nothing_of_pass_1_is_left(two_pass: tuple[Path, Any, Listener, list[str]]) -> None:
+    assert sorted(path.name for path in two_pass[0].iterdir()) == sorted([*tensors(two_pass[0]), "manifest.json"])
+
+
+def test_the_manifest_describes_every_file_and_how_it_was_made(
+    standard: Standard, two_pass: tuple[Path, Any, Listener, list[str]]
+) -> None:
+    out, result, listener = standard
+    content = json.loads((out / "manifest.json").read_text())
+    assert content["samples"] == [detail["path"] for detail in content["sample_details"]]
+    for detail in content["sample_details"]:
+        data = (out / detail["path"]).read_bytes()
+        assert (detail["file_size_bytes"], detail["md5"]) == (len(data), hashlib.md5(data).hexdigest())
+    assert content["metadata"]["custom_tag"] == TAG
+    assert content["preprocessing"]["max_duration"] == 240
+    assert content["preprocessing"]["model_checkpoint"] == "acestep-v15-tiny"
+    assert "mode" not in content["preprocessing"]
+    assert json.loads((two_pass[0] / "manifest.json").read_text())["preprocessing"]["mode"] == "two_pass"
+    assert (result["ready"], result["made"], result["up_to_date"], result["failed"]) == (2, 2, 0, [])
+    assert len(listener.said(Saved)) == 2
+
+
+def test_a_tensor_holds_exactly_what_the_model_hears_at_inference(
+    standard: Standard, songs: Path, tiny_checkpoint: Path
+) -> None:
+    found = of(standard[0], "one.wav")
+    text, encoder = load.load_text_encoder(tiny_checkpoint), load.load_condition_encoder(tiny_checkpoint)
+    silence = load.load_silence_latent(tiny_checkpoint)
+    prompt = format_prompt(f"{TAG}, a slow sine wave", bpm=None, timesignature="", keyscale="", duration_s=1)
+    states = text.encode_prompt(prompt), text.embed_lyrics(format_lyrics("[Verse]\nla la la", "unknown"))
+    condition = encode_condition(encoder, *states, silence)
+    assert len(condition) == len(states[0]) + len(states[1]) + 1
+    torch.testing.assert_close(found.encoder_hidden_states, condition)
+    assert found.target_latents.shape == (26, 64)
+    assert torch.equal(found.context_latents, context_latents(silence, 26))
+
+
+def test_the_vae_is_seeded_by_the_sound_and_the_seed(standard: Standard, songs: Path, tiny_checkpoint: Path) -> None:
+    found, audio = of(standard[0], "one.wav"), load_audio(songs / "one.wav")
+    words = f"{hashlib.sha256((songs / 'one.wav').read_bytes()).hexdigest()} 42"
+    seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8]) >> 1
+    assert torch.equal(found.target_latents, encode_audio(load.load_vae(tiny_checkpoint), audio, seed=seed))
+
+
+def test_metadata_names_labels_versions_and_model_but_no_place_on_this_computer(
+    standard: Standard, songs: Path, tiny_checkpoint: Path
+) -> None:
+    found = of(standard[0], "two.flac").metadata
+    labels = {"caption": f"{TAG}, a dark drone", "lyrics": "[Instrumental]", "language": "unknown", "duration": 1}
+    ours = {"format_version": 1, "text_template_version": 1, "normalize": "none", "seed": 42, "dtype": "float32"}
+    wanted = {**labels, **ours, "audio_path": "sub/two.flac", "custom_tag": TAG, "tag_position": "prepend"}
+    assert {key: found[key] for key in wanted} == wanted
+    assert found["model_checkpoint"] == "acestep-v15-tiny"
+    assert found["encoder_fingerprint"] == encoder_fingerprint(find_checkpoint(tiny_checkpoint))
+    for data in tensors(standard[0]).values():
+        assert str(songs).encode() not in data
+        assert b"pytest-of" not in data
+
+
+def test_the_tensors_fit_their_own_checkpoint(standard: Standard, tiny_checkpoint: Path) -> None:
+    records = [read_record(path) for path in read_manifest(standard[0]).paths]
+    assert require_fingerprint(records, find_checkpoint(tiny_checkpoint)) == []
+
+
+def test_long_songs_are_cut_and_loudness_is_evened_before_encoding(tmp_path: Path) -> None:
+    long = Song("long.wav", song(tmp_path / "long.wav", 11, level=0.01), "long.pt", "", "", "", {})
+    audio = song_audio(long, "peak", 10)
+    assert audio.shape == (2, 480_000)
+    assert audio.abs().max().item() == pytest.approx(10 ** (-1 / 20), abs=1e-4)

@@ -1,0 +1,228 @@
+"""Is this computer ready? Each answer with what to do about it.
+
+Standard library only, so that it can tell that a package is missing. What must be imported to be known (does torch
+start, does it see the graphics card) is asked of a process of its own, which may crash without harm.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from acestep.core.paths import PROJECT, checkpoint_roots
+from acestep.models.catalog import CATALOG, is_present
+
+PYTHONS = ((3, 11), (3, 13))  # oldest and newest that everything runs on
+PORTS = (7861, 7862)
+MIN_FREE_GB = 5
+INSTALL = "install.bat" if os.name == "nt" else "./install.sh"
+QUICK_IMPORTS = ("torch", "torchaudio", "soundfile", "safetensors", "transformers")
+ALL_IMPORTS = (*QUICK_IMPORTS, "diffusers", "peft", "lycoris", "lightning", "prodigyopt", "librosa", "gradio", "loguru")
+_PIN = re.compile(r'([\w.-]+)==([\w.*]+)(?:\s*;\s*sys_platform\s*(==|!=)\s*"(\w+)")?$')
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question and its answer. ``hint`` says what to do when it is not ``ok``."""
+
+    name: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One pinned line of a requirements file: ``version`` may end in ``.*``."""
+
+    name: str
+    version: str
+
+
+def diagnose(*, deep: bool = False, checkpoints: Path | None = None) -> list[Check]:
+    """Everything worth knowing about this computer; ``deep`` also imports the packages (some seconds)."""
+    return [
+        check_python(),
+        *check_packages(read_requirements()),
+        *(check_imports(ALL_IMPORTS) if deep else []),
+        _ffmpeg(),
+        _disk(PROJECT),
+        check_writable(PROJECT),
+        _checkpoints(checkpoints),
+        _ports(),
+        _proxy(os.environ),
+    ]
+
+
+def check_python() -> Check:
+    """Python is one of those that every package supports."""
+    (low, high), version = PYTHONS, sys.version_info[:2]
+    hint = f"Install Python {low[0]}.{low[1]} to {high[0]}.{high[1]} and run {INSTALL} again."
+    return Check("python", low <= version <= high, platform.python_version(), hint)
+
+
+def read_requirements(path: Path = PROJECT / "requirements.txt") -> list[Requirement]:
+    """The pinned packages of a requirements file that concern this system. Raises ValueError for any other line."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        text = line.partition("#")[0].strip()
+        if not text or text.startswith("-r"):
+            continue
+        match = _PIN.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{path.name}: {line!r} is not a pinned package")
+        name, version, relation, system = match.groups()
+        if relation is None or (relation == "==") == (sys.platform == system):
+            found.append(Requirement(name, version))
+    return found
+
+
+def check_packages(requirements: Iterable[Requirement]) -> list[Check]:
+    """Each package is installed, in the version that was tested. Imports nothing."""
+    return [_package(requirement) for requirement in requirements]
+
+
+def _package(requirement: Requirement) -> Check:
+    hint = f"Run {INSTALL}."
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(requirement.name, False, "not installed", hint)
+    if not _fits(version, requirement.version):
+        return Check(requirement.name, False, f"{version} is installed, {requirement.version} is needed", hint)
+    return Check(requirement.name, True, version)
+
+
+def _fits(version: str, wanted: str) -> bool:
+    version = version.partition("+")[0]  # 2.11.0+cu130 is a build of 2.11.0
+    return f"{version}.".startswith(wanted.removesuffix("*")) if wanted.endswith(".*") else version == wanted
+
+
+def check_imports(names: Iterable[str]) -> list[Check]:
+    """The packages really start, and torch can use the graphics card if there is an NVIDIA driver."""
+    command = [sys.executable, "-c", "import sys; from acestep.doctor import probe; probe(sys.argv[1:])", *names]
+    child = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    answers = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")]
+    if child.returncode:
+        failed = answers[-1]["importing"] if answers else "python"
+        reason = (child.stderr.strip().splitlines() or [f"it ended with code {child.returncode}"])[-1]
+        return [Check("imports", False, f"{failed} does not start: {reason}", f"Delete the folder env, run {INSTALL}.")]
+    return [Check("imports", True, "the packages start"), _device(answers[-1], has_nvidia_driver())]
+
+
+def probe(names: Iterable[str]) -> None:
+    """In a child: import ``names`` one by one, then say what torch can use. One JSON object a line."""
+    for name in names:
+        sys.stdout.write(json.dumps({"importing": name}) + "\n")
+        sys.stdout.flush()
+        importlib.import_module(name)
+    import torch
+
+    cuda = torch.cuda.is_available()
+    answer = {
+        "cuda": torch.cuda.get_device_name(0) if cuda else "",
+        "built_for": torch.version.cuda,
+        "mps": torch.backends.mps.is_available(),
+    }
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+def _device(torch_says: Mapping[str, Any], driver: bool) -> Check:
+    if torch_says["cuda"]:
+        return Check("device", True, f"{torch_says['cuda']} (CUDA {torch_says['built_for']})")
+    if driver:
+        built = f"is built for CUDA {torch_says['built_for']}" if torch_says["built_for"] else "has no CUDA"
+        hint = (
+            f"Update the NVIDIA driver, or install uv, which finds the build that fits, delete the folder env and run "
+            f"{INSTALL}. To go on without the card: {INSTALL} --cpu"
+        )
+        return Check("device", False, f"there is an NVIDIA driver, but torch, which {built}, cannot use it", hint)
+    return Check("device", True, "Apple GPU (mps)" if torch_says["mps"] else "processor only")
+
+
+def has_nvidia_driver() -> bool:
+    """Whether nvidia-smi answers."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return False
+    try:
+        return subprocess.run([tool], capture_output=True, timeout=20, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _ffmpeg() -> Check:
+    found = shutil.which("ffmpeg")
+    return Check("ffmpeg", True, found or "not installed; only m4a, aac and wma files need it")
+
+
+def _disk(folder: Path) -> Check:
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    hint = f"Free some space: a model takes 6.4 GB, a run some more. {MIN_FREE_GB} GB is the least to begin with."
+    return Check("disk", free_gb >= MIN_FREE_GB, f"{free_gb:.0f} GB free", hint)
+
+
+def check_writable(folder: Path) -> Check:
+    """A file can be made in the folder."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return Check("write access", True, str(folder))
+    except OSError as problem:
+        hint = "Move the program to a folder that you may write to."
+        return Check("write access", False, f"{folder}: {problem.strerror}", hint)
+
+
+def _checkpoints(custom: Path | None) -> Check:
+    roots = checkpoint_roots(custom)
+    found = [model.name for root in roots for model in CATALOG if is_present(model.name, root)]
+    nothing = "none yet; the demo needs none. To fetch the first: python -m acestep download main"
+    return Check("models", True, ", ".join(dict.fromkeys(found)) or nothing)
+
+
+def _ports() -> Check:
+    busy = [str(port) for port in PORTS if port_problem("127.0.0.1", port)]
+    detail = f"in use: {', '.join(busy)} (another one can be chosen with --port)" if busy else "7861 and 7862 are free"
+    return Check("ports", True, detail)
+
+
+def port_problem(host: str, port: int) -> str:
+    """Why no server can be opened there, "" when one can."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probing:
+        if os.name != "nt":  # there it would allow two servers on one port
+            probing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probing.bind((host, port))
+        except OSError as problem:
+            return problem.strerror or str(problem)
+    return ""
+
+
+def socks_proxies(environment: Mapping[str, str]) -> list[str]:
+    """Names of the variables that set a SOCKS proxy, which the HTTP library cannot use without ``socksio``."""
+    if importlib.util.find_spec("socksio") is not None:
+        return []
+    names = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY")
+    both = [*names, *(name.lower() for name in names)]
+    return [name for name in both if environment.get(name, "").lower().startswith("socks")]
+
+
+def _proxy(environment: Mapping[str, str]) -> Check:
+    if socks := socks_proxies(environment):
+        hint = "Set HTTPS_PROXY to an http:// proxy, or unset it."
+        return Check("proxy", False, f"{', '.join(socks)}: SOCKS proxies do not work for downloads", hint)
+    used = environment.get("HTTPS_PROXY") or environment.get("https_proxy")
+    return Check("proxy", True, "downloads go through HTTPS_PROXY" if used else "none")

@@ -1,0 +1,62 @@
+"""For the install scripts: was this environment installed from these files, and does it work?
+
+    python -m acestep.installed same FILE...             exit 0 when nothing has changed since it was found to work
+    python -m acestep.installed verify [--full] [--cpu] FILE...   check it now; what fails is printed, with what to do
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from pathlib import Path
+
+from acestep.core.paths import PROJECT
+from acestep.doctor import ALL_IMPORTS, QUICK_IMPORTS, Check, check_imports, check_packages, check_python
+from acestep.doctor import read_requirements as read
+
+_STAMP = "acestep-installed.json"
+
+
+def main(argv: list[str], environment: Path | None = None) -> int:
+    """Exit code of one of the two commands. ``environment`` is the venv's folder."""
+    stamp = (environment or Path(sys.prefix)) / _STAMP
+    command, *rest = argv
+    files = [PROJECT / name for name in rest if not name.startswith("--")]
+    if command == "same":
+        return 0 if _recorded(stamp).items() >= _facts(files).items() else 1
+    wrong = _wrong(files, full="--full" in rest, cpu="--cpu" in rest)
+    for check in wrong:
+        sys.stderr.write(f"FAILED {check.name}: {check.detail}\n       {check.hint}\n")
+    if not wrong:
+        stamp.write_text(json.dumps(_recorded(stamp) | _facts(files)), encoding="utf-8")
+    return 1 if wrong else 0
+
+
+def _wrong(files: list[Path], *, full: bool, cpu: bool) -> list[Check]:
+    checks = [check_python()]
+    for file in files:
+        checks += check_packages(read(file))
+    if all(check.ok for check in checks):
+        checks += check_imports(ALL_IMPORTS if full else QUICK_IMPORTS)
+    return [check for check in checks if not check.ok and not (cpu and check.name == "device")]
+
+
+def _facts(files: list[Path]) -> dict[str, str]:
+    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {"python": platform.python_version(), **hashes}
+
+
+def _recorded(stamp: Path) -> dict[str, str]:
+    try:
+        data = json.loads(stamp.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

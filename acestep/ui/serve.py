@@ -1,0 +1,131 @@
+"""Opens a page on this computer and keeps it open until it is told to stop. Which page, it does not know."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from acestep.core.errors import ConfigError
+from acestep.doctor import port_problem, socks_proxies
+from acestep.ui.guard import LOOPBACK, LocalGuard
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a page is opened and who may come in. ``auth`` is a name and a password."""
+
+    host: str = "127.0.0.1"
+    port: int = 7861
+    auth: tuple[str, str] | None = None
+    share: bool = False
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.auth is None and (self.share or self.host not in LOOPBACK):
+            what = "--share" if self.share else f"--host {self.host}"
+            raise ConfigError([f"{what} lets others in, so it needs a login"], hint="Add --auth NAME:PASSWORD.")
+        if not 0 < self.port < 65536:
+            raise ConfigError([f"--port must be from 1 to 65535, got {self.port}"])
+
+    def check_free(self) -> None:
+        """Raises ConfigError when no server can be opened there."""
+        if problem := port_problem(self.host, self.port):
+            raise ConfigError(
+                [f"port {self.port} of {self.host} cannot be opened: {problem}"],
+                hint="Choose another one with --port; this program may be running already.",
+            )
+
+    @property
+    def url(self) -> str:
+        """The address for a browser on this computer."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+def prepare_environment(environment: MutableMapping[str, str]) -> list[str]:
+    """Set what must be set before gradio is imported. Returns what the user should know.
+
+    Nothing is reported to anyone; requests to this computer go past a proxy, with which gradio would otherwise not
+    start; a SOCKS proxy, with which it cannot even be imported, is dropped.
+    """
+    from platformdirs import user_cache_path
+
+    environment["GRADIO_ANALYTICS_ENABLED"] = "False"
+    environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    environment.pop("GRADIO_ALLOWED_PATHS", None)  # would open folders to whoever reaches the page
+    environment.setdefault("GRADIO_TEMP_DIR", str(user_cache_path("acestep-trainer") / "gradio"))
+    given = environment.get("NO_PROXY") or environment.get("no_proxy") or ""
+    hosts = [host.strip() for host in given.split(",") if host.strip()]
+    environment["NO_PROXY"] = environment["no_proxy"] = ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
+    dropped = socks_proxies(environment)
+    for name in dropped:
+        del environment[name]
+    return [f"{name} is not used: SOCKS proxies are not supported" for name in dropped]
+
+
+@contextmanager
+def open_page(page: gr.Blocks, address: Address, *, browser: bool = False) -> Iterator[str]:
+    """Serve ``page`` while the block runs; yields the public address of ``--share``, else "".
+
+    Raises ConfigError when the port is taken.
+    """
+    import gradio as gr
+    from starlette.middleware import Middleware
+
+    names = (*address.names, *(() if address.host in ("0.0.0.0", "::") else (address.host,)))
+    names += ("*.gradio.live",) if address.share else ()
+    guard = Middleware(LocalGuard, names=names, any_address=address.host not in LOOPBACK)
+    Path(os.environ["GRADIO_TEMP_DIR"]).mkdir(parents=True, exist_ok=True)
+    address.check_free()
+    try:
+        page.queue(default_concurrency_limit=4, max_size=64).launch(
+            server_name=f"[{address.host}]" if ":" in address.host else address.host,
+            server_port=address.port,
+            auth=address.auth,
+            share=address.share,
+            inbrowser=browser,
+            quiet=True,
+            show_error=True,
+            theme=gr.themes.Soft(  # plain names: no font is fetched from anywhere
+                font=["system-ui", "Segoe UI", "sans-serif"], font_mono=["ui-monospace", "Consolas", "monospace"]
+            ),
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            run_history=False,  # it would keep what is typed, passwords too, in the browser
+            footer_links=["settings"],
+            allowed_paths=[],
+            max_file_size="500mb",
+            strict_cors=True,
+            app_kwargs={"middleware": [guard]},
+            prevent_thread_lock=True,
+        )
+    except OSError as problem:
+        raise ConfigError([f"{address.url} cannot be opened"], hint="Choose another port with --port.") from problem
+    try:
+        yield page.share_url or ""
+    finally:
+        page.close(verbose=False)
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """While the block runs, Ctrl-C and SIGTERM set the yielded event instead of ending the program."""
+    asked = threading.Event()
+    kinds = [signal.SIGINT, signal.SIGTERM]
+    before = {kind: signal.signal(kind, lambda *_: asked.set()) for kind in kinds}
+    try:
+        yield asked
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

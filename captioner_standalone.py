@@ -1,0 +1,19 @@
+"""The captioner's page. Start it with ``python launch.py --mode caption``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+
+def build_page() -> gr.Blocks:
+    """The page, not yet served."""
+    from acestep.ui.placeholder import build_captioner
+
+    return build_captioner()
+
+
+if __name__ == "__main__":
+    raise SystemExit("Start the captioner with: python launch.py --mode caption")

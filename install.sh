@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Installs what the program needs into the folder env/ beside this file. Running it again only checks, and repairs.
+#
+#   ./install.sh          what the program needs
+#   ./install.sh --dev    what its tests need, too
+#   ./install.sh --cpu    go on although torch cannot use the NVIDIA card
+#   ./install.sh --quick  do nothing if the last installation was made from the same files (start.sh asks so)
+set -euo pipefail
+cd -P "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
+export PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUTF8=1
+
+files="requirements.txt" # names without spaces: word splitting is meant
+options=""
+quick=no
+for argument in "$@"; do
+  case "$argument" in
+    --dev) files="requirements.txt requirements-dev.txt" ;;
+    --cpu) options="--cpu" ;;
+    --quick) quick=yes ;;
+    *)
+      echo "install.sh: unknown option $argument (known: --dev --cpu --quick)" >&2
+      exit 2
+      ;;
+  esac
+done
+
+fail() {
+  printf '\nThe installation did not succeed: %s\n' "$1" >&2
+  exit 1
+}
+
+fits() { # a Python of a version that every package supports
+  "$@" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1
+}
+
+find_python() {
+  local name
+  for name in "${PYTHON:-python3.11}" python3.11 python3.12 python3.13 python3 python; do
+    if fits "$name"; then
+      echo "$name"
+      return
+    fi
+  done
+  fail "Python 3.11, 3.12 or 3.13 is needed, found is $(python3 --version 2>&1 || true).
+Debian, Ubuntu: sudo apt install python3.11 python3.11-venv
+macOS:          brew install python@3.11
+Or install uv, which brings a Python of its own, and run ./install.sh again."
+}
+
+make_environment() {
+  if [ -e env ] && ! [ -f env/pyvenv.cfg ]; then
+    fail "there is something else called env here. Move it away and run ./install.sh again."
+  fi
+  if [ "$(df -Pk . | awk 'NR == 2 { print $4 }')" -lt 8000000 ]; then
+    fail "the packages take 8 GB, and the disk of this folder has less."
+  fi
+  rm -rf env
+  echo "Making the environment env/" >&2
+  if command -v uv >/dev/null; then
+    uv venv --quiet --python ">=3.11,<3.14" env || fail "uv could not make it (see above)."
+  else
+    local python
+    python="$(find_python)"
+    "$python" -m venv env || fail "$python -m venv failed. On Debian and Ubuntu: sudo apt install python3-venv"
+  fi
+}
+
+install_packages() {
+  local list=()
+  for file in $files; do list+=(-r "$file"); done
+  echo "Installing packages (several GB the first time)" >&2
+  if command -v uv >/dev/null; then
+    if nvidia-smi >/dev/null 2>&1; then
+      list+=(--torch-backend=auto) # the build of torch that fits the driver
+    fi
+    uv pip install --python env/bin/python "${list[@]}" || fail "uv could not install a package (see above)."
+  else
+    env/bin/python -m pip --version >/dev/null 2>&1 || env/bin/python -m ensurepip --upgrade >/dev/null
+    env/bin/python -m pip install "${list[@]}" || fail "pip could not install a package (see above)."
+  fi
+}
+
+if fits env/bin/python; then
+  # shellcheck disable=SC2086
+  if env/bin/python -m acestep.installed same $files; then
+    if [ "$quick" = yes ]; then exit 0; fi
+    if env/bin/python -m acestep.installed verify $options $files; then
+      echo "Everything is installed. Start with ./start.sh" >&2
+      exit 0
+    fi
+    echo "Repairing" >&2
+  fi
+else
+  make_environment
+fi
+install_packages
+# shellcheck disable=SC2086
+env/bin/python -m acestep.installed verify --full $options $files || fail "see the lines above."
+echo "Installed. Start with ./start.sh" >&2

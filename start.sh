@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Installs what is missing and starts the program.
+#
+#   ./start.sh [options]          the pages; options of launch.py, e.g. --mode both
+#   ./start.sh --demo [options]   the whole way from songs to an adapter, on a tiny model; options of "acestep demo"
+set -euo pipefail
+cd -P "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
+
+./install.sh --quick >&2
+if [ "${1:-}" = "--demo" ]; then
+  shift
+  exec env/bin/python -m acestep demo "$@"
+fi
+exec env/bin/python launch.py "$@"

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# The test command: style, types, tests. Arguments go to pytest, e.g. tests/run.sh tests/core -k atomic
+set -euo pipefail
+cd -P "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+
+./install.sh --dev --quick
+if [ -d tests/ui ] && ! command -v chromium >/dev/null; then # the browser tests drive Debian's Chromium
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null
+  else
+    echo "The browser tests need Chromium: sudo apt-get install chromium" >&2
+    exit 1
+  fi
+fi
+
+env/bin/ruff check .
+env/bin/ruff format --check .
+env/bin/mypy
+# Two processes, each with one thread for the arithmetic; a file stays in one process and shares what it prepares.
+export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+exec env/bin/python -m pytest -n 2 --dist loadfile "$@"

@@ -40,7 +40,9 @@ class FfmpegStream:
             track, self.duration_s = facts["streams"][0], float(facts["format"]["duration"])
             self.sample_rate_hz, self.num_channels = int(track["sample_rate"]), int(track["channels"])
         except (KeyError, IndexError, ValueError):
-            raise AudioError(f"{path} holds no sound that ffmpeg can read", hint="Convert it to WAV or FLAC.") from None
+            raise AudioError(
+                f"{path} holds no sound that ffmpeg can read", hint="Copy it again, or convert it to WAV."
+            ) from None
         self._path = path
         self._process: subprocess.Popen[bytes] | None = None
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()

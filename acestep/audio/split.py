@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os.path
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ def _sources(folder: Path) -> list[tuple[Path, str]]:
     except OSError as problem:
         hint = "Choose the folder that holds the recordings."
         raise AudioError(f"{folder} cannot be read: {problem.strerror}", hint=hint) from None
-    paths = [path for path in entries if path.suffix.lower() in AUDIO_EXTENSIONS and path.is_file()]
+    paths = [path for path in entries if path.suffix.lower() in AUDIO_EXTENSIONS and os.path.isfile(path)]
     paths = [path for path in paths if not path.name.startswith(".")]
     if not paths:
         raise AudioError(f"{folder} holds no sound files", hint=f"Read are {' '.join(AUDIO_EXTENSIONS)}.")

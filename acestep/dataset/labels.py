@@ -84,7 +84,7 @@ def beats(value: Any) -> str:
     """The upper number of a time signature: "4" of "4/4"."""
     if isinstance(value, float):
         value = whole_number(value)
-    return text(value).split("/")[0].strip()
+    return text(value).split("/")[0].strip().removesuffix(".0")
 
 
 def language(value: Any) -> str:

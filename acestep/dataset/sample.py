@@ -25,6 +25,12 @@ TagPosition = Literal["prepend", "append", "replace"]
 
 Text = Annotated[str, BeforeValidator(text)]
 Flag = Annotated[bool, BeforeValidator(flag)]
+Id = Annotated[str, BeforeValidator(lambda value: safe_name(text(value)) if value else "")]
+Tempo = Annotated[int | None, BeforeValidator(tempo)]
+Beats = Annotated[str, BeforeValidator(beats)]
+Seconds = Annotated[int, BeforeValidator(lambda value: whole_number(value) or 0)]
+Language = Annotated[str, BeforeValidator(language)]
+PromptChoice = Annotated[Literal["caption", "genre"] | None, BeforeValidator(prompt_choice)]
 
 
 class _Record(BaseModel):
@@ -36,7 +42,7 @@ class _Record(BaseModel):
 class Sample(_Record):
     """One song. ``caption`` and ``genre`` are without the tag; ``sources`` tells where each label came from."""
 
-    id: Annotated[str, BeforeValidator(lambda value: safe_name(text(value)) if value else "")] = ""
+    id: Id = ""
     audio_path: Text = ""
     filename: Text = ""
     caption: Text = ""
@@ -44,15 +50,15 @@ class Sample(_Record):
     lyrics: Text = INSTRUMENTAL
     raw_lyrics: Text = ""
     formatted_lyrics: Text = ""
-    bpm: Annotated[int | None, BeforeValidator(tempo)] = None
+    bpm: Tempo = None
     keyscale: Text = ""
-    timesignature: Annotated[str, BeforeValidator(beats)] = ""
-    duration: Annotated[int, BeforeValidator(lambda value: whole_number(value) or 0)] = 0
-    language: Annotated[str, BeforeValidator(language)] = UNKNOWN_LANGUAGE
+    timesignature: Beats = ""
+    duration: Seconds = 0
+    language: Language = UNKNOWN_LANGUAGE
     is_instrumental: Flag = True
     custom_tag: Text = ""
     labeled: Flag = False
-    prompt_override: Annotated[Literal["caption", "genre"] | None, BeforeValidator(prompt_choice)] = None
+    prompt_override: PromptChoice = None
     sources: dict[str, str] = Field(default_factory=dict)
 
     @property

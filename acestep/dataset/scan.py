@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,9 +51,9 @@ def scan_folder(
     Raises:
         DatasetError: no such folder, or no song in it that can be used.
     """
-    root = folder.expanduser().resolve()
-    if not root.is_dir():
-        raise DatasetError(f"{folder} is not a folder", hint="Choose the folder that holds the songs.")
+    root = Path(os.path.realpath(folder.expanduser()))
+    if not os.path.isdir(root):
+        raise DatasetError(f"{folder} is not a folder that can be read", hint="Choose the folder that holds the songs.")
     problems: list[Problem] = []
     files = walk(root, problems)
     lengths_s = _probe(files, root, problems)

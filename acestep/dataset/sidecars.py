@@ -7,6 +7,7 @@ For ``song.mp3``, weakest first: ``song.txt``, ``song.caption.txt``, ``song.lyri
 from __future__ import annotations
 
 import json
+import os.path
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -67,7 +68,7 @@ def read_sidecars(audio: Path, folder: Folder, problems: list[Problem]) -> list[
 def sidecar_path(audio: Path) -> Path:
     """The JSON file that holds the labels of ``audio``, or will."""
     own = audio.with_name(f"{audio.name}.json")
-    return own if own.exists() else audio.with_suffix(".json")
+    return own if os.path.exists(own) else audio.with_suffix(".json")
 
 
 def write_sidecar(audio_path: Path, labels: Mapping[str, Any]) -> Path:
@@ -81,7 +82,7 @@ def write_sidecar(audio_path: Path, labels: Mapping[str, Any]) -> Path:
     """
     path = sidecar_path(audio_path)
     hint = "Correct it, or move it out of the way."
-    before = read_json(path, error=DatasetError, hint=hint) if path.exists() else {}
+    before = read_json(path, error=DatasetError, hint=hint) if os.path.exists(path) else {}
     if not isinstance(before, dict):
         raise DatasetError(f"{path} does not hold the labels of a song", hint=hint)
     data = {**before, "filename": audio_path.name, "path": str(audio_path.absolute()), **labels}
@@ -91,10 +92,12 @@ def write_sidecar(audio_path: Path, labels: Mapping[str, Any]) -> Path:
 
 
 def _read_json(path: Path, problems: list[Problem]) -> Labels:
-    content = read_text(path, problems) or ""
+    content = read_text(path, problems)
+    if content is None:
+        return Labels(path)
     try:
         data = json.loads(content)
-    except (json.JSONDecodeError, RecursionError) as problem:
+    except (ValueError, RecursionError) as problem:  # ValueError: a number of thousands of digits, too
         problems.append(Problem(path, f"is not valid JSON and was ignored: {problem}", "Correct it, or delete it."))
         return Labels(path)
     if not isinstance(data, dict):

@@ -33,8 +33,8 @@ def read_table(path: Path, problems: list[Problem]) -> list[Row]:
     if content is None:
         return []
     lines = content.lstrip("\ufeff")
-    delimiter = max(_DELIMITERS, key=lambda mark: _num_known(lines, mark))
     try:
+        delimiter = max(_DELIMITERS, key=lambda mark: _num_known(lines, mark))
         rows = list(csv.DictReader(io.StringIO(lines, newline=""), delimiter=delimiter, skipinitialspace=True))
     except csv.Error as problem:
         problems.append(Problem(path, f"is not a table and was ignored: {problem}"))

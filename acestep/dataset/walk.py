@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from acestep.dataset.labels import Problem
@@ -21,14 +22,14 @@ def walk(root: Path, problems: list[Problem]) -> list[Path]:
 
 
 def _unreadable(problem: OSError, problems: list[Problem]) -> None:
-    hint = "Check that this user may read the folder."
+    hint = "Check that it is there and that this user may read it."
     problems.append(Problem(Path(problem.filename), f"cannot be read: {problem.strerror}", hint))
 
 
 def _enters(folder: Path, problems: list[Problem]) -> bool:
     if folder.name.startswith("."):
         return False
-    if folder.is_symlink():
+    if os.path.islink(folder):
         problems.append(Problem(folder, "is a link to a folder and was not followed", _LEADS_OUT))
         return False
     return True
@@ -43,11 +44,11 @@ def _counts(path: Path, root: Path, problems: list[Problem]) -> bool:
         shown = path.with_name(path.name.encode("utf-8", "replace").decode())
         problems.append(Problem(shown, "has a name that is not Unicode and was ignored", "Rename it."))
         return False
-    if path.is_symlink() and not path.resolve().is_relative_to(root):
+    if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(root):
         problems.append(Problem(path, "is a link that leads out of the folder and was ignored", _LEADS_OUT))
         return False
-    if not path.is_file():
-        if path.is_symlink():
-            problems.append(Problem(path, "is a link to nothing and was ignored"))
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError as problem:  # a link to nothing or to itself, a folder that may be listed but not entered
+        _unreadable(problem, problems)
         return False
-    return True

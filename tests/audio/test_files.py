@@ -125,6 +125,7 @@ def test_what_cannot_be_trained_on_is_refused_by_name_with_the_reason(tmp_path, 
     assert caught.value.hint
 
 
+@pytest.mark.root
 def test_a_file_without_read_permission_is_refused():
     code = """
 import sys, pathlib
@@ -226,6 +227,7 @@ def test_nonsense_is_not_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.root
 def test_a_folder_that_refuses_files_says_so(tmp_path):
     code = """
 import sys, pathlib, torch

@@ -19,9 +19,9 @@ def mp3(samples: np.ndarray, rate: int, *, with_header: bool) -> bytes:
 
 @pytest.fixture(params=[(44_100, 2), (44_100, 1), (24_000, 2), (11_025, 1)], ids=str)
 def uneven(request):
-    """Ten seconds of noise, then ten of near silence: the size of the first frames says nothing of the rest."""
+    """Five seconds of noise, then five of near silence: the size of the first frames says nothing of the rest."""
     rate, channels = request.param
-    loud = np.random.default_rng(0).standard_normal((rate * 10, channels)) * 0.2
+    loud = np.random.default_rng(0).standard_normal((rate * 5, channels)) * 0.2
     return np.concatenate([loud, loud * 1e-3]), rate
 
 
@@ -30,14 +30,14 @@ def test_an_mp3_without_its_length_is_read_to_its_end(tmp_path, uneven, turned):
     samples, rate = uneven
     path = tmp_path / "bare.mp3"
     path.write_bytes(mp3(samples[::-1] if turned else samples, rate, with_header=False))
-    assert probe_audio(path).duration_s == pytest.approx(20, abs=0.3)
+    assert probe_audio(path).duration_s == pytest.approx(10, abs=0.3)
     audio = load_audio(path)
-    assert audio.shape[1] / 48_000 == pytest.approx(20, abs=0.3)
-    begin, end = audio[:, : 48_000 * 8].square().mean(), audio[:, -48_000 * 8 :].square().mean()
+    assert audio.shape[1] / 48_000 == pytest.approx(10, abs=0.3)
+    begin, end = audio[:, : 48_000 * 4].square().mean(), audio[:, -48_000 * 4 :].square().mean()
     assert (begin < end) == turned
 
 
-def test_tags_before_and_damage_within_do_not_disturb_the_count(tmp_path):
+def test_tags_before_and_behind_do_not_disturb_the_count(tmp_path):
     noise = np.random.default_rng(0).standard_normal((48_000 * 4, 2)) * 0.2
     data = mp3(noise, 48_000, with_header=False)
     tag = b"ID3\x04\x00\x00" + bytes([0, 0, 2, 0]) + bytes(256)

@@ -58,7 +58,7 @@ def trained(decoder: nn.Module, kind: str, config: AdapterConfig, *, train_mlp: 
     """An adapter whose parameters are all far from where they started."""
     adapter = inject(decoder, kind, config, "both", train_mlp)
     generator = torch.Generator().manual_seed(7)
-    size = 0.1 if kind == "lora" else 0.3  # both then add about half of what is there
+    size = 0.1 if kind == "lora" else 0.3  # a good part of the answer is then the adapter's
     noise = {key: size * torch.randn(value.shape, generator=generator) for key, value in adapter.state().items()}
     adapter.load_state(noise)
     return adapter

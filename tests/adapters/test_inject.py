@@ -12,7 +12,7 @@ from torch import nn
 from acestep.adapters.configs import AdapterConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import inject
 from acestep.core.errors import AdapterError, UnknownName
-from tests.adapters.small import KINDS, LOKR, LORA, answer, make_decoder, train_steps, trained
+from tests.adapters.small import KINDS, LOKR, LORA, answer, make_decoder, run, train_steps, trained
 
 every_kind = pytest.mark.parametrize(("kind", "config"), KINDS)
 
@@ -89,6 +89,17 @@ def test_training_moves_every_parameter(kind: str, config: AdapterConfig) -> Non
     before = adapter.state()
     train_steps(adapter)
     assert all(not torch.equal(value, before[key]) for key, value in adapter.state().items())
+
+
+@every_kind
+def test_under_autocast_a_bf16_base_gives_fp32_gradients(kind: str, config: AdapterConfig) -> None:
+    adapter = trained(make_decoder(dtype=torch.bfloat16), kind, config)
+    with torch.autocast("cpu", torch.bfloat16):
+        run(adapter.network).square().mean().backward()
+    for parameter in adapter.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.dtype == torch.float32
+        assert parameter.grad.any()
 
 
 @every_kind

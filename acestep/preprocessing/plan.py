@@ -62,7 +62,7 @@ def apply_overrides(dataset: Dataset, config: PreprocessJob) -> Dataset:
 
 
 def plan_songs(
-    dataset: Dataset, root: Path, config: PreprocessJob, checkpoint: Checkpoint, dtype: str, refuse: Refuse
+    dataset: Dataset, root: Path, config: PreprocessJob, checkpoint: Checkpoint, precision: str, refuse: Refuse
 ) -> Iterator[Song]:
     """Each song that can be encoded, in the dataset's order; ``refuse`` is told of every other.
 
@@ -82,7 +82,7 @@ def plan_songs(
         "normalize": config.normalize,
         "max_duration_s": config.max_duration_s,
         "seed": config.seed,
-        "dtype": dtype,
+        "dtype": precision,
     }
     taken: dict[str, str] = {}
     for sample, text in zip(dataset.samples, texts, strict=True):

@@ -20,7 +20,7 @@ from acestep.audio.files import SAMPLE_RATE_HZ
 from acestep.core.errors import AceStepError, DatasetError, JobCancelled, JobError, StorageError, TensorError
 from acestep.core.events import Event, ItemFailed, Noted, Progressed, Saved, Started
 from acestep.dataset.labels import Problem
-from acestep.dataset.sample import Dataset
+from acestep.dataset.sample import Dataset, DatasetMetadata
 from acestep.models.checkpoint import check_checkpoint, check_companions, find_checkpoint
 from acestep.models.device import choose_device, choose_dtype
 from acestep.models.text import MAX_LYRIC_TOKENS, MAX_PROMPT_TOKENS
@@ -77,11 +77,12 @@ def preprocess(
     check_companions(checkpoint)
     device = choose_device(config.device)
     dtype = choose_dtype(device.value, config.dtype)
-    for choice in (device, dtype):
-        reporter.emit(Noted(message=f"{choice.value}: {choice.reason}"))
-    run = _Run(apply_overrides(dataset, config), config, Place(checkpoint, device.value, dtype.value), reporter)
-    run.plan(root.resolve(), problems)
+    reporter.emit(Noted(message=f"device {device.value}: {device.reason}"))
+    place = Place(checkpoint, device.value, dtype.value)
+    reporter.emit(Noted(message=f"precision {place.precision}: {dtype.reason}"))
+    run = _Run(apply_overrides(dataset, config), config, place, reporter)
     try:
+        run.plan(root.resolve(), problems)
         run.encode()
     except JobCancelled:
         ready, total = len(run.output.ready), len(run.output.songs)
@@ -99,7 +100,7 @@ class _Run:
         self._up_to_date = 0
         self.output = Output(
             config.out,
-            metadata=dataset.metadata.model_dump(mode="json"),
+            metadata=dataset.metadata.model_dump(mode="json", include=set(DatasetMetadata.model_fields)),
             preprocessing={
                 "max_duration": config.max_duration_s,
                 "target_sample_rate": SAMPLE_RATE_HZ,
@@ -114,8 +115,8 @@ class _Run:
         """Find out which songs there are and which are ready. Raises DatasetError when none can be used."""
         for problem in problems:
             self._refuse(short_name(problem.path, root), DatasetError(problem.message, hint=problem.hint))
-        config, dtype = self._config, str(self._place.dtype).removeprefix("torch.")
-        for song in plan_songs(self._dataset, root, config, self._place.checkpoint, dtype, self._refuse):
+        config, place = self._config, self._place
+        for song in plan_songs(self._dataset, root, config, place.checkpoint, place.precision, self._refuse):
             self._reporter.stop_if_cancelled()
             self.output.songs.append(song)
             if details := up_to_date(config.out, song):
@@ -130,7 +131,7 @@ class _Run:
         """Make the missing files."""
         todo, passes = self.output.missing, 2 if self._config.two_pass else 1
         self.output.prepare(len(todo) * SONG_BYTES * passes)
-        unit = "songs" if passes == 1 else "songs, each in two passes"
+        unit = "songs" if passes == 1 else "song passes"
         self._reporter.emit(Started(job="preprocess", total=len(todo) * passes, unit=unit))
         if todo:
             (self._in_two_passes if self._config.two_pass else self._in_one_pass)(todo)

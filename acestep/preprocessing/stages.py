@@ -40,6 +40,10 @@ class Place:
     device: str
     dtype: torch.dtype
 
+    @property
+    def precision(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
 
 @dataclass(frozen=True, slots=True)
 class Features:

@@ -66,6 +66,7 @@ def test_changed_sound_tag_or_settings_make_a_tensor_out_of_date_and_a_moved_fol
     assert outdated(tag="otherstyle") == 2
     assert outdated(tag_position="append") == 2
     assert outdated(max_duration_s=60) == 2
+    assert outdated(dtype="bf16") == 2
     assert outdated() == 0
     shutil.move(workshop.songs, tmp_path / "elsewhere")
     workshop = Workshop(tmp_path / "elsewhere", workshop.checkpoint)

@@ -78,9 +78,10 @@ def _block_power(audio: Tensor) -> np.ndarray:
         squared += sosfilt(_K_WEIGHTING, channel.astype(np.float64)) ** 2
     num_hops = len(squared) // _HOP
     if num_hops < _HOPS_A_BLOCK:
-        return squared.mean(keepdims=True)
+        return np.array([squared.mean()])
     hops = squared[: num_hops * _HOP].reshape(num_hops, _HOP).mean(1)
-    return np.convolve(hops, np.full(_HOPS_A_BLOCK, 1 / _HOPS_A_BLOCK), "valid")
+    blocks: np.ndarray = np.convolve(hops, np.full(_HOPS_A_BLOCK, 1 / _HOPS_A_BLOCK), "valid")
+    return blocks
 
 
 def _power(lufs: float) -> float:

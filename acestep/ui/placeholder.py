@@ -14,7 +14,7 @@ On Windows write `env\\Scripts\\python` for `env/bin/python`.
 ```bash
 env/bin/python -m acestep demo
 ```
-**Get the model** (6.4 GB), then check this computer:
+**Get the model** (about 6.4 GB), then check this computer:
 ```bash
 env/bin/python -m acestep download main
 env/bin/python -m acestep doctor
@@ -27,7 +27,7 @@ env/bin/python -m acestep scan MUSIC_FOLDER --tag my_style --out dataset.json
 ```bash
 env/bin/python -m acestep preprocess dataset.json --checkpoint acestep-v15-turbo --out tensors
 ```
-**3. Train an adapter.** Ctrl-C stops and saves; the same command goes on from there:
+**3. Train an adapter.** Ctrl-C stops and saves; with `--resume auto` added the command goes on from there:
 ```bash
 env/bin/python -m acestep train tensors --checkpoint acestep-v15-turbo --out lora_output/my_style
 ```
@@ -38,7 +38,7 @@ env/bin/python -m acestep generate --checkpoint acestep-v15-turbo --adapter lora
 ```
 **5. Take it along** into the ACE-Step app:
 ```bash
-env/bin/python -m acestep export lora_output/my_style/best/adapter --to acestep --out my_style.safetensors
+env/bin/python -m acestep export lora_output/my_style/best/adapter --to acestep --out my_style
 ```
 **What was run so far:**
 ```bash
@@ -57,7 +57,7 @@ any of these beside it:
 | `track.caption.txt` | a description of the music |
 | `track.lyrics.txt`, or `track.txt` | the lyrics, with marks such as `[Verse]` and `[Chorus]` |
 | `track.json` | `caption`, `genre`, `bpm`, `keyscale`, `timesignature`, `language`, `lyrics`, `is_instrumental` |
-| any `.csv` in the folder | a line a song: `filename`, `caption`, `genre`, `bpm`, `keyscale`, `lyrics`, `language` |
+| any `.csv` in the folder | a line a song: `file`, `caption`, `genre`, `bpm`, `keyscale`, `lyrics`, `language` |
 
 ```json
 {"caption": "slow piano ballad with strings", "bpm": 72, "keyscale": "C minor", "timesignature": "4"}

@@ -12,6 +12,9 @@
     +-- TrainingError
     |   +-- LossNotFinite
     +-- DownloadError
+    +-- CaptionError
+    |   +-- ServiceError
+    |       +-- ServiceRefused
     +-- StorageError
     |   +-- DiskFull
     |   +-- NotWritable
@@ -81,6 +84,18 @@ class LossNotFinite(TrainingError):
 
 class DownloadError(AceStepError):
     """A model could not be fetched completely."""
+
+
+class CaptionError(AceStepError):
+    """A song got no usable description or lyrics."""
+
+
+class ServiceError(CaptionError):
+    """An online service did not answer, or not with what it was asked for."""
+
+
+class ServiceRefused(ServiceError):
+    """An online service will answer no request of this user: no key, a wrong one, no credit."""
 
 
 class StorageError(AceStepError):

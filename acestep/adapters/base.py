@@ -125,7 +125,7 @@ class Adapter(Protocol):
         """Undo ``folded`` by this adapter's own scale: the same addition, trainable. Raises as ``load_state``."""
 
     def save(self, folder: Path, card: AdapterCard, *, dtype: torch.dtype = torch.bfloat16) -> None:
-        """Write the adapter's files into an existing folder, for every program that can read this kind."""
+        """Write the adapter's files into ``folder``, for every program that can read this kind."""
 
     def remove(self) -> nn.Module:
         """Give back the decoder as it was before, bit for bit. The adapter is of no use afterwards."""

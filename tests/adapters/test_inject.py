@@ -107,9 +107,9 @@ def test_gradients_are_the_same_under_checkpointing(kind: str, config: AdapterCo
     gradients = []
     for checkpointing in (False, True):
         decoder = make_decoder()
-        adapter = trained(decoder, kind, config)
         if checkpointing:
             decoder.enable_gradient_checkpointing()
+        adapter = trained(decoder, kind, config)
         decoder.train()
         train_steps(adapter, 1)
         gradients.append(adapter.state())

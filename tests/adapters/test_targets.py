@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 from torch import nn
 
-from acestep.adapters.configs import AdapterConfig
+from acestep.adapters.configs import AdapterConfig, LoRAConfig
 from acestep.adapters.files import inject
 from acestep.adapters.targets import module_from_underscores, shortest_names, target_modules, unknown_modules
 from acestep.core.errors import AdapterError
+from acestep.models.dit import AceStepDiT
 from acestep.models.names import diffusers_to_original
 from tests.adapters.small import LOKR, LORA, make_decoder
 
@@ -48,6 +50,13 @@ def test_eleven_layers_are_told_apart_from_one() -> None:
     decoder = make_decoder(num_layers=11)
     inject(decoder, "lora", LORA, "self", False)
     assert sorted(adapted(decoder)) == sorted(asked_for("self", False, 11))
+
+
+def test_the_true_2b_model_gets_as_many_parameters_as_published() -> None:
+    with torch.device("meta"):
+        decoder = AceStepDiT()
+    adapter = inject(decoder, "lora", LoRAConfig(r=4, alpha=4), "both", False)
+    assert 16 * sum(parameter.numel() for parameter in adapter.parameters()) == 44_040_192  # INTEROP B4: rank 64
 
 
 def test_targets_come_in_the_order_of_the_decoder() -> None:

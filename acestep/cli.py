@@ -214,7 +214,7 @@ def split(
     from acestep.audio.split import split_folder
 
     result = split_folder(audio_dir, out, seconds, on_progress=_say)
-    _answer({"pieces": [str(path) for path in result.written], "left_out": result.left_out}, json_output)
+    _answer({"pieces": [str(path) for path in result.pieces], "left_out": result.left_out}, json_output)
 
 
 def generate(

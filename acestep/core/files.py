@@ -24,7 +24,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         DiskFull, NotWritable, StorageError.
     """
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}{_TEMPORARY}")
+    short = path.name.encode()[:100].decode(errors="ignore")  # 255 bytes is the limit of a name
+    temporary = path.with_name(f".{short}.{os.getpid()}{_TEMPORARY}")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -55,7 +56,7 @@ def read_json(path: Path, *, error: type[AceStepError], hint: str = "") -> Any:
         raise error(f"{path} does not exist", hint=hint) from None
     except OSError as problem:
         raise error(f"{path} cannot be read: {problem.strerror}", hint=hint) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+    except (ValueError, RecursionError) as problem:  # bad JSON or UTF-8, endless digits, endless nesting
         raise error(f"{path} is not valid JSON: {problem}", hint=hint) from None
 
 

@@ -16,6 +16,16 @@ def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
+def test_a_name_of_62_emoji_and_hostile_json_are_no_trouble(tmp_path):
+    path = tmp_path / ("\N{GUITAR}" * 62 + ".json")
+    files.write_json(path, {"a": 1})
+    assert files.read_json(path, error=ConfigError) == {"a": 1}
+    for hostile in ("9" * 5000, "[" * 100_000):
+        files.write_text(path, hostile)
+        with pytest.raises(ConfigError, match="is not valid JSON"):
+            files.read_json(path, error=ConfigError)
+
+
 def test_a_failed_write_keeps_the_old_content(tmp_path, monkeypatch):
     target = tmp_path / "a.json"
     files.write_text(target, "old")

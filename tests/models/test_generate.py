@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from acestep.core.errors import AdapterError, JobCancelled
+from acestep.handler import AceStepHandler
+from acestep.models.configs import GenerationConfig
+
+
+@pytest.fixture(scope="module")
+def handler(tiny_checkpoint):
+    handler = AceStepHandler(tiny_checkpoint, device="cpu")
+    yield handler
+    handler.unload()
+
+
+def request(**changes):
+    return GenerationConfig(**{"prompt": "a dark chiptune", "duration_s": 2, "seed": 5, "steps": 2, **changes})
+
+
+def test_music_has_the_asked_length_a_sane_level_and_no_offset(handler):
+    audio = handler.generate(request(duration_s=2.5))
+    assert audio.dtype == torch.float32
+    assert audio.shape == (2, 63 * 1920)  # 2.5 s are 62.5 latent frames, rounded up
+    assert torch.isfinite(audio).all()
+    assert audio.abs().max() == pytest.approx(10 ** (-1 / 20), abs=1e-6)
+    assert audio.mean(dim=1).abs().max() < 1e-3
+
+
+def test_the_same_seed_gives_the_same_music_and_the_global_random_state_is_kept(handler):
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = handler.generate(request())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(handler.generate(request()), first)
+    assert not torch.equal(handler.generate(request(seed=6)), first)
+
+
+def test_text_and_metadata_are_heard(handler):
+    first = handler.generate(request())
+    for change in ({"prompt": "a bright waltz"}, {"bpm": 90}, {"lyrics": "[Verse]\nla la"}, {"keyscale": "C Major"}):
+        assert not torch.equal(handler.generate(request(**change)), first), change
+
+
+def test_base_models_use_guidance(tiny_root):
+    handler = AceStepHandler(tiny_root / "acestep-v15-tiny-base", device="cpu")
+    plain = handler.generate(request(guidance=1.0))
+    assert not torch.equal(handler.generate(request(guidance=7.0)), plain)
+
+
+def test_stopping_between_two_steps(handler):
+    with pytest.raises(JobCancelled):
+        handler.generate(request(steps=4), should_stop=lambda: True)
+
+
+def test_strength_without_an_adapter_is_refused(handler):
+    with pytest.raises(AdapterError, match="no adapter is loaded"):
+        handler.set_strength(0.5)

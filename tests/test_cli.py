@@ -1,0 +1,112 @@
+"""The command line as a user meets it: a process, its exit code, its two streams."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+
+
+def acestep(*arguments, timeout=180):
+    command = [sys.executable, "-m", "acestep", *map(str, arguments)]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=timeout)
+
+
+def last_json(done):
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_help_appears_at_once_and_without_torch():
+    code = (
+        "import sys; from acestep.cli import main; code = main(['--help']); "
+        "sys.exit(code or any(name in sys.modules for name in ('torch', 'diffusers', 'gradio')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for command in [
+        "demo",
+        "make-tiny",
+        "scan",
+        "split",
+        "preprocess",
+        "train",
+        "generate",
+        "export",
+        "runs",
+        "run",
+        "doctor",
+    ]:
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", ["preprocess", "train", "generate", "scan", "export"])
+def test_each_command_explains_its_flags(command):
+    done = acestep(command, "--help")
+    assert done.returncode == 0
+    assert "--json" in done.stdout
+
+
+def test_wrong_usage_ends_with_2():
+    assert acestep("trian").returncode == 2
+    assert acestep("scan").returncode == 2
+
+
+def test_a_users_mistake_ends_with_1_a_message_and_a_hint_but_no_traceback(tmp_path):
+    done = acestep("scan", tmp_path, "--tag", "x", "--out", tmp_path / "d.json", "--json")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    answer = last_json(done)
+    assert answer["ok"] is False
+    assert answer["error"] == "DatasetError"
+    assert str(tmp_path) in answer["message"]
+    assert answer["hint"]
+    assert not (tmp_path / "d.json").exists()
+
+
+def test_an_unknown_checkpoint_is_told_with_the_places_searched(tmp_path):
+    done = acestep("generate", "--checkpoint", "acestep-v15-nope", "--prompt", "x", "--out", tmp_path / "a.wav")
+    assert done.returncode == 1
+    assert "acestep-v15-nope" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_runs_of_an_empty_folder_are_none(tmp_path):
+    assert last_json(acestep("runs", tmp_path, "--json")) == {"ok": True, "runs": []}
+
+
+def test_a_folder_without_a_job_is_refused(tmp_path):
+    done = acestep("run", tmp_path, "--json")
+    assert (done.returncode, last_json(done)["error"]) == (1, "JobError")
+
+
+def test_sigterm_stops_a_training_run_which_then_goes_on(tmp_path, tiny_checkpoint, tensor_folder):
+    run = tmp_path / "my run"
+    steps = ["--set", "max_epochs=100000", "--set", "lora.r=4", "--set", "measure_every_n_epochs=0"]
+    train = ["train", tensor_folder, "--checkpoint", tiny_checkpoint, "--out", run, *steps]
+    command = [sys.executable, "-m", "acestep", *map(str, train), "--json"]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: "StepLogged" in read(run / "events.jsonl"), process)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert json.loads(stdout.splitlines()[-1])["state"] == "stopped"
+    assert list((run / "checkpoints").iterdir())
+    again = acestep(*train, "--json")
+    assert (again.returncode, last_json(again)["error"]) == (1, "TrainingError")
+
+
+def read(path):
+    return path.read_text() if path.exists() else ""
+
+
+def wait_for(happened, process, seconds=90):
+    end = time.monotonic() + seconds
+    while not happened():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.05)

@@ -1,0 +1,45 @@
+"""The music model: its folders, its parts and what goes into them.
+
+The loading functions are found here by name without torch being imported before the first of them is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from acestep.models.load import (
+        load_audio_detokenizer,
+        load_audio_tokenizer,
+        load_condition_encoder,
+        load_dit,
+        load_null_condition,
+        load_silence_latent,
+        load_text_encoder,
+        load_vae,
+    )
+    from acestep.models.tiny import create_tiny_checkpoint
+
+__all__ = [
+    "create_tiny_checkpoint",
+    "load_audio_detokenizer",
+    "load_audio_tokenizer",
+    "load_condition_encoder",
+    "load_dit",
+    "load_null_condition",
+    "load_silence_latent",
+    "load_text_encoder",
+    "load_vae",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "tiny" if name == "create_tiny_checkpoint" else "load"
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,117 @@
+"""The decoder with masks: songs of different lengths share a batch and get what each would get alone.
+
+diffusers' ACE-Step decoder attends to padding. Here the masks travel as arguments of its layers, which also
+holds when a layer is computed again under gradient checkpointing. Weights and their names are diffusers' own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the usual name
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.transformers.ace_step_transformer import (
+    AceStepTransformer1DModel,
+    _ace_step_rotary_freqs,
+    _create_4d_mask,
+    _is_flash_attention_backend,
+)
+from diffusers.utils.peft_utils import apply_lora_scale
+from torch import Tensor
+
+
+class AceStepDiT(AceStepTransformer1DModel):
+    """``AceStepTransformer1DModel`` whose forward takes masks; without them it is the same function bit for bit."""
+
+    config: Any
+    layers: Any
+    _gradient_checkpointing_func: Any
+
+    @apply_lora_scale("attention_kwargs")  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        timestep_r: Tensor,
+        encoder_hidden_states: Tensor,
+        context_latents: Tensor,
+        frame_mask: Tensor | None = None,
+        token_mask: Tensor | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[Tensor]:
+        """The velocity at a point between data and noise. Modelled on the method of the same name in diffusers 0.42.1.
+
+        Args:
+            hidden_states: [B, T, C] the point.
+            timestep: [B] float32 in [0, 1], 0 = data, 1 = noise.
+            timestep_r: [B] equal to ``timestep`` for training and for inference.
+            encoder_hidden_states: [B, L, D] condition tokens.
+            context_latents: [B, T, 2C] source latents and generation mask.
+            frame_mask: [B, T] true where the song is; padded frames may hold anything.
+            token_mask: [B, L] true where the condition is.
+            attention_kwargs: ``{"scale": s}`` scales LoRA layers.
+
+        Returns:
+            [B, T, C] as ``.sample``, or in a tuple. Meaningless where ``frame_mask`` is false.
+        """
+        time, modulation = self._embed_time(timestep, timestep_r)
+        num_frames = hidden_states.shape[1]
+        hidden_states = self._patchify(torch.cat([context_latents, hidden_states], dim=-1), frame_mask)
+        condition = self.condition_embedder(encoder_hidden_states)
+        rotary = _ace_step_rotary_freqs(
+            hidden_states.shape[1], self.head_dim, self.rope_theta, hidden_states.device, hidden_states.dtype
+        )
+        masks = self._self_attention_masks(hidden_states, frame_mask)
+        cross_mask = None if token_mask is None else _key_mask(token_mask, hidden_states.shape[1])
+        for kind, layer in zip(self.layer_types, self.layers, strict=True):
+            arguments = (hidden_states, rotary, modulation, masks[kind], condition, cross_mask)
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden_states = self._gradient_checkpointing_func(layer, *arguments)
+            else:
+                hidden_states = layer(*arguments)
+        shift, scale = (self.scale_shift_table + time.unsqueeze(1)).chunk(2, dim=1)
+        hidden_states = (self.norm_out(hidden_states) * (1 + scale) + shift).type_as(hidden_states)
+        velocity = self.proj_out_conv(hidden_states.transpose(1, 2)).transpose(1, 2)[:, :num_frames]  # [B, T, C]
+        return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)
+
+    def _embed_time(self, timestep: Tensor, timestep_r: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, D] and [B, 6, D]: the embedded times, and how they modulate the layers."""
+        time, modulation = self.time_embed(timestep)
+        time_r, modulation_r = self.time_embed_r(timestep - timestep_r)
+        return time + time_r, modulation + modulation_r
+
+    def _patchify(self, frames: Tensor, frame_mask: Tensor | None) -> Tensor:
+        """[B, T, 3C] frames to [B, T / 2, D] tokens; padding becomes zeros, as an odd last frame gets beside it."""
+        if frame_mask is not None:
+            frames = frames.masked_fill(~frame_mask.unsqueeze(-1), 0.0)
+        frames = F.pad(frames, (0, 0, 0, -frames.shape[1] % self.patch_size))
+        tokens: Tensor = self.proj_in_conv(frames.transpose(1, 2)).transpose(1, 2)
+        return tokens
+
+    def _self_attention_masks(self, tokens: Tensor, frame_mask: Tensor | None) -> dict[str, Tensor | None]:
+        """The mask of each kind of layer: a token is real if one of its frames is."""
+        length = tokens.shape[1]
+        real = None
+        if frame_mask is not None:
+            padded = F.pad(frame_mask, (0, -frame_mask.shape[1] % self.patch_size))
+            real = padded.reshape(len(padded), -1, self.patch_size).any(dim=-1)  # [B, T / 2]
+        full = None if real is None else _key_mask(real, length)
+        if _is_flash_attention_backend(self.layers[0].self_attn.processor):
+            return {"full_attention": full, "sliding_attention": full}  # flash attention makes the window itself
+        sliding = _create_4d_mask(
+            seq_len=length,
+            dtype=tokens.dtype,
+            device=tokens.device,
+            attention_mask=real,
+            sliding_window=self.config.sliding_window,
+            is_sliding_window=True,
+            is_causal=False,
+        )
+        return {"full_attention": full, "sliding_attention": sliding}
+
+
+def _key_mask(real: Tensor, num_queries: int) -> Tensor:
+    """[B, L'] real keys as the mask [B, 1, L, L'] that attention takes."""
+    return real[:, None, None, :].expand(-1, 1, num_queries, -1)

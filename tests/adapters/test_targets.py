@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from acestep.adapters.files import inject
 from acestep.adapters.targets import module_from_underscores, shortest_names, target_modules, unknown_modules
 from acestep.core.errors import AdapterError
 from acestep.models.dit import AceStepDiT
+from acestep.models.load import load_dit
 from acestep.models.names import diffusers_to_original
 from tests.adapters.small import LOKR, LORA, make_decoder
 
 ATTENTION = {"self": ["self_attn"], "cross": ["cross_attn"], "both": ["self_attn", "cross_attn"]}
+CHECKPOINTS = ["acestep-v15-tiny", "acestep-v15-tiny-base", "acestep-v15-tiny-xl-base"]
 PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
 MLP = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
 
@@ -32,18 +35,30 @@ def adapted(decoder: nn.Module) -> list[str]:
     return list(dict.fromkeys(re.split(r"\.lora_|\.lokr\.", name)[0] for name in names))
 
 
-@pytest.mark.parametrize("family", ["2b", "xl"])
+@pytest.fixture(scope="module")
+def decoders(tiny_root: Path) -> dict[str, nn.Module]:
+    return {name: load_dit(tiny_root / name) for name in CHECKPOINTS}
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
 @pytest.mark.parametrize("train_mlp", [False, True])
 @pytest.mark.parametrize("attention_type", ["both", "self", "cross"])
 @pytest.mark.parametrize(("kind", "config"), [("lora", LORA), ("lokr", LOKR)])
 def test_an_adapter_sits_on_the_modules_asked_for_and_no_others(
-    kind: str, config: AdapterConfig, attention_type: str, train_mlp: bool, family: str
+    decoders: dict[str, nn.Module],
+    kind: str,
+    config: AdapterConfig,
+    attention_type: str,
+    train_mlp: bool,
+    checkpoint: str,
 ) -> None:
-    decoder = make_decoder(family, num_layers=3)
-    wanted = asked_for(attention_type, train_mlp, 3)
+    decoder = decoders[checkpoint]
+    wanted = asked_for(attention_type, train_mlp, 4)
     adapter = inject(decoder, kind, config, attention_type, train_mlp)
     assert sorted(adapted(decoder)) == sorted(wanted)
     assert {key.rsplit(".lo", 1)[0] for key in adapter.state()} == {diffusers_to_original(name) for name in wanted}
+    adapter.remove()
+    assert adapted(decoder) == []
 
 
 def test_eleven_layers_are_told_apart_from_one() -> None:

@@ -1,0 +1,128 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from acestep.core.config import fields
+from acestep.core.errors import ConfigError, TrainingError
+from acestep.training.configs import LoKRConfig, LoRAConfig, TrainingConfig, TrainJob, set_value, train_job_from_flags
+
+
+@pytest.fixture
+def job(tmp_path):
+    return TrainJob(tensor_dir=tmp_path, checkpoint="acestep-v15-turbo", out=tmp_path / "run")
+
+
+def flags(tmp_path, **more):
+    return {"tensor_dir": tmp_path, "checkpoint": "acestep-v15-turbo", "out": tmp_path / "run", "resume": None, **more}
+
+
+def test_the_defaults_are_those_of_the_existing_trainer():
+    config = TrainingConfig()
+    wanted = {
+        "adapter_type": "lora",
+        "batch_size": 1,
+        "gradient_accumulation_steps": 4,
+        "max_epochs": 100,
+        "save_every_n_epochs": 10,
+        "warmup_steps": 100,
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+        "optimizer_type": "adamw",
+        "scheduler_type": "cosine",
+        "attention_type": "both",
+        "train_mlp": False,
+        "cfg_dropout_prob": 0.15,
+        "max_latent_length": 1500,
+        "auto_save_best_after": 200,
+        "early_stop_patience": 0,
+        "loss_weighting": "none",
+        "snr_gamma": 5.0,
+        "nan_detection_max": 10,
+        "log_every_n_steps": 10,
+        "seed": 42,
+    }
+    assert {name: getattr(config, name) for name in wanted} == wanted
+
+
+def test_every_setting_has_a_label_and_a_help_text():
+    for kind in (TrainingConfig, LoRAConfig, LoKRConfig, TrainJob):
+        for name, field in fields(kind).items():
+            assert field.title, name
+            assert field.description or name in ("training", "lora", "lokr"), name
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "owner", "name", "wanted"),
+    [
+        ("max_epochs", "7", "training", "max_epochs", 7),
+        ("training.max_epochs", "7", "training", "max_epochs", 7),
+        ("lora.dropout", "0.25", "lora", "dropout", 0.25),
+        ("lokr.dropout", "0.25", "lokr", "dropout", 0.25),
+        ("r", "32", "lora", "r", 32),
+        ("factor", "8", "lokr", "factor", 8),
+        ("train_mlp", "true", "training", "train_mlp", True),
+        ("train_mlp", False, "training", "train_mlp", False),
+        ("learning_rate", "none", "training", "learning_rate", None),
+        ("learning_rate", "3e-4", "training", "learning_rate", 3e-4),
+        ("optimizer_type", "prodigy", "training", "optimizer_type", "prodigy"),
+    ],
+)
+def test_a_setting_is_found_by_its_name_and_read_from_text(job, key, value, owner, name, wanted):
+    set_value(job, key, value)
+    assert getattr(getattr(job, owner), name) == wanted
+
+
+def test_a_name_that_two_groups_have_is_refused_with_both_spellings(job):
+    with pytest.raises(ConfigError, match="'dropout' is ambiguous") as error:
+        set_value(job, "dropout", "0.1")
+    assert error.value.hint == "Say lora.dropout or lokr.dropout."
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("max_epoch", "7", "no setting is called 'max_epoch'"),
+        ("max_epochs", "many", "max_epochs"),
+        ("max_epochs", "0", "max_epochs"),
+        ("learning_rate", "nan", "learning_rate"),
+        ("optimizer_type", "sgd", "adafactor"),
+        ("checkpoint", "other", "no setting"),
+        ("mixed_precision", "none", "mixed_precision"),
+    ],
+)
+def test_a_wrong_setting_is_refused_and_nothing_changes(job, key, value, message):
+    before = job.model_dump()
+    with pytest.raises(ConfigError, match=message):
+        set_value(job, key, value)
+    assert job.model_dump() == before
+
+
+def test_a_job_is_made_from_flags_a_file_and_single_settings_in_this_order(tmp_path):
+    file = tmp_path / "my.json"
+    file.write_text(json.dumps({"_note": "mine", "max_epochs": 5, "seed": 1, "lora": {"r": 8}}), encoding="utf-8")
+    job = train_job_from_flags(flags(tmp_path), file, ["max_epochs=9", "lora.alpha = 16"])
+    assert (job.training.max_epochs, job.training.seed, job.lora.r, job.lora.alpha) == (9, 1, 8, 16)
+    assert TrainJob.model_validate(json.loads(job.model_dump_json())) == job
+
+
+def test_all_problems_of_a_command_line_are_told_at_once(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        train_job_from_flags(flags(tmp_path), None, ["epochs=3", "batch_size=-1", "nonsense"])
+    text = str(error.value)
+    assert "max_epochs" in text
+    assert "batch_size" in text
+    assert "'nonsense' is not of the form key=value" in text
+
+
+def test_a_command_line_does_not_begin_where_a_run_lies(tmp_path):
+    (tmp_path / "run" / "checkpoints" / "epoch_1").mkdir(parents=True)
+    with pytest.raises(TrainingError, match="already holds a run"):
+        train_job_from_flags(flags(tmp_path), None, [])
+    assert train_job_from_flags(flags(tmp_path, resume="auto"), None, []).resume == "auto"
+
+
+def test_settings_are_read_without_importing_torch():
+    code = "import sys, acestep.training.configs; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

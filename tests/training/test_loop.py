@@ -1,0 +1,199 @@
+"""The loop on a toy decoder, with the true Fabric."""
+
+import math
+
+import pytest
+import torch
+
+from acestep.core.errors import JobCancelled, LossNotFinite
+from acestep.training.data import Draw, Plan, Step, collate
+from acestep.training.devices import make_fabric
+from acestep.training.flow_matching import FlowMatching
+from acestep.training.loop import Progress, train
+from acestep.training.random_state import RandomState, seeded
+from tests.training.songs import ToyDecoder, make_songs
+
+CPU = torch.device("cpu")
+DRAW = Draw(seed=1, max_frames=8, mu=-0.4, sigma=1.0, cfg_dropout=0.2, weight=lambda t: 1.0)
+
+
+class Rig:
+    """A run of the loop; ``spoil`` and ``stop_after`` make trouble."""
+
+    def __init__(self, *, num_songs=5, batch_size=1, accumulation=1, epochs=1, dtype=torch.float32, **settings):
+        self.songs = make_songs([(6 + 2 * i, 2 + i) for i in range(num_songs)])
+        plan = Plan(num_songs, seed=4, batch_size=batch_size, accumulation=accumulation, epochs=epochs)
+        self.steps = list(plan.steps())
+        self.fabric = make_fabric(CPU, dtype)
+        self.decoder = ToyDecoder()
+        self.decoder.dropout.p = settings.pop("dropout", 0.0)
+        plain = torch.optim.SGD(self.decoder.parameters(), lr=0.0)
+        self.model, self.optimizer = self.fabric.setup(FlowMatching(self.decoder, torch.zeros(1, 1, 64)), plain)
+        self.progress, self.random = Progress(), RandomState(CPU)
+        self.reports, self.weights, self.condition = [], [], []
+        self.spoil = settings.pop("spoil", lambda song, epoch: 1.0)
+        self.stop_after = settings.pop("stop_after", None)
+        self.asked = 0
+        self.limits = {"max_grad_norm": 1e9, "max_not_finite": 10, **settings}
+
+    def batch_of(self, songs, epoch):
+        batch = collate([DRAW(self.songs[i], epoch) for i in songs])
+        return batch._replace(weight=torch.tensor([self.spoil(i, epoch) for i in songs]))
+
+    def stop_if_cancelled(self):
+        self.asked += 1
+        if self.stop_after is not None and self.asked > self.stop_after:
+            raise JobCancelled("stopped")
+
+    def after_step(self, report):
+        self.reports.append(report)
+        self.weights.append(self.decoder.point.detach().clone())
+        self.condition.append(self.decoder.condition.detach().clone())
+        return False
+
+    def run(self):
+        train(
+            fabric=self.fabric,
+            model=self.model,
+            optimizer=self.optimizer,
+            rate_at=lambda step: 0.1,
+            steps=self.steps,
+            batch_of=self.batch_of,
+            progress=self.progress,
+            random=self.random,
+            watcher=self,
+            stop_if_cancelled=self.stop_if_cancelled,
+            **self.limits,
+        )
+        return self
+
+
+def close(one, other):
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_three_songs_at_once_move_the_weights_as_three_songs_one_by_one():
+    at_once, one_by_one, mixed = (
+        Rig(num_songs=3, batch_size=b, accumulation=a).run() for b, a in ((3, 1), (1, 3), (2, 2))
+    )
+    close(at_once.decoder.point, one_by_one.decoder.point)
+    close(at_once.decoder.condition, one_by_one.decoder.condition)
+    close(at_once.decoder.point, mixed.decoder.point)
+    assert at_once.reports[0].loss == pytest.approx(one_by_one.reports[0].loss, rel=1e-5)
+    assert at_once.reports[0].grad_norm == pytest.approx(one_by_one.reports[0].grad_norm, rel=1e-5)
+
+
+def test_the_left_over_songs_of_an_epoch_take_a_whole_step():
+    flushed = Rig(num_songs=5, accumulation=4).run()
+    *_, left_over = flushed.steps
+    alone = Rig(num_songs=5)
+    alone.decoder.point.data.copy_(flushed.weights[0])
+    alone.decoder.condition.data.copy_(flushed.condition[0])
+    alone.steps = [Step(left_over.epoch, left_over.micro_batches, ends_epoch=True)]
+    alone.run()
+    assert left_over.num_songs == 1
+    close(flushed.decoder.point, alone.decoder.point)
+
+
+def test_long_gradients_are_cut_and_their_true_norm_is_told():
+    free, cut = Rig(num_songs=1).run(), Rig(num_songs=1, max_grad_norm=0.01).run()
+    assert free.reports[0].grad_norm == pytest.approx(cut.reports[0].grad_norm)
+    start = ToyDecoder()
+    far, near = ((rig.decoder.point - start.point).norm().item() for rig in (free, cut))
+    assert near < far
+    assert near <= 0.1 * 0.01 + 1e-6
+
+
+def test_a_song_without_a_finite_loss_is_left_out_as_if_it_were_not_there():
+    spoilt = Rig(num_songs=4, batch_size=2, accumulation=2, spoil=lambda i, e: math.nan if i == 1 else 1.0).run()
+    fair = Rig(num_songs=4, accumulation=4)
+    fair.steps = [Step(0, [batch for batch in fair.steps[0].micro_batches if batch != [1]], ends_epoch=True)]
+    fair.run()
+    close(spoilt.decoder.point, fair.decoder.point)
+    assert spoilt.progress.not_finite == 1
+    assert spoilt.progress.not_finite_in_a_row == 0
+    assert spoilt.reports[0].loss == pytest.approx(fair.reports[0].loss, rel=1e-5)
+
+
+def test_a_step_without_any_finite_song_moves_nothing_and_the_run_goes_on():
+    rig = Rig(num_songs=2, epochs=2, spoil=lambda i, epoch: math.inf if epoch == 0 else 1.0).run()
+    assert torch.equal(rig.weights[1], ToyDecoder().point)
+    assert not torch.equal(rig.weights[3], rig.weights[1])
+    assert math.isnan(rig.reports[0].loss)
+    assert math.isnan(rig.progress.epoch_losses[0])
+    assert math.isfinite(rig.progress.epoch_losses[1])
+    assert rig.progress.step == 4
+
+
+def test_too_many_in_a_row_end_the_run_with_a_diagnosis_and_untouched_weights():
+    rig = Rig(num_songs=3, epochs=9, max_not_finite=4, spoil=lambda i, epoch: math.nan if epoch else 1.0)
+    with pytest.raises(LossNotFinite, match=r"4 times in a row \(4 in all\), lastly in epoch 3, step 7") as error:
+        rig.run()
+    assert "learning rate" in error.value.hint
+    assert torch.equal(rig.decoder.point, rig.weights[2])
+    assert rig.progress.at_border
+
+
+def test_a_good_step_begins_the_count_anew_and_zero_never_ends_a_run():
+    one_in_three = Rig(num_songs=3, epochs=9, max_not_finite=3, spoil=lambda i, e: math.nan if i == 1 else 1.0).run()
+    assert one_in_three.progress.not_finite == 9
+    assert Rig(num_songs=2, epochs=9, max_not_finite=0, spoil=lambda i, e: math.nan).run().progress.step == 18
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights():
+    rig = Rig(num_songs=2, epochs=1)
+    rig.decoder.point.register_hook(lambda gradient: gradient * math.inf)
+    rig.run()
+    assert torch.equal(rig.decoder.point, ToyDecoder().point)
+    assert torch.equal(rig.decoder.condition, ToyDecoder().condition)
+    assert rig.progress.not_finite == 2
+    again = Rig(num_songs=2, epochs=9, max_not_finite=3)
+    again.decoder.point.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(LossNotFinite):
+        again.run()
+
+
+def test_an_overflow_of_the_loss_scale_costs_no_step():
+    rig = Rig(num_songs=2, dtype=torch.float16)
+    scaler = rig.fabric.strategy.precision.scaler
+    scaler._init_scale = 2.0**40
+    rig.run()
+    assert rig.progress.not_finite == 0
+    assert [math.isfinite(report.loss) for report in rig.reports] == [True, True]
+    assert not torch.equal(rig.decoder.point, ToyDecoder().point)
+    assert scaler.get_scale() < 2.0**40
+
+
+def test_a_stop_in_the_middle_of_an_accumulation_leaves_the_last_border():
+    rig = Rig(num_songs=6, accumulation=3, stop_after=4, dropout=0.3)
+    with seeded(0, CPU):
+        with pytest.raises(JobCancelled):
+            rig.run()
+        marked = rig.random.marked["cpu"]
+        whole = Rig(num_songs=6, accumulation=3, stop_after=3, dropout=0.3)
+        torch.manual_seed(0)
+        whole.random.mark()
+        with pytest.raises(JobCancelled):
+            whole.run()
+    assert rig.progress == whole.progress
+    assert rig.progress.step == 1
+    assert rig.progress.songs == 3
+    assert torch.equal(rig.decoder.point, whole.decoder.point)
+    assert torch.equal(marked, whole.random.marked["cpu"])
+
+
+def test_an_epochs_loss_is_the_mean_over_its_songs_whatever_the_batches():
+    losses = [
+        Rig(num_songs=5, batch_size=b, accumulation=a).run().progress.epoch_losses for b, a in ((5, 1), (1, 5), (2, 3))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] == pytest.approx(losses[2], rel=1e-5)
+
+
+def test_the_global_generators_are_as_before_after_a_seeded_block():
+    before = torch.get_rng_state()
+    with seeded(5, CPU):
+        one = torch.rand(3)
+    with seeded(5, CPU):
+        assert torch.equal(torch.rand(3), one)
+    assert torch.equal(torch.get_rng_state(), before)

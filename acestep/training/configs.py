@@ -19,9 +19,24 @@ from acestep.training.optimizers import OPTIMIZERS
 from acestep.training.run_folder import RunFolder
 from acestep.training.schedules import SCHEDULES
 
-__all__ = ["LoKRConfig", "LoRAConfig", "TrainJob", "TrainingConfig", "set_value", "train_job_from_flags"]
+_PRESETS = ("apply_preset", "auto_select_preset", "list_presets", "load_preset")  # offered here too, see __getattr__
+
+__all__ = [
+    "LoKRConfig",
+    "LoRAConfig",
+    "TrainJob",
+    "TrainingConfig",
+    "apply_preset",
+    "auto_select_preset",
+    "list_presets",
+    "load_preset",
+    "set_value",
+    "train_job_from_flags",
+]
 
 if TYPE_CHECKING:
+    from acestep.training.presets import apply_preset, auto_select_preset, list_presets, load_preset
+
     AdapterName: TypeAlias = str
     OptimizerName: TypeAlias = str
     ScheduleName: TypeAlias = str
@@ -229,3 +244,12 @@ def _from_file(path: Path) -> dict[str, Any]:
         elif not key.startswith("_"):
             found[key] = value
     return found
+
+
+def __getattr__(name: str) -> Any:
+    """The functions of the presets, which are made of these configurations and so cannot be imported above."""
+    if name in _PRESETS:
+        from acestep.training import presets
+
+        return getattr(presets, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

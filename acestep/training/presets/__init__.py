@@ -1,0 +1,195 @@
+"""Presets: JSON files of settings in this folder, those for classes of graphics cards in ``gpu/``, and users' own.
+
+A file is one flat object: names of ``TrainingConfig``, and those of ``LoRAConfig`` and ``LoKRConfig`` with ``lora_``
+or ``lokr_`` before them. ``adapters`` may hold further settings for each kind of adapter; keys that begin with an
+underscore are notes. Importing this does not import torch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+from pydantic import create_model
+
+from acestep.adapters.configs import ADAPTERS, LoKRConfig, LoRAConfig
+from acestep.core.config import Config, fields, parse
+from acestep.core.errors import ConfigError, UnknownName
+from acestep.core.files import read_json
+from acestep.core.paths import typed_path
+from acestep.core.registry import nearest_hint
+from acestep.training.configs import TrainingConfig
+from acestep.training.settings import NOT_HERE, Remark, Settings, apply_all
+
+FOLDER = Path(__file__).parent
+GPU_FOLDER = FOLDER / "gpu"
+
+# The memory that a preset is made for, in GB as printed on the box of a card, largest first.
+BY_MEMORY = ((24, "vram_24gb_plus"), (16, "vram_16gb"), (12, "vram_12gb"), (0, "vram_8gb"))
+SHORTFALL = 0.1  # a card reports up to this share less than its box says: 22.0 GiB of an L4's 24, 14.6 of a T4's 16
+
+# Up to so many songs: epochs, and epochs between two checkpoints (SPEC 5.8).
+EPOCHS = ((0, 1000, 200), (3, 1500, 200), (6, 1000, 200), (10, 700, 100), (20, 500, 100), (50, 300, 50))
+EPOCHS_BEYOND = (200, 50)
+
+_PLACES = {name: ("training", name) for name in fields(TrainingConfig)} | {
+    f"{kind.name}_{name}": (kind.name, name) for kind in ADAPTERS for name in fields(kind.make)
+}
+_OWNERS = {"training": TrainingConfig} | {kind.name: kind.make for kind in ADAPTERS}
+_DECLARATIONS: dict[str, Any] = {
+    key: (fields(_OWNERS[group])[name].annotation, copy.copy(fields(_OWNERS[group])[name]))
+    for key, (group, name) in _PLACES.items()
+}
+_PresetFile = create_model("PresetFile", __base__=Config, **_DECLARATIONS)  # all settings by the names of a file
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A checked preset for one kind of adapter: ``values`` by the names of the file, ``settings`` by qualified ones."""
+
+    name: str
+    label: str
+    description: str
+    values: dict[str, Any]
+    remarks: tuple[Remark, ...]
+
+    @property
+    def settings(self) -> Settings:
+        return {".".join(_PLACES[key]): value for key, value in self.values.items()}
+
+
+class SelectedPreset(str):
+    """The name of a preset, with the ``reason`` why the program chose it."""
+
+    reason: str
+
+    def __new__(cls, name: str, reason: str) -> SelectedPreset:
+        selected = super().__new__(cls, name)
+        selected.reason = reason
+        return selected
+
+
+def list_presets() -> list[str]:
+    """Names of the general presets, in alphabetical order."""
+    return sorted(path.stem for path in FOLDER.glob("*.json") if not path.stem.startswith("_"))
+
+
+def gpu_presets() -> dict[str, str]:
+    """Label -> name of the presets for classes of graphics cards, the largest first."""
+    contents = [(path.stem, _content(path)) for path in GPU_FOLDER.glob("*.json")]
+    contents.sort(key=lambda found: -found[1]["_memory_gb"])
+    return {content["_label"]: name for name, content in contents}
+
+
+def read_preset(name: str | Path, adapter_type: str = "lora") -> Preset:
+    """A preset by its name or by the path of a JSON file, for that kind of adapter unless the file says another.
+
+    Raises:
+        UnknownName: no preset of that name.
+        ConfigError: the file cannot be read, or with all that is wrong in it.
+    """
+    path = _find(name)
+    content = _content(path)
+    notes = {key: content.pop(key) for key in list(content) if key.startswith("_")}
+    sections = content.pop("adapters", None)
+    if sections is not None:
+        content |= _section(path, sections, content.get("adapter_type", adapter_type))
+    remarks = [Remark(key, content.pop(key), reason) for key, reason in NOT_HERE.items() if key in content]
+    try:
+        checked = parse(_PresetFile, content)
+    except ConfigError as error:
+        raise ConfigError([f"{path.name}: {problem}" for problem in error.problems]) from None
+    return Preset(
+        name=path.stem,
+        label=str(notes.get("_label", path.stem)),
+        description=str(notes.get("_description", "")),
+        values={key: getattr(checked, key) for key in content},
+        remarks=tuple(remarks),
+    )
+
+
+def load_preset(name: str | Path, adapter_type: str = "lora") -> dict[str, Any]:
+    """The settings of a preset by the names that its file uses, ``lora_r`` among them. Raises as ``read_preset``."""
+    return read_preset(name, adapter_type).values
+
+
+def apply_preset(
+    training_config: TrainingConfig,
+    lora_config: LoRAConfig,
+    name: str | Path,
+    lokr_config: LoKRConfig | None = None,
+) -> str:
+    """Change the configurations, all of them or none, to what a preset says. Returns its description.
+
+    Raises:
+        UnknownName, ConfigError: as ``read_preset``; or LoKr settings have no ``lokr_config`` to go to.
+    """
+    preset = read_preset(name, training_config.adapter_type)
+    configs: dict[str, Config] = {"training": training_config, "lora": lora_config}
+    if lokr_config is not None:
+        configs["lokr"] = lokr_config
+    homeless = [key for key in preset.settings if key.partition(".")[0] not in configs]
+    if homeless:
+        raise ConfigError(
+            [f"preset {preset.name} sets {', '.join(homeless)}"], hint="Pass apply_preset the lokr_config as well."
+        )
+    apply_all(preset.settings, configs)
+    for remark in preset.remarks:
+        logger.warning("preset {}: {}", preset.name, remark)
+    return preset.description
+
+
+def auto_select_preset() -> SelectedPreset:
+    """The preset for the graphics card of this machine, with the reason. Imports torch."""
+    from acestep.models.device import choose_device, memory_total_bytes
+
+    device = choose_device()
+    if device.value == "mps":
+        return SelectedPreset("recommended", f"{device.reason}; the 8-bit optimizer does not run on it")
+    total = memory_total_bytes(device.value)
+    if total is None:
+        return SelectedPreset("vram_8gb", f"{device.reason}; this preset needs the least memory")
+    chosen = preset_for_memory(total / 2**30)
+    return SelectedPreset(chosen, f"{device.reason}; {chosen.reason}")
+
+
+def preset_for_memory(total_gib: float) -> SelectedPreset:
+    """The preset for a graphics card that reports so many GiB, which is a little less than what its box says."""
+    size, name = next((size, name) for size, name in BY_MEMORY if total_gib >= size * (1 - SHORTFALL))
+    counts_as = f"counts as {size} GB or more" if size else f"is less than {BY_MEMORY[-2][0]} GB"
+    return SelectedPreset(name, f"{total_gib:.1f} GiB of memory {counts_as}")
+
+
+def recommend_epochs(num_songs: int) -> tuple[int, int]:
+    """How many epochs suit so many songs, and after how many to save a checkpoint."""
+    return next(((epochs, every) for most, epochs, every in EPOCHS if num_songs <= most), EPOCHS_BEYOND)
+
+
+def _find(name: str | Path) -> Path:
+    if isinstance(name, Path) or name.endswith(".json") or "/" in name or "\\" in name:
+        return typed_path(str(name))
+    for folder in (FOLDER, GPU_FOLDER):
+        if (folder / f"{name}.json").is_file():
+            return folder / f"{name}.json"
+    known = [*list_presets(), *gpu_presets().values()]
+    raise UnknownName(
+        [f"no preset is called {name!r}"], hint=f"{nearest_hint(name, known)} Or give the path of a JSON file."
+    )
+
+
+def _content(path: Path) -> dict[str, Any]:
+    content = read_json(path, error=ConfigError, hint=f"Presets of this program: {', '.join(list_presets())}.")
+    if not isinstance(content, dict):
+        raise ConfigError([f"{path} does not hold a preset"], hint="A preset is a JSON object of settings.")
+    return content
+
+
+def _section(path: Path, sections: Any, adapter_type: str) -> Mapping[str, Any]:
+    section = sections.get(adapter_type) if isinstance(sections, dict) else None
+    if not isinstance(section, dict):
+        raise ConfigError([f"{path.name} has no settings for the adapter {adapter_type!r}"])
+    return section

@@ -1,0 +1,135 @@
+"""Settings by their qualified names, such as ``lora.r``: given to configurations together, or each where it fits.
+
+Presets, profiles and the files of other trainers are all turned into these.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Le
+from pydantic.fields import FieldInfo
+
+from acestep.core.config import Config, assign, fields, parse
+from acestep.core.errors import ConfigError
+
+Settings = dict[str, Any]  # "lora.r" -> 32
+
+# What the existing trainer can be told and this one cannot, with the reason; its files may hold these.
+NOT_HERE = {
+    "audio_normalization": "it is chosen when songs are preprocessed",
+    "dynamic_shift": "it never had an effect",
+    "encoder_offloading": "the encoders are never on the device while training",
+    "guidance_scale": "it matters where music is made, not in training",
+    "model_type": "the checkpoint tells it",
+    "num_inference_steps": "it matters where music is made, not in training",
+    "num_workers": "the songs are held in memory, there is nothing to load",
+    "output_dir": "the folder of a run is given with the run",
+    "pin_memory": "the songs are held in memory, there is nothing to load",
+    "shift": "it matters where music is made, not in training",
+    "torch_compile": "the model is not compiled",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """A setting of a file that was changed or left out, and why."""
+
+    key: str
+    value: Any
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.key} = {self.value!r:.80}: {self.reason}"
+
+
+def apply_all(settings: Settings, configs: Mapping[str, Config]) -> None:
+    """Set everything that belongs to one of ``configs``, or nothing if a value is wrong.
+
+    Raises:
+        ConfigError: with every problem at once.
+    """
+    wanted = {group: _of_group(settings, group) for group in configs}
+    problems = []
+    for group, config in configs.items():
+        try:
+            parse(type(config), config.model_dump() | wanted[group])
+        except ConfigError as error:
+            problems += [f"{group}: {problem}" for problem in error.problems]
+    if problems:
+        raise ConfigError(problems)
+    for group, config in configs.items():
+        for name, value in wanted[group].items():
+            assign(config, name, value)
+
+
+def apply_fitting(settings: Settings, configs: Mapping[str, Config]) -> list[Remark]:
+    """Set each value that one of ``configs`` takes; the remarks tell which were changed or left out."""
+    remarks = []
+    for group, config in configs.items():
+        for name, value in _of_group(settings, group).items():
+            try:
+                fitted, change = fit(type(config), name, value)
+                assign(config, name, fitted)
+            except ConfigError as error:
+                change = str(error)
+            if change:
+                remarks.append(Remark(f"{group}.{name}", value, change))
+    return remarks
+
+
+def fit(config_type: type[Config], name: str, value: Any) -> tuple[Any, str]:
+    """The value that the field takes for ``value``, and in words what was changed ("" if nothing).
+
+    A choice may be given by its label ("AdamW 8-bit"); a number beyond a limit becomes the limit.
+
+    Raises:
+        ConfigError: no such field, or nothing that it could take.
+    """
+    change = ""
+    if name in fields(config_type):
+        field = fields(config_type)[name]
+        value = _choice(field, value)
+        value, change = _within_limits(field, value)
+    probe = config_type.model_construct()
+    assign(probe, name, value)
+    return getattr(probe, name), change
+
+
+def values_of(configs: Mapping[str, Config]) -> Settings:
+    """Every setting of ``configs`` as plain JSON values."""
+    return {
+        f"{group}.{name}": value
+        for group, config in configs.items()
+        for name, value in config.model_dump(mode="json").items()
+    }
+
+
+def _of_group(settings: Settings, group: str) -> dict[str, Any]:
+    return {key.removeprefix(f"{group}."): value for key, value in settings.items() if key.startswith(f"{group}.")}
+
+
+def _choice(field: FieldInfo, value: Any) -> Any:
+    if get_origin(field.annotation) is not Literal or not isinstance(value, str):
+        return value
+    return next((choice for choice in get_args(field.annotation) if _bare(choice) == _bare(value)), value)
+
+
+def _bare(text: str) -> str:
+    return re.sub("[^a-z0-9]", "", text.lower())
+
+
+def _within_limits(field: FieldInfo, value: Any) -> tuple[Any, str]:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return value, ""
+    for limit in field.metadata:
+        if isinstance(limit, Ge) and number < limit.ge:  # type: ignore[operator]
+            return limit.ge, f"below {limit.ge}, which is used"
+        if isinstance(limit, Le) and number > limit.le:  # type: ignore[operator]
+            return limit.le, f"above {limit.le}, which is used"
+    return value, ""

@@ -1,0 +1,73 @@
+"""What NVIDIA's command-line tool tells of the graphics card. Needs no torch; without the tool, nothing is known."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import PureWindowsPath
+
+TIMEOUT_S = 5
+_MIB_PER_GB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class GPUProcess:
+    """A program that computes on the card. The memory is None where the system does not tell it (Windows)."""
+
+    name: str
+    pid: int
+    memory_gb: float | None
+
+    def __str__(self) -> str:
+        memory = "" if self.memory_gb is None else f", {self.memory_gb:.1f} GB"
+        return f"{self.name} (PID {self.pid}{memory})"
+
+
+@dataclass(frozen=True, slots=True)
+class CardMemory:
+    """The name of a card and its memory, whoever uses it."""
+
+    name: str
+    used_gb: float
+    total_gb: float
+
+
+def answer_of(command: list[str]) -> list[str]:
+    """The lines that a command prints; none if it is not there, fails or takes too long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, errors="replace")
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
+
+
+def driver_version() -> str:
+    """Such as ``570.86.15``; "" if unknown."""
+    return next((version for (version,) in _ask("--query-gpu=driver_version", 1)), "")
+
+
+def card_memory() -> CardMemory | None:
+    """Of the first card that this program may use."""
+    for used, total, name in _ask("--query-gpu=memory.used,memory.total,name", 3):
+        if used.isdecimal() and total.isdecimal():
+            return CardMemory(name, int(used) / _MIB_PER_GB, int(total) / _MIB_PER_GB)
+    return None
+
+
+def other_processes() -> list[GPUProcess]:
+    """The programs that compute on that card beside this one, the largest first."""
+    found = []
+    for pid, memory, name in _ask("--query-compute-apps=pid,used_memory,process_name", 3):
+        if pid.isdecimal() and int(pid) != os.getpid():
+            memory_gb = int(memory) / _MIB_PER_GB if memory.isdecimal() else None
+            found.append(GPUProcess(PureWindowsPath(name).name, int(pid), memory_gb))  # splits at both slashes
+    return sorted(found, key=lambda process: -(process.memory_gb or 0))
+
+
+def _ask(query: str, num_columns: int) -> list[list[str]]:
+    """The rows of the answer; the last column may hold commas."""
+    card = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
+    lines = answer_of(["nvidia-smi", query, "--format=csv,noheader,nounits", "-i", card])
+    rows = [[part.strip() for part in line.split(",", num_columns - 1)] for line in lines]
+    return [row for row in rows if len(row) == num_columns]

@@ -22,6 +22,7 @@ from acestep.tensors.record import decode_record, require_fingerprint
 from acestep.training.checkpoint import load_training_state
 from acestep.training.configs import TrainingConfig, TrainJob
 from acestep.training.data import Draw, Plan, Song, split
+from acestep.training.figures import Yardstick
 from acestep.training.loss_weights import LOSS_WEIGHTS
 from acestep.training.optimizers import SELF_TUNING, peak_rate
 from acestep.training.run_folder import RunFolder, Source, find_source
@@ -89,6 +90,17 @@ class Prepared:
             sigma=self.sigma,
             cfg_dropout=self.training.cfg_dropout_prob,
             weight=lambda t: weight(t, gamma),
+        )
+
+    @property
+    def yardstick(self) -> Yardstick:
+        return Yardstick(
+            self.songs,
+            self.held_out,
+            seed=self.training.seed,
+            max_frames=self.training.max_latent_length,
+            mu=self.mu,
+            sigma=self.sigma,
         )
 
 

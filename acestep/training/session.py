@@ -19,7 +19,7 @@ from acestep.models.load import load_dit, load_null_condition
 from acestep.training.best_model import BestTracker
 from acestep.training.data import collate, move
 from acestep.training.devices import make_fabric
-from acestep.training.figures import Figures, Yardstick
+from acestep.training.figures import Figures
 from acestep.training.flow_matching import Batch, FlowMatching
 from acestep.training.loop import Progress
 from acestep.training.optimizers import make_optimizer
@@ -43,24 +43,14 @@ class Session:
 
     def __init__(self, prepared: Prepared, emit: Callable[[Event], None]) -> None:
         """Loads the model, puts the adapter in, and goes to where the source of the run stands."""
-        self.prepared, self._emit, self._adapter_is_in = prepared, emit, False
-        training = prepared.training
+        self.prepared, self._emit, training = prepared, emit, prepared.training
         self.fabric = make_fabric(prepared.device, prepared.dtype)
         self._decoder = load_dit(prepared.checkpoint, device=prepared.device, dtype=prepared.dtype)
         self._null_condition = load_null_condition(prepared.checkpoint, device=prepared.device, dtype=torch.float32)
         if training.gradient_checkpointing:
             self._decoder.enable_gradient_checkpointing()
-        self.adapter: Adapter = inject(
-            self._decoder,
-            training.adapter_type,
-            prepared.job.adapter,
-            training.attention_type,
-            training.train_mlp,
-            seed=training.seed,
-        )
+        self.adapter = self._injected()
         self._adapter_is_in = True
-        for note in self.adapter.notes:
-            emit(Noted(message=note, warning=True))
         self._plain_optimizer = make_optimizer(
             training.optimizer_type, self.adapter.parameters(), lr=prepared.rate, weight_decay=training.weight_decay
         )
@@ -69,18 +59,25 @@ class Session:
         self.model.train()
         self.progress, self.tracker, self.random = Progress(), BestTracker(), RandomState(prepared.device)
         self.figures: dict[str, Any] = {}  # measured before the first step
-        self._yardstick = Yardstick(
-            prepared.songs,
-            prepared.held_out,
-            seed=training.seed,
-            max_frames=training.max_latent_length,
-            mu=prepared.mu,
-            sigma=prepared.sigma,
-        )
+        self._yardstick = prepared.yardstick
         if prepared.state is not None:
             self._load(prepared.state)
         elif prepared.source is not None:
             self._begin_with(prepared.source)
+
+    def _injected(self) -> Adapter:
+        training = self.prepared.training
+        adapter = inject(
+            self._decoder,
+            training.adapter_type,
+            self.prepared.job.adapter,
+            training.attention_type,
+            training.train_mlp,
+            seed=training.seed,
+        )
+        for note in adapter.notes:
+            self._emit(Noted(message=note, warning=True))
+        return adapter
 
     def batch_of(self, songs: list[int], epoch: int) -> Batch:
         """The songs of those indices as they are in ``epoch``, on the device."""

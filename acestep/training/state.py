@@ -6,7 +6,9 @@ them come back as they were, floats to the last bit.
 
 from __future__ import annotations
 
+import errno
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,14 @@ _MARK = "$"  # what JSON cannot say by itself is an object with this key
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` into an existing folder."""
+    """Write ``state`` into an existing folder. Raises OSError, also when the disk is full."""
     tensors: dict[str, Tensor] = {}
     values = _encode(state, "", tensors)
-    save_file(tensors, folder / TENSORS)
+    try:
+        save_file(tensors, folder / TENSORS)
+    except SafetensorError as problem:  # the system's error, with its number in the text alone
+        number = re.search(r"os error (\d+)", str(problem))
+        raise OSError(int(number[1]) if number else errno.EIO, str(problem)) from None
     write_versioned(folder / VALUES, _KIND, _VERSION, {"state": values})
 
 

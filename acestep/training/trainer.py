@@ -176,8 +176,9 @@ class _Run:
             yield
         except JobCancelled:
             raise JobCancelled(f"Everything is saved in {self._save()}. {_GO_ON}") from None
-        except StorageError:
-            raise  # saving once more would fail too; the last checkpoint stands
+        except StorageError as problem:  # saving once more would fail too
+            kept = self.saver.run.newest()
+            raise type(problem)(str(problem), hint=f"{problem.hint} {kept or 'Nothing'} was saved before.") from problem
         except BaseException as problem:
             if not self.progress.at_border:
                 raise

@@ -2,8 +2,11 @@ import math
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
-from acestep.core.errors import TrainingError
+from acestep.core.errors import DiskFull, TrainingError
+from acestep.core.files import replace_folder
+from acestep.training import state
 from acestep.training.state import read_state, write_state
 
 
@@ -53,3 +56,18 @@ def test_a_damaged_state_is_refused_by_name(tmp_path, file):
     (tmp_path / file).write_bytes(data[: len(data) // 2])
     with pytest.raises(TrainingError, match=str(tmp_path)):
         read_state(tmp_path)
+
+
+def test_a_disk_that_fills_up_while_tensors_are_written_is_told_as_such(tmp_path, monkeypatch):
+    def full(*_arguments):  # what safetensors 0.8 says on a full tmpfs
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(state, "save_file", full)
+    with pytest.raises(DiskFull):
+        save_into(tmp_path / "checkpoint")
+    assert list(tmp_path.iterdir()) == []
+
+
+def save_into(target):
+    with replace_folder(target) as folder:
+        write_state(folder, STATE)

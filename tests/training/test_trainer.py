@@ -48,7 +48,7 @@ def test_a_run_learns_and_leaves_all_that_it_promises(kind, tiny_checkpoint, tmp
     tensors = tensors_for(tmp_path, tiny_checkpoint, [*LENGTHS, (20, 6), (22, 5)])
     settings = {"adapter_type": kind, "attention_type": "both", "max_epochs": 30, "learning_rate": 2e-2}
     settings |= {"auto_save_best_after": 5, "save_every_n_epochs": 12, "measure_every_n_epochs": 10}
-    settings |= {"lokr.linear_dim": 10000}
+    settings |= {"lokr.linear_dim": 10000, "batch_size": 2, "gradient_accumulation_steps": 1}
     job = make_job(tensors, tiny_checkpoint, tmp_path / "run", **settings)
     result, events = run(job)
     assert result["fit_loss"] < 0.9 * min(result["fit_loss_before"], result["zero_loss"])
@@ -123,8 +123,10 @@ def test_the_rate_warms_up_over_a_tenth_and_falls_to_the_true_end(job):
     assert all(one > other for one, other in zip(rates[3:], rates[4:], strict=False))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw8bit", "adafactor", "prodigy"])
-@pytest.mark.parametrize("schedule", ["cosine_restarts", "constant_with_warmup"])
+@pytest.mark.parametrize(
+    ("optimizer", "schedule"),
+    [("adamw8bit", "cosine_restarts"), ("adafactor", "constant_with_warmup"), ("prodigy", "linear")],
+)
 def test_every_optimizer_trains_the_true_decoder(job, optimizer, schedule):
     settings = {"optimizer_type": optimizer, "scheduler_type": schedule, "learning_rate": "none", "max_steps": 3}
     result, events = run(job(**settings))
@@ -229,6 +231,31 @@ def test_a_disk_too_small_for_the_saves_is_refused_before_the_first_step(job, mo
     checkpoints = 3
     assert asked[0] > checkpoints * 12 * 4 * 64  # state and moments of the adapter
     assert not RunFolder(job().out).occupied
+
+
+def test_a_disk_that_fills_up_during_the_run_leaves_the_last_checkpoint_and_says_so(job, monkeypatch):
+    calls = []
+
+    def require_space(folder, num_bytes):
+        calls.append(num_bytes)
+        if len(calls) > 2:
+            raise DiskFull("no room", hint="Free some space.")
+
+    monkeypatch.setattr(checkpoint_module, "require_space", require_space)
+    with pytest.raises(DiskFull, match="no room") as error:
+        run(job(save_every_n_epochs=1))
+    [saved] = RunFolder(job().out).saved()
+    assert saved.name == "epoch_1"
+    assert f"{saved} was saved before" in error.value.hint
+
+
+def test_an_xl_model_is_trained_on_its_narrower_conditions(tiny_root, tmp_path):
+    checkpoint = tiny_root / "acestep-v15-tiny-xl-base"
+    tensors = tensors_for(tmp_path / "tensors", checkpoint)
+    result, _ = run(make_job(tensors, checkpoint, tmp_path / "run", max_steps=2, cfg_dropout_prob=0.5))
+    card = read_card(tmp_path / "run" / "final")
+    assert result["steps"] == 2
+    assert (card.family, card.variant) == ("xl", "base")
 
 
 def test_a_run_that_only_meets_nan_saves_its_last_good_state_and_says_where(job, monkeypatch):

@@ -222,6 +222,9 @@ def generate(
 ) -> None:
     """Make music from text, with an adapter at any strength."""
     from acestep.audio.files import write_audio
+    from acestep.models.checkpoint import find_checkpoint
+
+    find_checkpoint(checkpoint)  # a wrong name is told before torch is loaded
     from acestep.handler import AceStepHandler
 
     handler = AceStepHandler(checkpoint)

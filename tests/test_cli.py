@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.songs import write_songs
+
 PROJECT = Path(__file__).parents[1]
 
 
@@ -84,10 +86,11 @@ def test_a_folder_without_a_job_is_refused(tmp_path):
     assert (done.returncode, last_json(done)["error"]) == (1, "JobError")
 
 
-def test_sigterm_stops_a_training_run_which_then_goes_on(tmp_path, tiny_checkpoint, tensor_folder):
+def test_sigterm_stops_a_training_run_which_then_goes_on(tmp_path, tiny_checkpoint):
+    tensors = write_songs(tmp_path / "tensors", tiny_checkpoint, [(20, 6), (24, 8)])
     run = tmp_path / "my run"
     steps = ["--set", "max_epochs=100000", "--set", "lora.r=4", "--set", "measure_every_n_epochs=0"]
-    train = ["train", tensor_folder, "--checkpoint", tiny_checkpoint, "--out", run, *steps]
+    train = ["train", tensors, "--checkpoint", tiny_checkpoint, "--out", run, *steps]
     command = [sys.executable, "-m", "acestep", *map(str, train), "--json"]
     process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: "StepLogged" in read(run / "events.jsonl"), process)
@@ -98,6 +101,13 @@ def test_sigterm_stops_a_training_run_which_then_goes_on(tmp_path, tiny_checkpoi
     assert list((run / "checkpoints").iterdir())
     again = acestep(*train, "--json")
     assert (again.returncode, last_json(again)["error"]) == (1, "TrainingError")
+    assert "--resume auto" in again.stderr
+    process = subprocess.Popen([*command[:3], "run", str(run)], cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+    before = read(run / "events.jsonl").count("StepLogged")
+    wait_for(lambda: read(run / "events.jsonl").count("StepLogged") > before + 1, process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
 
 
 def read(path):

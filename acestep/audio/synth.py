@@ -27,7 +27,7 @@ class Tune:
     @property
     def caption(self) -> str:
         mood = "bright" if self.key.endswith("Major") else "dark"
-        return f"a {mood} chiptune in {self.key} with plucked arpeggios, a sine bass and a steady drum beat"
+        return f"a {mood} chiptune with arpeggios and drums"
 
 
 def play(tune: Tune) -> Wave:

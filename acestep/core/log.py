@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ def mask(text: str) -> str:
 def set_up_logging(*, verbose: bool = False, stderr: TextIO | None = None) -> None:
     """Log to the terminal: warnings and worse, or everything when ``verbose``."""
     logger.remove()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it names an optional package at each import
     stream = stderr or sys.stderr
     if stream is not None:  # pythonw has none
 

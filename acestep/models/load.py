@@ -23,6 +23,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils import remove_weight_norm
 from transformers import AutoModel, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from acestep.core.errors import CheckpointError
 from acestep.core.files import read_json
@@ -165,6 +166,7 @@ def load_text_encoder(path: Source, *, device: Device = "cpu", dtype: torch.dtyp
     checkpoint = _opened(path)
     folder = checkpoint.text_encoder_folder
     read_weights(folder, "model")
+    disable_progress_bar()  # progress is told by events
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.text_tokenizer_folder, local_files_only=True)
         model, report = AutoModel.from_pretrained(

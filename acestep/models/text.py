@@ -69,6 +69,6 @@ class TextEncoder:
         """[1, L] token numbers, cut at ``limit`` with a warning."""
         num_tokens = len(self.tokenizer(text, verbose=False).input_ids)
         if num_tokens > limit:
-            logger.warning("the {} have {} tokens, the model reads the first {}", what, num_tokens, limit)
+            logger.warning("{} cut from {} to the {} tokens that the model reads", what, num_tokens, limit)
         ids: Tensor = self.tokenizer(text, truncation=True, max_length=limit, return_tensors="pt").input_ids
         return ids.to(self.model.device)

@@ -76,7 +76,8 @@ install_packages() {
     uv pip install --python env/bin/python "${list[@]}" || fail "uv could not install a package (see above)."
   else
     env/bin/python -m pip --version >/dev/null 2>&1 || env/bin/python -m ensurepip --upgrade >/dev/null
-    env/bin/python -m pip install "${list[@]}" || fail "pip could not install a package (see above)."
+    env/bin/python -m pip install "${list[@]}" | awk '!/^Requirement already/ { print; fflush() }' ||
+      fail "pip could not install a package (see above)."
   fi
 }
 

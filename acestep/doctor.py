@@ -29,8 +29,18 @@ PYTHONS = ((3, 11), (3, 13))  # oldest and newest that everything runs on
 PORTS = (7861, 7862)
 MIN_FREE_GB = 5
 INSTALL = "install.bat" if os.name == "nt" else "./install.sh"
-QUICK_IMPORTS = ("torch", "torchaudio", "soundfile", "safetensors", "transformers")
-ALL_IMPORTS = (*QUICK_IMPORTS, "diffusers", "peft", "lycoris", "lightning", "prodigyopt", "librosa", "gradio", "loguru")
+QUICK_IMPORTS = ("torch", "torchaudio", "soundfile", "safetensors")
+MORE_IMPORTS = (
+    "transformers",
+    "diffusers",
+    "peft",
+    "lycoris",
+    "lightning",
+    "prodigyopt",
+    "librosa",
+    "gradio",
+    "loguru",
+)
 _PIN = re.compile(r'([\w.-]+)==([\w.*]+)(?:\s*;\s*sys_platform\s*(==|!=)\s*"(\w+)")?$')
 
 
@@ -57,7 +67,7 @@ def diagnose(*, deep: bool = False, checkpoints: Path | None = None) -> list[Che
     return [
         check_python(),
         *check_packages(read_requirements()),
-        *(check_imports(ALL_IMPORTS) if deep else []),
+        *(check_imports(QUICK_IMPORTS + MORE_IMPORTS) if deep else []),
         _ffmpeg(),
         _disk(PROJECT),
         check_writable(PROJECT),

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from acestep.core.paths import PROJECT
-from acestep.doctor import ALL_IMPORTS, QUICK_IMPORTS, Check, check_imports, check_packages, check_python
+from acestep.doctor import MORE_IMPORTS, QUICK_IMPORTS, Check, check_imports, check_packages, check_python
 from acestep.doctor import read_requirements as read
 
 _STAMP = "acestep-installed.json"
@@ -41,7 +41,7 @@ def _wrong(files: list[Path], *, full: bool, cpu: bool) -> list[Check]:
     for file in files:
         checks += check_packages(read(file))
     if all(check.ok for check in checks):
-        checks += check_imports(ALL_IMPORTS if full else QUICK_IMPORTS)
+        checks += check_imports(QUICK_IMPORTS + (MORE_IMPORTS if full else ()))
     return [check for check in checks if not check.ok and not (cpu and check.name == "device")]
 
 

@@ -17,10 +17,9 @@ from acestep.dataset.sample import Dataset
 from acestep.dataset.scan import scan_folder
 from acestep.preprocessing.run import preprocess
 from acestep.tensors.manifest import read_manifest
-from acestep.tensors.record import read_record
 from tests import bad_files
 from tests.bad_files import run_unprivileged, song
-from tests.preprocessing.conftest import TAG, Listener, Workshop, label, tensors
+from tests.preprocessing.conftest import Listener, Workshop, label, tensors
 
 
 def changed(dataset: Dataset, number: int, **values: Any) -> Dataset:
@@ -77,16 +76,6 @@ def test_songs_without_a_caption_are_refused_with_the_way_out(encoded: Path, wor
     assert result["ready"] == 2
 
 
-def test_unlabelled_songs_may_be_included_and_are_described_by_the_tag_alone(encoded: Path, workshop: Workshop) -> None:
-    song(workshop.songs / "bare.wav", 1.1)
-    assert workshop.run(encoded, include_unlabelled=True)["made"] == 1
-    captions = {
-        read_record(path).metadata["filename"]: read_record(path).metadata["caption"] for path in encoded.glob("*.pt")
-    }
-    assert captions["bare.wav"] == TAG
-    assert captions["one.wav"] == f"{TAG}, a slow sine wave"
-
-
 def test_unlabelled_songs_without_a_tag_cannot_be_described(workshop: Workshop, tmp_path: Path) -> None:
     song(workshop.songs / "bare.wav", 1.1)
     with pytest.raises(DatasetError, match="1 songs have no caption, and there is no tag"):
@@ -103,17 +92,6 @@ def test_two_songs_of_one_id_do_not_overwrite_each_other(encoded: Path, workshop
     assert event.item == "sub/two.flac"
     assert "one.wav" in event.message
     assert tensors(encoded) == before
-
-
-def test_an_id_that_is_a_path_stays_inside_the_folder(workshop: Workshop, tmp_path: Path) -> None:
-    dataset = scan_folder(workshop.songs).dataset
-    dataset = changed(dataset, 0, id="../../escaped")
-    dataset = dataset.model_copy(update={"samples": dataset.samples[:1]})
-    out = tmp_path / "deep" / "er" / "out"
-    preprocess(dataset, workshop.songs, workshop.job(out), Listener())
-    (path,) = read_manifest(out).paths
-    assert path.parent == out
-    assert not list(tmp_path.glob("**/escaped*"))
 
 
 def test_a_missing_model_is_told_before_anything_is_written(songs: Path, tmp_path: Path) -> None:

@@ -232,7 +232,8 @@ class _Run:
             hint = "Use two-pass preprocessing, close other programs, or choose the device cpu."
             raise JobError(f"{self._place.device} has too little memory for {song.name}", hint=hint) from None
         except AceStepError as problem:
-            self._refuse(song.name, problem)
+            message = str(problem).removeprefix(str(song.audio)).lstrip(" :")  # the song is named anyway
+            self._refuse(song.name, AceStepError(message, hint=problem.hint))
         except Exception as problem:  # noqa: BLE001 - the border of one song: the rest goes on
             logger.exception("{} failed", song.name)
             self._refuse(song.name, AceStepError(repr(problem), hint="This is our fault; the log has the details."))

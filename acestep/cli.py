@@ -279,7 +279,7 @@ def download(
         return _answer({model.name: f"{model.about} ({model.size_gb:.1f} GB)" for model in CATALOG}, json_output)
     from acestep.models.download import download as fetch
 
-    folders = fetch(names, root or PROJECT / "checkpoints", source=source, on_progress=_say)
+    folders = fetch(names, root or PROJECT / "checkpoints", source=source, on_progress=lambda event: _say(str(event)))
     return _answer({"folders": [str(folder) for folder in folders]}, json_output)
 
 

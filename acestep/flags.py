@@ -52,14 +52,16 @@ def add_command(
 
 def _parameter(name: str, config_type: type[Config], *, positional: bool) -> inspect.Parameter:
     field = fields(config_type)[name]
-    required = field.is_required()
-    kind = _flag_type(field.annotation)
-    about = {"help": field.description, "show_default": not required and field.default not in (None, "")}
-    mark = typer.Argument(**about) if positional else typer.Option(f"--{name.replace('_', '-')}", **about)
-    if kind is bool and not positional:
-        mark = typer.Option(f"--{name.replace('_', '-')}/--no-{name.replace('_', '-')}", **about)
+    required, kind = field.is_required(), _flag_type(field.annotation)
+    about: dict[str, Any] = {
+        "help": field.description,
+        "show_default": not required and field.default not in (None, ""),
+    }
+    flag = name.removesuffix("_s").replace("_", "-")  # seconds need no mark on a command line
+    switch = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
+    mark: Any = typer.Argument(**about) if positional else typer.Option(switch, **about)
+    annotation: Any = Annotated[kind if required else kind | None, mark]
     default = inspect.Parameter.empty if required else field.default
-    annotation = Annotated[kind if required else kind | None, mark]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 

@@ -50,7 +50,7 @@ def play(tune: Tune) -> Wave:
             for pitch in chord:
                 _add(sound, start, 0.3 * _tone(pitch, beat * 4, decay=0.8), pan=0.5)
         _add(sound, start, _kick() if index % 2 == 0 else _snare(random), pan=0.5)
-    return (0.8 * sound / max(float(np.abs(sound).max()), 1e-6)).astype(np.float32)
+    return np.asarray(0.8 * sound / max(float(np.abs(sound).max()), 1e-6), np.float32)
 
 
 def _pitch(scale: tuple[int, ...], degree: int) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import AceStepPipeline, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from acestep.core.errors import JobCancelled
@@ -109,13 +109,14 @@ def _schedule(checkpoint: Checkpoint, request: GenerationConfig) -> tuple[int, f
 
 
 def _pipeline(parts: Parts) -> Any:
-    pipeline = AceStepPipeline(
+    library: Any = diffusers  # its classes carry no types
+    pipeline = library.AceStepPipeline(
         vae=parts.vae,
         text_encoder=parts.text_encoder.model,
         tokenizer=parts.text_encoder.tokenizer,
         transformer=parts.dit,
         condition_encoder=parts.condition_encoder,
-        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0),
+        scheduler=library.FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -62,18 +62,18 @@ def _tone(midi: int, seconds: float, *, decay: float) -> Wave:
     time = _time(seconds)
     phase = 2 * np.pi * 440 * 2 ** ((midi - 69) / 12) * time
     wave = np.sin(phase) + 0.3 * np.sin(2 * phase) + 0.15 * np.sin(3 * phase)
-    return (0.3 * wave * np.exp(-decay * time) * np.minimum(1, time * 200)).astype(np.float32)
+    return np.asarray(0.3 * wave * np.exp(-decay * time) * np.minimum(1, time * 200), np.float32)
 
 
 def _kick() -> Wave:
     time = _time(0.15)
     sweep = 50 * time + 2 * (1 - np.exp(-30 * time))  # from 110 Hz down to 50 Hz
-    return (0.8 * np.sin(2 * np.pi * sweep) * np.exp(-20 * time)).astype(np.float32)
+    return np.asarray(0.8 * np.sin(2 * np.pi * sweep) * np.exp(-20 * time), np.float32)
 
 
 def _snare(random: np.random.Generator) -> Wave:
     time = _time(0.12)
-    return (0.4 * random.standard_normal(len(time)) * np.exp(-35 * time)).astype(np.float32)
+    return np.asarray(0.4 * random.standard_normal(len(time)) * np.exp(-35 * time), np.float32)
 
 
 def _time(seconds: float) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ code of a checkpoint is executed, no second copy is made on disk, and only the a
 from __future__ import annotations
 
 import itertools
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any, TypeVar
@@ -132,8 +133,9 @@ def load_silence_latent(path: Source, *, device: Device = "cpu", dtype: torch.dt
         latent = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing", hint="Download the model again.") from None
-    except (RuntimeError, EOFError, ValueError, OSError) as problem:
-        raise CheckpointError(f"{file} is damaged: {problem}", hint="Download the model again.") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as problem:
+        hint = "Nothing of it was executed. Download the model again."
+        raise CheckpointError(f"{file} is damaged, or holds something else than a tensor", hint=hint) from problem
     channels = checkpoint.config["timbre_hidden_dim"]
     if not isinstance(latent, Tensor) or latent.dim() != 3 or latent.shape[:2] != (1, channels) or not latent.shape[2]:
         raise CheckpointError(f"{file} does not hold a tensor of shape [1, {channels}, frames]")
@@ -144,11 +146,9 @@ def load_vae(path: Source, *, device: Device = "cpu", dtype: torch.dtype = torch
     """The VAE beside a checkpoint, weight normalisation folded in, tiling on. Raises CheckpointError."""
     folder = _opened(path).vae_folder
     config = read_json(folder / "config.json", error=CheckpointError, hint="Download the VAE again.")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.device("meta"):
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*weight_norm")  # diffusers 0.42.1
-        vae: AutoencoderOobleck = _on_meta(
-            AutoencoderOobleck, **{key: value for key, value in config.items() if not key.startswith("_")}
-        )
+        vae: AutoencoderOobleck = AutoencoderOobleck.from_config(config)
     stored = read_weights(folder, "diffusion_pytorch_model")
     compare(folder, {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}, stored)
     vae.load_state_dict(_read(stored), assign=True)
@@ -166,7 +166,7 @@ def load_text_encoder(path: Source, *, device: Device = "cpu", dtype: torch.dtyp
     checkpoint = _opened(path)
     folder = checkpoint.text_encoder_folder
     read_weights(folder, "model")
-    disable_progress_bar()  # progress is told by events
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # progress is told by events
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.text_tokenizer_folder, local_files_only=True)
         model, report = AutoModel.from_pretrained(

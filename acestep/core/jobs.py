@@ -8,6 +8,7 @@ run folder/
     job.json       what to do: the job's name and its configuration
     events.jsonl   what happens (core.events)
     cancel         exists once the user asked to stop
+    pause          exists while the user wants it to wait
     log.txt        the job's log
     lock           held by the one program that works in this folder
 """
@@ -18,6 +19,7 @@ import pkgutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +30,14 @@ from loguru import logger
 
 from acestep.core.config import Config, parse
 from acestep.core.errors import AceStepError, JobBusy, JobCancelled, JobError
-from acestep.core.events import LAST, Cancelled, Event, EventLog, Failed, Finished
+from acestep.core.events import LAST, Cancelled, Event, EventLog, Failed, Finished, Noted
 from acestep.core.files import read_versioned, storage_errors, write_versioned
 from acestep.core.log import job_log
 from acestep.core.paths import PROJECT
 from acestep.core.registry import nearest_hint
+
+GOES_ON = "goes on after a pause"  # the note that ends one
+_PAUSE_LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,18 @@ class Context:
         return (self.folder / "cancel").exists()
 
     def stop_if_cancelled(self) -> None:
-        """Call between units of work (a song, a step). Raises JobCancelled."""
+        """Call between units of work (a song, a step); it waits while the user wants a pause. Raises JobCancelled."""
+        if self._paused:
+            self.emit(Noted(message="paused"))
+            while self._paused:
+                time.sleep(_PAUSE_LOOK_S)
+            self.emit(Noted(message=GOES_ON))
         if self.cancelled:
             raise JobCancelled("stopped by the user")
+
+    @property
+    def _paused(self) -> bool:
+        return (self.folder / "pause").exists() and not self.cancelled
 
 
 Job = Callable[[Any, Context], dict[str, Any]]
@@ -67,6 +81,9 @@ class JobType:
 
 
 JOBS = {
+    "caption": JobType("acestep.captioning.configs:CaptionJob", "acestep.captioning.run:caption_job"),
+    "download": JobType("acestep.ui.jobs:DownloadJob", "acestep.ui.jobs:download_job"),
+    "generate": JobType("acestep.ui.jobs:GenerateJob", "acestep.ui.jobs:generate_job"),
     "preprocess": JobType(
         "acestep.preprocessing.configs:PreprocessJob", "acestep.preprocessing.builder:preprocess_job"
     ),
@@ -77,13 +94,14 @@ JOBS = {
 def write_job(folder: Path, job: str, config: Config) -> None:
     """Describe a job in ``folder``, to be done by ``run_job`` here or by ``python -m acestep run FOLDER``.
 
-    An earlier wish to stop is forgotten here and not when the job starts: a stop asked for in between counts.
+    An earlier wish to stop or wait is forgotten here and not when the job starts: a stop asked for in between counts.
     """
     if job not in JOBS:
         raise JobError(f"no job is called {job!r}", hint=nearest_hint(job, list(JOBS)))
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "cancel").unlink(missing_ok=True)
+        for wish in ("cancel", "pause"):
+            (folder / wish).unlink(missing_ok=True)
     write_versioned(folder / "job.json", "job", 1, {"job": job, "config": config.model_dump(mode="json")})
 
 
@@ -187,6 +205,12 @@ class JobRunner:
                     )
                 self._process = None
         return log.read(offset)
+
+    def pause(self, wanted: bool = True) -> None:
+        """Let the job wait before its next unit of work, or go on. A stop ends a pause."""
+        if self.folder is not None:
+            wish = self.folder / "pause"
+            wish.touch() if wanted else wish.unlink(missing_ok=True)
 
     def cancel(self) -> None:
         """Ask the job to stop at the next unit of work; it saves what it has."""

@@ -1,0 +1,52 @@
+"""How a problem reaches the person: our own words at the place where it happened, never a traceback."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from html import escape
+from typing import ParamSpec, TypeVar
+
+import gradio as gr
+from loguru import logger
+
+from acestep.core.errors import AceStepError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+OUR_FAULT = "Something went wrong that should not have. The details are in the terminal window of this program."
+
+
+def sentence(error: AceStepError) -> str:
+    """What happened and what to do, as one text."""
+    message = str(error).rstrip(". ")
+    return f"{message[:1].upper()}{message[1:]}. {error.hint}".strip()
+
+
+def told(handler: Callable[P, R]) -> Callable[P, R]:
+    """``handler`` of an event, whose errors become messages on the page."""
+
+    @functools.wraps(handler)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return handler(*args, **kwargs)
+        except AceStepError as error:
+            raise gr.Error(escape(sentence(error)), duration=None, print_exception=False) from None
+        except gr.Error:
+            raise
+        except Exception:  # noqa: BLE001 - the border of an event: the page goes on whatever happened
+            logger.exception("an event of the page failed")
+            raise gr.Error(OUR_FAULT, duration=None, print_exception=False) from None
+
+    return guarded
+
+
+def warn(message: str) -> None:
+    """A passing message: something was not done as asked."""
+    gr.Warning(escape(message))
+
+
+def say(message: str) -> None:
+    """A passing message: it worked."""
+    gr.Info(escape(message), duration=4)

@@ -1,0 +1,187 @@
+"""Forms made from configurations: a field is declared once, its widget, its check and its message follow.
+
+form = Form(TrainingConfig, "training", fields, choices={"optimizer_type": OPTIMIZERS})
+form.place("max_epochs", "batch_size")   # widgets, where they are wanted
+form.rest()                              # all others; advanced ones in a closed fold
+start.click(lambda *values: form.read(values), form.widgets, validator=form.check)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
+
+import gradio as gr
+from annotated_types import Ge, Le
+from gradio.components import Component
+from pydantic.fields import FieldInfo
+
+from acestep.core.config import Config, assign, fields, parse
+from acestep.core.errors import ConfigError
+from acestep.core.registry import Registry
+from acestep.ui.settings import Fields
+
+C = TypeVar("C", bound=Config)
+Choices = Mapping[str, "Registry[Any]"]
+
+_FEW = 3  # so many choices are shown as buttons, more as a menu
+
+
+class Form(Generic[C]):
+    """The widgets of a configuration, and the way from their values to a checked one."""
+
+    def __init__(
+        self,
+        config_type: type[C],
+        prefix: str,
+        kept: Fields,
+        *,
+        choices: Choices | None = None,
+        leave_out: Iterable[str] = (),
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            prefix: begins the ids of the widgets and the names under which their values are kept.
+            choices: registries whose labels and help are shown for the names that a field may hold.
+            leave_out: fields that are set elsewhere.
+            defaults: other values to begin with than those of the configuration.
+        """
+        self.config_type, self._prefix, self._kept = config_type, prefix, kept
+        self._choices, self._defaults = choices or {}, defaults or {}
+        left_out = set(leave_out)
+        self.names = [n for n, f in fields(config_type).items() if n not in left_out and not _is_group(f)]
+        self._widgets: dict[str, Component] = {}
+
+    def key(self, name: str) -> str:
+        """Under which the value of a field is kept."""
+        return f"{self._prefix}.{name}"
+
+    def widget(self, name: str) -> Component:
+        return self._widgets[name]
+
+    @property
+    def widgets(self) -> list[Component]:
+        """In the order of ``names``: the inputs of an event that calls ``read`` or ``check``."""
+        return [self._widgets[name] for name in self.names]
+
+    def place(self, *names: str) -> None:
+        """Make the widgets of these fields here, beside each other as far as there is room."""
+        with gr.Row(elem_classes="ac-grid"):
+            for name in names:
+                self._make(name)
+
+    def rest(self, label: str = "Advanced") -> None:
+        """Make all widgets that are not there yet; those of advanced fields in a closed fold."""
+        left = [name for name in self.names if name not in self._widgets]
+        advanced = [name for name in left if _extra(fields(self.config_type)[name], "advanced")]
+        plain = [name for name in left if name not in advanced]
+        if plain:
+            self.place(*plain)
+        if advanced:
+            with gr.Accordion(label, open=False, elem_id=self._id("advanced")):
+                self.place(*advanced)
+
+    def read(self, values: Sequence[Any], **others: Any) -> C:
+        """The configuration of the widgets' values; ``others`` are the fields that were left out.
+
+        Raises:
+            ConfigError: with every problem at once.
+        """
+        return parse(self.config_type, {**self.plain(values), **others})
+
+    def plain(self, values: Sequence[Any]) -> dict[str, Any]:
+        """Values by field name, an empty box as None where the field may be empty."""
+        told = dict(zip(self.names, values, strict=True))
+        return {name: _or_none(fields(self.config_type)[name], value) for name, value in told.items()}
+
+    def check(self, *values: Any) -> list[Any]:
+        """For ``validator=``: what is wrong is said at the field. Values behind those of the form pass."""
+        named = list(zip(self.names, values, strict=False))
+        answers = [gr.validate(not (wrong := self.problem(name, value)), wrong) for name, value in named]
+        return [*answers, *(gr.validate(True, "") for _ in values[len(named) :])]
+
+    def problem(self, name: str, value: Any) -> str:
+        """What is wrong with one value, "" if nothing."""
+        try:
+            assign(self.config_type.model_construct(), name, _or_none(fields(self.config_type)[name], value))
+        except ConfigError as error:
+            return "; ".join(problem.removeprefix(f"{name} ").capitalize() for problem in error.problems)
+        return ""
+
+    def shown(self, config: Config) -> list[Any]:
+        """The values of ``config`` for the widgets."""
+        return [_display(getattr(config, name)) for name in self.names]
+
+    def to_keep(self, config: Config) -> dict[str, Any]:
+        """The values of ``config`` by the names under which they are kept."""
+        return {self.key(name): value for name, value in zip(self.names, self.shown(config), strict=True)}
+
+    def _make(self, name: str) -> None:
+        field = fields(self.config_type)[name]
+        default = self._defaults.get(name, None if field.is_required() else field.get_default())
+        widget = _widget(field, _display(default), self._id(name), self._choices.get(name))
+        self._widgets[name] = self._kept.add(self.key(name), widget, lambda value: not self.problem(name, value))
+
+    def _id(self, name: str) -> str:
+        return f"{self._prefix}-{name}".replace("_", "-").replace(".", "-")
+
+
+def _widget(field: FieldInfo, value: Any, elem_id: str, registry: Registry[Any] | None) -> Component:
+    unit = _extra(field, "unit")
+    about: dict[str, Any] = {
+        "label": f"{field.title} ({unit})" if unit else field.title,
+        "info": field.description,
+        "elem_id": elem_id,
+        "value": value,
+        "min_width": 200,
+    }
+    kind, _ = _kind(field)
+    if get_origin(kind) is Literal:
+        options = _options(get_args(kind), registry)
+        return gr.Radio(options, **about) if len(options) <= _FEW else gr.Dropdown(options, **about)
+    if kind is bool:
+        return gr.Checkbox(**about)
+    if kind is int and unit == "%":
+        return gr.Slider(_limit(field, Ge), _limit(field, Le), step=5, **about)
+    if kind in (int, float):  # no limits here: gradio would refuse without saying which field
+        return gr.Number(precision=0 if kind is int else None, **about)
+    return gr.Textbox(**about)
+
+
+def _limit(field: FieldInfo, kind: type[Ge] | type[Le]) -> float:
+    limit: Any = next(limit for limit in field.metadata if isinstance(limit, kind))
+    return float(limit.ge if kind is Ge else limit.le)
+
+
+def _options(names: Sequence[Any], registry: Registry[Any] | None) -> list[tuple[str, Any]]:
+    labels = {entry.name: entry.label for entry in registry} if registry else {}
+    return [(labels.get(name, str(name)), name) for name in names]
+
+
+def _kind(field: FieldInfo) -> tuple[Any, bool]:
+    """The type of a field without None, and whether it may be None."""
+    annotation = field.annotation
+    if get_origin(annotation) in (Union, UnionType):
+        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+        return kinds[0], len(kinds) < len(get_args(annotation))
+    return annotation, False
+
+
+def _or_none(field: FieldInfo, value: Any) -> Any:
+    return None if value == "" and _kind(field)[1] else value
+
+
+def _display(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _extra(field: FieldInfo, name: str) -> Any:
+    extra = field.json_schema_extra
+    return extra.get(name) if isinstance(extra, dict) else None
+
+
+def _is_group(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, Config)

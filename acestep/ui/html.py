@@ -1,0 +1,77 @@
+"""Small pieces of HTML. Everything that is not markup of ours is escaped here: ``gr.HTML`` runs what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Literal
+
+Tone = Literal["plain", "good", "warn", "bad", "busy"]
+
+
+def text(value: object) -> str:
+    """``value`` for people, escaped."""
+    return escape(str(value))
+
+
+def pill(words: str, tone: Tone = "plain", **data: object) -> str:
+    """A short state; ``data`` become ``data-*`` attributes, which tests wait for."""
+    attributes = "".join(f' data-{key}="{escape(str(value))}"' for key, value in data.items())
+    return f'<span class="ac-pill ac-{tone}" role="status"{attributes}>{escape(words)}</span>'
+
+
+def card(title: str, lines: Iterable[str] = (), tone: Tone = "plain") -> str:
+    """A framed message; a bad one is announced by screen readers."""
+    role = ' role="alert"' if tone == "bad" else ""
+    body = "".join(f"<p>{escape(line)}</p>" for line in lines if line)
+    return f'<div class="ac-card ac-{tone}"{role}><strong>{escape(title)}</strong>{body}</div>'
+
+
+def facts(values: Mapping[str, object]) -> str:
+    """Names and values below each other."""
+    rows = "".join(f"<dt>{escape(name)}</dt><dd>{text(value)}</dd>" for name, value in values.items())
+    return f'<dl class="ac-facts">{rows}</dl>'
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]], label: str) -> str:
+    """A plain table that scrolls sideways on narrow screens."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in headers)
+    body = "".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return (
+        f'<div class="ac-scroll" tabindex="0" role="region" aria-label="{escape(label)}">'
+        f'<table class="ac-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def progress_bar(done: float, total: float, label: str) -> str:
+    """How far something is; without a total it only moves."""
+    if not total:
+        return f'<progress class="ac-bar" aria-label="{escape(label)}"></progress>'
+    return f'<progress class="ac-bar" max="{total:g}" value="{done:g}" aria-label="{escape(label)}"></progress>'
+
+
+def log_box(lines: Sequence[str], label: str, empty: str, limit: int = 200) -> str:
+    """The last lines, the newest held in view by the style sheet alone."""
+    body = escape("\n".join(lines[-limit:]) or empty)
+    return f'<div class="ac-log" role="log" tabindex="0" aria-label="{escape(label)}"><pre>{body}</pre></div>'
+
+
+def duration(seconds: float) -> str:
+    """``3:12`` below an hour, ``1 h 31 min`` above."""
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d}"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def rough(seconds: float) -> str:
+    """A time to wait, as exact as such a guess can be: ``40 s``, ``12 min``, ``2 h 40 min``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def count(number: int, noun: str) -> str:
+    """``1 song``, ``2 songs``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

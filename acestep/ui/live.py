@@ -1,0 +1,72 @@
+"""Parts of a page that show what the server knows, painted again when that has changed and only then.
+
+Nothing a page shows is kept in the page: a reloaded page, a second one and one that was away catch up with the next
+look. A part says its state as a value to compare; as long as that is the same, nothing is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+LOOK_EVERY_S = 1.5
+_HIDDEN: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    outputs: list[Any]
+    version: Callable[[], Hashable]
+    paint: Callable[[], Sequence[Any]]
+
+
+class Live:
+    """The live parts of one page."""
+
+    def __init__(self) -> None:
+        self._parts: list[_Part] = []
+        self._waiting: list[Callable[..., Any]] = []
+        self._seen = gr.State({})  # part -> version that this page shows
+
+    def show(
+        self, outputs: Sequence[Component], version: Callable[[], Hashable], paint: Callable[[], Sequence[Any]]
+    ) -> None:
+        """``paint`` gives a value for each of ``outputs``; it is called when ``version`` has changed."""
+        self._parts.append(_Part(list(outputs), version, paint))
+
+    def wire(self, page: gr.Blocks) -> None:
+        """Call last: paint everything when the page opens, then look every second or two."""
+        outputs = self._outputs
+        page.load(lambda: self._paint({}), None, outputs, **_HIDDEN)
+        gr.Timer(LOOK_EVERY_S).tick(self._paint, self._seen, outputs, trigger_mode="once", **_HIDDEN)
+        for trigger in self._waiting:
+            trigger(self._paint, self._seen, outputs, **_HIDDEN)
+
+    def after(self, event: Any) -> None:
+        """Look at once when ``event`` is done, whether it went well or not."""
+        self._waiting.append(event.then)
+
+    @property
+    def _outputs(self) -> list[Any]:
+        return [self._seen, *(output for part in self._parts for output in part.outputs)]
+
+    def _paint(self, seen: dict[int, Hashable]) -> Any:
+        now = {number: part.version() for number, part in enumerate(self._parts)}
+        if now == seen:
+            return gr.skip()
+        updates: list[Any] = [now]
+        for number, part in enumerate(self._parts):
+            if seen.get(number, _NEVER) == now[number]:
+                updates += [gr.skip()] * len(part.outputs)
+            else:
+                painted = list(part.paint())
+                assert len(painted) == len(part.outputs)
+                updates += painted
+        return updates
+
+
+_NEVER = object()

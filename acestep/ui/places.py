@@ -1,0 +1,119 @@
+"""Where the pages write, what a typed path means, and the copies that a browser may be given.
+
+Every path that a person types goes through ``Workspace``. The server opens no folder to the browser: a sound that is
+to be heard is copied into the cache, under a name that tells nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from acestep.core.errors import StorageError
+from acestep.core.files import storage_errors
+from acestep.core.paths import PROJECT, typed_path
+
+WORKSPACE_VARIABLE = "ACESTEP_WORKSPACE"
+_PLAYED_BY_BROWSERS = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac")
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folder that relative paths start from; ``datasets``, ``lora_output`` and the like lie in it."""
+
+    root: Path
+
+    @classmethod
+    def of_program(cls) -> Workspace:
+        """The program's folder, or the one that the environment names."""
+        named = os.environ.get(WORKSPACE_VARIABLE)
+        return cls(typed_path(named).resolve() if named else PROJECT)
+
+    @property
+    def memory(self) -> Path:
+        """What the pages remember from one start to the next."""
+        return self.root / "profiles" / ".pages"
+
+    def path(self, text: str, what: str) -> Path:
+        """The absolute path that was typed for ``what``, whether it exists or not. Raises StorageError."""
+        if not text or not text.strip():
+            raise StorageError(f"{what} is empty", hint="Enter a path on the computer that runs this program.")
+        if "\0" in text or text.strip().strip("\"'").startswith(("\\\\", "//")):
+            raise StorageError(
+                f"{what} {text!r} is not accepted", hint="Use a path on this computer, not a network one."
+            )
+        try:
+            return (self.root / typed_path(text)).resolve()
+        except (OSError, RuntimeError) as problem:  # a loop of links, no such user behind ~
+            raise StorageError(f"{what} {text!r} cannot be used: {problem}", hint="Enter another path.") from None
+
+    def folder(self, text: str, what: str) -> Path:
+        """A folder that exists. Raises StorageError."""
+        path = self.path(text, what)
+        if not path.is_dir():
+            raise StorageError(f"{what}: there is no folder {path}", hint="Check the spelling, or make the folder.")
+        return path
+
+    def file(self, text: str, what: str) -> Path:
+        """A file that exists. Raises StorageError."""
+        path = self.path(text, what)
+        if not path.is_file():
+            raise StorageError(f"{what}: there is no file {path}", hint="Check the spelling.")
+        return path
+
+    def own(self, text: str, what: str) -> Path:
+        """A path below this program's own folder, links followed. Raises StorageError."""
+        path = self.path(text, what)
+        if self.root.resolve() not in path.parents:
+            raise StorageError(f"{what} {path} is outside {self.root}", hint="Choose a place below this folder.")
+        return path
+
+    def short(self, path: Path) -> str:
+        """``path`` as people like to read it: relative to here where it can be."""
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+
+
+def playable(path: Path) -> Path:
+    """A copy of a sound file that the browser may fetch and can play.
+
+    Raises:
+        AudioError: it is not a sound file, whatever its name says.
+        StorageError: the cache cannot be written.
+    """
+    from acestep.audio.files import probe_audio
+
+    probe_audio(path)
+    about = path.stat()
+    key = hashlib.sha256(f"{path.resolve()}|{about.st_mtime_ns}|{about.st_size}".encode()).hexdigest()[:24]
+    direct = path.suffix.lower() in _PLAYED_BY_BROWSERS
+    target = cache_folder("preview") / f"{key}{path.suffix.lower() if direct else '.wav'}"
+    if not target.exists():
+        with storage_errors(target):
+            partial = target.with_name(f".{os.getpid()}-{target.name}")
+            (shutil.copyfile if direct else _decode_to)(path, partial)
+            partial.replace(target)
+    return target
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of the cache that gradio serves files from."""
+    folder = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio") / name
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _decode_to(source: Path, target: Path) -> None:
+    import soundfile
+
+    from acestep.audio.decode import open_audio
+
+    with open_audio(source) as stream:
+        channels = stream.num_channels
+        with soundfile.SoundFile(target, "w", stream.sample_rate_hz, channels, "PCM_16", format="WAV") as file:
+            while len(block := stream.read(stream.sample_rate_hz * 30)):
+                file.write(block)

@@ -1,0 +1,117 @@
+"""A job on the page: its state, how far it is, how long yet, what was left out, and the log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from acestep.core.events import Cancelled, Failed, Finished
+from acestep.ui import html
+from acestep.ui.live import Live
+from acestep.ui.watch import ACTIVE, Account, State, Watch
+
+WORDS: dict[State, str] = {
+    "idle": "not started",
+    "running": "running",
+    "paused": "paused",
+    "stopping": "stopping",
+    "done": "finished",
+    "stopped": "stopped",
+    "failed": "failed",
+    "interrupted": "interrupted",
+}
+TONES: dict[State, html.Tone] = {
+    "running": "busy",
+    "paused": "warn",
+    "stopping": "warn",
+    "done": "good",
+    "stopped": "warn",
+    "failed": "bad",
+    "interrupted": "bad",
+}
+_SHOWN_WARNINGS = 5
+
+
+class JobPanel:
+    """The newest job of one kind, painted into the present gradio context."""
+
+    def __init__(
+        self, live: Live, watch: Watch, name: str, *, nothing_yet: str, result: Callable[[dict[str, Any]], str]
+    ) -> None:
+        """
+        Args:
+            name: begins the ids of the widgets.
+            nothing_yet: what the place says before the first job.
+            result: HTML of what a finished job gave back.
+        """
+        self._watch, self._nothing_yet, self._result = watch, nothing_yet, result
+        self._status = gr.HTML(elem_id=f"{name}-status")
+        with gr.Accordion("Log", open=False, elem_id=f"{name}-log"):
+            self._log = gr.HTML()
+        live.show([self._status, self._log], watch.version, self._paint)
+
+    def _paint(self) -> tuple[str, str]:
+        state, account = self._watch.look()
+        run = f"{self._watch.folder}:{account.began_s}"
+        parts = [f'<div class="ac-line">{html.pill(WORDS[state], TONES.get(state, "plain"), state=state, run=run)}']
+        parts.append(f'<span class="ac-phase">{html.text(self._phase(state, account))}</span></div>')
+        if state in ACTIVE or (state in ("stopped", "failed", "interrupted") and account.total):
+            parts.append(_how_far(state, account))
+        parts.append(self._ending(state, account))
+        parts.append(_troubles(account))
+        empty = "The log appears here when the job starts."
+        return "".join(parts), html.log_box(account.lines, "Log of the job", empty)
+
+    def _phase(self, state: State, account: Account) -> str:
+        if state == "idle":
+            return self._nothing_yet
+        if state == "stopping":
+            return "Ends the piece of work at hand, then saves."
+        if state == "paused":
+            return "Waits between two steps; the memory stays taken."
+        return account.phase if state == "running" else ""
+
+    def _ending(self, state: State, account: Account) -> str:
+        last = account.last
+        if state == "done" and isinstance(last, Finished):
+            return self._result(last.result)
+        if state == "stopped" and isinstance(last, Cancelled):
+            return html.card("Stopped.", [last.message], "warn")
+        if state == "failed" and isinstance(last, Failed):
+            return html.card(f"{last.message[:1].upper()}{last.message[1:]}", [last.hint], "bad")
+        if state == "interrupted":
+            told = "The program was closed or ended while this ran. What was saved by then is still there."
+            return html.card("Interrupted.", [told], "bad")
+        return ""
+
+
+def _how_far(state: State, account: Account) -> str:
+    if not account.total:
+        return html.progress_bar(0, 0, "Progress") if state == "running" else ""
+    share = f"{100 * account.done // account.total} %"
+    words = [f"{account.done} of {account.total} {account.unit}", share]
+    if state in ACTIVE:
+        words.append(f"{html.rough(max(0.0, time.time() - account.began_s))} so far")
+    if state == "running":
+        left, speed = account.seconds_left, account.per_second
+        if left is not None:
+            words.append(f"about {html.rough(left)} left")
+        if speed is not None and account.unit == "steps":
+            words.append(f"{speed:.1f} steps a second" if speed >= 1 else f"{1 / speed:.1f} s a step")
+    return html.progress_bar(account.done, account.total, "Progress") + (
+        f'<div class="ac-numbers">{html.text(" · ".join(words))}</div>'.replace("·", "&middot;")
+    )
+
+
+def _troubles(account: Account) -> str:
+    parts = []
+    if account.warnings:
+        parts.append(html.card("Please note", list(dict.fromkeys(account.warnings))[-_SHOWN_WARNINGS:], "warn"))
+    if account.left_out:
+        rows = [(item.item, item.message, item.hint) for item in account.left_out]
+        title = f"{html.count(len(rows), 'file')} left out"
+        parts.append(html.card(title, tone="warn") + html.table(["File", "Reason", "What to do"], rows, title))
+    return "".join(parts)

@@ -1,0 +1,115 @@
+"""What was typed into the pages: kept on the computer that runs the program, so that a reload or a restart loses none.
+
+``Settings`` is the store, one file shared by all open pages. ``Fields`` ties the widgets of a page to it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+from loguru import logger
+
+from acestep.core.errors import ConfigError, StorageError
+from acestep.core.files import read_versioned, write_versioned
+
+_KIND, _VERSION = "settings", 1
+
+
+class Settings:
+    """Values by name, in a JSON file. Safe to use from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        self.version = 0
+        self._values = self._read()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        with self._lock:
+            return self._values.get(key, default)
+
+    def text(self, key: str, default: str = "") -> str:
+        """The value as text; the default if there is none."""
+        value = self.get(key)
+        return value if isinstance(value, str) and value else default
+
+    def put(self, values: Mapping[str, Any]) -> None:
+        """Keep ``values``, now and in the file. A disk that is full does not stop the work on the page."""
+        with self._lock:
+            changed = {key: value for key, value in values.items() if self._values.get(key, _MISSING) != value}
+            if not changed:
+                return
+            self._values |= changed
+            self.version += 1
+            try:
+                write_versioned(self._path, _KIND, _VERSION, {"values": self._values})
+            except StorageError as error:
+                logger.warning("settings are not saved: {}", error)
+
+    def _read(self) -> dict[str, Any]:
+        if not self._path.exists():
+            return {}
+        try:
+            values = read_versioned(self._path, _KIND, _VERSION, error=ConfigError).get("values")
+        except ConfigError as error:
+            logger.warning("settings start afresh: {}", error)
+            self._path.replace(self._path.with_suffix(".damaged.json"))
+            return {}
+        return values if isinstance(values, dict) else {}
+
+
+_MISSING = object()
+_Check = Callable[[Any], bool]
+
+
+class Fields:
+    """The widgets of one page whose values are kept, each under a name."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._widgets: dict[str, tuple[Component, _Check]] = {}
+
+    def add(self, key: str, widget: Component, fits: _Check = lambda value: True) -> Any:
+        """Keep the value of ``widget``. A stored value that no longer ``fits`` gives way to the default.
+
+        Returns the widget, so that it can be made and added in one line.
+        """
+        assert key not in self._widgets, f"{key} is used twice"
+        assert getattr(widget, "type", "") != "password", "secrets are not kept"
+        self._widgets[key] = (widget, fits)
+        return widget
+
+    def widgets(self, *keys: str) -> list[Component]:
+        return [self._widgets[key][0] for key in keys]
+
+    def wire(self, page: gr.Blocks) -> None:
+        """Call last: fill the page when it opens, and keep what is changed in it from then on."""
+        widgets = [widget for widget, _ in self._widgets.values()]
+        page.load(self._stored, None, widgets, queue=False, show_progress="hidden", api_visibility="private")
+        for key, (widget, _) in self._widgets.items():
+            widget.input(  # type: ignore[attr-defined]
+                self._keeper(key),
+                widget,
+                None,
+                queue=False,
+                show_progress="hidden",
+                trigger_mode="always_last",
+                api_visibility="private",
+            )
+
+    def _stored(self) -> list[Any]:
+        values = []
+        for key, (_, fits) in self._widgets.items():
+            value = self._settings.get(key, _MISSING)
+            values.append(gr.update(value=value) if value is not _MISSING and fits(value) else gr.skip())
+        return values
+
+    def _keeper(self, key: str) -> Callable[[Any], None]:
+        def keep(value: Any) -> None:
+            self._settings.put({key: value})
+
+        return keep

@@ -1,0 +1,194 @@
+"""What is known of a job, read from its run folder: the same for every page, whoever does the job."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+
+from acestep.core.events import (
+    LAST,
+    Cancelled,
+    EpochLogged,
+    Event,
+    EventLog,
+    Failed,
+    Finished,
+    ItemFailed,
+    Noted,
+    Progressed,
+    Saved,
+    Started,
+    StepLogged,
+)
+from acestep.core.jobs import GOES_ON, JobRunner
+
+State = Literal["idle", "running", "paused", "stopping", "done", "stopped", "failed", "interrupted"]
+ACTIVE: tuple[State, ...] = ("running", "paused", "stopping")
+
+_LOG_LINES = 400
+_RATE_OVER = 60  # reports of progress that the speed is taken from
+
+
+@dataclass(slots=True)
+class Account:
+    """Everything the events of a run folder say. It grows with them and is never written back."""
+
+    lines: list[str] = field(default_factory=list)
+    phase: str = ""
+    warnings: list[str] = field(default_factory=list)
+    left_out: list[ItemFailed] = field(default_factory=list)
+    saved: list[Saved] = field(default_factory=list)
+    steps: list[StepLogged] = field(default_factory=list)
+    epochs: list[EpochLogged] = field(default_factory=list)
+    unit: str = ""
+    total: int = 0
+    done: int = 0
+    began_s: float = 0.0
+    latest_s: float = 0.0
+    last: Event | None = None
+    _marks: list[tuple[float, int]] = field(default_factory=list)  # (time, done) since the job began or went on
+
+    def add(self, event: Event) -> None:
+        """Take one more event into account."""
+        self.latest_s = event.time_s
+        self.last = event if isinstance(event, LAST) else None
+        if not isinstance(event, Progressed | Saved):
+            self.lines = [
+                *self.lines[-_LOG_LINES:],
+                f"{time.strftime('%H:%M:%S', time.localtime(event.time_s))}  {event}",
+            ]
+        if isinstance(event, Started):
+            self._begin(event)
+        elif isinstance(event, Noted):
+            self._note(event)
+        elif isinstance(event, Progressed):
+            self._progress(event.done, event.total, event)
+            self.phase = event.note
+        elif isinstance(event, ItemFailed):
+            self.left_out.append(event)
+        elif isinstance(event, StepLogged):
+            self._step(event)
+        elif isinstance(event, EpochLogged):
+            self.epochs = [*(e for e in self.epochs if e.epoch < event.epoch), event]
+            self._progress(event.step, self.total, event)
+        elif isinstance(event, Saved):
+            self.saved.append(event)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """From the speed of late; None while there is nothing to tell it by."""
+        if len(self._marks) < 2 or not self.total:
+            return None
+        (first_s, first), (last_s, last) = self._marks[0], self._marks[-1]
+        return (self.total - last) * (last_s - first_s) / (last - first) if last > first else None
+
+    @property
+    def per_second(self) -> float | None:
+        """Units of work in a second, of late."""
+        if len(self._marks) < 2 or self._marks[-1][0] <= self._marks[0][0]:
+            return None
+        return (self._marks[-1][1] - self._marks[0][1]) / (self._marks[-1][0] - self._marks[0][0])
+
+    def _begin(self, event: Started) -> None:
+        self.unit, self.total, self.began_s, self._marks = event.unit, event.total, event.time_s, []
+        self.done = 0 if event.unit != "steps" else self.done
+        self.phase, self.left_out, self.warnings = "", [], []
+
+    def _note(self, event: Noted) -> None:
+        if event.warning:
+            self.warnings.append(event.message)
+        else:
+            self.phase = event.message
+        if event.message == GOES_ON:
+            self._marks = []
+
+    def _step(self, event: StepLogged) -> None:
+        while self.steps and self.steps[-1].step >= event.step:  # gone back to an earlier checkpoint
+            self.steps.pop()
+        self.steps.append(event)
+        self.phase = ""
+        self._progress(event.step, self.total, event)
+
+    def _progress(self, done: int, total: int, event: Event) -> None:
+        if self._marks and done < self._marks[-1][1]:
+            self._marks = []
+        self.done, self.total = done, total
+        self._marks = [*self._marks[-_RATE_OVER:], (event.time_s, done)]
+
+
+class Watch:
+    """Follows the job of one folder at a time. Safe to use from several threads."""
+
+    def __init__(self, runner: JobRunner) -> None:
+        self._runner, self._lock = runner, threading.Lock()
+        self._folder: Path | None = None
+        self._account, self._offset, self._round = Account(), 0, 0
+
+    @property
+    def folder(self) -> Path | None:
+        return self._folder
+
+    def follow(self, folder: Path | None) -> None:
+        """From now on look at this folder."""
+        with self._lock:
+            self._folder, self._account, self._offset = folder, Account(), 0
+            self._round += 1
+
+    def look(self) -> tuple[State, Account]:
+        """How the job stands now."""
+        with self._lock:
+            if self._folder is None or not self._folder.is_dir():
+                return "idle", self._account
+            if self._ours:
+                events, self._offset = self._runner.poll(self._offset)
+            else:
+                events, self._offset = EventLog(self._folder / "events.jsonl").read(self._offset)
+            for event in events:
+                self._account.add(event)
+            return self._state(self._folder), self._account
+
+    def version(self) -> tuple[object, ...]:
+        """Changes whenever there is something new to see."""
+        state, account = self.look()
+        clock = int(time.time() / 5) if state == "running" and not account.steps else 0
+        return self._round, self._offset, state, clock
+
+    @property
+    def active(self) -> bool:
+        """Whether the job is at work, here or in another program."""
+        return self.look()[0] in ACTIVE
+
+    @property
+    def _ours(self) -> bool:
+        return self._runner.folder == self._folder
+
+    def _state(self, folder: Path) -> State:
+        if not self._at_work(folder):
+            return _ended(self._account.last)
+        if (folder / "cancel").exists():
+            return "stopping"
+        return "paused" if (folder / "pause").exists() else "running"
+
+    def _at_work(self, folder: Path) -> bool:
+        if self._ours:
+            return self._runner.busy
+        if self._account.last is not None or not (folder / "lock").exists():
+            return False
+        try:
+            with FileLock(folder / "lock").acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
+
+def _ended(last: Event | None) -> State:
+    if isinstance(last, Finished):
+        return "done"
+    if isinstance(last, Cancelled):
+        return "stopped"
+    return "failed" if isinstance(last, Failed) else "interrupted"

@@ -110,6 +110,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.root
 def test_too_little_room_is_told_before_the_start(small_disk: Path, workshop: Workshop) -> None:
     (small_disk / "other").write_bytes(bytes(4 * 2**20))
     with pytest.raises(DiskFull, match="needs 10 MiB, the disk has 8 MiB left"):
@@ -117,6 +118,7 @@ def test_too_little_room_is_told_before_the_start(small_disk: Path, workshop: Wo
     assert not (small_disk / "out").exists()
 
 
+@pytest.mark.root
 def test_a_disk_that_fills_up_ends_the_run_and_harms_nothing(
     small_disk: Path, workshop: Workshop, encoded: Path
 ) -> None:
@@ -157,6 +159,7 @@ except NotWritable as error:
 """
 
 
+@pytest.mark.root
 def test_a_read_only_folder_is_told_before_any_work_and_is_not_touched(
     workshop: Workshop, standard: tuple[Path, Any, Listener]
 ) -> None:

@@ -21,7 +21,7 @@ from loguru import logger
 
 from acestep.core.config import Config
 from acestep.core.errors import AceStepError, JobCancelled
-from acestep.core.events import LAST, EventLog, Failed, Finished
+from acestep.core.events import LAST, EventLog, Failed, Finished, told
 from acestep.core.jobs import exit_code, read_job, run_job, write_job
 from acestep.core.log import set_up_logging
 from acestep.core.runs import list_runs
@@ -195,7 +195,7 @@ def scan(
 
     found = scan_folder(audio_dir, name=name, custom_tag=tag, tag_position=tag_position)
     for problem in found.problems:
-        _say(f"{problem.path}: {problem.message} {problem.hint}".strip())
+        _say(f"{problem.path}: {told(problem.message, problem.hint)}")
     write_dataset(out, found.dataset)
     samples = found.dataset.samples
     unlabelled = [sample.filename for sample in samples if not sample.labeled]

@@ -65,7 +65,7 @@ class ItemFailed(Event):
     hint: str = ""
 
     def __str__(self) -> str:
-        return f"left out {self.item}: {self.message} {self.hint}".strip()
+        return f"left out {self.item}: {told(self.message, self.hint)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +152,12 @@ class Failed(Event):
     ours: bool = False
 
     def __str__(self) -> str:
-        return f"failed: {self.message} {self.hint}".strip()
+        return f"failed: {told(self.message, self.hint)}"
+
+
+def told(message: str, hint: str) -> str:
+    """What happened and what to do, as one line."""
+    return f"{message.rstrip('.')}. {hint}" if hint else message
 
 
 LAST = (Finished, Cancelled, Failed)

@@ -1,0 +1,170 @@
+"""The captioner and the transcriber that run here.
+
+The whole song is heard. Up to ``window_s`` it is heard in one call, as the models were trained; a longer one in windows
+of equal length. The captions of the windows are made one by a last call of the same model, on text alone; the lyrics
+of the windows, which overlap, are joined (``lyrics.join_lyrics``), and a window whose lyrics did not fit is heard again
+in halves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from numpy.typing import NDArray
+
+from acestep.captioning import prompts
+from acestep.captioning.base import RATE_HZ, Description, Lyrics, Report, Song, Stop
+from acestep.captioning.configs import CaptionJob
+from acestep.captioning.lyrics import join_lyrics, parse_lyrics
+from acestep.captioning.omni import OmniModel, Sampling
+from acestep.captioning.parse import clean, parse_answer
+from acestep.core.errors import CaptionError, CheckpointError, DownloadError
+from acestep.core.events import Noted
+from acestep.core.paths import checkpoint_roots, typed_path
+from acestep.models.catalog import CATALOG
+from acestep.models.device import choose_device, choose_dtype
+from acestep.models.download import download
+
+Audio = NDArray[np.float32]
+
+_OVERLAP_S = 4.0  # of lyric windows: no line is lost between two
+_SHORTEST_S = 30.0  # of a window that is heard again in halves
+_FORM_TOKENS = 100  # for the three lines behind the caption
+_WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+
+
+class LocalCaptioner:
+    """Describes songs with ``acestep-captioner`` or another Qwen2.5-Omni."""
+
+    listens = True
+
+    def __init__(self, model: OmniModel, name: str, config: CaptionJob) -> None:
+        self.name, self._model = name, model
+        self._window_s = min(config.window_s, model.max_window_s)
+        self._sampling = Sampling(config.max_tokens + _FORM_TOKENS, config.temperature, config.top_p, config.seed)
+
+    @classmethod
+    def load(cls, config: CaptionJob, report: Report) -> LocalCaptioner:
+        """Raises CheckpointError, DownloadError, ConfigError, CaptionError (memory)."""
+        folder = find_omni(config.captioner_model, config, report)
+        return cls(_load(folder, config, report), folder.name, config)
+
+    def describe(self, song: Song, *, with_lyrics: bool, stop: Stop) -> Description:
+        """Caption, key, time signature and genre. Raises CaptionError, JobCancelled."""
+        audio = _heard(song)
+        answers = [
+            parse_answer(self._model.ask(prompts.DESCRIBE_WITH_METADATA, piece, self._sampling, stop).text)
+            for piece in cut(audio, self._window_s)
+        ]
+        answers = [answer for answer in answers if answer.caption]
+        if not answers:
+            raise CaptionError(f"{self.name} said nothing about {song.path.name}", hint="Try it again.")
+        return answers[0] if len(answers) == 1 else self._merged(answers, stop)
+
+    def _merged(self, answers: list[Description], stop: Stop) -> Description:
+        """One description of those of the windows; values that it leaves open are those most windows have."""
+        question = prompts.merge([answer.caption for answer in answers])
+        whole = parse_answer(self._model.ask(question, None, self._sampling, stop).text)
+        if not whole.caption:
+            whole = replace(whole, caption=answers[0].caption)
+        return replace(
+            whole,
+            genre=whole.genre or _most([answer.genre for answer in answers]),
+            keyscale=whole.keyscale or _most([answer.keyscale for answer in answers]),
+            timesignature=whole.timesignature or _most([answer.timesignature for answer in answers]),
+        )
+
+    def close(self) -> None:
+        self._model.unload()
+
+
+class LocalTranscriber:
+    """Writes down lyrics with ``acestep-transcriber`` or another Qwen2.5-Omni."""
+
+    listens = True
+
+    def __init__(self, model: OmniModel, name: str, config: CaptionJob) -> None:
+        self.name, self._model = name, model
+        self._window_s = min(config.window_s, model.max_window_s)
+        self._sampling = Sampling(config.lyrics_max_tokens, config.lyrics_temperature, config.top_p, config.seed)
+
+    @classmethod
+    def load(cls, config: CaptionJob, report: Report) -> LocalTranscriber:
+        """Raises CheckpointError, DownloadError, ConfigError, CaptionError (memory)."""
+        folder = find_omni(config.transcriber_model, config, report)
+        return cls(_load(folder, config, report), folder.name, config)
+
+    def transcribe(self, song: Song, *, stop: Stop) -> Lyrics:
+        """Lyrics of the whole song. Raises CaptionError, JobCancelled."""
+        pieces = cut(_heard(song), self._window_s, _OVERLAP_S)
+        return join_lyrics([part for piece in pieces for part in self._hear(piece, stop)])
+
+    def _hear(self, audio: Audio, stop: Stop) -> list[Lyrics]:
+        """The lyrics of a window; of its halves when they did not fit."""
+        answer = self._model.ask(prompts.TRANSCRIBE, audio, self._sampling, stop)
+        seconds = len(audio) / RATE_HZ
+        if answer.complete or seconds < _SHORTEST_S:
+            return [replace(parse_lyrics(clean(answer.text)), complete=answer.complete)]
+        halves = cut(audio, seconds / 2 + _OVERLAP_S / 2, _OVERLAP_S)
+        return [part for half in halves for part in self._hear(half, stop)]
+
+    def close(self) -> None:
+        self._model.unload()
+
+
+def cut(audio: Audio, window_s: float, overlap_s: float = 0.0) -> list[Audio]:
+    """[S] in pieces of equal length, at most ``window_s``, each beginning ``overlap_s`` before the last one ends."""
+    size, overlap = int(window_s * RATE_HZ), int(overlap_s * RATE_HZ)
+    count = 1 if len(audio) <= size else math.ceil((len(audio) - overlap) / (size - overlap))
+    step = math.ceil((len(audio) - overlap) / count)
+    return [audio[start : start + step + overlap] for start in range(0, step * count, step)]
+
+
+def find_omni(name: str, config: CaptionJob, report: Report) -> Path:
+    """The folder of a model: a path, a folder of that name among the checkpoints, or fetched.
+
+    Raises:
+        CheckpointError: not here, and downloads are off. DownloadError.
+    """
+    path = typed_path(name)
+    if path.is_dir():
+        return path
+    base = name.strip().rpartition("/")[2]
+    roots = checkpoint_roots(config.checkpoints)
+    for root in roots:
+        if (root / base / "config.json").is_file():
+            return root / base
+    if not config.download or path.is_absolute() or not base:
+        searched = ", ".join(str(root) for root in roots)
+        raise CheckpointError(
+            f"{name!r} was not found in {searched}", hint="Download it, or give the path of its folder."
+        )
+    report(Noted(message=f"{name} is not on this computer and is downloaded first; about 22 GB"))
+    if base in (model.name for model in CATALOG):
+        return download([base], config.checkpoints or roots[-1], on_progress=report)[0]
+    try:
+        return Path(snapshot_download(name, allow_patterns=_WANTED))
+    except (HfHubHTTPError, OSError, ValueError) as problem:
+        raise DownloadError(f"{name} could not be downloaded: {problem}", hint="Check the name.") from None
+
+
+def _load(folder: Path, config: CaptionJob, report: Report) -> OmniModel:
+    device = choose_device(config.device)
+    dtype = choose_dtype(device.value, config.dtype)
+    report(Noted(message=f"loading {folder.name} on {device.value} ({device.reason}), {dtype.value} ({dtype.reason})"))
+    return OmniModel.load(folder, device=device.value, dtype=dtype.value, quantization=config.quantization)
+
+
+def _heard(song: Song) -> Audio:
+    assert song.audio is not None, "a captioner that listens is given decoded songs"
+    return song.audio
+
+
+def _most(values: list[str]) -> str:
+    return Counter(value for value in values if value).most_common(1)[0][0] if any(values) else ""

@@ -1,0 +1,232 @@
+"""Qwen2.5-Omni without its voice: sound and a question in, text out.
+
+The processor of transformers wants a video processor and with it torchvision, so its parts are used here: feature
+extractor, tokenizer and chat template. The talker is never loaded, the vision tower is thrown away.
+"""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from loguru import logger
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+    WhisperFeatureExtractor,
+)
+from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniThinkerConfig
+from transformers.utils.logging import disable_progress_bar
+
+from acestep.captioning.base import RATE_HZ, Stop
+from acestep.captioning.prompts import SYSTEM
+from acestep.core.errors import CaptionError, CheckpointError, ConfigError, JobCancelled
+from acestep.core.files import read_json
+from acestep.models.device import empty_cache
+from acestep.models.stored import read_weights
+
+_HOP = 160  # samples of one frame of the feature extractor
+_MEMORY_HINT = "Choose 8 or 4 bits, a shorter window, or free graphics memory by unloading other models."
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said. ``complete`` is False when it was cut at the limit."""
+
+    text: str
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How words are chosen. ``temperature`` 0 always takes the likeliest."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float = 1.0
+    seed: int = 42
+
+
+class OmniModel:
+    """The thinker with what it needs to listen and to speak. Owns its memory until ``unload``."""
+
+    def __init__(self, model: Any, extractor: Any, tokenizer: Any, template: str, device: str) -> None:
+        self.device = device
+        self.max_window_s = float(extractor.chunk_length)
+        self._model, self._extractor, self._tokenizer, self._template = model, extractor, tokenizer, template
+        self._audio_token = tokenizer.convert_ids_to_tokens(model.config.audio_token_id)
+        self._ends = [tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")]
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str, dtype: torch.dtype, quantization: str = "none") -> OmniModel:
+        """Load a published folder, the whole model or its thinker alone.
+
+        Raises:
+            CheckpointError: something is missing, cut short, or not this kind of model.
+            CaptionError: not enough memory.
+            ConfigError: quantisation without an NVIDIA card.
+        """
+        if quantization != "none" and torch.device(device).type != "cuda":
+            raise ConfigError(
+                [f"quantization {quantization} needs an NVIDIA card, the device is {device}"],
+                hint="Choose none, or another device.",
+            )
+        read_weights(folder, "model")
+        template = _chat_template(folder)
+        try:
+            config = _thinker_config(folder)
+            extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model = _thinker(folder, config, device, dtype, quantization)
+        except torch.OutOfMemoryError:
+            message = f"not enough memory on {device} to load {folder.name}"
+        except (OSError, ValueError, KeyError) as problem:
+            raise CheckpointError(f"{folder} cannot be loaded: {problem}", hint="Download it again.") from None
+        else:
+            return cls(model, extractor, tokenizer, template or tokenizer.chat_template, device)
+        _free(device)
+        raise CaptionError(message, hint=_MEMORY_HINT)
+
+    def ask(self, prompt: str, audio: NDArray[np.float32] | None, sampling: Sampling, stop: Stop) -> Answer:
+        """The answer to ``prompt`` about ``audio`` ([S] mono at 16 kHz, at most ``max_window_s``), or to it alone.
+
+        Raises:
+            CaptionError: not enough memory; what was taken is given back.
+            JobCancelled: ``stop`` answered True.
+        """
+        try:
+            answer = self._ask(prompt, audio, sampling, stop)
+        except torch.OutOfMemoryError:
+            answer = None
+        if stop():
+            raise JobCancelled("stopped by the user")
+        if answer is None:  # outside the except block: its traceback would keep the tensors alive
+            _free(self.device)
+            raise CaptionError(f"not enough memory on {self.device}", hint=_MEMORY_HINT)
+        return answer
+
+    @torch.inference_mode()
+    def _ask(self, prompt: str, audio: NDArray[np.float32] | None, sampling: Sampling, stop: Stop) -> Answer:
+        inputs = self._inputs(prompt, audio)
+        chosen: dict[str, Any] = {"do_sample": sampling.temperature > 0}
+        if chosen["do_sample"]:
+            chosen |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+
+        def stopped(ids: Tensor, scores: Any, **_: Any) -> Tensor:
+            return torch.full((len(ids),), stop(), device=ids.device)
+
+        cards = [torch.device(self.device)] if self.device.startswith("cuda") else []
+        with torch.random.fork_rng(devices=cards):
+            torch.manual_seed(sampling.seed)
+            ids = self._model.generate(
+                **inputs,
+                **chosen,
+                max_new_tokens=sampling.max_tokens,
+                eos_token_id=self._ends,
+                pad_token_id=self._ends[-1],
+                stopping_criteria=[stopped],
+            )
+        ids = ids[0, inputs["input_ids"].shape[1] :].tolist()
+        complete = bool(ids) and ids[-1] in self._ends
+        return Answer(self._tokenizer.decode(ids, skip_special_tokens=True).strip(), complete)
+
+    def _inputs(self, prompt: str, audio: NDArray[np.float32] | None) -> dict[str, Tensor]:
+        """What ``Qwen2_5OmniProcessor`` would make: one audio token for each 40 ms of sound."""
+        user: list[dict[str, str]] = [{"type": "text", "text": prompt}]
+        if audio is not None:
+            user.insert(0, {"type": "audio", "audio": ""})
+        talk = [{"role": "system", "content": [{"type": "text", "text": SYSTEM}]}, {"role": "user", "content": user}]
+        text = self._tokenizer.apply_chat_template(
+            talk, chat_template=self._template, tokenize=False, add_generation_prompt=True
+        )
+        heard: dict[str, Tensor] = {}
+        if audio is not None:
+            audio = np.pad(audio, (0, -len(audio) % _HOP))
+            features = self._extractor(
+                audio,
+                sampling_rate=RATE_HZ,
+                padding="longest",
+                truncation=False,
+                return_attention_mask=True,
+                return_tensors="pt",
+            )
+            frames = int(features["attention_mask"].sum())
+            text = text.replace(self._audio_token, self._audio_token * _num_tokens(frames), 1)
+            heard = {
+                "input_features": features["input_features"].to(self.device, self._model.dtype),
+                "feature_attention_mask": features["attention_mask"].to(self.device),
+            }
+        tokens = self._tokenizer(text, return_tensors="pt", add_special_tokens=False).to(self.device)
+        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"], **heard}
+
+    def unload(self) -> None:
+        """Give all memory back. Harmless the second time."""
+        self._model = self._extractor = self._tokenizer = None
+        _free(self.device)
+
+
+def _num_tokens(frames: int) -> int:
+    """Tokens of that many frames of 10 ms, after the encoder's convolution and pooling (as in transformers)."""
+    return ((frames - 1) // 2 + 1 - 2) // 2 + 1
+
+
+def _thinker(folder: Path, config: Any, device: str, dtype: torch.dtype, quantization: str) -> Any:
+    settings: dict[str, Any] = {"config": config, "dtype": dtype, "local_files_only": True}
+    if device != "cpu":
+        settings["device_map"] = {"": device}
+    if quantization != "none":
+        settings["quantization_config"] = _quantized(quantization, dtype)
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # it would write into the middle of ours
+    kind: Any = Qwen2_5OmniThinkerForConditionalGeneration
+    model, info = kind.from_pretrained(folder, output_loading_info=True, **settings)
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("model.visual."))
+    if missing:
+        raise ValueError(f"{len(missing)} weights are missing, among them {missing[0]}")
+    model.eval().requires_grad_(False)
+    model.model.visual = None
+    # Only the last position's word is asked for; all of them would take 1.8 GB for four minutes of sound.
+    model.lm_head.register_forward_pre_hook(lambda _, states: (states[0][:, -1:],))
+    logger.info("loaded {} on {} as {}, {} weights", folder.name, device, dtype, quantization)
+    return model
+
+
+def _quantized(quantization: str, dtype: torch.dtype) -> Any:
+    settings: dict[str, Any] = {"llm_int8_skip_modules": ["lm_head", "audio_tower", "visual"]}
+    if quantization == "8bit":
+        settings["load_in_8bit"] = True
+    else:
+        settings |= {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_compute_dtype": dtype,
+            "bnb_4bit_use_double_quant": True,
+        }
+    return BitsAndBytesConfig(**settings)  # type: ignore[no-untyped-call]
+
+
+def _thinker_config(folder: Path) -> Any:
+    config = read_json(folder / "config.json", error=CheckpointError)
+    inner = config if config.get("model_type") == "qwen2_5_omni_thinker" else config.get("thinker_config")
+    if not isinstance(inner, dict):
+        raise ValueError(f"config.json describes a {config.get('model_type')}, not a Qwen2.5-Omni")
+    return Qwen2_5OmniThinkerConfig(**inner)
+
+
+def _chat_template(folder: Path) -> str:
+    """The template beside the tokenizer, as the processors of transformers 4 and 5 store it; "" if only it has one."""
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    path = folder / "chat_template.json"
+    return str(read_json(path, error=CheckpointError)["chat_template"]) if path.is_file() else ""
+
+
+def _free(device: str) -> None:
+    gc.collect()
+    empty_cache(device)

@@ -1,0 +1,243 @@
+"""The job: measure and describe all songs, unload, then write down their lyrics.
+
+Each song's labels are on the disk before the next song begins, so a stopped job goes on with what is missing. A song
+that fails is told and left out; only what would fail every song ends the job.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from acestep.audio.analysis import analyse
+from acestep.audio.files import AUDIO_EXTENSIONS, SAMPLE_RATE_HZ, load_audio
+from acestep.captioning.base import CAPTIONERS, RATE_HZ, TRANSCRIBERS, Captioner, Song, Transcriber
+from acestep.captioning.configs import CaptionJob
+from acestep.captioning.measure import METADATA, answered_as_json, measured_as_json, weigh
+from acestep.captioning.plan import Plan, Task, cost_notes, make_plan, place
+from acestep.captioning.sidecar import lyric_labels, mapping, write_labels
+from acestep.core.errors import AceStepError, CaptionError, DiskFull, JobCancelled, ServiceRefused
+from acestep.core.events import ItemFailed, Noted, Progressed, Saved, Started
+from acestep.core.files import write_text
+from acestep.core.jobs import Context
+from acestep.dataset.scan import scan_folder
+
+_COLUMNS = ["filename", "path", "caption", "bpm", "keyscale", "timesignature", "duration", "genre", "language"]
+
+Work = Callable[[Task, Song], str]
+
+
+@dataclass
+class _Batch:
+    """The state of a job: what it was told, how far it is, what went wrong."""
+
+    config: CaptionJob
+    context: Context
+    total: int
+    done: int = 0
+    counts: dict[str, int] = field(default_factory=lambda: {"described": 0, "measured": 0, "transcribed": 0})
+    failed: dict[str, str] = field(default_factory=dict)
+    disagreements: dict[str, list[str]] = field(default_factory=dict)
+
+    def fail(self, name: str, message: str, hint: str) -> None:
+        self.failed[name] = message
+        self.context.emit(ItemFailed(item=name, message=message, hint=hint))
+
+
+def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
+    """Label the songs of a folder. Gives counts, failures with their reasons, and disagreements by song.
+
+    Raises:
+        DatasetError: no songs. CheckpointError, DownloadError, ConfigError: a model cannot be had.
+        ServiceRefused: a service takes no requests. CaptionError: not a single song could be done.
+        DiskFull, JobCancelled.
+    """
+    plan = make_plan(config)
+    batch = _Batch(config, context, plan.steps)
+    work = [task for task in plan.tasks if task.open]
+    context.emit(Started(job="caption", total=len(work), unit="songs"))
+    _tell(batch, plan)
+    _describe_all(batch, [task for task in work if task.describe or task.measure])
+    _transcribe_all(batch, [task for task in work if task.transcribe])
+    if batch.failed and not any(batch.counts.values()) and len(work) == len(plan.tasks):
+        name, reason = next(iter(batch.failed.items()))
+        raise CaptionError(f"no song could be labelled; {name}: {reason}")
+    table = _write_csv(config, context) if config.csv else None
+    return {
+        "songs": len(plan.tasks),
+        "skipped": len(plan.tasks) - len(work),
+        **batch.counts,
+        "failed": batch.failed,
+        "disagreements": batch.disagreements,
+        "csv": str(table) if table else None,
+    }
+
+
+def _tell(batch: _Batch, plan: Plan) -> None:
+    """What is left out, what is left as it is, what it will cost."""
+    for problem in plan.problems:
+        if problem.path.suffix.lower() in AUDIO_EXTENSIONS:
+            batch.fail(place(problem.path, plan.root), problem.message, problem.hint)
+        else:
+            batch.context.emit(Noted(message=f"{place(problem.path, plan.root)} {problem.message}", warning=True))
+    finished = sum(not task.open for task in plan.tasks)
+    if finished:
+        batch.context.emit(Noted(message=f"{finished} songs have all that is asked for and are left as they are"))
+    for note in cost_notes(plan, batch.config):
+        batch.context.emit(Noted(message=note))
+
+
+def _describe_all(batch: _Batch, tasks: list[Task]) -> None:
+    """Pass 1: caption, genre, tempo, key, meter; lyrics too where the captioner hears both."""
+    captioner: Captioner | None = None
+    try:
+        if any(task.describe for task in tasks):
+            captioner = CAPTIONERS[batch.config.captioner].make(batch.config, batch.context.emit)
+        listens = captioner is not None and captioner.listens
+        _each(
+            batch,
+            [(task, task.measure or (listens and task.describe)) for task in tasks],
+            lambda task, song: _describe(batch, captioner, task, song),
+        )
+    finally:
+        if captioner is not None:
+            captioner.close()
+
+
+def _transcribe_all(batch: _Batch, tasks: list[Task]) -> None:
+    """Pass 2: lyrics of the songs that still have none."""
+    if not tasks:
+        return
+    transcriber = TRANSCRIBERS[batch.config.transcriber].make(batch.config, batch.context.emit)
+    try:
+        work = [(task, transcriber.listens) for task in tasks]
+        _each(batch, work, lambda task, song: _transcribe(batch, transcriber, task, song))
+    finally:
+        transcriber.close()
+
+
+def _each(batch: _Batch, tasks: list[tuple[Task, bool]], work: Work) -> None:
+    """Song after song: the border where the error of one song becomes an event."""
+    for task, sound in _decoded(tasks):
+        batch.context.stop_if_cancelled()
+        note = "left out"
+        try:
+            audio = sound.result()
+            seconds = len(audio) / RATE_HZ if audio is not None else float(task.sample.duration)
+            note = work(task, Song(task.known.audio, seconds, audio))
+        except (JobCancelled, ServiceRefused, DiskFull):
+            raise
+        except AceStepError as error:
+            batch.fail(task.name, str(error), error.hint)
+        except Exception as error:  # noqa: BLE001 - one song never ends the batch
+            logger.exception("{} failed", task.name)
+            batch.fail(task.name, str(error) or type(error).__name__, "This is our fault; the details are in the log.")
+        batch.done += 1
+        batch.context.emit(Progressed(done=batch.done, total=batch.total, note=f"{task.name}: {note}"))
+
+
+def _decoded(tasks: list[tuple[Task, bool]]) -> Iterator[tuple[Task, Future[Any]]]:
+    """Each song with its sound, if that is needed, while the next one is decoded in the background."""
+    with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
+        ahead: list[Future[Any]] = []
+        try:
+            for number, (task, _) in enumerate(tasks):
+                following = tasks[number + len(ahead) : number + 2]
+                ahead += [pool.submit(_load, later.known.audio, needed) for later, needed in following]
+                yield task, ahead.pop(0)
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _load(path: Path, needed: bool) -> Any:
+    """[S] mono at 16 kHz; None when nobody listens. Raises AudioError."""
+    if not needed:
+        return None
+    from torchaudio.functional import resample
+
+    return resample(load_audio(path).mean(dim=0), SAMPLE_RATE_HZ, RATE_HZ).numpy()
+
+
+def _describe(batch: _Batch, captioner: Captioner | None, task: Task, song: Song) -> str:
+    """Measure and describe one song, and write it. Gives what to tell about it."""
+    found: dict[str, Any] = {}
+    if task.measure and song.audio is not None:
+        found["measured"] = measured_as_json(analyse(song.audio, RATE_HZ))
+        batch.counts["measured"] += 1
+    if captioner is None or not task.describe:
+        _write_description(batch, task, {}, found)
+        return ", ".join(str(task.known.values.get(name, "?")) for name in METADATA)
+    try:
+        said = captioner.describe(song, with_lyrics=task.both, stop=lambda: batch.context.cancelled)
+        if not said.caption.strip():
+            raise CaptionError(f"{captioner.name} gave no caption for {task.name}", hint="Try it again.")
+    except CaptionError:
+        if found:
+            _write_description(batch, task, {}, found)
+        raise
+    labels: dict[str, tuple[Any, str]] = {"caption": (said.caption.strip(), captioner.name)}
+    if said.genre:
+        labels["genre"] = (said.genre, captioner.name)
+    if task.both and said.lyrics is not None:
+        labels |= lyric_labels(said.lyrics.text, said.lyrics.language, captioner.name)
+    _write_description(batch, task, labels, {**found, "answered": answered_as_json(said, captioner.name)})
+    batch.counts["described"] += 1
+    if task.both and said.lyrics is not None:
+        batch.counts["transcribed"] += 1
+        task.transcribe = False
+    line = " ".join(said.caption.split())
+    return line if len(line) <= 80 else f"{line[:79]}\u2026"
+
+
+def _write_description(batch: _Batch, task: Task, labels: dict[str, tuple[Any, str]], found: dict[str, Any]) -> None:
+    """Write labels with tempo, key and meter as weighed from both sides, of this time or of before."""
+    sides = [found.get(name) or mapping(task.known.extra.get(name)) for name in ("measured", "answered")]
+    verdict = weigh(*sides, prefer=batch.config.prefer)
+    if verdict.disagreements:
+        batch.disagreements[task.name] = verdict.disagreements
+    _write(batch, task, {**verdict.labels, **labels}, {**found, "disagreements": verdict.disagreements})
+
+
+def _transcribe(batch: _Batch, transcriber: Transcriber, task: Task, song: Song) -> str:
+    """Write down the words of one song."""
+    lyrics = transcriber.transcribe(song, stop=lambda: batch.context.cancelled)
+    if not lyrics.complete:
+        message = f"{task.name}: the lyrics may be cut off; allow more lyrics tokens"
+        batch.context.emit(Noted(message=message, warning=True))
+    _write(batch, task, lyric_labels(lyrics.text, lyrics.language, transcriber.name), {})
+    batch.counts["transcribed"] += 1
+    return "instrumental" if lyrics.is_instrumental else f"{lyrics.text.count(chr(10)) + 1} lines, {lyrics.language}"
+
+
+def _write(batch: _Batch, task: Task, labels: dict[str, tuple[Any, str]], extra: dict[str, Any]) -> None:
+    """Write what may be written; what a person typed stays unless all was to be replaced."""
+    config = batch.config
+    allowed = {name: value for name, value in labels.items() if task.known.may_write(name, config.existing)}
+    extra = {"duration": task.sample.duration, **extra}
+    if config.custom_tag.strip():
+        extra["custom_tag"] = config.custom_tag.strip()
+    replaced = bool(task.known.locked & set(allowed))
+    path = write_labels(task.known, allowed, extra=extra, texts=config.write_texts, backup=replaced)
+    batch.context.emit(Saved(path=str(path), role="labels"))
+
+
+def _write_csv(config: CaptionJob, context: Context) -> Path:
+    """The labels of all songs of the folder as a table."""
+    path = (config.csv or Path("captions.csv")).expanduser()
+    columns = _COLUMNS + (["lyrics"] if config.transcriber != "none" else [])
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
+    writer.writeheader()
+    for sample in scan_folder(config.audio_dir).dataset.samples:
+        writer.writerow({**sample.model_dump(), "path": sample.audio_path, "bpm": sample.bpm or ""})
+    write_text(path, text.getvalue())
+    context.emit(Saved(path=str(path), role="labels"))
+    return path

@@ -1,0 +1,200 @@
+"""The label files of one song: what stands in them, who wrote it, and what a machine may overwrite.
+
+Beside each label that a machine writes, the JSON keeps who it was (``sources``) and a digest of the text
+(``written``). A label whose digest is missing or does not fit was typed or corrected by a person, in whatever program:
+it is locked. So is a text file that a person has changed since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from acestep.audio.files import AUDIO_EXTENSIONS
+from acestep.core.errors import CaptionError, DatasetError
+from acestep.core.files import read_json, storage_errors, write_bytes, write_json, write_text
+from acestep.dataset.identity import same_name
+from acestep.dataset.labels import FIELDS, INSTRUMENTAL, UNKNOWN_LANGUAGE, is_failure
+from acestep.dataset.sample import Sample
+from acestep.dataset.sidecars import sidecar_path, write_sidecar
+from acestep.dataset.text import read_text
+
+USER = "user"
+LABELS = ("caption", "genre", "bpm", "keyscale", "timesignature", "lyrics", "language", "is_instrumental")
+TEXT_FILES = {"caption": ".caption.txt", "lyrics": ".lyrics.txt"}
+
+
+@dataclass
+class Known:
+    """What is known of a song. ``locked`` labels are a person's; ``extra`` is the whole JSON of before."""
+
+    audio: Path
+    values: dict[str, Any]
+    locked: set[str]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def may_write(self, label: str, existing: str) -> bool:
+        """Whether a machine may set ``label`` when existing texts are to be kept, redone or replaced."""
+        if existing == "replace" or label not in self.values:
+            return True
+        return existing == "redo" and label not in self.locked
+
+
+def known_of(sample: Sample) -> Known:
+    """What the scan found of a song, with the locks. Raises DatasetError when its JSON cannot be read."""
+    audio = Path(sample.audio_path)
+    path = sidecar_path(audio)
+    extra = read_json(path, error=DatasetError, hint="Correct it, or delete it.") if path.exists() else {}
+    if not isinstance(extra, dict):
+        raise DatasetError(f"{path} does not hold the labels of a song", hint="Move it out of the way.")
+    values = {label: getattr(sample, label) for label in LABELS if label in sample.sources}
+    digests = mapping(extra.get("written"))
+    locked = {label for label, value in values.items() if digests.get(label) != _digest(value)}
+    known = Known(audio, values, locked, extra)
+    _take_changed_texts(known)
+    return known
+
+
+def _take_changed_texts(known: Known) -> None:
+    """A text file that no longer says what the machine wrote into the JSON is a person's correction."""
+    for label, ending in TEXT_FILES.items():
+        path = known.audio.with_name(f"{known.audio.stem}{ending}")
+        if label in known.locked or label not in known.values or not path.is_file():
+            continue
+        text = (read_text(path, []) or "").strip()
+        if text and text != str(known.values[label]).strip():
+            known.values[label] = text
+            known.locked.add(label)
+
+
+def write_labels(
+    known: Known, labels: Mapping[str, tuple[Any, str]], *, extra: Mapping[str, Any], texts: bool, backup: bool = False
+) -> Path:
+    """Write labels, each with who made it, and what else belongs into the JSON. Gives the JSON's path.
+
+    Args:
+        labels: name -> value and source; ``USER`` as source locks it.
+        texts: write caption and lyrics into their text files too.
+        backup: keep the files of before as ``.bak``, unless there are such already.
+
+    Raises:
+        CaptionError: the caption is an error message.
+        DatasetError, DiskFull, NotWritable, StorageError.
+    """
+    caption, source = labels.get("caption", ("-", USER))
+    if is_failure(str(caption)) or (source != USER and not str(caption).strip()):
+        raise CaptionError(f"the caption of {known.audio.name} is empty or an error message")
+    twin = has_twin(known.audio)
+    own = known.audio.with_name(f"{known.audio.name}.json")
+    if twin and not own.exists():
+        write_json(own, {})  # two songs of one name: each gets a JSON of its own
+    changed = [
+        known.audio.with_name(f"{known.audio.stem}{TEXT_FILES[label]}") for label in labels if label in TEXT_FILES
+    ]
+    if backup:
+        _back_up([sidecar_path(known.audio), *changed])
+    if not twin:
+        for path in changed:  # before the JSON: a crash must not leave an old text that looks like a correction
+            with storage_errors(path):
+                path.unlink(missing_ok=True)
+    path = write_sidecar(known.audio, _content(known, labels, extra))
+    if texts and not twin:
+        if "caption" in labels:
+            write_caption(known.audio, str(labels["caption"][0]))
+        if "lyrics" in labels:
+            write_lyrics(known.audio, str(labels["lyrics"][0]))
+    return path
+
+
+def _content(known: Known, labels: Mapping[str, tuple[Any, str]], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON to be: values, sources and digests; corrections found in text files become part of it."""
+    sources, written = (dict(mapping(known.extra.get(name))) for name in ("sources", "written"))
+    content: dict[str, Any] = {}
+    for label in TEXT_FILES:
+        if label in known.locked and label not in labels and label in known.extra:
+            content[label] = known.values[label]
+            if written.pop(label, None):
+                sources[label] = USER
+    for label, (value, source) in labels.items():
+        content[label], sources[label] = value, source
+        known.values[label] = value
+        written.pop(label, None)
+        known.locked.discard(label)
+        if source == USER:
+            known.locked.add(label)
+        else:
+            written[label] = _digest(value)
+    known.extra = {**known.extra, **content, **extra, "sources": sources, "written": written}
+    return {**content, **extra, "sources": sources, "written": written}
+
+
+def save_edit(sample: Sample, changes: Mapping[str, Any], *, texts: bool = True) -> Sample:
+    """Save what a person typed: those labels are locked from now on. Gives the song as it is then.
+
+    Raises:
+        DatasetError: no such label, or a value that cannot be.
+        DiskFull, NotWritable, StorageError.
+    """
+    known = known_of(sample)
+    labels: dict[str, tuple[Any, str]] = {}
+    for label, value in changes.items():
+        if label not in LABELS:
+            raise DatasetError(f"no label is called {label!r}", hint=f"Known: {', '.join(LABELS)}.")
+        try:
+            labels[label] = (value if value in (None, "") else FIELDS[label](value), USER)
+        except ValueError as problem:
+            raise DatasetError(f"{label} {problem}, not {value!r}") from None
+    write_labels(known, labels, extra={}, texts=texts)
+    fresh = {label: value for label, (value, _) in labels.items()}
+    return sample.model_copy(update={**fresh, "sources": {**sample.sources, **dict.fromkeys(fresh, USER)}})
+
+
+def has_twin(audio: Path) -> bool:
+    """Whether another sound file of its folder has the same name but for the suffix."""
+    name = same_name(audio.stem)
+    return any(
+        path.name != audio.name and path.suffix.lower() in AUDIO_EXTENSIONS and same_name(path.stem) == name
+        for path in audio.parent.iterdir()
+    )
+
+
+def write_caption(audio: Path, caption: str) -> None:
+    """``song.caption.txt`` beside the song; none for an empty caption."""
+    if caption.strip():
+        write_text(audio.with_name(f"{audio.stem}{TEXT_FILES['caption']}"), caption.strip() + "\n")
+
+
+def write_lyrics(audio: Path, lyrics: str) -> None:
+    """``song.lyrics.txt`` beside the song; none for an instrumental piece."""
+    if lyrics.strip() not in ("", INSTRUMENTAL):
+        write_text(audio.with_name(f"{audio.stem}{TEXT_FILES['lyrics']}"), lyrics.strip() + "\n")
+
+
+def lyric_labels(text: str, language: str, source: str) -> dict[str, tuple[Any, str]]:
+    """Lyrics, language and the mark of an instrumental piece, which belong together."""
+    instrumental = text.strip() == INSTRUMENTAL
+    return {
+        "lyrics": (text.strip(), source),
+        "language": (UNKNOWN_LANGUAGE if instrumental else language, source),
+        "is_instrumental": (instrumental, source),
+    }
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """An object of a label file; empty when something else stands there."""
+    return value if isinstance(value, dict) else {}
+
+
+def _back_up(paths: Iterable[Path]) -> None:
+    for path in paths:
+        copy = path.with_name(f"{path.name}.bak")
+        if path.is_file() and not copy.exists():
+            write_bytes(copy, path.read_bytes())
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()[:12]

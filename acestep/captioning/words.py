@@ -1,0 +1,117 @@
+"""Words with times to lines of lyrics, and the names of languages to codes.
+
+Which words are joined without a space is told by their script, not by what the service calls the language.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from acestep.dataset.labels import INSTRUMENTAL, UNKNOWN_LANGUAGE
+
+# Scripts without spaces between words: kana, Han, Thai, Lao, Burmese, Khmer, and their punctuation.
+_UNSPACED = re.compile(
+    r"[\u3000-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef"
+    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\U00020000-\U0003ffff]"
+)
+_HANGUL = re.compile(r"[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]")
+
+_PAUSE_S, _DENSE_PAUSE_S = 0.8, 0.5  # a line ends; the shorter one for Chinese, Japanese and Korean
+_SECTION_PAUSE_S = 4.0
+_MAX_WIDTH = 60  # Latin letters in a line; a Chinese character counts as two
+
+# ISO 639-1, 639-3 (also the bibliographic code where it differs), and the English names that Whisper answers.
+_LANGUAGES = """
+af afr afrikaans; am amh amharic; ar ara arabic; as asm assamese; az aze azerbaijani; ba bak bashkir; be bel
+belarusian; bg bul bulgarian; bn ben bengali; bo bod tibetan; br bre breton; bs bos bosnian; ca cat catalan valencian;
+cs ces cze czech; cy cym wel welsh; da dan danish; de deu ger german; el ell gre greek; en eng english; es spa spanish
+castilian; et est estonian; eu eus baq basque; fa fas per persian farsi; fi fin finnish; fo fao faroese; fr fra fre
+french; ga gle irish; gl glg galician; gu guj gujarati; ha hau hausa; haw hawaiian; he heb hebrew; hi hin hindi; hr
+hrv croatian; ht hat haitian; hu hun hungarian; hy hye arm armenian; id ind indonesian; is isl ice icelandic; it ita
+italian; ja jpn japanese; jw jav javanese; ka kat geo georgian; kk kaz kazakh; km khm khmer; kn kan kannada; ko kor
+korean; la lat latin; lb ltz luxembourgish; ln lin lingala; lo lao; lt lit lithuanian; lv lav latvian; mg mlg
+malagasy; mi mri mao maori; mk mkd mac macedonian; ml mal malayalam; mn mon mongolian; mr mar marathi; ms msa may
+malay; mt mlt maltese; my mya bur myanmar burmese; ne nep nepali; nl nld dut dutch flemish; nn nno nynorsk; no nor nob
+norwegian; oc oci occitan; pa pan punjabi panjabi; pl pol polish; ps pus pashto; pt por portuguese; ro ron rum
+romanian moldavian; ru rus russian; sa san sanskrit; sd snd sindhi; si sin sinhala sinhalese; sk slk slo slovak; sl
+slv slovenian; sn sna shona; so som somali; sq sqi alb albanian; sr srp serbian; su sun sundanese; sv swe swedish; sw
+swa swahili; ta tam tamil; te tel telugu; tg tgk tajik; th tha thai; tk tuk turkmen; tl tgl fil tagalog filipino; tr
+tur turkish; tt tat tatar; uk ukr ukrainian; ur urd urdu; uz uzb uzbek; vi vie vietnamese; wuu wu; yi yid yiddish; yo
+yor yoruba; yue cantonese; zh zho chi cmn chinese mandarin
+"""
+_CODES = {word: line.split()[0] for line in _LANGUAGES.split(";") for word in line.split()}
+
+
+def language_code(name: str) -> str:
+    """``en`` for "English", "eng", "en-US" and "en"; ``unknown`` for what is no language."""
+    plain = name.strip().lower()
+    return _CODES.get(plain) or _CODES.get(re.split(r"[-_ (]", plain)[0], UNKNOWN_LANGUAGE)
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A sung word and when, in seconds."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+def read_words(items: Iterable[Any]) -> list[Word]:
+    """Words as services give them: dictionaries or objects, the text under ``word`` or ``text``.
+
+    Pauses and noises, which ElevenLabs lists too, are left out; a word without times stands where the last one ended.
+    """
+    words: list[Word] = []
+    for item in items:
+        get = item.get if isinstance(item, Mapping) else lambda name, item=item: getattr(item, name, None)
+        text = str(get("word") or get("text") or "").strip()
+        if not text or (get("type") or "word") != "word":
+            continue
+        before = words[-1].end_s if words else 0.0
+        start, end = get("start"), get("end")
+        start_s = float(start) if isinstance(start, int | float) else before
+        words.append(Word(text, start_s, max(start_s, float(end) if isinstance(end, int | float) else start_s)))
+    return words
+
+
+def lines_from_words(words: list[Word], text: str = "") -> str:
+    """Lyrics: a line ends at a pause or when it grows too long, a section at a long pause.
+
+    Args:
+        text: taken as it is when there are no words. ``[Instrumental]`` when there is neither.
+    """
+    if not words:
+        return f"[Verse]\n{text.strip()}" if text.strip() else INSTRUMENTAL
+    pause = _DENSE_PAUSE_S if _is_dense(words) else _PAUSE_S
+    parts, line, end_s = ["[Verse]"], words[0].text, words[0].end_s
+    for word in words[1:]:
+        gap = word.start_s - end_s
+        if gap > pause or _width(line) + _width(word.text) >= _MAX_WIDTH:
+            parts.append(line)
+            line = ""
+        if gap > _SECTION_PAUSE_S:
+            parts.append("\n[Verse]")
+        line += f"{_between(line, word.text)}{word.text}"
+        end_s = max(end_s, word.end_s)
+    return "\n".join([*parts, line])
+
+
+def _between(line: str, word: str) -> str:
+    """What stands between the line so far and the next word."""
+    if not line or _UNSPACED.match(line[-1]) or _UNSPACED.match(word[0]):
+        return ""
+    return "" if word[0] in ",.!?;:)\u2026" else " "
+
+
+def _is_dense(words: list[Word]) -> bool:
+    letters = "".join(word.text for word in words)
+    return len(_UNSPACED.findall(letters)) + len(_HANGUL.findall(letters)) > len(letters) / 2
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)

@@ -25,6 +25,15 @@ def read_dataset(path: Path) -> Dataset:
         DatasetError: no such file, no JSON, no songs, or values that make no sense (all of them are named).
     """
     data = read_json(path, error=DatasetError, hint="Scan the audio folder again.")
+    return dataset_of(data, path, path.resolve().parent)
+
+
+def dataset_of(data: Any, path: Path, folder: Path) -> Dataset:
+    """The dataset in ``data``, which stood in the file ``path``; relative audio paths start from ``folder``.
+
+    Raises:
+        DatasetError: as ``read_dataset``.
+    """
     if isinstance(data, list):
         data = {"samples": data}
     if not isinstance(data, dict) or not isinstance(data.get("samples"), list):
@@ -37,20 +46,25 @@ def read_dataset(path: Path) -> Dataset:
     if not samples:
         raise DatasetError(f"{path} holds no songs", hint="Scan a folder with audio files.")
     dataset = Dataset(metadata=metadata, samples=samples)
-    _settle(dataset.samples, path.resolve().parent)
+    _settle(dataset.samples, folder)
     return dataset
 
 
 def write_dataset(path: Path, dataset: Dataset) -> None:
-    """Write ``dataset`` whole or not at all, with the time and the number of songs of now.
+    """Write ``dataset`` whole or not at all.
 
     Raises:
         DiskFull, NotWritable, StorageError.
     """
+    write_json(path, content_of(dataset))
+
+
+def content_of(dataset: Dataset) -> dict[str, Any]:
+    """What the file of ``dataset`` holds, with the time and the number of songs of now."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     metadata = dataset.metadata.model_copy(update={"created_at": now, "num_samples": len(dataset.samples)})
     samples = [sample.model_dump(mode="json") for sample in dataset.samples]
-    write_json(path, {"metadata": metadata.model_dump(mode="json"), "samples": samples})
+    return {"metadata": metadata.model_dump(mode="json"), "samples": samples}
 
 
 def _parse(kind: Any, data: Any, where: str, problems: list[str]) -> Any:

@@ -1,0 +1,248 @@
+"""Profiles: the whole page of the trainer in one JSON file that the existing trainer reads and writes too (SPEC 1.11).
+
+What its file has a name for stands under that name. What it cannot say stands beside it under our qualified name, such
+as ``training.train_mlp``, which it does not look at. Only settings and the names below are ever written, so no key of
+an online service gets in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from acestep.adapters.configs import ADAPTERS
+from acestep.core.config import Config
+from acestep.core.errors import ConfigError, DatasetError
+from acestep.core.files import read_json, write_json
+from acestep.dataset.sample import Dataset
+from acestep.dataset.store import content_of, dataset_of
+from acestep.training.optimizers import DEFAULT_RATE
+from acestep.training.settings import NOT_HERE, Remark, Settings, apply_fitting, values_of
+
+VERSION = 1
+GROUPS = ("job", "training", *ADAPTERS.names, "preprocess")  # "job" is the TrainJob itself
+
+# Keys of the existing trainer that are one setting here.
+SETTINGS = {
+    "checkpoint_dropdown": "job.checkpoint",
+    "preprocess_output_dir": "preprocess.out",
+    "max_duration_slider": "preprocess.max_duration_s",
+    "training_tensor_dir": "job.tensor_dir",
+    "adapter_type": "training.adapter_type",
+    "lora_rank": "lora.r",
+    "lora_alpha": "lora.alpha",
+    "lora_dropout": "lora.dropout",
+    "lokr_factor": "lokr.factor",
+    "lokr_linear_dim": "lokr.linear_dim",
+    "lokr_linear_alpha": "lokr.linear_alpha",
+    "lokr_decompose_both": "lokr.decompose_both",
+    "lokr_use_tucker": "lokr.use_tucker",
+    "lokr_dropout": "lokr.dropout",
+    "learning_rate": "training.learning_rate",
+    "max_epochs": "training.max_epochs",
+    "batch_size": "training.batch_size",
+    "gradient_accumulation": "training.gradient_accumulation_steps",
+    "optimizer_type": "training.optimizer_type",
+    "scheduler_type": "training.scheduler_type",
+    "attention_type": "training.attention_type",
+    "seed": "training.seed",
+    "timestep_mu": "training.timestep_mu",
+    "timestep_sigma": "training.timestep_sigma",
+    "cfg_dropout_prob": "training.cfg_dropout_prob",
+    "save_every_n_epochs": "training.save_every_n_epochs",
+    "auto_save_best_after": "training.auto_save_best_after",
+    "max_latent_length": "training.max_latent_length",
+    "gradient_checkpointing_enabled": "training.gradient_checkpointing",
+    "lora_output_dir": "job.out",
+    "loss_weighting": "training.loss_weighting",
+    "snr_gamma": "training.snr_gamma",
+    "nan_detection_max": "training.nan_detection_max",
+    "audio_norm_dropdown": "preprocess.normalize",
+}
+
+# Keys that say one setting together.
+_PATIENCE = ("early_stop_enabled", "early_stop_patience_val")
+_RESUME = ("resume_enabled", "resume_dir", "resume_checkpoint_dropdown")
+
+# Keys that change nothing here, with what holds instead.
+FIXED = {"encoder_offloading_enabled": True, "torch_compile_enabled": False}
+
+# Fields of the page that belong to no configuration of a run; they are handed over as they are.
+CONTROLS = frozenset(
+    {
+        *("custom_ckpt_dir", "split_input_dir", "split_output_dir", "split_duration", "audio_directory"),
+        *("load_dataset_path", "dataset_name", "custom_tag", "tag_position", "all_instrumental", "genre_ratio"),
+        *("skip_metas", "only_unlabeled", "save_path", "gpu_preset", "model_type_radio", "shift", "guidance_scale"),
+        *("num_inference_steps", "sample_enabled", "sample_every_n", "sample_prompt", "sample_lyrics", "sample_bpm"),
+        *("sample_key", "sample_time_sig", "sample_duration", "sample_strengths", "sample_inf_steps"),
+        *("sample_guidance", "sample_shift", "sample_seed", "estimate_tensor_dir", "estimate_batches"),
+        *("estimate_granularity", "estimate_top_k", "export_path", "merge_base_model", "merge_lora_dir"),
+        *("merge_checkpoint_dropdown", "merge_output_dir"),
+    }
+)
+
+# What the existing trainer can show for a setting: our value -> its own. Of others it gets the first.
+_CHOICES = {
+    "adapter_type": {"lora": "LoRA", "lokr": "LoKr"},
+    "scheduler_type": {name: name for name in ("cosine", "linear", "constant", "constant_with_warmup")},
+}
+_WHEN_EMPTY = {"learning_rate": DEFAULT_RATE, "timestep_mu": -0.4, "timestep_sigma": 1.0}
+_USUAL_PATIENCE = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The content of a profile. ``settings`` have qualified names, ``controls`` those of the existing trainer.
+
+    ``folder`` is where the songs of the dataset were scanned. ``remarks`` tell what was left out.
+    """
+
+    settings: Settings
+    controls: dict[str, Any]
+    dataset: Dataset | None
+    folder: str
+    remarks: list[Remark]
+
+    def apply(self, configs: Mapping[str, Config]) -> list[Remark]:
+        """Give the settings to the configurations, by the names in ``GROUPS``. What the file lacks stays as it is.
+
+        Returns what was changed or left out because it does not fit.
+        """
+        return apply_fitting(self.settings, configs)
+
+
+def read_profile(path: Path) -> Profile:
+    """A profile of this program or of the existing trainer.
+
+    Raises:
+        ConfigError: the file cannot be read, is no profile, or a newer program wrote it.
+    """
+    data = read_json(path, error=ConfigError, hint="Choose a profile that the trainer has saved.")
+    if not isinstance(data, dict) or not isinstance(data.get("ui_state"), dict):
+        raise ConfigError([f"{path} is not a profile"], hint="Presets of Side-Step are imported, not loaded.")
+    version = data.get("schema_version", VERSION)
+    if version != VERSION:
+        raise ConfigError(
+            [f"{path} has version {version!r}, this program reads version {VERSION}"], hint="Update this program."
+        )
+    state, remarks = data["ui_state"], list[Remark]()
+    dataset, folder = _dataset(data.get("dataset_state"), path, remarks)
+    settings = {SETTINGS[key]: value for key, value in state.items() if key in SETTINGS and value is not None}
+    settings |= _patience(state) | _resume(state)
+    settings |= {key: value for key, value in state.items() if key.partition(".")[0] in GROUPS and "." in key}
+    remarks += [
+        Remark(key, state[key], NOT_HERE[key.removesuffix("_enabled")])
+        for key, here in FIXED.items()
+        if state.get(key, here) != here
+    ]
+    told = {*SETTINGS, *CONTROLS, *_PATIENCE, *_RESUME, *FIXED, *settings}
+    remarks += [Remark(key, value, "there is no such setting here") for key, value in state.items() if key not in told]
+    controls = {key: value for key, value in state.items() if key in CONTROLS and value is not None}
+    return Profile(settings, controls, dataset, folder, remarks)
+
+
+def write_profile(
+    path: Path,
+    configs: Mapping[str, Config],
+    *,
+    controls: Mapping[str, Any] | None = None,
+    dataset: Dataset | None = None,
+    folder: str = "",
+) -> None:
+    """Write a profile that both programs read. ``configs`` have names of ``GROUPS``, ``controls`` of ``CONTROLS``.
+
+    Raises:
+        DiskFull, NotWritable, StorageError.
+    """
+    fields_of_the_page = dict(controls or {})
+    assert set(configs) <= set(GROUPS)
+    assert set(fields_of_the_page) <= CONTROLS
+    own = {key: value for key, value in values_of(configs).items() if not isinstance(value, dict)}
+    state = fields_of_the_page | FIXED | _old_patience(own) | _old_resume(own)
+    for key, setting in SETTINGS.items():
+        if setting in own:
+            state[key] = _old_value(key, own[setting])
+    state |= {key: value for key, value in own.items() if not _told(key, value)}
+    samples = dataset.samples if dataset else []
+    write_json(
+        path,
+        {
+            "schema_version": VERSION,
+            "saved_at": time.time(),
+            "workflow_state": {
+                "service_ready": False,
+                "dataset_loaded": bool(samples),
+                "dataset_labeled": bool(samples) and all(sample.labeled for sample in samples),
+                "tensors_ready": False,
+                "training_complete": False,
+            },
+            "ui_state": state,
+            "dataset_state": content_of(dataset) | {"_current_dir": folder} if dataset else None,
+        },
+    )
+
+
+def _dataset(data: Any, path: Path, remarks: list[Remark]) -> tuple[Dataset | None, str]:
+    if not isinstance(data, dict) or not data.get("samples"):
+        return None, ""
+    folder = str(data.get("_current_dir") or "")
+    try:
+        return dataset_of(data, path, Path(folder) if folder else path.resolve().parent), folder
+    except DatasetError as error:
+        remarks.append(Remark("dataset_state", folder, str(error)))
+        return None, folder
+
+
+def _old_value(key: str, value: Any) -> Any:
+    """What the existing trainer is told for a value; it knows no empty fields and not every choice."""
+    if value is None:
+        return _WHEN_EMPTY[key]
+    choices = _CHOICES.get(key)
+    return choices.get(value, next(iter(choices.values()))) if choices else value
+
+
+def _told(setting: str, value: Any) -> bool:
+    """Whether names of the existing trainer say this value exactly."""
+    if setting == "training.early_stop_patience":
+        return True
+    key = next((key for key, known in SETTINGS.items() if known == setting), None)
+    return key is not None and value is not None and (key not in _CHOICES or value in _CHOICES[key])
+
+
+def _patience(state: Mapping[str, Any]) -> Settings:
+    enabled, epochs = (state.get(key) for key in _PATIENCE)
+    if enabled is None or (enabled and epochs is None):
+        return {}
+    return {"training.early_stop_patience": epochs if enabled else 0}
+
+
+def _old_patience(own: Settings) -> dict[str, Any]:
+    epochs = own.get("training.early_stop_patience")
+    return {} if epochs is None else dict(zip(_PATIENCE, (epochs > 0, epochs or _USUAL_PATIENCE), strict=True))
+
+
+def _resume(state: Mapping[str, Any]) -> Settings:
+    enabled, folder, choice = (state.get(key) for key in _RESUME)
+    if not enabled or not folder:
+        return {} if enabled is None else {"job.resume": None}
+    if not isinstance(folder, str):
+        return {"job.resume": folder}  # refused by name when it is applied
+    inside = choice if choice in (None, "", "final", "best") else f"checkpoints/{choice}"
+    return {"job.resume": str(Path(folder) / (inside or ""))}
+
+
+def _old_resume(own: Settings) -> dict[str, Any]:
+    if "job.resume" not in own:
+        return {}
+    wanted = own["job.resume"]
+    at = Path(wanted if wanted not in (None, "auto") else own["job.out"])
+    if at.parent.name == "checkpoints":
+        folder, choice = at.parent.parent, at.name
+    elif at.name in ("final", "best"):
+        folder, choice = at.parent, at.name
+    else:
+        folder, choice = at, None
+    return dict(zip(_RESUME, (wanted is not None, str(folder), choice), strict=True))

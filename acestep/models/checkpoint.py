@@ -20,7 +20,7 @@ from acestep.core.files import read_json
 from acestep.core.paths import checkpoint_roots, typed_path
 from acestep.core.registry import nearest_hint
 from acestep.models.layout import DEFAULTS, expected_shapes, is_xl
-from acestep.models.names import PARTS, whole_name
+from acestep.models.names import NULL_CONDITION, PARTS, whole_name
 from acestep.models.stored import StoredTensor, compare, read_weights
 
 Layout = Literal["original", "diffusers"]
@@ -97,12 +97,13 @@ def find_checkpoint(name_or_path: str | Path, custom_root: Path | None = None) -
     """
     name = str(name_or_path)
     roots = checkpoint_roots(custom_root)
-    for folder in [typed_path(name), *(root / name for root in roots)]:
+    path = name_or_path if isinstance(name_or_path, Path) else typed_path(name)
+    for folder in [path, *(root / name for root in roots)]:
         if layout := _layout(folder):
             return _open(folder, layout)
     known = [checkpoint.name for checkpoint in list_checkpoints(custom_root)]
     raise CheckpointError(
-        f"no checkpoint {name!r} found; searched {', '.join(str(folder) for folder in [typed_path(name), *roots])}",
+        f"no checkpoint {name!r} found; searched {', '.join(str(folder) for folder in [path, *roots])}",
         hint=nearest_hint(name, known) if known else "Download one, or give the path of its folder.",
     )
 
@@ -134,6 +135,8 @@ def _open(folder: Path, layout: Layout) -> Checkpoint:
     wrong = [key for key, usual in DEFAULTS.items() if isinstance(usual, int) and not isinstance(config[key], int)]
     if wrong:
         raise CheckpointError(f"{folder}: {wrong[0]} is {config[wrong[0]]!r} in its config, a whole number is expected")
+    if config["layer_types"] and len(config["layer_types"]) != config["num_hidden_layers"]:
+        raise CheckpointError(f"{folder}: layer_types does not name {config['num_hidden_layers']} layers in its config")
     return Checkpoint(name=folder.resolve().name, folder=folder, layout=layout, config=config)
 
 
@@ -169,12 +172,20 @@ def stored_tensors(checkpoint: Checkpoint, *parts: str) -> dict[str, StoredTenso
         tensors = read_weights(checkpoint.folder, "model")
         return {key: tensor for key, tensor in tensors.items() if not parts or key.startswith(parts)}
     found: dict[str, StoredTensor] = {}
-    for prefix in parts or PARTS:
+    for prefix in parts or _present_parts(checkpoint):
         folder = PARTS[prefix]
         for key, tensor in read_weights(checkpoint.folder / folder, "diffusion_pytorch_model").items():
             if name := whole_name(folder, key):
                 found[name] = tensor
     return found
+
+
+def _present_parts(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The prefixes of the parts that must or can be there: diffusers folders may leave out the audio tokenizer."""
+    required = ("decoder.", "encoder.")
+    if checkpoint.layout == "original":
+        return tuple(PARTS)
+    return tuple(prefix for prefix in PARTS if prefix in required or (checkpoint.folder / PARTS[prefix]).is_dir())
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
@@ -183,7 +194,9 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: naming the missing file, the truncated, unknown or missing weight, or the wrong shape.
     """
-    compare(checkpoint.folder, expected_shapes(checkpoint.config), stored_tensors(checkpoint))
+    present = (*_present_parts(checkpoint), NULL_CONDITION)
+    expected = {key: shape for key, shape in expected_shapes(checkpoint.config).items() if key.startswith(present)}
+    compare(checkpoint.folder, expected, stored_tensors(checkpoint))
     if checkpoint.layout == "original":
         _require(checkpoint.folder / SILENCE_FILE)
 

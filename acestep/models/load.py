@@ -117,7 +117,7 @@ def load_null_condition(path: Source, *, device: Device = "cpu", dtype: torch.dt
     prefix = "encoder." if checkpoint.layout == "diffusers" else NULL_CONDITION
     found = {key: tensor for key, tensor in stored_tensors(checkpoint, prefix).items() if key == NULL_CONDITION}
     compare(checkpoint.folder, {NULL_CONDITION: (1, 1, encoder_sizes(checkpoint.config)["hidden_size"])}, found)
-    return _read(found)[NULL_CONDITION].to(device, dtype)
+    return _read(found, device, dtype)[NULL_CONDITION]
 
 
 def load_silence_latent(path: Source, *, device: Device = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
@@ -127,7 +127,7 @@ def load_silence_latent(path: Source, *, device: Device = "cpu", dtype: torch.dt
         stored = read_weights(checkpoint.folder / "condition_encoder", "diffusion_pytorch_model")
         if "silence_latent" not in stored:
             raise CheckpointError(f"{checkpoint.folder / 'condition_encoder'} lacks silence_latent")
-        return _read({"silence_latent": stored["silence_latent"]})["silence_latent"].to(device, dtype)
+        return _read({"": stored["silence_latent"]}, device, dtype)[""]
     file = checkpoint.folder / SILENCE_FILE
     try:
         latent = torch.load(file, map_location="cpu", weights_only=True)
@@ -236,18 +236,24 @@ def _part(
     }
     expected = {name: tuple(weight.shape) for name, weight in module.state_dict().items() if name not in extra}
     compare(checkpoint.folder, expected, stored)
-    weights = {**_read(stored), **extra}
-    module.load_state_dict({name: weight.to(device, dtype) for name, weight in weights.items()}, assign=True)
+    rest = {name: tensor.to(device, dtype) for name, tensor in extra.items()}
+    module.load_state_dict({**_read(stored, device, dtype), **rest}, assign=True)
     return _frozen(module)
 
 
-def _read(stored: dict[str, StoredTensor]) -> dict[str, Tensor]:
-    """The stored tensors, each file opened once."""
+def _read(
+    stored: dict[str, StoredTensor], device: Device = "cpu", dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
+    """Copies of the stored tensors, each file opened once; in their own type where none is asked for.
+
+    Copies, because results on tensors mapped from a file differ in the last bits by where in the file they lie.
+    """
     tensors: dict[str, Tensor] = {}
     by_file = sorted(stored.items(), key=lambda item: str(item[1].file))
     for file, group in itertools.groupby(by_file, key=lambda item: item[1].file):
         with safe_open(file, framework="pt") as content:
-            tensors |= {name: content.get_tensor(tensor.name) for name, tensor in group}
+            for name, tensor in group:
+                tensors[name] = content.get_tensor(tensor.name).to(device=device, dtype=dtype, copy=True)
     return tensors
 
 

@@ -63,7 +63,7 @@ def _open_the_way(weights: dict[str, Array], config: Mapping[str, Any], seed: st
     for index in range(config["num_hidden_layers"]):
         layer = f"decoder.layers.{index}."
         for name in ("self_attn.o_proj", "cross_attn.o_proj", "mlp.down_proj"):
-            weights[f"{layer}{name}.weight"] *= np.float32(0.3)
+            weights[f"{layer}{name}.weight"] *= np.float32(0.15)
         weights[f"{layer}scale_shift_table"][0, [2, 5]] += np.float32(1.0)  # the gates of attention and MLP stand open
     for name in ("time_embed", "time_embed_r"):
         weights[f"decoder.{name}.time_proj.weight"] *= np.float32(0.5)
@@ -89,29 +89,29 @@ def vae_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
 def _vae_weight(name: str, shape: tuple[int, ...]) -> Array:
     if not name.endswith("weight_v"):
         return np.zeros(shape, np.float32)  # biases; alpha and beta are logarithms
-    if _resamples(name):
+    if _downsamples(name):
         return seeded(name, (*shape[:2], 1)) * _window(shape[2])
     return seeded(name, shape)
 
 
 def _gain(name: str, shape: tuple[int, ...], kernel: Array) -> Array:
     """The norm of each kernel of a weight-normalised layer."""
+    if name == "encoder.conv1.weight_g":
+        return np.exp(seeded(name, shape, 0.7)) * np.float32(4.0)
     if "res_unit" in name:
         gain = 0.3
-    elif _resamples(name):
+    elif _downsamples(name):
         window = _window(kernel.shape[2])
         gain = float(np.linalg.norm(window) / window.sum())  # what changes slowly keeps its size
-        gain *= 1.0 if name.startswith("encoder") else kernel.shape[2] / 2
-    elif name == "encoder.conv1.weight_g":
-        return np.exp(seeded(name, shape, 0.7)) * np.float32(4.0)
+    elif "conv_t" in name:
+        gain = (kernel.shape[2] / 2) ** 0.5  # two kernels overlap at each sample: loudness is kept
     else:
-        gain = {"encoder.conv2.weight_g": 1.4, "decoder.conv2.weight_g": 0.1}.get(name, 1.0)
+        gain = {"encoder.conv2.weight_g": 1.4, "decoder.conv2.weight_g": 0.08}.get(name, 1.0)
     return np.full(shape, gain, np.float32)
 
 
-def _resamples(name: str) -> bool:
-    """Whether a VAE layer changes the rate."""
-    return ".block." in name and "res_unit" not in name
+def _downsamples(name: str) -> bool:
+    return name.startswith("encoder.block.") and "res_unit" not in name
 
 
 def _window(length: int) -> Array:

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers.models.transformers.ace_step_transformer import AceStepTransformer1DModel
+from diffusers.pipelines.ace_step.modeling_ace_step import (
+    AceStepAudioTokenDetokenizer,
+    AceStepAudioTokenizer,
+    AceStepConditionEncoder,
+)
+
+from acestep.models.layout import DEFAULTS, encoder_sizes, expected_shapes
+from acestep.models.names import PARTS, diffusers_to_original, original_to_diffusers, whole_name
+
+XL = {
+    **DEFAULTS,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "encoder_hidden_size": 2048,
+    "encoder_intermediate_size": 6144,
+    "encoder_num_attention_heads": 16,
+    "encoder_num_key_value_heads": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("original", "diffusers"),
+    [
+        ("layers.3.self_attn.q_proj", "layers.3.self_attn.to_q"),
+        ("layers.3.cross_attn.o_proj.lora_A.weight", "layers.3.cross_attn.to_out.0.lora_A.weight"),
+        ("layers.0.self_attn.k_norm.weight", "layers.0.self_attn.norm_k.weight"),
+        ("layers.0.mlp.gate_proj.weight", "layers.0.mlp.gate_proj.weight"),
+        ("proj_in.1.weight", "proj_in_conv.weight"),
+        ("proj_out.1.bias", "proj_out_conv.bias"),
+        ("proj_out.weight", "proj_out.weight"),
+        ("layers.1.cross_attn_norm.weight", "layers.1.cross_attn_norm.weight"),
+    ],
+)
+def test_names_translate_both_ways(original: str, diffusers: str) -> None:
+    assert original_to_diffusers(original) == diffusers
+    assert diffusers_to_original(diffusers) == original
+
+
+@pytest.mark.parametrize("config", [DEFAULTS, XL], ids=["2b", "xl"])
+def test_expected_weights_are_those_of_the_full_size_modules(config: dict[str, object]) -> None:
+    inner = encoder_sizes(config)
+    outer = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "encoder_hidden_size")
+    with torch.device("meta"):
+        modules = {
+            "transformer": AceStepTransformer1DModel(**{key: config[key] for key in outer}),
+            "condition_encoder": AceStepConditionEncoder(**inner),
+            "audio_tokenizer": AceStepAudioTokenizer(**inner),
+            "audio_token_detokenizer": AceStepAudioTokenDetokenizer(**inner),
+        }
+    shapes = {
+        name: tuple(weight.shape)
+        for folder, module in modules.items()
+        for key, weight in module.state_dict().items()
+        if (name := whole_name(folder, key))
+    }
+    assert shapes == expected_shapes(config)
+    assert set(modules) == set(PARTS.values())

@@ -18,7 +18,7 @@ from acestep.adapters.card import AdapterCard
 from acestep.core.errors import TrainingError
 from acestep.core.files import replace_folder, require_space
 from acestep.training.run_folder import ADAPTER, STATE, RunFolder, Source
-from acestep.training.state import read_state, write_state
+from acestep.training.state import read_values, write_state
 
 _SLACK = 2**20  # bytes of headers and JSON beside the tensors
 _FILE_BYTES = 2  # a value in an adapter file is bf16
@@ -78,16 +78,16 @@ class Saver:
         return target
 
 
-def load_training_state(source: Source, fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """The state that ``source`` holds, for a run whose unchangeable settings are ``fixed``.
+def require_same(source: Source, fixed: Mapping[str, Any]) -> None:
+    """Make sure that a run with these unchangeable settings can go on from ``source``, which has a state.
 
     Raises:
-        TrainingError: the state is damaged, or made with other settings, which are named.
+        TrainingError: the state is damaged, or was made with other settings, which are named.
     """
-    state = read_state(source.folder / STATE)
+    before = read_values(source.folder / STATE)["fixed"]
     changed = [
         f"{name} is {fixed[name]} now and was {value}"
-        for name, value in state["fixed"].items()
+        for name, value in before.items()
         if name in fixed and fixed[name] != value
     ]
     if changed:
@@ -95,7 +95,6 @@ def load_training_state(source: Source, fixed: Mapping[str, Any]) -> dict[str, A
             f"the run cannot go on from {source.folder} with other settings: {'; '.join(changed)}",
             hint="Set them back, or begin a new run in another folder.",
         )
-    return state
 
 
 def _num_bytes(state: Any) -> int:

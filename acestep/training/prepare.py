@@ -19,7 +19,7 @@ from acestep.models.checkpoint import Checkpoint, check_checkpoint, encoder_fing
 from acestep.models.device import choose_device, choose_dtype
 from acestep.tensors.manifest import Manifest, read_manifest
 from acestep.tensors.record import decode_record, require_fingerprint
-from acestep.training.checkpoint import load_training_state
+from acestep.training.checkpoint import require_same
 from acestep.training.configs import TrainingConfig, TrainJob
 from acestep.training.data import Draw, Plan, Song, split
 from acestep.training.figures import Yardstick
@@ -45,7 +45,6 @@ class Prepared:
     tag: tuple[str, str]  # trigger word and its position
     fixed: dict[str, Any]  # what a resumed run must share
     source: Source | None
-    state: dict[str, Any] | None  # the training state, if the source has one
 
     @property
     def training(self) -> TrainingConfig:
@@ -125,8 +124,9 @@ def prepare(job: TrainJob, context: Context) -> Prepared:
     _require_fit(found, checkpoint, job.tensor_dir, context)
     songs, held_out = split(found, seed=job.training.seed, percent=job.training.validation_percent)
     fixed = _fixed(job, checkpoint, found)
-    state = load_training_state(source, fixed) if source and source.exact else None
-    if source and not source.exact:
+    if source is not None and source.exact:
+        require_same(source, fixed)
+    elif source is not None:
         read_card(source.folder)
     prepared = Prepared(
         job=job,
@@ -139,7 +139,6 @@ def prepare(job: TrainJob, context: Context) -> Prepared:
         tag=_tag(manifest, found),
         fixed=fixed,
         source=source,
-        state=state,
     )
     context.emit(Noted(message=f"{checkpoint.name} on {device.value}: {device.reason}"))
     context.emit(Noted(message=f"precision {str(dtype.value).removeprefix('torch.')}: {dtype.reason}"))
@@ -163,7 +162,7 @@ def _read_songs(manifest: Manifest, context: Context) -> list[Song]:
             f"none of the {len(manifest.paths)} files in {manifest.folder} can be trained on",
             hint="Preprocess the songs again.",
         )
-    return songs
+    return sorted(songs, key=lambda song: song.name)  # whatever the order of a manifest that was written again
 
 
 def _read_song(path: Path, folder: Path) -> Song:

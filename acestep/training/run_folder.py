@@ -35,7 +35,7 @@ class Source:
     @property
     def epochs(self) -> int:
         """Whole epochs behind it, as far as its name tells."""
-        names = (self.folder.name, self.folder.parent.name)
+        names = [path.name for path in (self.folder, *self.folder.parents)[:3]]  # .../epoch_3/adapter/file
         found = next((found for name in names if (found := _NAME.fullmatch(name))), None)
         return 0 if found is None else int(found[1]) - (found[2] is not None)
 
@@ -123,6 +123,7 @@ def find_source(resume: str | None, run: RunFolder) -> Source | None:
     if resume is None:
         run.require_free()
         return None
+    run.settle()
     if resume == "auto":
         return _of_run(run)
     path = typed_path(resume)

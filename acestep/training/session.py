@@ -25,7 +25,8 @@ from acestep.training.loop import Progress
 from acestep.training.optimizers import make_optimizer
 from acestep.training.prepare import Prepared
 from acestep.training.random_state import RandomState
-from acestep.training.run_folder import ADAPTER, Source
+from acestep.training.run_folder import ADAPTER, STATE, Source
+from acestep.training.state import read_state
 
 _FACTS = (
     "batch_size",
@@ -60,8 +61,8 @@ class Session:
         self.progress, self.tracker, self.random = Progress(), BestTracker(), RandomState(prepared.device)
         self.figures: dict[str, Any] = {}  # measured before the first step
         self._yardstick = prepared.yardstick
-        if prepared.state is not None:
-            self._load(prepared.state)
+        if prepared.source is not None and prepared.source.exact:
+            self._go_on_from(prepared.source)
         elif prepared.source is not None:
             self._begin_with(prepared.source)
 
@@ -125,7 +126,9 @@ class Session:
             "loss_scale": self.fabric.strategy.precision.state_dict(),
         }
 
-    def _load(self, state: dict[str, Any]) -> None:
+    def _go_on_from(self, source: Source) -> None:
+        """Take over a whole training state."""
+        state = read_state(source.folder / STATE)
         self.adapter.load_state(state["adapter"])
         self._plain_optimizer.load_state_dict(state["optimizer"])
         for group in self._plain_optimizer.param_groups:

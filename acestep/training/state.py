@@ -21,6 +21,7 @@ from acestep.core.files import read_versioned, write_versioned
 
 TENSORS, VALUES = "state.safetensors", "state.json"
 _KIND, _VERSION = "training_state", 1
+_OTHER = "Resume from another checkpoint."
 _MARK = "$"  # what JSON cannot say by itself is an object with this key
 
 
@@ -36,18 +37,22 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
     write_versioned(folder / VALUES, _KIND, _VERSION, {"state": values})
 
 
+def read_values(folder: Path) -> dict[str, Any]:
+    """The state without its tensors, which are only named. Raises TrainingError naming the file."""
+    state = read_versioned(folder / VALUES, _KIND, _VERSION, error=TrainingError).get("state")
+    if not isinstance(state, dict):
+        raise TrainingError(f"{folder / VALUES} holds no training state", hint=_OTHER)
+    return state
+
+
 def read_state(folder: Path) -> dict[str, Any]:
     """Undo ``write_state``; tensors are on the CPU. Raises TrainingError naming the file."""
-    values = read_versioned(folder / VALUES, _KIND, _VERSION, error=TrainingError)
-    path = folder / TENSORS
+    values = read_values(folder)
     try:
-        tensors = load_file(path)
-        state = _decode(values["state"], tensors)
+        tensors = load_file(folder / TENSORS)
+        state: dict[str, Any] = _decode(values, tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as problem:
-        raise TrainingError(
-            f"the training state in {folder} is damaged: {problem}", hint="Resume from another checkpoint."
-        ) from None
-    assert isinstance(state, dict)
+        raise TrainingError(f"the training state in {folder} is damaged: {problem}", hint=_OTHER) from None
     return state
 
 

@@ -48,7 +48,7 @@ class _Run:
         self.session, self.context, self.training, self.progress = session, context, prepared.training, progress
         self.total_steps = prepared.plan.num_steps(progress.epoch, progress.songs, progress.step)
         self.saver = Saver(prepared.run, session.adapter, card=session.card, state=session.state)
-        self.saved_step = progress.step if prepared.state is not None else -1
+        self.saved_step = progress.step if prepared.source is not None and prepared.source.exact else -1
         self.logger = TensorBoardLogger(
             prepared.run.root, name="logs", version=0, purge_step=progress.step + 1 if progress.step else None
         )

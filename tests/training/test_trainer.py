@@ -249,6 +249,25 @@ def test_a_disk_that_fills_up_during_the_run_leaves_the_last_checkpoint_and_says
     assert f"{saved} was saved before" in error.value.hint
 
 
+def test_an_interruption_while_the_weights_move_saves_nothing_half_moved(job, monkeypatch):
+    original = torch.optim.AdamW.step
+    steps = []
+
+    def step(self, *arguments):
+        steps.append(1)
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        run(job(save_every_n_steps=2))
+    assert [path.name for path in RunFolder(job().out).saved()] == ["epoch_1_step_2", "epoch_2_step_4"]
+    result, events = run(job(save_every_n_steps=2, resume="auto"))
+    assert result["steps"] == 12
+    assert of_kind(events, StepLogged)[0].step == 5
+
+
 def test_an_xl_model_is_trained_on_its_narrower_conditions(tiny_root, tmp_path):
     checkpoint = tiny_root / "acestep-v15-tiny-xl-base"
     tensors = tensors_for(tmp_path / "tensors", checkpoint)

@@ -7,33 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from acestep.audio.files import write_audio
-from acestep.audio.synth import Tune, play
 from acestep.core.config import Config
 from acestep.core.errors import AceStepError, TrainingError
 from acestep.core.events import Failed, Finished
 from acestep.core.jobs import run_job, write_job
 from acestep.dataset.scan import scan_folder
-from acestep.dataset.sidecars import write_sidecar
 from acestep.dataset.store import write_dataset
+from acestep.demo_songs import SECONDS, TAG, TUNES, write_songs
 from acestep.exporting.package import export_adapter
 from acestep.handler import AceStepHandler
 from acestep.models.configs import GenerationConfig
 from acestep.models.tiny import create_tiny_checkpoint
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.configs import LoRAConfig, TrainingConfig, TrainJob
-
-TAG = "chipdemo"
-SECONDS = 7.0
-TUNES = [
-    Tune(bpm=bpm, key=key, seconds=SECONDS, seed=seed)
-    for seed, (bpm, key) in enumerate(
-        [(90, "C Major"), (100, "A Minor"), (110, "G Major"), (120, "E Minor"), (130, "F Major"), (140, "D Minor")]
-    )
-]
 
 Say = Callable[[str], None]
 
@@ -63,13 +52,7 @@ def run_demo(workdir: Path, *, steps: int, say: Say) -> dict[str, Any]:
 
 def _songs(workdir: Path) -> Path:
     folder = workdir / "songs"
-    for tune in TUNES:
-        path = folder / f"demo song {tune.seed + 1}.wav"
-        if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_audio(path, torch.from_numpy(play(tune)))
-        labels = {"caption": tune.caption, "bpm": tune.bpm, "keyscale": tune.key, "timesignature": "4"}
-        write_sidecar(path, {**labels, "genre": "chiptune", "lyrics": "[Instrumental]", "is_instrumental": True})
+    write_songs(folder)
     found = scan_folder(folder, name="demo", custom_tag=TAG)
     write_dataset(workdir / "demo.json", found.dataset)
     return workdir / "demo.json"

@@ -39,6 +39,11 @@ class Yardstick:
         self._seed, self._max_frames = seed, max_frames
         self._times: list[float] = timestep_quantiles(NUM_TIMES, mu=mu, sigma=sigma).tolist()
 
+    @property
+    def grid(self) -> list[float]:
+        """What figures must share to be comparable, beside the songs."""
+        return [self._max_frames, *self._times]
+
     @torch.no_grad()
     def measure(self, model: nn.Module, device: torch.device, *, stop_if_cancelled: Callable[[], None]) -> Figures:
         """``model`` answers a batch with its losses [B]. Its mode and all random states are left as they were.
@@ -49,7 +54,8 @@ class Yardstick:
         was_training = model.training
         model.eval()
         try:
-            fit, held_out = (self._mean(songs, model, device, stop_if_cancelled) for songs in self._parts)
+            fit = self._mean(self._songs, model, device, stop_if_cancelled)
+            held_out = self._mean(self._held_out, model, device, stop_if_cancelled)
         finally:
             model.train(was_training)
         assert fit is not None
@@ -62,10 +68,6 @@ class Yardstick:
             (batch.noise - batch.latents).square().mean() for song in self._songs for batch in self._batches(song)
         ]
         return float(torch.stack(losses).mean())
-
-    @property
-    def _parts(self) -> tuple[list[Song], list[Song]]:
-        return self._songs, self._held_out
 
     def _mean(
         self, songs: list[Song], model: nn.Module, device: torch.device, stop_if_cancelled: Callable[[], None]

@@ -59,7 +59,7 @@ class Session:
         self.model, self.optimizer = self.fabric.setup(model, self._plain_optimizer)
         self.model.train()
         self.progress, self.tracker, self.random = Progress(), BestTracker(), RandomState(prepared.device)
-        self.figures: dict[str, Any] = {}  # measured before the first step
+        self.figures: dict[str, float | None] = {}  # of the model without an adapter
         self._yardstick = prepared.yardstick
         if prepared.source is not None and prepared.source.exact:
             self._go_on_from(prepared.source)
@@ -120,6 +120,7 @@ class Session:
             "progress": self.progress.state(),
             "tracker": self.tracker.state(),
             "figures": self.figures,
+            "grid": self._yardstick.grid,
             "adapter": self.adapter.state(),
             "optimizer": self._plain_optimizer.state_dict(),
             "random": self.random.marked,
@@ -135,7 +136,8 @@ class Session:
             group["weight_decay"] = self.prepared.training.weight_decay
         self.fabric.strategy.precision.load_state_dict(state["loss_scale"])
         self.progress, self.tracker = Progress.from_state(state["progress"]), BestTracker.from_state(state["tracker"])
-        self.figures = state["figures"]
+        if state["grid"] == self._yardstick.grid:  # else they are measured once more
+            self.figures = state["figures"]
         self.random.load(state["random"])
         if self.prepared.training.auto_save_best_after and not (self.prepared.run.best / ADAPTER).is_dir():
             self.tracker.best, self.tracker.best_epoch = None, None  # it was left in another folder

@@ -141,6 +141,14 @@ def test_another_batch_size_learning_rate_or_weight_decay_may_be_gone_on_with(jo
     assert max(event.lr for event in of_kind(events, StepLogged)) <= 1e-3
 
 
+def test_the_untouched_model_is_measured_again_when_the_crop_changes(job):
+    first, _ = run(job(max_steps=1))
+    same, _ = run(job(resume="auto", max_steps=2))
+    other, _ = run(job(resume="auto", max_steps=3, max_latent_length=10))
+    assert same["fit_loss_before"] == first["fit_loss_before"]
+    assert other["fit_loss_before"] != first["fit_loss_before"]
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

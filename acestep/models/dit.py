@@ -50,7 +50,7 @@ class AceStepDiT(AceStepTransformer1DModel):
             encoder_hidden_states: [B, L, D] condition tokens.
             context_latents: [B, T, 2C] source latents and generation mask.
             frame_mask: [B, T] true where the song is; padded frames may hold anything.
-            token_mask: [B, L] true where the condition is.
+            token_mask: [B, L] true where the condition is; likewise.
             attention_kwargs: ``{"scale": s}`` scales LoRA layers.
 
         Returns:
@@ -59,6 +59,8 @@ class AceStepDiT(AceStepTransformer1DModel):
         time, modulation = self._embed_time(timestep, timestep_r)
         num_frames = hidden_states.shape[1]
         hidden_states = self._patchify(torch.cat([context_latents, hidden_states], dim=-1), frame_mask)
+        if token_mask is not None:
+            encoder_hidden_states = encoder_hidden_states.masked_fill(~token_mask.unsqueeze(-1), 0.0)
         condition = self.condition_embedder(encoder_hidden_states)
         rotary = _ace_step_rotary_freqs(
             hidden_states.shape[1], self.head_dim, self.rope_theta, hidden_states.device, hidden_states.dtype

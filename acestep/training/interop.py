@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from acestep.adapters.configs import ADAPTERS, LoKRConfig, LoRAConfig
+from acestep.adapters.configs import ADAPTERS
 from acestep.core.config import Config
 from acestep.core.errors import ConfigError
 from acestep.core.files import read_json, write_json
@@ -16,7 +16,7 @@ from acestep.training.configs import TrainingConfig
 from acestep.training.optimizers import peak_rate
 from acestep.training.settings import Remark, Settings, fit, values_of
 
-_OWNERS: dict[str, type[Config]] = {"training": TrainingConfig, "lora": LoRAConfig, "lokr": LoKRConfig}
+_OWNERS: dict[str, type[Config]] = {"training": TrainingConfig} | {kind.name: kind.make for kind in ADAPTERS}
 _PROJECTIONS = ("target_modules_str", "self_target_modules_str", "cross_target_modules_str")
 
 
@@ -63,8 +63,7 @@ def from_sidestep(data: Mapping[str, Any], *, name: str = "") -> Imported:
     _settle_memory(given)
     settings: Settings = {}
     for key, value in given.items():
-        rule = sidestep.KEYS.get(key)
-        setting = rule.setting if rule else sidestep.BEYOND_PRESETS.get(key, "")
+        setting = _setting(key, kind)
         reason = _take(setting, value, settings) if setting else _why_lost(key, value, given, kind)
         if reason:
             remarks.append(Remark(key, value, reason))
@@ -72,57 +71,70 @@ def from_sidestep(data: Mapping[str, Any], *, name: str = "") -> Imported:
 
 
 def to_sidestep(
-    training: TrainingConfig,
-    lora: LoRAConfig,
-    lokr: LoKRConfig,
+    configs: Mapping[str, Config],
     *,
     name: str,
     description: str = "",
     shift: float = 3.0,
     num_inference_steps: int = 8,
 ) -> tuple[dict[str, Any], list[Remark]]:
-    """The content of a preset for Side-Step, all its keys, and the settings that it has no place for."""
-    own = values_of({"training": training, "lora": lora, "lokr": lokr})
-    content = {key: own.get(rule.setting, rule.here) for key, rule in sidestep.KEYS.items()}
+    """The content of a preset for Side-Step, all its keys, and the settings that it has no place for.
+
+    ``configs`` are a ``TrainingConfig`` under "training" and those of the adapters under their names; a kind that
+    is not given stands at its defaults. The last two arguments tell how music is made with the model.
+    """
+    own = values_of({group: configs.get(group) or owner() for group, owner in _OWNERS.items()})
+    kind, remarks = own["training.adapter_type"], list[Remark]()
+    content = {key: own.get(_setting(key, kind), rule.here) for key, rule in sidestep.KEYS.items()}
     content |= {
-        "learning_rate": peak_rate(training.optimizer_type, training.learning_rate),
-        "crop_mode": "latent" if training.max_latent_length else "full",
-        "save_best": training.auto_save_best_after > 0,
-        "val_split": training.validation_percent / 100,
-        "lokr_linear_alpha": max(1, round(lokr.linear_alpha)),
+        "use_dora": kind == "dora",
+        "learning_rate": peak_rate(own["training.optimizer_type"], own["training.learning_rate"]),
+        "crop_mode": "latent" if own["training.max_latent_length"] else "full",
+        "save_best": own["training.auto_save_best_after"] > 0,
+        "val_split": own["training.validation_percent"] / 100,
+        "lokr_linear_alpha": max(1, round(own["lokr.linear_alpha"])),
         "shift": shift,
         "num_inference_steps": num_inference_steps,
     }
-    remarks = []
-    if content["lokr_linear_alpha"] != lokr.linear_alpha:
-        remarks.append(Remark("lokr.linear_alpha", lokr.linear_alpha, "Side-Step takes whole numbers from 1"))
     for key, most in sidestep.MAXIMA.items():
         if content[key] > most:
-            remarks.append(Remark(sidestep.KEYS[key].setting, content[key], f"Side-Step takes at most {most}"))
+            remarks.append(Remark(_setting(key, kind), content[key], f"Side-Step takes at most {most}"))
             content[key] = most
-    told = {rule.setting for rule in sidestep.KEYS.values()}
-    usual = values_of({group: owner() for group, owner in _OWNERS.items()})
-    for key, value in own.items():
-        if key not in told and key.removeprefix("training.") not in sidestep.BEYOND_PRESETS and value != usual[key]:
-            remarks.append(Remark(key, value, "Side-Step has no such setting"))
-    for key, setting in sidestep.BEYOND_PRESETS.items():
-        if own[setting] is not None:
-            remarks.append(Remark(setting, own[setting], f"Side-Step keeps no {key} in presets"))
+    remarks += _not_told(own, kind)
     return {"name": name, "description": description, **content}, remarks
 
 
-def write_sidestep(
-    path: Path, training: TrainingConfig, lora: LoRAConfig, lokr: LoKRConfig, **about: Any
-) -> tuple[Path, list[Remark]]:
+def write_sidestep(path: Path, configs: Mapping[str, Config], **about: Any) -> tuple[Path, list[Remark]]:
     """Write ``to_sidestep`` to ``path``, with ``.json`` at its end. Returns where it is, and the remarks.
 
     Raises:
         DiskFull, NotWritable, StorageError.
     """
     path = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
-    content, remarks = to_sidestep(training, lora, lokr, name=path.stem, **about)
+    content, remarks = to_sidestep(configs, name=path.stem, **about)
     write_json(path, content)
     return path, remarks
+
+
+def _setting(key: str, kind: str) -> str:
+    """The setting that is meant by a key of Side-Step, "" if there is none; its LoRA and DoRA share their keys."""
+    rule = sidestep.KEYS.get(key)
+    setting = rule.setting if rule else sidestep.BEYOND_PRESETS.get(key, "")
+    if kind == "dora" and setting.startswith("lora."):
+        setting = f"dora.{setting.removeprefix('lora.')}"
+    return setting if setting.partition(".")[0] in _OWNERS else ""
+
+
+def _not_told(own: Settings, kind: str) -> list[Remark]:
+    """The settings in use, other than usual, for which a preset of Side-Step has no key or no such value."""
+    told = {_setting(key, kind) for key in sidestep.KEYS}
+    usual = values_of({group: owner() for group, owner in _OWNERS.items()})
+    lost = [key for key in own if key.partition(".")[0] in ("training", kind) and key not in told]
+    remarks = [Remark(key, own[key], "Side-Step's presets have no such key") for key in lost if own[key] != usual[key]]
+    alpha = own["lokr.linear_alpha"]
+    if kind == "lokr" and alpha != max(1, round(alpha)):
+        remarks.append(Remark("lokr.linear_alpha", alpha, "Side-Step takes whole numbers from 1"))
+    return remarks
 
 
 def _by_preset_names(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +159,7 @@ def _settle_adapter(given: dict[str, Any], remarks: list[Remark]) -> str:
     if kind not in ADAPTERS.names:
         given.pop("adapter_type", None)
         remarks.append(Remark("adapter_type", kind, f"{sidestep.NO_ADAPTER}; the adapter type stays as it is"))
-    elif "adapter_type" in given:
+    elif kind == "dora" or "adapter_type" in given:
         given["adapter_type"] = kind
     return kind
 

@@ -160,7 +160,7 @@ def write_profile(
     fields_of_the_page = dict(controls or {})
     assert set(configs) <= set(GROUPS)
     assert set(fields_of_the_page) <= CONTROLS
-    own = {key: value for key, value in values_of(configs).items() if not isinstance(value, dict)}
+    own = values_of(configs)
     state = fields_of_the_page | FIXED | _old_patience(own) | _old_resume(own)
     for key, setting in SETTINGS.items():
         if setting in own:

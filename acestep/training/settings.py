@@ -100,11 +100,12 @@ def fit(config_type: type[Config], name: str, value: Any) -> tuple[Any, str]:
 
 
 def values_of(configs: Mapping[str, Config]) -> Settings:
-    """Every setting of ``configs`` as plain JSON values."""
+    """Every setting of ``configs`` as plain JSON values, without the configurations inside them."""
     return {
         f"{group}.{name}": value
         for group, config in configs.items()
         for name, value in config.model_dump(mode="json").items()
+        if not isinstance(getattr(config, name), Config)
     }
 
 

@@ -33,7 +33,7 @@ RUN_MARKS = frozenset({"cfg_ratio", "max_epochs", "gradient_accumulation_steps"}
 
 _GENERATION = "it matters where music is made, not in training"
 NO_ADAPTER = "there is no such adapter here"
-_NO_VARIANT = "LoKr has no such variant here"
+_NO_VARIANT = "this adapter has no such variant here"
 _ONE_CHOICE = "which layers are adapted is chosen by attention_type and target_mlp alone"
 _NO_TARGET = "a run ends by its epochs, its steps or its patience, not at a loss"
 NO_CODE = "a formula is code, and code from a file is never run"
@@ -57,11 +57,11 @@ KEYS: dict[str, Key] = {
     "lokr_use_tucker": Key("lokr.use_tucker"),
     "lokr_use_scalar": Key(here=False, why=_NO_VARIANT, part_of="lokr"),
     "lokr_weight_decompose": Key(here=False, why=_NO_VARIANT, part_of="lokr"),
-    "loha_linear_dim": Key(here=64, why=NO_ADAPTER, part_of="loha"),
-    "loha_linear_alpha": Key(here=128, why=NO_ADAPTER, part_of="loha"),
-    "loha_factor": Key(here=-1, why=NO_ADAPTER, part_of="loha"),
-    "loha_use_tucker": Key(here=False, why=NO_ADAPTER, part_of="loha"),
-    "loha_use_scalar": Key(here=False, why=NO_ADAPTER, part_of="loha"),
+    "loha_linear_dim": Key("loha.r", here=64, why=NO_ADAPTER, part_of="loha"),
+    "loha_linear_alpha": Key("loha.alpha", here=128, why=NO_ADAPTER, part_of="loha"),
+    "loha_factor": Key(here=-1, why=_NO_VARIANT, part_of="loha"),
+    "loha_use_tucker": Key(here=False, why=_NO_VARIANT, part_of="loha"),
+    "loha_use_scalar": Key(here=False, why=_NO_VARIANT, part_of="loha"),
     "oft_block_size": Key(here=64, why=NO_ADAPTER, part_of="oft"),
     "oft_coft": Key(here=False, why=NO_ADAPTER, part_of="oft"),
     "oft_eps": Key(here=6e-5, why=NO_ADAPTER, part_of="oft"),

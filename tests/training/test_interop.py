@@ -2,12 +2,13 @@ import json
 
 import pytest
 
+from acestep.adapters.configs import ADAPTERS
 from acestep.core.config import fields
 from acestep.core.errors import ConfigError
 from acestep.training import sidestep
-from acestep.training.configs import LoKRConfig, LoRAConfig, TrainingConfig
+from acestep.training.configs import TrainingConfig
 from acestep.training.interop import from_sidestep, is_sidestep, read_sidestep, to_sidestep, write_sidestep
-from acestep.training.settings import apply_all
+from acestep.training.settings import apply_all, values_of
 
 ALWAYS_TOLD = ("shift", "num_inference_steps")
 
@@ -36,7 +37,7 @@ SHORT = {
 
 
 def configs():
-    return {"training": TrainingConfig(), "lora": LoRAConfig(), "lokr": LoKRConfig()}
+    return {"training": TrainingConfig(), **{kind.name: kind.make() for kind in ADAPTERS}}
 
 
 def reasons(**given):
@@ -106,19 +107,21 @@ UNUSUAL = {
     "lokr.factor": 8,
     "lokr.decompose_both": True,
     "lokr.use_tucker": True,
+    "loha.r": 53,
+    "loha.alpha": 59,
 }
 
 
 def test_the_round_trip_is_tried_with_every_shared_setting_at_an_unusual_value():
     assert set(UNUSUAL) == {rule.setting for rule in sidestep.KEYS.values() if rule.setting}
-    usual = {f"{group}.{name}": value for group, config in configs().items() for name, value in config}
+    usual = values_of(configs())
     assert not [key for key, value in UNUSUAL.items() if usual[key] == value]
 
 
 def test_every_shared_setting_survives_the_way_there_and_back(tmp_path):
     source, target = configs(), configs()
     apply_all(UNUSUAL, source)
-    path, lost = write_sidestep(tmp_path / "mine", *source.values(), description="a try")
+    path, lost = write_sidestep(tmp_path / "mine", source, description="a try")
     imported = read_sidestep(path)
     apply_all(imported.settings, target)
     assert target == source
@@ -127,7 +130,7 @@ def test_every_shared_setting_survives_the_way_there_and_back(tmp_path):
 
 
 def test_a_preset_for_side_step_has_all_its_keys_and_says_what_training_does_here():
-    content, _ = to_sidestep(*configs().values(), name="mine", shift=1.0, num_inference_steps=50)
+    content, _ = to_sidestep(configs(), name="mine", shift=1.0, num_inference_steps=50)
     assert list(content) == ["name", "description", *sidestep.KEYS]
     assert (content["learning_rate"], content["shift"], content["num_inference_steps"]) == (1e-4, 1.0, 50)
     assert (content["target_modules_str"], content["bias"], content["offload_encoder"]) == (
@@ -141,24 +144,37 @@ def test_a_preset_for_side_step_has_all_its_keys_and_says_what_training_does_her
 def test_what_side_step_cannot_be_told_is_listed():
     source = configs()
     given = {"training.max_steps": 5, "training.nan_detection_max": 3, "training.timestep_mu": -1.0, "lora.r": 2000}
-    apply_all(given | {"training.learning_rate": 2.0, "lokr.dropout": 0.1, "lokr.linear_alpha": 0.4}, source)
-    content, lost = to_sidestep(*source.values(), name="mine")
+    given |= {"training.learning_rate": 2.0, "training.adapter_type": "lokr", "lokr.dropout": 0.1}
+    apply_all(given | {"lokr.linear_alpha": 0.4, "lora.use_rslora": True}, source)
+    content, lost = to_sidestep(source, name="mine")
     assert {str(remark) for remark in lost} == {
         "lora.r = 2000: Side-Step takes at most 1024",
         "training.learning_rate = 2.0: Side-Step takes at most 1.0",
+        "training.nan_detection_max = 3: Side-Step's presets have no such key",
+        "training.timestep_mu = -1.0: Side-Step's presets have no such key",
+        "lokr.dropout = 0.1: Side-Step's presets have no such key",
         "lokr.linear_alpha = 0.4: Side-Step takes whole numbers from 1",
-        "training.nan_detection_max = 3: Side-Step has no such setting",
-        "lokr.dropout = 0.1: Side-Step has no such setting",
-        "training.timestep_mu = -1.0: Side-Step keeps no timestep_mu in presets",
     }
     assert (content["rank"], content["learning_rate"], content["lokr_linear_alpha"]) == (1024, 1.0, 1)
+
+
+def test_dora_uses_the_keys_of_lora():
+    source, target = configs(), configs()
+    given = {"training.adapter_type": "dora", "training.learning_rate": 2e-4, "dora.r": 5, "dora.alpha": 6}
+    apply_all(given | {"dora.dropout": 0.2}, source)
+    content, lost = to_sidestep(source, name="mine")
+    assert (content["adapter_type"], content["use_dora"], content["rank"], content["alpha"]) == ("dora", True, 5, 6)
+    apply_all(from_sidestep(content).settings, target)
+    assert (target, lost) == (source, [])
+    assert settings(use_dora=True)["training.adapter_type"] == "dora"
+    assert settings(use_dora=True)["dora.r"] == 16
 
 
 @pytest.mark.parametrize("optimizer", ["prodigy", "adamw"])
 def test_an_empty_learning_rate_is_exported_as_the_rate_that_is_used(optimizer):
     source = configs()
     apply_all({"training.optimizer_type": optimizer, "training.learning_rate": None}, source)
-    content, _ = to_sidestep(*source.values(), name="mine")
+    content, _ = to_sidestep(source, name="mine")
     assert content["learning_rate"] == {"prodigy": 1.0, "adamw": 1e-4}[optimizer]
 
 
@@ -166,9 +182,10 @@ def test_an_empty_learning_rate_is_exported_as_the_rate_that_is_used(optimizer):
     ("given", "key", "part"),
     [
         ({"adapter_type": "oft"}, "adapter_type", "no such adapter"),
-        ({"adapter_type": "loha", "loha_factor": 4}, "loha_factor", "no such adapter"),
+        ({"adapter_type": "oft", "oft_coft": True}, "oft_coft", "no such adapter"),
+        ({"adapter_type": "loha", "loha_factor": 4}, "loha_factor", "no such variant"),
         ({"adapter_type": "lokr", "lokr_use_scalar": True}, "lokr_use_scalar", "no such variant"),
-        ({"use_dora": True}, "adapter_type", "no such adapter"),
+        ({"adapter_type": "oft", "use_dora": True}, "adapter_type", "no such adapter"),
         ({"bias": "all"}, "bias", "never trained"),
         ({"target_modules_str": "q_proj v_proj"}, "target_modules_str", "attention_type"),
         ({"cross_target_modules_str": "q_proj"}, "cross_target_modules_str", "attention_type"),

@@ -4,11 +4,12 @@ import sys
 
 import pytest
 
+from acestep.adapters.configs import ADAPTERS
 from acestep.core.config import Config
 from acestep.core.errors import ConfigError
 from acestep.dataset.sample import Dataset, DatasetMetadata, Sample
 from acestep.preprocessing.configs import PreprocessJob
-from acestep.training.configs import LoKRConfig, LoRAConfig, TrainingConfig, TrainJob
+from acestep.training.configs import TrainingConfig, TrainJob
 from acestep.training.profiles import CONTROLS, FIXED, SETTINGS, read_profile, write_profile
 
 # What the existing trainer saves, in its order (SPEC 1.11), with its own defaults.
@@ -120,8 +121,7 @@ def configs(tmp_path):
     return {
         "job": job,
         "training": TrainingConfig(),
-        "lora": LoRAConfig(),
-        "lokr": LoKRConfig(),
+        **{kind.name: kind.make() for kind in ADAPTERS},
         "preprocess": preprocess,
     }
 
@@ -230,7 +230,20 @@ def other_value(config, name):
     """Something that the field takes and that is not its value now."""
     now = getattr(config, name)
     tries = [now / 2 if isinstance(now, int | float) and not isinstance(now, bool) else None, 3, 0.25, True, False]
-    for value in [*tries, "lokr", "self", "prodigy", "cosine_restarts", "min_snr", "fp32", "lufs", "append", "cpu"]:
+    for value in [
+        *tries,
+        {"up_proj": 4},
+        "pissa",
+        "lokr",
+        "self",
+        "prodigy",
+        "cosine_restarts",
+        "min_snr",
+        "fp32",
+        "lufs",
+        "append",
+        "cpu",
+    ]:
         trial = config.model_copy()
         try:
             setattr(trial, name, value)

@@ -8,7 +8,6 @@ underscore are notes. Importing this does not import torch.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from loguru import logger
 from pydantic import create_model
 
-from acestep.adapters.configs import ADAPTERS, LoKRConfig, LoRAConfig
+from acestep.adapters.configs import ADAPTERS, AdapterConfig, LoRAConfig
 from acestep.core.config import Config, fields, parse
 from acestep.core.errors import ConfigError, UnknownName
 from acestep.core.files import read_json
@@ -97,7 +96,7 @@ def read_preset(name: str | Path, adapter_type: str = "lora") -> Preset:
     notes = {key: content.pop(key) for key in list(content) if key.startswith("_")}
     sections = content.pop("adapters", None)
     if sections is not None:
-        content |= _section(path, sections, content.get("adapter_type", adapter_type))
+        content = _with_section(path, content, sections, content.get("adapter_type", adapter_type))
     remarks = [Remark(key, content.pop(key), reason) for key, reason in NOT_HERE.items() if key in content]
     try:
         checked = parse(_PresetFile, content)
@@ -118,24 +117,24 @@ def load_preset(name: str | Path, adapter_type: str = "lora") -> dict[str, Any]:
 
 
 def apply_preset(
-    training_config: TrainingConfig,
-    lora_config: LoRAConfig,
-    name: str | Path,
-    lokr_config: LoKRConfig | None = None,
+    training_config: TrainingConfig, lora_config: LoRAConfig, name: str | Path, *others: AdapterConfig
 ) -> str:
     """Change the configurations, all of them or none, to what a preset says. Returns its description.
 
+    ``others`` are the configurations of further kinds of adapters, a ``LoKRConfig`` among them.
+
     Raises:
-        UnknownName, ConfigError: as ``read_preset``; or LoKr settings have no ``lokr_config`` to go to.
+        UnknownName, ConfigError: as ``read_preset``; or the preset sets what none of the configurations has.
     """
     preset = read_preset(name, training_config.adapter_type)
-    configs: dict[str, Config] = {"training": training_config, "lora": lora_config}
-    if lokr_config is not None:
-        configs["lokr"] = lokr_config
+    kinds = {kind.make: kind.name for kind in ADAPTERS}
+    configs: dict[str, Config] = {"training": training_config}
+    configs |= {kinds[type(config)]: config for config in (lora_config, *others)}
     homeless = [key for key in preset.settings if key.partition(".")[0] not in configs]
     if homeless:
         raise ConfigError(
-            [f"preset {preset.name} sets {', '.join(homeless)}"], hint="Pass apply_preset the lokr_config as well."
+            [f"preset {preset.name} sets {', '.join(homeless)}"],
+            hint="Give apply_preset the configuration of that adapter as well.",
         )
     apply_all(preset.settings, configs)
     for remark in preset.remarks:
@@ -188,8 +187,14 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _section(path: Path, sections: Any, adapter_type: str) -> Mapping[str, Any]:
-    section = sections.get(adapter_type) if isinstance(sections, dict) else None
-    if not isinstance(section, dict):
-        raise ConfigError([f"{path.name} has no settings for the adapter {adapter_type!r}"])
-    return section
+def _with_section(path: Path, content: dict[str, Any], sections: Any, adapter_type: str) -> dict[str, Any]:
+    """The common part of a file and the part for one adapter. A kind derived from another takes that one's part."""
+    kinds = [kind.name for kind in ADAPTERS if issubclass(ADAPTERS[adapter_type].make, kind.make)]
+    found = [kind for kind in (adapter_type, *kinds) if isinstance(sections, dict) and kind in sections]
+    if not found or not isinstance(sections[found[0]], dict):
+        raise ConfigError(
+            [f"{path.name} has no settings for the adapter {adapter_type!r}"], hint="Choose another preset or adapter."
+        )
+    whole = content | sections[found[0]]
+    own, given = f"{adapter_type}_", f"{found[0]}_"
+    return {own + key.removeprefix(given) if key.startswith(given) else key: value for key, value in whole.items()}

@@ -1,0 +1,290 @@
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from acestep.core.config import fields
+from acestep.core.errors import ConfigError, UnknownName
+from acestep.training.configs import (
+    LoKRConfig,
+    LoRAConfig,
+    TrainingConfig,
+    apply_preset,
+    auto_select_preset,
+    list_presets,
+    load_preset,
+)
+from acestep.training.presets import gpu_presets, preset_for_memory, read_preset, recommend_epochs
+from acestep.training.settings import NOT_HERE
+from tests.training.runs import make_job, run, tensors_for
+
+SEVEN = ["high_quality", "quick_test", "recommended", "vram_12gb", "vram_16gb", "vram_24gb_plus", "vram_8gb"]
+
+# SPEC 10.5; where the best would have been looked for after the last epoch, half of the epochs.
+COLUMNS = (
+    "optimizer_type learning_rate batch_size gradient_accumulation_steps max_epochs save_every_n_epochs warmup_steps "
+    "gradient_checkpointing max_latent_length lora_r lora_alpha lora_dropout loss_weighting auto_save_best_after"
+)
+TABLE = {
+    "recommended": ("adamw", 1e-4, 1, 4, 100, 10, 100, True, 1500, 64, 128, 0.1, "none", 50),
+    "vram_8gb": ("adamw8bit", 1e-4, 1, 8, 100, 25, 50, True, 750, 16, 32, 0.1, "none", 50),
+    "vram_12gb": ("adamw8bit", 1e-4, 1, 4, 100, 20, 100, True, 1500, 32, 64, 0.1, "none", 50),
+    "vram_16gb": ("adamw", 1e-4, 1, 4, 100, 10, 100, True, 1500, 64, 128, 0.1, "none", 50),
+    "vram_24gb_plus": ("adamw", 1e-4, 2, 2, 100, 10, 100, False, 1500, 128, 256, 0.1, "none", 50),
+    "quick_test": ("adamw", 1e-4, 1, 1, 10, 5, 10, False, 750, 16, 32, 0.0, "none", 0),
+    "high_quality": ("adamw", 5e-5, 1, 4, 1000, 250, 200, True, 1500, 128, 256, 0.05, "min_snr", 200),
+}
+COMMON = {
+    "adapter_type": "lora",
+    "attention_type": "both",
+    "scheduler_type": "cosine",
+    "max_grad_norm": 1.0,
+    "cfg_dropout_prob": 0.15,
+}
+
+# SPEC 5.6; Prodigy finds its own rate and wants it constant, and the guide's batch for LoKr on 16-24 GB.
+GPU_COLUMNS = (
+    "lora_r lora_alpha learning_rate max_epochs batch_size gradient_accumulation_steps optimizer_type scheduler_type "
+    "attention_type gradient_checkpointing early_stop_patience auto_save_best_after save_every_n_epochs "
+    "max_latent_length"
+)
+GPU_TABLE = {
+    ("RTX 4090 / 5090 (24GB+)", "lora"): (64, 128, None, 800, 3, 1, "prodigy", "constant", "both", False, 80, 200),
+    ("RTX 4090 / 5090 (24GB+)", "lokr"): (64, 128, 3e-4, 500, 2, 4, "adamw", "cosine", "both", False, 50, 100),
+    ("RTX 3090 / 4080 (16-24GB)", "lora"): (64, 128, None, 800, 2, 2, "prodigy", "constant", "both", False, 80, 200),
+    ("RTX 3090 / 4080 (16-24GB)", "lokr"): (64, 128, 3e-4, 500, 2, 4, "adamw", "cosine", "both", False, 50, 100),
+    ("RTX 3080 / 4070 (10-12GB)", "lora"): (32, 64, 1e-4, 1000, 1, 4, "adamw8bit", "cosine", "both", True, 80, 200),
+    ("RTX 3080 / 4070 (10-12GB)", "lokr"): (32, 64, 3e-4, 500, 1, 8, "adamw", "cosine", "both", True, 50, 100),
+    ("RTX 3060 / 4060 (8GB)", "lora"): (
+        *(16, 32, 1e-4, 1000, 1, 4, "adafactor", "constant_with_warmup", "self", True, 80, 200),
+    ),
+    ("RTX 3060 / 4060 (8GB)", "lokr"): (
+        *(16, 32, 1e-4, 500, 1, 4, "adafactor", "constant_with_warmup", "self", True, 50, 100),
+    ),
+}
+EVERY = [(name, "lora") for name in SEVEN] + [
+    (name, adapter) for name in gpu_presets().values() for adapter in ("lora", "lokr")
+]
+
+
+def test_the_seven_presets_are_listed():
+    assert list_presets() == SEVEN
+
+
+@pytest.mark.parametrize("name", SEVEN)
+def test_a_general_preset_has_the_numbers_that_are_promised(name):
+    values = load_preset(name)
+    assert values.items() >= {**dict(zip(COLUMNS.split(), TABLE[name], strict=True)), **COMMON}.items()
+    assert values["early_stop_patience"] == (200 if name == "high_quality" else 0)
+    assert values.get("snr_gamma", 5.0) == 5.0
+
+
+def test_the_presets_for_cards_are_listed_under_the_names_of_the_page_the_largest_first():
+    assert list(gpu_presets()) == list(dict.fromkeys(label for label, _ in GPU_TABLE))
+
+
+@pytest.mark.parametrize(("label", "adapter"), GPU_TABLE)
+def test_a_preset_for_a_card_has_the_numbers_that_are_promised(label, adapter):
+    values = load_preset(gpu_presets()[label], adapter)
+    crop = 1000 if "(8GB)" in label else 1500
+    wanted = dict(zip(GPU_COLUMNS.split(), (*GPU_TABLE[label, adapter], 50, crop), strict=True))
+    if adapter == "lora":
+        wanted["lora_dropout"] = 0.1
+    else:
+        wanted |= {f"lokr_{name}": value for name, value in LoKRConfig().model_dump().items()}
+    assert values == wanted
+
+
+@pytest.mark.parametrize(("name", "adapter"), EVERY)
+def test_no_preset_defeats_itself(name, adapter):
+    values = load_preset(name, adapter)
+    assert values["auto_save_best_after"] <= values["max_epochs"] / 2
+    assert 0 < values["save_every_n_epochs"] <= values["max_epochs"]
+    if values["optimizer_type"] == "prodigy":
+        assert (values["learning_rate"], values["scheduler_type"]) == (None, "constant")
+
+
+def applied(name, adapter, *before):
+    """The configurations after these presets, one after the other."""
+    training, lora, lokr = TrainingConfig(), LoRAConfig(), LoKRConfig()
+    for preset in (*before, name):
+        training.adapter_type = adapter
+        apply_preset(training, lora, preset, lokr)
+    return training, lora, lokr
+
+
+@pytest.mark.parametrize(("name", "adapter"), EVERY)
+def test_what_a_preset_names_does_not_depend_on_the_preset_before(name, adapter):
+    named = load_preset(name, adapter)
+    for before in [(), ("high_quality",), ("gpu_8gb",)]:
+        training, lora, lokr = applied(name, adapter, *before)
+        now = {**training.model_dump(), "lora_r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
+        now |= {f"lokr_{key}": value for key, value in lokr.model_dump().items()}
+        assert now.items() >= named.items()
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory, tiny_checkpoint):
+    return tensors_for(tmp_path_factory.mktemp("preset_songs"), tiny_checkpoint, [(8, 3), (6, 2)])
+
+
+@pytest.fixture
+def one_thread():
+    """The tiny model is too small to share between threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("name", "adapter"), EVERY)
+def test_every_preset_takes_a_step(name, adapter, songs, tiny_checkpoint, tmp_path):
+    job = make_job(songs, tiny_checkpoint, tmp_path / "run")
+    job.training, job.lora, job.lokr = applied(name, adapter)
+    job.training.max_steps = 1
+    result, _ = run(job)
+    assert result["steps"] == 1
+    assert math.isfinite(result["fit_loss"])
+
+
+def test_the_examples_of_the_guide_run_as_shown(tmp_path):
+    training_config, lora_config = TrainingConfig(), LoRAConfig()
+    preset_name = auto_select_preset()
+    assert preset_name in SEVEN
+    assert preset_name.reason
+    apply_preset(training_config, lora_config, preset_name)
+    assert apply_preset(training_config, lora_config, "recommended") == read_preset("recommended").description
+    assert (training_config.max_epochs, lora_config.r) == (100, 64)
+    path = tmp_path / "my_custom.json"
+    path.write_text('{"_description": "mine", "max_epochs": 3, "lora_r": 8, "lora_dropout": 0}', encoding="utf-8")
+    assert apply_preset(training_config, lora_config, str(path)) == "mine"
+    assert (training_config.max_epochs, lora_config.r, lora_config.dropout, lora_config.alpha) == (3, 8, 0.0, 128)
+    assert load_preset(path) == {"max_epochs": 3, "lora_r": 8, "lora_dropout": 0.0}
+
+
+def test_all_problems_of_a_users_preset_are_told_at_once_and_nothing_is_changed(tmp_path):
+    path = tmp_path / "mine.json"
+    wrong = {"max_epoch": 3, "lora_rr": 8, "lora_alpha": 0, "optimizer_type": "sgd", "batch_size": 2}
+    path.write_text(json.dumps(wrong), encoding="utf-8")
+    training, lora = TrainingConfig(), LoRAConfig()
+    with pytest.raises(ConfigError) as error:
+        apply_preset(training, lora, path)
+    text = str(error.value)
+    assert len(error.value.problems) == 4
+    assert "mine.json: unknown option 'max_epoch' (did you mean 'max_epochs'?)" in text
+    assert "'lora_rr' (did you mean 'lora_r'?)" in text
+    assert "lora_alpha must be greater than or equal to 1, got 0" in text
+    assert "optimizer_type must be" in text
+    assert (training, lora) == (TrainingConfig(), LoRAConfig())
+
+
+def test_what_only_the_existing_trainer_knows_in_a_preset_is_told_and_left_out(tmp_path):
+    path = tmp_path / "old.json"
+    old = {"encoder_offloading": True, "torch_compile": False, "shift": 3.0, "max_epochs": 3}
+    path.write_text(json.dumps(old), encoding="utf-8")
+    preset = read_preset(path)
+    assert preset.values == {"max_epochs": 3}
+    assert preset.settings == {"training.max_epochs": 3}
+    assert {remark.key: remark.reason for remark in preset.remarks} == {key: NOT_HERE[key] for key in list(old)[:3]}
+
+
+def test_no_setting_is_both_known_and_left_out():
+    assert not NOT_HERE.keys() & fields(TrainingConfig).keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        ("quick_tst", "no preset is called 'quick_tst'", "Did you mean 'quick_test'?"),
+        ("zzz", "no preset is called", "gpu_24gb"),
+        ("there/is/none.json", "does not exist", "recommended"),
+        (Path("none"), "does not exist", "recommended"),
+    ],
+)
+def test_a_preset_that_is_not_there_is_refused_with_what_there_is(name, message, hint):
+    with pytest.raises(ConfigError, match=message) as error:
+        load_preset(name)
+    assert hint in error.value.hint
+    assert isinstance(error.value, UnknownName) == (message != "does not exist")
+
+
+@pytest.mark.parametrize(("content", "message"), [("[]", "does not hold a preset"), ("{", "not valid JSON")])
+def test_a_file_that_is_no_preset_is_refused_by_name(tmp_path, content, message):
+    path = tmp_path / "mine.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message) as error:
+        load_preset(path)
+    assert "mine.json" in str(error.value)
+
+
+def test_settings_of_an_adapter_that_nobody_takes_are_refused():
+    with pytest.raises(ConfigError, match=r"lokr\.factor") as error:
+        apply_preset(TrainingConfig(adapter_type="lokr"), LoRAConfig(), "gpu_24gb")
+    assert "apply_preset" in error.value.hint
+    with pytest.raises(ConfigError, match="no settings for the adapter 'loha'"):
+        load_preset("gpu_24gb", "loha")
+
+
+def test_dora_takes_the_settings_of_lora():
+    lora, dora = load_preset("gpu_24gb", "lora"), load_preset("gpu_24gb", "dora")
+    assert dora == {key.replace("lora_", "dora_"): value for key, value in lora.items()}
+
+
+@pytest.mark.parametrize(
+    ("total_gib", "wanted"),
+    [
+        (139.8, "vram_24gb_plus"),  # H200
+        (23.65, "vram_24gb_plus"),  # RTX 4090
+        (22.5, "vram_24gb_plus"),
+        (22.03, "vram_24gb_plus"),  # L4, which keeps some for error correction
+        (19.7, "vram_16gb"),  # RTX A4500, 20 GB
+        (15.6, "vram_16gb"),
+        (14.58, "vram_16gb"),  # T4
+        (11.76, "vram_12gb"),  # RTX 3060
+        (9.8, "vram_8gb"),
+        (7.8, "vram_8gb"),
+        (3.9, "vram_8gb"),
+    ],
+)
+def test_a_card_counts_as_the_size_on_its_box(total_gib, wanted):
+    chosen = preset_for_memory(total_gib)
+    assert chosen == wanted
+    assert f"{total_gib:.1f} GiB" in chosen.reason
+
+
+@pytest.mark.parametrize("backend", ["cuda", "xpu"])
+def test_the_preset_is_chosen_by_the_card_of_this_machine(monkeypatch, backend):
+    card = SimpleNamespace(total_memory=22.5 * 2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: backend == "cuda")
+    monkeypatch.setattr(getattr(torch, backend), "is_available", lambda: True)
+    monkeypatch.setattr(getattr(torch, backend), "get_device_name", lambda: "Card 24")
+    monkeypatch.setattr(getattr(torch, backend), "get_device_properties", lambda device: card)
+    chosen = auto_select_preset()
+    assert chosen == "vram_24gb_plus"
+    assert chosen.reason == "Card 24 is the fastest device here; 22.5 GiB of memory counts as 24 GB or more"
+
+
+@pytest.mark.parametrize(("mps", "wanted"), [(True, "recommended"), (False, "vram_8gb")])
+def test_without_such_a_card_the_preset_is_one_that_runs(monkeypatch, mps, wanted):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    chosen = auto_select_preset()
+    assert chosen == wanted
+    assert chosen.reason
+
+
+@pytest.mark.parametrize(
+    ("songs", "wanted"),
+    [
+        *[(-1, (1000, 200)), (0, (1000, 200)), (1, (1500, 200)), (3, (1500, 200)), (4, (1000, 200))],
+        *[(6, (1000, 200)), (7, (700, 100)), (10, (700, 100)), (11, (500, 100)), (20, (500, 100))],
+        *[(21, (300, 50)), (50, (300, 50)), (51, (200, 50)), (5000, (200, 50))],
+    ],
+)
+def test_epochs_are_recommended_by_the_number_of_songs(songs, wanted):
+    assert recommend_epochs(songs) == wanted

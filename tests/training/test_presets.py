@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 from pathlib import Path
@@ -194,6 +195,12 @@ def test_what_only_the_existing_trainer_knows_in_a_preset_is_told_and_left_out(t
 
 def test_no_setting_is_both_known_and_left_out():
     assert not NOT_HERE.keys() & fields(TrainingConfig).keys()
+
+
+def test_a_chosen_preset_can_be_copied_with_its_reason():
+    chosen = preset_for_memory(24)
+    assert copy.deepcopy(chosen) == chosen
+    assert copy.deepcopy(chosen).reason == chosen.reason
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class SelectedPreset(str):
 
     reason: str
 
-    def __new__(cls, name: str, reason: str) -> SelectedPreset:
+    def __new__(cls, name: str, reason: str = "") -> SelectedPreset:
         selected = super().__new__(cls, name)
         selected.reason = reason
         return selected

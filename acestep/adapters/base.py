@@ -104,7 +104,14 @@ class Adapter(Protocol):
 
     @staticmethod
     def delta_norm(parts: dict[str, Tensor]) -> float:
-        """Frobenius norm of what one module's folded parts add to its weight at strength 1."""
+        """Frobenius norm of what one module's folded parts add to its weight at strength 1.
+
+        Without the weight at hand: DoRA gives that of its low-rank part.
+        """
+
+    @staticmethod
+    def delta(parts: dict[str, Tensor], weight: Tensor) -> Tensor:
+        """[out, in] what one module's folded parts add at strength 1 to its ``weight`` [out, in], both fp32."""
 
     def parameters(self) -> list[nn.Parameter]:
         """The trainable ones, fp32, in an order that never changes."""
@@ -190,6 +197,14 @@ def require_finite(strength: float) -> float:
     if not math.isfinite(strength):
         raise AdapterError(f"an adapter cannot be applied at strength {strength}", hint="Use a number such as 1.0.")
     return strength
+
+
+def as_written(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """``value`` as a file of ``dtype`` holds it: lone numbers and vectors stay exact, they weigh nothing.
+
+    DoRA's magnitudes multiply whole rows: rounded to bf16 they would change a weight as much as training does.
+    """
+    return value.to(dtype) if value.dim() > 1 else value
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -6,7 +6,10 @@ file beside this one.
 
 from __future__ import annotations
 
-from typing import ClassVar
+import json
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
 
 from acestep.core.config import Config, option
 from acestep.core.registry import Registry
@@ -39,6 +42,48 @@ class LoRAConfig(AdapterConfig):
         128, "Alpha", "The addition is scaled by alpha / rank; twice the rank is usual.", ge=1, le=65536
     )
     dropout: float = option(0.1, "Dropout", "Share of the adapter's inputs that a step leaves out.", ge=0.0, le=0.5)
+    use_rslora: bool = option(
+        False,
+        "rsLoRA",
+        "Scale by alpha / sqrt(rank) instead, which suits high ranks; an alpha of about twice the root of the rank "
+        "then equals the usual strength.",
+        advanced=True,
+    )
+    init: Literal["default", "pissa"] = option(
+        "default",
+        "Initialisation",
+        "default starts beside the weights; pissa trains their strongest parts, which often learns faster. Its file "
+        "has twice the rank, and it needs a base that is not quantised.",
+        advanced=True,
+    )
+    ranks: dict[str, Annotated[int, Field(ge=1, le=4096)]] = option(
+        {},
+        "Ranks per module",
+        'Other ranks for single modules, as JSON: {"layers.0.mlp.up_proj": 16} or, for all layers, {"up_proj": 16}.',
+        advanced=True,
+    )
+
+    @field_validator("ranks", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        """Command lines and forms give text."""
+        try:
+            return json.loads(value or "{}") if isinstance(value, str) else value
+        except json.JSONDecodeError:
+            raise ValueError(f"ranks must be a JSON object of modules and ranks, got {value!r:.80}") from None
+
+
+@ADAPTERS.register(
+    "dora",
+    label="DoRA",
+    help="LoRA that learns the length of each row of a weight apart from its direction: a little better at low ranks, "
+    "slower to train. Its file works in the ACE-Step app and diffusers; ComfyUI does not know it and plays something "
+    "else.",
+)
+class DoRAConfig(LoRAConfig):
+    """Weight-decomposed low-rank adaptation, m * (W + BA) / |W + BA|.  https://arxiv.org/abs/2402.09353"""
+
+    implementation = "acestep.adapters.dora:DoRAAdapter"
 
 
 @ADAPTERS.register(
@@ -69,4 +114,21 @@ class LoKRConfig(AdapterConfig):
         "For convolutions only; the trained modules have none, so it changes nothing.",
         advanced=True,
     )
+    dropout: float = option(0.0, "Dropout", "Share of the adapter's outputs that a step leaves out.", ge=0.0, le=0.5)
+
+
+@ADAPTERS.register(
+    "loha",
+    label="LoHa",
+    help="Two thin products multiplied number by number: much variety from few numbers. Its file works in the "
+    "ACE-Step app and ComfyUI, not in diffusers.",
+)
+class LoHaConfig(AdapterConfig):
+    """Low-rank Hadamard product adaptation, W + (alpha / r) * (w1a @ w1b) * (w2a @ w2b).
+    https://arxiv.org/abs/2108.06098"""
+
+    implementation = "acestep.adapters.loha:LoHaAdapter"
+
+    r: int = option(16, "Rank", "Width of the thin matrices; the addition reaches the square of it.", ge=1, le=1024)
+    alpha: int = option(8, "Alpha", "The addition is scaled by alpha / rank; half the rank is usual.", ge=1, le=65536)
     dropout: float = option(0.0, "Dropout", "Share of the adapter's outputs that a step leaves out.", ge=0.0, le=0.5)

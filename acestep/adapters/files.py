@@ -22,7 +22,7 @@ from acestep.models.names import original_to_diffusers
 
 __all__ = ["fill_adapter", "find_adapter", "inject", "load_adapter", "read_adapter", "read_card"]
 
-_WEIGHTS = ("lokr_weights.safetensors", "adapter_model.safetensors")
+_WEIGHTS = ("lokr_weights.safetensors", "adapter_model.safetensors", "loha_weights.safetensors")
 _EPOCH = re.compile(r"epoch_(\d+)(?:_step_(\d+))?(?:_loss_.*)?")
 
 

@@ -100,7 +100,7 @@ def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """What LyCORIS was told when the file was made: in the file, or else beside it. Raises AdapterError."""
     settings: Any = None
     if "lokr_config" in metadata:
-        settings = _object(metadata["lokr_config"])
+        settings = json_object(metadata["lokr_config"])
     elif (beside := file.parent / CONFIG).is_file():
         settings = read_json(beside, error=AdapterError)
     numbers = [settings.get(name) for name in ("linear_dim", "linear_alpha")] if isinstance(settings, dict) else [None]
@@ -116,11 +116,12 @@ def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _facts(metadata: Mapping[str, str]) -> dict[str, str]:
     """The card's part of the metadata; empty in files of other trainers."""
-    facts = _object(metadata.get("run_metadata", "{}"))
+    facts = json_object(metadata.get("run_metadata", "{}"))
     return {key: value for key, value in facts.items() if isinstance(value, str)}
 
 
-def _object(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
+    """What the text of a file's metadata holds; nothing unless it is a JSON object."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError:

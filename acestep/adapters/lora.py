@@ -1,4 +1,4 @@
-"""LoRA, by PEFT."""
+"""LoRA, by PEFT. The variants, PiSSA here and DoRA in its own file, sit in PEFT's layers as its own variants do."""
 
 from __future__ import annotations
 
@@ -9,61 +9,62 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the usual name
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from acestep.adapters.base import StoredAdapter, copies, fill, require_finite, require_plain, seeded, split_key
+from acestep.adapters.base import StoredAdapter, copies, fill, require_finite, require_plain, seeded
 from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import LoRAConfig
 from acestep.adapters.lora_file import read_lora, write_lora
+from acestep.adapters.pissa import folded_difference, principal_part, unfolded_difference
+from acestep.adapters.targets import ranks_of
+from acestep.core.errors import AdapterError
 from acestep.models.names import diffusers_to_original, original_to_diffusers
+from acestep.models.quantize import is_quantized
 
-_NAME = "default"  # PEFT's name of the one adapter
+NAME = "default"  # PEFT's name of the one adapter
 
 
 class LoRAAdapter:
-    """W + strength * (alpha / r) * B @ A on each module; A [r, in], B [out, r]."""
+    """W + strength * scale * B @ A on each module; A [r, in], B [out, r]; scale alpha / r or alpha / sqrt(r)."""
 
     kind: ClassVar[str] = "lora"
+    config_type: ClassVar[type[LoRAConfig]] = LoRAConfig
 
-    def __init__(
-        self,
-        decoder: nn.Module,
-        modules: list[str],
-        config: LoRAConfig,
-        *,
-        seed: int,
-        ranks: Mapping[str, int] | None = None,
-    ) -> None:
-        """``ranks`` differ from ``config.r`` on some modules (diffusers names); their alpha equals their rank."""
+    def __init__(self, decoder: nn.Module, modules: list[str], config: LoRAConfig, *, seed: int) -> None:
         require_plain(decoder)
+        ranks = ranks_of([diffusers_to_original(name) for name in modules], config.r, config.ranks)
+        if config.init == "pissa":
+            _require_exact(decoder, modules, ranks)
         decoder.requires_grad_(False)
-        patterns = {re.escape(name): rank for name, rank in (ranks or {}).items() if rank != config.r}
-        settings = LoraConfig(
-            r=config.r,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            target_modules=list(modules),
-            rank_pattern=dict(patterns),
-            alpha_pattern=dict(patterns),
-            bias="none",
-        )
         with seeded(seed):
-            self._peft = get_peft_model(decoder, settings)
+            self._peft = get_peft_model(decoder, _peft_settings(modules, config, ranks))
         self.config = config
         self.network = decoder
         self.notes: list[str] = []
         self._layers: dict[str, Any] = {diffusers_to_original(name): decoder.get_submodule(name) for name in modules}
-        for parameter in self.parameters():
-            parameter.data = parameter.data.float()
+        self._complete(torch.Generator().manual_seed(seed))
         decoder.train(decoder.training)
+
+    def _complete(self, generator: torch.Generator) -> None:
+        """What PEFT leaves to do: fp32 matrices over any base, and the start of PiSSA."""
+        for layer in self._layers.values():
+            a, b = layer.lora_A[NAME].float(), layer.lora_B[NAME].float()
+            if self.config.init == "pissa":
+                start = principal_part(layer.weight.float(), layer.r[NAME], self._scale(layer), generator)
+                for half, value in zip((a, b), start, strict=True):
+                    half.weight.data = value.contiguous()
+                    half.start = nn.Parameter(half.weight.data.clone(), requires_grad=False)
+                layer.lora_variant[NAME] = _FromStart()
 
     @classmethod
     def from_stored(cls, decoder: nn.Module, stored: StoredAdapter) -> Self:
-        ranks = {original_to_diffusers(name): parts["lora_A"].shape[0] for name, parts in stored.modules.items()}
+        ranks = {name: parts["lora_A"].shape[0] for name, parts in stored.modules.items()}
         rank = max(ranks.values())
-        config = LoRAConfig(r=rank, alpha=rank, dropout=0.0)
-        adapter = cls(decoder, list(ranks), config, seed=0, ranks=ranks)
+        others = {name: each for name, each in ranks.items() if each != rank}
+        config = cls.config_type(r=rank, alpha=rank, dropout=0.0, ranks=others)
+        adapter = cls(decoder, [original_to_diffusers(name) for name in ranks], config, seed=0)
         adapter.load_folded(stored.weights)
         for parameter in adapter.parameters():
             parameter.requires_grad_(False)
@@ -71,11 +72,11 @@ class LoRAAdapter:
 
     @classmethod
     def recognises(cls, keys: list[str]) -> bool:
-        return any(".lora_A." in key for key in keys)
+        return any(".lora_A." in key for key in keys) and not any("lora_magnitude_vector" in key for key in keys)
 
     @classmethod
     def read(cls, file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> StoredAdapter:
-        return read_lora(file, tensors, metadata)
+        return read_lora(file, tensors, metadata, cls.kind)
 
     @classmethod
     def write(
@@ -92,37 +93,64 @@ class LoRAAdapter:
         a, b = parts["lora_A"].double(), parts["lora_B"].double()
         return math.sqrt(max(0.0, float(((b.T @ b) * (a @ a.T)).sum())))  # |BA|^2 = tr(B'B AA'), without BA
 
-    def _weights(self) -> dict[str, nn.Parameter]:
-        found = {}
-        for name, layer in self._layers.items():
-            found[f"{name}.lora_A.weight"] = layer.lora_A[_NAME].weight
-            found[f"{name}.lora_B.weight"] = layer.lora_B[_NAME].weight
-        return found
+    @staticmethod
+    def delta(parts: dict[str, Tensor], weight: Tensor) -> Tensor:
+        return parts["lora_B"] @ parts["lora_A"]
 
-    def _scale(self, name: str) -> float:
-        layer = self._layers[split_key(name)[0]]
-        return float(layer.lora_alpha[_NAME] / layer.r[_NAME]) if ".lora_B." in name else 1.0
+    def _own(self, layer: Any) -> dict[str, nn.Parameter]:
+        """The parameters of one module under the names of the training state."""
+        halves = {"lora_A": layer.lora_A[NAME], "lora_B": layer.lora_B[NAME]}
+        return {f"{half}.{name}": value for half, module in halves.items() for name, value in module.named_parameters()}
+
+    def _weights(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{name}.{part}": value for name, layer in self._layers.items() for part, value in self._own(layer).items()
+        }
+
+    def _scale(self, layer: Any) -> float:
+        """What B @ A is multiplied by at strength 1."""
+        rank = layer.r[NAME]
+        return float(layer.lora_alpha[NAME] / (math.sqrt(rank) if self.config.use_rslora else rank))
 
     def parameters(self) -> list[nn.Parameter]:
-        return list(self._weights().values())
+        return [value for name, value in self._weights().items() if not name.endswith(".start")]
 
     def set_strength(self, strength: float) -> None:
         for layer in self._layers.values():
-            layer.set_scale(_NAME, require_finite(strength))
+            layer.set_scale(NAME, require_finite(strength))
 
     def state(self) -> dict[str, Tensor]:
         return copies(self._weights())
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        fill(self._weights(), state, "the saved LoRA")
+        fill(self._weights(), state, "the saved adapter")
 
     def folded(self) -> dict[str, Tensor]:
-        return {name: value * self._scale(name) for name, value in self.state().items()}
+        found: dict[str, Tensor] = {}
+        for name, layer in self._layers.items():
+            own, scale = copies(self._own(layer)), self._scale(layer)
+            a, b = own.pop("lora_A.weight"), own.pop("lora_B.weight")
+            if self.config.init == "pissa":
+                a, b = folded_difference(a, b, own.pop("lora_A.start"), own.pop("lora_B.start"), scale)
+            else:
+                b = b * scale
+            parts = {"lora_A.weight": a, "lora_B.weight": b, **own}
+            found |= {f"{name}.{part}": value for part, value in parts.items()}
+        return found
 
     def load_folded(self, weights: Mapping[str, Tensor]) -> None:
-        known = self._weights()
-        unfolded = {name: value / self._scale(name) if name in known else value for name, value in weights.items()}
-        fill(known, unfolded, "the LoRA file")
+        unfolded = dict(weights)
+        for name, layer in self._layers.items():
+            keys = [f"{name}.lora_{half}.weight" for half in "AB"]
+            if not all(key in weights for key in keys):
+                continue  # told below, together with all that is missing
+            (a, b), scale = (weights[key] for key in keys), self._scale(layer)
+            if self.config.init == "pissa":
+                starts = [f"{name}.lora_{half}.start" for half in "AB"]
+                unfolded |= zip([*keys, *starts], unfolded_difference(a, b, layer.r[NAME], scale), strict=True)
+            else:
+                unfolded[keys[1]] = b / scale
+        fill(self._weights(), unfolded, "the adapter file")
 
     def save(self, folder: Path, card: AdapterCard, *, dtype: torch.dtype = torch.bfloat16) -> None:
         self.write(folder, self.folded(), self.config, card, dtype)
@@ -131,3 +159,55 @@ class LoRAAdapter:
         self._peft.unload()
         self._layers.clear()
         return self.network
+
+
+def product(layer: Any, x: Tensor) -> Tensor:
+    """[..., out] B A x of a PEFT layer, less what it started from; without the scale."""
+    a, b = layer.lora_A[NAME], layer.lora_B[NAME]
+    found: Tensor = b(a(x))
+    if hasattr(a, "start"):
+        found = found - F.linear(F.linear(x, a.start), b.start)
+    return found
+
+
+class _FromStart:
+    """Tells a PEFT layer to add what has changed since the start of PiSSA."""
+
+    @staticmethod
+    def forward(module: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
+        added: Tensor = product(module, module.lora_dropout[active_adapter](x)) * module.scaling[active_adapter]
+        return result + added
+
+
+def _peft_settings(modules: list[str], config: LoRAConfig, ranks: Mapping[str, int]) -> LoraConfig:
+    """A module of another rank keeps the scale, or under rsLoRA the alpha, of the others."""
+    others = {re.escape(original_to_diffusers(name)): rank for name, rank in ranks.items() if rank != config.r}
+    alphas = {
+        name: config.alpha if config.use_rslora else config.alpha * rank / config.r for name, rank in others.items()
+    }
+    return LoraConfig(
+        r=config.r,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        use_rslora=config.use_rslora,
+        target_modules=list(modules),
+        rank_pattern=others,
+        alpha_pattern=alphas,
+        bias="none",
+    )
+
+
+def _require_exact(decoder: nn.Module, modules: list[str], ranks: Mapping[str, int]) -> None:
+    """Raises AdapterError where PiSSA has no weight to start from, before anything is put into the decoder."""
+    if is_quantized(decoder):
+        raise AdapterError(
+            "PiSSA starts from the strongest parts of the weights, and those of a quantised base are not exact",
+            hint="Set init to default, or choose bf16 for the base.",
+        )
+    for name, rank in zip(modules, ranks.values(), strict=True):
+        weight: Any = decoder.get_submodule(name).weight
+        if rank > min(weight.shape):
+            raise AdapterError(
+                f"PiSSA cannot start {name} at rank {rank}: its weight is {list(weight.shape)}",
+                hint=f"Choose a rank of at most {min(weight.shape)}.",
+            )

@@ -1,4 +1,7 @@
-"""LoRA files: PEFT's two files under original names, the scale folded into lora_B (INTEROP B5)."""
+"""Files of LoRA and DoRA: PEFT's two files under original names, the scale folded into lora_B (INTEROP B5, B7).
+
+What all kinds have in common that are written in PEFT's form is here too.
+"""
 
 from __future__ import annotations
 
@@ -11,52 +14,71 @@ import torch
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from acestep.adapters.base import StoredAdapter, recorded_config, split_key, write_tensors
+from acestep.adapters.base import StoredAdapter, as_written, recorded_config, split_key, write_tensors
 from acestep.adapters.card import AdapterCard
-from acestep.adapters.configs import LoRAConfig
+from acestep.adapters.configs import ADAPTERS
 from acestep.adapters.targets import shortest_names
 from acestep.core.errors import AdapterError
 from acestep.core.files import read_json, write_json
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
+PEFT_TYPES = {"lora": "LORA", "dora": "LORA", "loha": "LOHA"}
+_MAGNITUDE = "lora_magnitude_vector"
+_PARTS = {"lora": {"lora_A": 2, "lora_B": 2}, "dora": {"lora_A": 2, "lora_B": 2, _MAGNITUDE: 1}}
 
 Scale = Callable[[str, int], float]  # (original module name, rank) -> what B @ A is multiplied by
 
 
-def read_lora(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> StoredAdapter:
-    """Matrices, settings and card of a file, the scale folded in. Raises AdapterError."""
+def read_lora(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str], kind: str) -> StoredAdapter:
+    """Matrices, settings and card of a file of ``kind`` lora or dora, the scale folded in. Raises AdapterError."""
     card = AdapterCard.from_metadata(metadata)
-    settings = _settings(file, card)
-    scale = _scale_rule(settings)
+    settings = read_settings(file, card, kind, alpha="lora_alpha")
+    if settings and bool(settings.get("use_dora")) != (kind == "dora"):
+        there, here = ("DoRA", "LoRA") if settings.get("use_dora") else ("LoRA", "DoRA")
+        raise AdapterError(f"{CONFIG} describes a {there}, and {file} is a {here}", hint="Get both files again.")
+    scale = scale_rule(settings, alpha="lora_alpha")
     weights: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        module, part = split_key(key.removeprefix(_PREFIX).replace(".default.", "."))
-        if not key.startswith(_PREFIX) or part not in ("lora_A", "lora_B") or tensor.dim() != 2:
-            raise AdapterError(f"{file} holds {key}, which is not part of a LoRA", hint="Only plain LoRA is read.")
+        module, part = split_key(key.removeprefix(PREFIX).replace(".default.", "."))
+        if not key.startswith(PREFIX) or _PARTS[kind].get(part) != tensor.dim():
+            label = ADAPTERS[kind].label
+            raise AdapterError(f"{file} holds {key}, which is not part of a {label}", hint="Get the file again.")
         factor = scale(module, tensor.shape[1]) if part == "lora_B" else 1.0
-        weights[f"{module}.{part}.weight"] = tensor.float() * factor
-    _require_pairs(file, weights)
-    rank = settings["r"]
-    recorded = card.config or {"r": rank, "alpha": max(1, round(scale("", rank) * rank))}
-    config = recorded_config(file, LoRAConfig, recorded)
-    return StoredAdapter(file, "lora", config, weights, card.with_tag(settings))
+        weights[module + (f".{part}" if part == _MAGNITUDE else f".{part}.weight")] = tensor.float() * factor
+    _require_whole(file, weights, kind)
+    config = recorded_config(file, ADAPTERS[kind].make, card.config or _known(settings, weights))
+    return StoredAdapter(file, kind, config, weights, card.with_tag(settings))
 
 
 def write_lora(folder: Path, weights: Mapping[str, Tensor], card: AdapterCard, dtype: torch.dtype) -> None:
     """The two files, from folded ``weights``. Every alpha equals its rank, so that all programs scale by 1."""
     ranks = {split_key(name)[0]: weights[name].shape[0] for name in sorted(weights) if ".lora_A." in name}
+    extra = {"lora_dropout": 0.0, "bias": "none"} | ({"use_dora": True} if card.kind == "dora" else {})
+    write_peft(folder, weights, ranks, extra, card, dtype, alpha="lora_alpha")
+
+
+def write_peft(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    ranks: Mapping[str, int],
+    settings: Mapping[str, Any],
+    card: AdapterCard,
+    dtype: torch.dtype,
+    *,
+    alpha: str,
+) -> None:
+    """PEFT's two files for modules of these ``ranks``; PEFT calls the alpha of this kind ``alpha``."""
     rank = max(ranks.values())
     others = {name: each for name, each in ranks.items() if each != rank}
-    tensors = {f"{_PREFIX}{name}": value.to(dtype) for name, value in weights.items()}
-    settings = {
-        "peft_type": "LORA",
+    tensors = {f"{PREFIX}{name}": as_written(value, dtype) for name, value in weights.items()}
+    content = {
+        "peft_type": PEFT_TYPES[card.kind],
+        **settings,
         "task_type": None,
         "base_model_name_or_path": card.base_model,
         "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
+        alpha: rank,
         "target_modules": shortest_names(list(ranks)),
         "rank_pattern": others,
         "alpha_pattern": others,
@@ -64,44 +86,62 @@ def write_lora(folder: Path, weights: Mapping[str, Tensor], card: AdapterCard, d
         **card.tag(),
     }
     write_tensors(folder / WEIGHTS, tensors, {"format": "pt", **card.to_metadata()})
-    write_json(folder / CONFIG, settings)
+    write_json(folder / CONFIG, content)
 
 
-def _settings(file: Path, card: AdapterCard) -> dict[str, Any]:
-    """PEFT's settings beside the file; without them, what a file of ours is known to mean. Raises AdapterError."""
+def read_settings(file: Path, card: AdapterCard, kind: str, *, alpha: str) -> dict[str, Any]:
+    """PEFT's settings beside the file; nothing if it is missing and the file is one of ours, whose scale is 1.
+
+    Raises:
+        AdapterError: no settings, or not of this kind.
+    """
     beside = file.parent / CONFIG
     if not beside.is_file():
-        if card.kind == "lora":
-            return {"r": card.config["r"], "lora_alpha": card.config["r"]}
+        if card.program.startswith("acestep "):
+            return {}
         raise AdapterError(
             f"{file} has no {CONFIG} beside it, so its scale is unknown", hint="Keep both files in one folder."
         )
     settings = read_json(beside, error=AdapterError)
-    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
-        raise AdapterError(f"{beside} does not describe a LoRA", hint="Only plain LoRA is read.")
-    if settings.get("use_dora"):
-        raise AdapterError(f"{beside} describes a DoRA", hint="Only plain LoRA is read.")
-    wanted = {"r": int, "lora_alpha": int | float, "alpha_pattern": dict | None}
+    if not isinstance(settings, dict) or settings.get("peft_type") != PEFT_TYPES[kind]:
+        raise AdapterError(f"{beside} does not describe a {ADAPTERS[kind].label}", hint="Get both files again.")
+    wanted = {"r": int, alpha: int | float, "alpha_pattern": dict | None}
     if wrong := [name for name, kind in wanted.items() if not isinstance(settings.get(name), kind)]:
         raise AdapterError(f"{beside} has no usable {wrong[0]}, so the scale is unknown", hint="Get the file again.")
     return settings
 
 
-def _scale_rule(settings: Mapping[str, Any]) -> Scale:
-    """alpha / rank, or alpha / sqrt(rank), with PEFT's patterns for single modules."""
+def scale_rule(settings: Mapping[str, Any], *, alpha: str) -> Scale:
+    """alpha / rank, or alpha / sqrt(rank), with PEFT's patterns for single modules; 1 without settings."""
     patterns: dict[str, float] = settings.get("alpha_pattern") or {}
 
     def scale(module: str, rank: int) -> float:
-        alpha = patterns.get(get_pattern_key(list(patterns), module), settings["lora_alpha"])
-        return float(alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
+        found = patterns.get(get_pattern_key(list(patterns), module), settings[alpha])
+        return float(found / (math.sqrt(rank) if settings.get("use_rslora") else rank))
 
-    return scale
+    return scale if settings else lambda module, rank: 1.0
 
 
-def _require_pairs(file: Path, weights: Mapping[str, Tensor]) -> None:
+def _known(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the settings of another trainer mean in ours."""
+    rank = settings["r"]
+    ranks = {split_key(name)[0]: value.shape[0] for name, value in weights.items() if ".lora_A." in name}
+    return {
+        "r": rank,
+        "alpha": max(1, round(settings["lora_alpha"])),
+        "use_rslora": bool(settings.get("use_rslora")),
+        "ranks": {name: each for name, each in ranks.items() if each != rank},
+    }
+
+
+def _require_whole(file: Path, weights: Mapping[str, Tensor], kind: str) -> None:
     for module in {split_key(name)[0] for name in weights}:
         a, b = (weights.get(f"{module}.lora_{part}.weight") for part in "AB")
-        if a is None or b is None or a.shape[0] != b.shape[1]:
+        fits = a is not None and b is not None and a.shape[0] == b.shape[1]
+        if fits and kind == "dora":
+            magnitude = weights.get(f"{module}.{_MAGNITUDE}")
+            fits = b is not None and magnitude is not None and len(magnitude) == len(b)
+        if not fits:
             raise AdapterError(
                 f"{file}: the matrices of {module} are incomplete or do not fit together", hint="Get the file again."
             )

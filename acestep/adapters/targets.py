@@ -7,7 +7,7 @@ In memory modules have diffusers' names (``layers.0.self_attn.to_q``), in adapte
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -53,6 +53,25 @@ def decoder_family(decoder: nn.Module) -> str:
     """ "xl" if the conditions are narrower than the decoder, else "2b"."""
     config: Any = decoder.config
     return "xl" if is_xl(config) else "2b"
+
+
+def ranks_of(names: list[str], rank: int, others: Mapping[str, int]) -> dict[str, int]:
+    """The rank of each module: that of the longest key of ``others`` that is its original name or the end of it.
+
+    Raises:
+        AdapterError: a key belongs to none of the modules.
+    """
+    found, used = {}, set()
+    for name in names:
+        keys = [key for key in others if f".{name}".endswith(f".{key}")]
+        found[name] = others[max(keys, key=len)] if keys else rank
+        used.update(keys)
+    if idle := [key for key in others if key not in used]:
+        raise AdapterError(
+            f"a rank is set for {idle[0]}, which is not trained",
+            hint=f"Use names of trained modules, such as {names[0]}, or their endings.",
+        )
+    return found
 
 
 def module_from_underscores(name: str) -> str:

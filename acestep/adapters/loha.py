@@ -1,0 +1,71 @@
+"""LoHa, by LyCORIS' modules; its files are PEFT's, which more programs read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from lycoris.functional.loha import make_weight
+from lycoris.modules.loha import LohaModule
+from torch import Tensor, nn
+
+from acestep.adapters.base import StoredAdapter
+from acestep.adapters.card import AdapterCard
+from acestep.adapters.configs import LoHaConfig
+from acestep.adapters.loha_file import SCALED, read_loha, write_loha
+from acestep.adapters.lycoris import LycorisAdapter
+
+
+class _Module(LohaModule):  # type: ignore[misc]
+    """LyCORIS' module, without its kernels and with the scale outside: in bf16 it would be rounded."""
+
+    def bypass_forward_diff(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        parts = [getattr(self, f"hada_{name}").to(x) for name in ("w1_b", "w1_a", "w2_b", "w2_a")]
+        weight = make_weight(*parts, torch.ones((), dtype=x.dtype, device=x.device)).view(self.shape)
+        added: Tensor = self.drop(self.op(x, weight, **self.kw_dict)) * (self.scale * scale)
+        return added
+
+
+class LoHaAdapter(LycorisAdapter):
+    """W + strength * (alpha / r) * (w1a @ w1b) * (w2a @ w2b) on each module, the products multiplied elementwise."""
+
+    kind: ClassVar[str] = "loha"
+    config: LoHaConfig
+
+    def _module(self, name: str, layer: nn.Module) -> _Module:
+        return _Module(name, layer, lora_dim=self.config.r, alpha=self.config.alpha, bypass_mode=True)
+
+    @classmethod
+    def recognises(cls, keys: list[str]) -> bool:
+        return any(".hada_w1_a" in key for key in keys)
+
+    @classmethod
+    def read(cls, file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> StoredAdapter:
+        return read_loha(file, tensors, metadata)
+
+    @classmethod
+    def write(
+        cls, folder: Path, weights: Mapping[str, Tensor], config: LoHaConfig, card: AdapterCard, dtype: torch.dtype
+    ) -> None:
+        write_loha(folder, weights, card.stamped(cls.kind, config.model_dump()), dtype)
+
+    @staticmethod
+    def delta_shape(parts: dict[str, Tensor]) -> tuple[int, int]:
+        return parts["hada_w1_a"].shape[0], parts["hada_w1_b"].shape[1]
+
+    @staticmethod
+    def delta_norm(parts: dict[str, Tensor]) -> float:
+        return float(_product(parts).norm())
+
+    @staticmethod
+    def delta(parts: dict[str, Tensor], weight: Tensor) -> Tensor:
+        return _product(parts).view(weight.shape)
+
+    def _scale(self, key: str) -> float:
+        return self.config.alpha / self.config.r if key.endswith(f".{SCALED}") else 1.0
+
+
+def _product(parts: Mapping[str, Tensor]) -> Tensor:
+    return (parts["hada_w1_a"] @ parts["hada_w1_b"]) * (parts["hada_w2_a"] @ parts["hada_w2_b"])

@@ -1,0 +1,83 @@
+"""LoHa files: written in PEFT's form, whose folder the ACE-Step app loads and whose file ComfyUI does (INTEROP B6).
+
+Read in LyCORIS' form too, which other trainers write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from acestep.adapters.base import StoredAdapter, recorded_config, split_key
+from acestep.adapters.card import AdapterCard
+from acestep.adapters.configs import LoHaConfig
+from acestep.adapters.lokr_file import PREFIX as LYCORIS_PREFIX
+from acestep.adapters.lokr_file import json_object
+from acestep.adapters.lora_file import PREFIX, Scale, read_settings, scale_rule, write_peft
+from acestep.adapters.targets import module_from_underscores
+from acestep.core.errors import AdapterError
+
+PARTS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+SCALED = "hada_w1_a"  # the scale is folded into it
+
+
+def read_loha(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> StoredAdapter:
+    """Matrices, settings and card of a file, the scale folded in. Raises AdapterError."""
+    card = AdapterCard.from_metadata(metadata)
+    weights: dict[str, Tensor] = {}
+    alphas: dict[str, float] = {}
+    for key, tensor in tensors.items():
+        module, part = _place(key)
+        if part in PARTS and tensor.dim() == 2:
+            weights[f"{module}.{part}"] = tensor.float()
+        elif part == "alpha":
+            alphas[module] = float(tensor)
+        else:
+            raise AdapterError(f"{file} holds {key}, which is not part of a LoHa", hint="Only plain LoHa is read.")
+    settings, scale = _settings(file, card, metadata, alphas, lycoris=next(iter(tensors)).startswith(LYCORIS_PREFIX))
+    known = card.config
+    for module, parts in StoredAdapter(file, "loha", LoHaConfig(), weights, card).modules.items():
+        rank = _rank(file, module, parts)
+        weights[f"{module}.{SCALED}"] *= scale(module, rank)
+        known = known or {"r": rank, "alpha": max(1, round(scale(module, rank) * rank))}
+    return StoredAdapter(file, "loha", recorded_config(file, LoHaConfig, known), weights, card.with_tag(settings))
+
+
+def write_loha(folder: Path, weights: Mapping[str, Tensor], card: AdapterCard, dtype: torch.dtype) -> None:
+    """The two files, from folded ``weights``. Every alpha equals its rank, so that all programs scale by 1."""
+    ranks = {split_key(name)[0]: weights[name].shape[1] for name in sorted(weights) if name.endswith(SCALED)}
+    settings = {"rank_dropout": 0.0, "module_dropout": 0.0, "use_effective_conv2d": False}
+    write_peft(folder, weights, ranks, settings, card, dtype, alpha="alpha")
+
+
+def _place(key: str) -> tuple[str, str]:
+    """Original module name and part of a key in either form; what has no form of ours keeps its prefix."""
+    flat, part = split_key(key)
+    if flat.startswith(LYCORIS_PREFIX):
+        return module_from_underscores(flat.removeprefix(LYCORIS_PREFIX)), part
+    return flat.removeprefix(PREFIX), part if flat.startswith(PREFIX) else ""
+
+
+def _settings(
+    file: Path, card: AdapterCard, metadata: Mapping[str, str], alphas: Mapping[str, float], *, lycoris: bool
+) -> tuple[dict[str, Any], Scale]:
+    """What stands beside the matrices, and the scale of each module: LyCORIS keeps an alpha for each in the file."""
+    if lycoris:
+        return json_object(metadata.get("loha_config", "{}")), lambda module, rank: alphas.get(module, rank) / rank
+    settings = read_settings(file, card, "loha", alpha="alpha")
+    return settings, scale_rule(settings, alpha="alpha")
+
+
+def _rank(file: Path, module: str, parts: Mapping[str, Tensor]) -> int:
+    """Width of the matrices of one module. Raises AdapterError unless all four are there and fit together."""
+    shapes = [tuple(parts[name].shape) if name in parts else (0, 0) for name in PARTS]
+    (out, rank), (_, width) = shapes[0], shapes[1]
+    if 0 in (out, rank, width) or shapes != [(out, rank), (rank, width)] * 2:
+        raise AdapterError(
+            f"{file}: the matrices of {module} are incomplete or do not fit together", hint="Get the file again."
+        )
+    return rank

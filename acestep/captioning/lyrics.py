@@ -96,8 +96,8 @@ def _glued(before: list[str], after: list[str]) -> str:
     tags = [line for line in before if _SECTION.match(line)]
     start = next((number for number, line in enumerate(after) if line.strip()), len(after))
     if tags and after[start : start + 1] == tags[-1:]:
-        start += 1
-    return "\n".join([*before, *after[start:]])
+        after = after[start + 1 :]
+    return "\n".join([*before, *after])
 
 
 def _is_sung(line: str) -> bool:

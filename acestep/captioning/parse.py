@@ -26,7 +26,7 @@ _SPOKEN = re.compile(rf"(?<![A-Za-z#])(?P<note>[A-G])(?P<sign>{_ACCIDENTAL}){_MO
 _SHORT = re.compile(
     rf"\b(?i:in|key|key of|key is|tonality|scale) (?P<note>[A-G])(?P<sign>{_ACCIDENTAL})(?P<short>m|min|maj)\b"
 )
-_SENTENCE_START = re.compile(r"(?:^|[.!?:\n])[\s\"'(*]*$")
+_SENTENCE_START = re.compile(r"(?:^|[.!?:\n])[\s\"'(*\[\u2018\u201c\u00ab-]*$")
 _LIST_END = re.compile(r"[ ]*(?:[.,;:)\n]|$)|[ ]+at[ ]+\d")
 
 _FRACTION = re.compile(r"(?<![\d/.])(\d{1,2})/(2|4|8|16)(?![\d/]|[ ](?:of|th)\b)")

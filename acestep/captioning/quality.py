@@ -14,7 +14,7 @@ from acestep.dataset.sample import Dataset, Sample
 
 MAX_WORDS, MAX_LETTERS = 150, 1000  # the text encoder reads 256 tokens; the rest of a longer caption is cut off
 MIN_WORDS = 3
-_ALIKE = 0.9  # share of words that two captions have in common
+_ALIKE = 0.85  # share of words that two captions have in common
 _TOLERANCE = 0.04
 
 _FORM = re.compile(r"<[a-z ]{2,30}>|^\s*(?:key|time_signature|genre)\s*:", re.IGNORECASE | re.MULTILINE)

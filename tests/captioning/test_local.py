@@ -1,0 +1,261 @@
+"""The local captioner and transcriber, with a tiny Qwen2.5-Omni in the layout of the published ones."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
+
+from acestep.captioning.base import RATE_HZ, Song
+from acestep.captioning.configs import CaptionJob
+from acestep.captioning.local import LocalCaptioner, LocalTranscriber, cut, find_omni
+from acestep.captioning.omni import OmniModel, Sampling
+from acestep.captioning.tiny import create_tiny_omni
+from acestep.core.errors import CaptionError, CheckpointError, ConfigError, JobCancelled
+from acestep.core.files import sha256_of
+
+CAPTION = (
+    "A calm piece for piano with brushed drums and a warm bass, slow and a little sad, "
+    "that grows louder towards its end."
+)
+LYRICS = "[Verse 1]\nThe lamps are lit along the bay\nand every boat has gone away\n\n[Chorus]\nOh bring them home"
+GREEDY = Sampling(max_tokens=60, temperature=0)
+
+
+def never():
+    return False
+
+
+def noise(seconds):
+    return np.random.default_rng(0).standard_normal(int(seconds * RATE_HZ)).astype(np.float32) * 0.1
+
+
+def song(seconds):
+    return Song(Path("song.wav"), seconds, noise(seconds))
+
+
+@pytest.fixture
+def config(checkpoints):
+    return CaptionJob(checkpoints=checkpoints, device="cpu", download=False)
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """Seconds of each sound that the audio encoder was given."""
+    seconds = []
+    forward = Qwen2_5OmniAudioEncoder.forward
+
+    def listening(self, input_features=None, feature_lens=None, **kwargs):
+        seconds.append(round(float(feature_lens.sum()) / 100, 1))
+        return forward(self, input_features, feature_lens=feature_lens, **kwargs)
+
+    monkeypatch.setattr(Qwen2_5OmniAudioEncoder, "forward", listening)
+    return seconds
+
+
+def test_one_call_gives_caption_key_meter_and_genre(config, heard):
+    captioner = LocalCaptioner.load(config, print)
+    answer = captioner.describe(song(7.3), with_lyrics=False, stop=never)
+    captioner.close()
+    assert (answer.caption, answer.keyscale, answer.timesignature, answer.genre) == (CAPTION, "D Minor", "4", "jazz")
+    assert heard == [7.3]
+    assert captioner.name == "acestep-captioner"
+
+
+def test_a_long_song_is_heard_to_its_end_in_windows_and_described_as_one(config, heard):
+    captioner = LocalCaptioner.load(config.model_copy(update={"window_s": 5.0}), print)
+    answer = captioner.describe(song(14), with_lyrics=False, stop=never)
+    captioner.close()
+    assert len(heard) == 3
+    assert sum(heard) == pytest.approx(14, abs=0.3)
+    assert answer.caption == CAPTION
+    assert answer.keyscale == "D Minor"
+
+
+def test_lyrics_come_with_their_language(config):
+    transcriber = LocalTranscriber.load(config, print)
+    lyrics = transcriber.transcribe(song(6), stop=never)
+    transcriber.close()
+    assert (lyrics.text, lyrics.language, lyrics.complete) == (LYRICS, "en", True)
+
+
+def test_lyrics_that_do_not_fit_are_heard_again_in_halves(config, heard):
+    transcriber = LocalTranscriber.load(config.model_copy(update={"lyrics_max_tokens": 5}), print)
+    lyrics = transcriber.transcribe(song(40), stop=never)
+    transcriber.close()
+    assert heard == [40.0, 22.0, 22.0]
+    assert lyrics.text == "[Verse 1]\nThe lamps are lit along the bay"
+    assert not lyrics.complete
+
+
+@pytest.mark.parametrize(("seconds", "window", "overlap"), [(10, 30, 4), (61, 30, 4), (240, 60, 4), (90, 30, 0)])
+def test_windows_cover_the_whole_song_and_are_equal(seconds, window, overlap):
+    pieces = cut(noise(seconds), window, overlap)
+    lengths = [len(piece) / RATE_HZ for piece in pieces]
+    assert max(lengths) <= window + 0.001
+    assert max(lengths) - min(lengths) < 0.01
+    assert sum(lengths) - overlap * (len(pieces) - 1) == pytest.approx(seconds, abs=0.01)
+    assert np.array_equal(pieces[0], noise(seconds)[: len(pieces[0])])
+    assert np.array_equal(pieces[-1], noise(seconds)[-len(pieces[-1]) :])
+
+
+def test_the_sound_takes_part_in_the_answer(checkpoints, monkeypatch):
+    model = OmniModel.load(checkpoints / "acestep-captioner", device="cpu", dtype=torch.float32)
+    asked = []
+    forward = Qwen2_5OmniThinkerForConditionalGeneration.forward
+
+    @functools.wraps(forward)
+    def remember(*args, **kwargs):
+        answer = forward(*args, **kwargs)
+        asked.append(answer.logits)
+        return answer
+
+    monkeypatch.setattr(Qwen2_5OmniThinkerForConditionalGeneration, "forward", remember)
+    one, other = noise(4), noise(4)
+    other[-RATE_HZ:] = 0
+    for audio in (one, other, one):
+        model.ask("What is it?", audio, Sampling(max_tokens=1, temperature=0), never)
+    model.unload()
+    assert not torch.equal(asked[0], asked[1])
+    assert torch.equal(asked[0], asked[2])
+    assert asked[0].shape[1] == 1  # only the last position's words are computed
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_answers_too(checkpoints, dtype):
+    model = OmniModel.load(checkpoints / "acestep-captioner", device="cpu", dtype=dtype)
+    assert model.ask("What is it?", noise(3), GREEDY, never).text.startswith(CAPTION)
+    model.unload()
+
+
+def test_an_answer_that_was_cut_says_so_and_the_random_state_of_others_stays(checkpoints):
+    model = OmniModel.load(checkpoints / "acestep-captioner", device="cpu", dtype=torch.float32)
+    before = torch.get_rng_state()
+    assert not model.ask("?", None, Sampling(max_tokens=3, temperature=0.7), never).complete
+    assert model.ask("?", None, Sampling(max_tokens=60, temperature=0.7), never).complete
+    assert torch.equal(before, torch.get_rng_state())
+    with pytest.raises(JobCancelled):
+        model.ask("?", None, GREEDY, lambda: True)
+    model.unload()
+
+
+def test_unloading_gives_the_memory_back(config, models_alive):
+    captioner = LocalCaptioner.load(config, print)
+    captioner.describe(song(3), with_lyrics=False, stop=never)
+    assert models_alive() == 1
+    captioner.close()
+    captioner.close()
+    assert models_alive() == 0
+
+
+def test_after_running_out_of_memory_nothing_is_held_and_a_second_load_works(config, models_alive, monkeypatch):
+    captioner = LocalCaptioner.load(config, print)
+    with monkeypatch.context() as patch:
+        patch.setattr(Qwen2_5OmniThinkerForConditionalGeneration, "generate", out_of_memory)
+        with pytest.raises(CaptionError, match="not enough memory") as failure:
+            captioner.describe(song(3), with_lyrics=False, stop=never)
+    assert "4 bits" in failure.value.hint
+    captioner.close()
+    assert models_alive() == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Qwen2_5OmniThinkerForConditionalGeneration, "requires_grad_", out_of_memory)
+        with pytest.raises(CaptionError, match="to load"):
+            LocalCaptioner.load(config, print)
+    assert models_alive() == 0
+    again = LocalCaptioner.load(config, print)
+    assert again.describe(song(3), with_lyrics=False, stop=never).caption == CAPTION
+    again.close()
+
+
+def out_of_memory(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_the_tiny_model_is_the_same_each_time(checkpoints, tmp_path):
+    folder = create_tiny_omni(tmp_path, "captioner")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "chat_template.json",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    for path in folder.iterdir():
+        assert sha256_of(path) == sha256_of(checkpoints / "acestep-captioner" / path.name)
+
+
+def test_a_thinker_alone_and_a_jinja_template_load_too(checkpoints, tmp_path):
+    folder = Path(shutil.copytree(checkpoints / "acestep-captioner", tmp_path / "thinker"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config["thinker_config"]))
+    weights = load_file(folder / "model.safetensors")
+    thinker = {name.removeprefix("thinker."): w for name, w in weights.items() if name.startswith("thinker.")}
+    save_file({name: w for name, w in thinker.items() if not name.startswith("visual.")}, folder / "model.safetensors")
+    template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
+    (folder / "chat_template.json").unlink()
+    (folder / "chat_template.jinja").write_text(template)
+    model = OmniModel.load(folder, device="cpu", dtype=torch.float32)
+    assert model.ask("?", noise(3), GREEDY, never).text.startswith(CAPTION)
+    model.unload()
+
+
+def break_config(folder):
+    (folder / "config.json").write_text('{"model_type": "qwen3"}')
+
+
+def lose_config(folder):
+    (folder / "config.json").unlink()
+
+
+def cut_weights(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def lose_a_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["thinker.model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors")
+
+
+def lose_the_extractor(folder):
+    (folder / "preprocessor_config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (break_config, "qwen3"),
+        (lose_config, "config.json"),
+        (cut_weights, "model.safetensors"),
+        (lose_a_weight, "up_proj"),
+        (lose_the_extractor, "preprocessor"),
+    ],
+)
+def test_a_damaged_model_is_refused_with_what_is_wrong(checkpoints, tmp_path, models_alive, damage, told):
+    folder = Path(shutil.copytree(checkpoints / "acestep-captioner", tmp_path / "damaged"))
+    damage(folder)
+    with pytest.raises(CheckpointError, match=told):
+        OmniModel.load(folder, device="cpu", dtype=torch.float32)
+    assert models_alive() == 0
+
+
+def test_quantisation_without_an_nvidia_card_is_refused(checkpoints):
+    with pytest.raises(ConfigError, match="NVIDIA"):
+        OmniModel.load(checkpoints / "acestep-captioner", device="cpu", dtype=torch.float32, quantization="4bit")
+
+
+def test_a_model_is_found_by_its_path_and_by_its_name(config, checkpoints):
+    assert find_omni(str(checkpoints / "acestep-captioner"), config, print) == checkpoints / "acestep-captioner"
+    assert find_omni("ACE-Step/acestep-captioner", config, print) == checkpoints / "acestep-captioner"
+    with pytest.raises(CheckpointError, match="nowhere"):
+        find_omni("someone/nowhere", config, print)

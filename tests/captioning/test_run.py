@@ -1,0 +1,357 @@
+"""The job on real folders: tiny local models, fake services, failures, stops, locks."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from acestep.captioning import cloud as common
+from acestep.captioning.configs import CaptionJob
+from acestep.captioning.omni import OmniModel
+from acestep.captioning.plan import cost_notes, make_plan
+from acestep.captioning.sidecar import USER, save_edit
+from acestep.core.errors import CaptionError
+from acestep.core.events import Cancelled, EventLog, Failed, Finished, ItemFailed, Noted, Progressed, Saved
+from acestep.core.jobs import Context, run_job, write_job
+from acestep.dataset.scan import scan_folder
+from tests.captioning.test_local import CAPTION, LYRICS, out_of_memory
+from tests.fake_cloud import ANSWER, KEY, fake_cloud
+from tests.fake_cloud import CAPTION as CLOUD_CAPTION
+
+BOTH = {"captioner": "local", "transcriber": "local"}
+MEASURE_ONLY = {"captioner": "none", "transcriber": "none"}
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch):
+    monkeypatch.setattr(common, "_remembered", dict.fromkeys(common.SERVICES, KEY))
+
+
+@pytest.fixture
+def job(songs, checkpoints, tmp_path):
+    """Runs the job on the folder; gives its last event and all others."""
+    runs = []
+
+    def run(**settings):
+        folder = tmp_path / f"run{len(runs)}"
+        runs.append(folder)
+        config = CaptionJob(
+            audio_dir=songs, checkpoints=checkpoints, device="cpu", download=False, retries=0, **settings
+        )
+        write_job(folder, "caption", config)
+        last = run_job(folder)
+        return last, EventLog(folder / "events.jsonl").read()[0]
+
+    return run
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def sample_of(songs, name):
+    return next(s for s in scan_folder(songs).dataset.samples if s.filename == name)
+
+
+def of(kind, events):
+    return [event for event in events if isinstance(event, kind)]
+
+
+def test_a_folder_is_measured_described_and_transcribed_in_two_passes(job, songs, models_alive, monkeypatch):
+    loaded = []
+    load = OmniModel.load.__func__
+
+    def watched(cls, folder, **settings):
+        loaded.append((folder.name, models_alive()))
+        return load(cls, folder, **settings)
+
+    def watched_end(self):
+        loaded.append("unloaded")
+        unload(self)
+
+    unload = OmniModel.unload
+    monkeypatch.setattr(OmniModel, "load", classmethod(watched))
+    monkeypatch.setattr(OmniModel, "unload", watched_end)
+    last, events = job(**BOTH, custom_tag="mytag", csv=songs / "labels.csv")
+    assert isinstance(last, Finished), last
+    assert loaded == [("acestep-captioner", 0), "unloaded", ("acestep-transcriber", 0), "unloaded"]
+    assert models_alive() == 0
+    assert {key: last.result[key] for key in ("songs", "described", "measured", "transcribed", "failed")} == {
+        "songs": 3, "described": 3, "measured": 3, "transcribed": 3, "failed": {}
+    }  # fmt: skip
+    labels = read(songs / "first.json")
+    assert list(labels)[:12] == [
+        "filename", "path", "caption", "bpm", "duration", "keyscale", "timesignature", "genre", "lyrics", "language",
+        "is_instrumental", "custom_tag",
+    ]  # fmt: skip
+    assert labels["caption"] == CAPTION
+    assert labels["lyrics"] == LYRICS
+    assert (labels["filename"], labels["path"]) == ("first.wav", str(songs / "first.wav"))
+    assert (labels["duration"], labels["language"], labels["is_instrumental"]) == (9, "en", False)
+    assert labels["custom_tag"] == "mytag"
+    assert labels["bpm"] == pytest.approx(120, abs=2)
+    assert labels["sources"]["bpm"] == "measured"
+    assert labels["sources"]["caption"] == "acestep-captioner"
+    assert labels["measured"]["bpm_confidence"] > 0.1
+    assert labels["answered"] == {
+        "by": "acestep-captioner", "genre": "jazz", "bpm": None, "keyscale": "D Minor", "timesignature": "4"
+    }  # fmt: skip
+    assert any("keyscale: measured E Minor" in sentence for sentence in last.result["disagreements"]["first.wav"])
+    assert (songs / "first.caption.txt").read_text(encoding="utf-8") == CAPTION + "\n"
+    assert (songs / "sub" / "third.lyrics.txt").read_text(encoding="utf-8") == LYRICS + "\n"
+    notes = [event.note for event in of(Progressed, events)]
+    assert [note.split(":")[0] for note in notes] == ["first.wav", "second.wav", "sub/third.wav"] * 2
+    assert [event.done for event in of(Progressed, events)] == [1, 2, 3, 4, 5, 6]
+    assert of(Progressed, events)[-1].total == 6
+    rows = list(csv.DictReader((songs / "labels.csv").open(encoding="utf-8")))
+    assert rows[0]["caption"] == CAPTION
+    assert rows[0]["lyrics"] == LYRICS
+    assert list(rows[0])[:5] == ["filename", "path", "caption", "bpm", "keyscale"]
+
+
+def test_the_models_key_counts_when_it_is_preferred(job, songs):
+    job(captioner="local", prefer="model")
+    labels = read(songs / "first.json")
+    assert (labels["keyscale"], labels["sources"]["keyscale"]) == ("D Minor", "acestep-captioner")
+    assert labels["sources"]["bpm"] == "measured"
+
+
+def test_finished_songs_are_skipped_and_only_what_is_missing_is_done(job, songs):
+    job(**BOTH)
+    before = {path: path.read_bytes() for path in songs.rglob("*.*")}
+    last, events = job(**BOTH)
+    assert last.result["skipped"] == 3
+    assert of(Progressed, events) == []
+    assert {path: path.read_bytes() for path in songs.rglob("*.*")} == before
+    for ending in (".json", ".caption.txt", ".lyrics.txt"):
+        (songs / f"second{ending}").unlink()
+    last, _ = job(**BOTH)
+    assert (last.result["described"], last.result["transcribed"], last.result["skipped"]) == (1, 1, 2)
+    assert read(songs / "second.json")["lyrics"] == LYRICS
+
+
+def test_measuring_alone_needs_no_model_and_is_done_once(job, songs, models_alive):
+    last, _ = job(**MEASURE_ONLY)
+    assert last.result["measured"] == 3
+    assert "caption" not in read(songs / "second.json")
+    assert read(songs / "second.json")["bpm"] == pytest.approx(124, abs=2)
+    assert job(**MEASURE_ONLY)[0].result["skipped"] == 3
+    last, _ = job(captioner="local")
+    assert (last.result["described"], last.result["measured"]) == (3, 0)
+    assert read(songs / "second.json")["bpm"] == pytest.approx(124, abs=2)
+
+
+def test_one_bad_song_is_told_and_the_rest_goes_on(job, songs):
+    (songs / "broken.mp3").write_bytes(b"not a sound file at all")
+    soundfile.write(songs / "silent.wav", np.zeros(48_000), 16_000)
+    last, events = job(captioner="local")
+    assert isinstance(last, Finished)
+    assert set(last.result["failed"]) == {"broken.mp3", "silent.wav"}
+    assert {event.item for event in of(ItemFailed, events)} == {"broken.mp3", "silent.wav"}
+    assert "silent" in last.result["failed"]["silent.wav"]
+    assert last.result["described"] == 3
+    assert not (songs / "silent.json").exists()
+    assert not (songs / "silent.caption.txt").exists()
+
+
+def test_an_error_of_the_model_is_never_saved_and_tried_again_next_time(job, songs, monkeypatch):
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+
+    generate, calls = Thinker.generate, []
+
+    def sometimes(self, *args, **kwargs):
+        calls.append(1)
+        return out_of_memory() if len(calls) == 2 else generate(self, *args, **kwargs)
+
+    monkeypatch.setattr(Thinker, "generate", sometimes)
+    last, _ = job(captioner="local")
+    assert isinstance(last, Finished)
+    assert list(last.result["failed"]) == ["second.wav"]
+    labels = read(songs / "second.json")  # what was measured is kept, what failed is not there
+    assert "caption" not in labels
+    assert labels["bpm"] == pytest.approx(124, abs=2)
+    assert not (songs / "second.caption.txt").exists()
+    assert not sample_of(songs, "second.wav").labeled
+    last, _ = job(captioner="local")
+    assert (last.result["described"], last.result["skipped"], last.result["failed"]) == (1, 2, {})
+
+
+def test_a_bug_in_one_song_does_not_end_the_batch(job, monkeypatch):
+    from acestep.captioning import run
+
+    analyse = run.analyse
+    monkeypatch.setattr(run, "analyse", lambda audio, rate: 1 / 0 if len(audio) > 8.5 * rate else analyse(audio, rate))
+    last, _ = job(**MEASURE_ONLY)
+    assert isinstance(last, Finished)
+    assert last.result["failed"] == {"first.wav": "division by zero"}
+    assert last.result["measured"] == 2
+
+
+def test_no_song_done_is_a_failure_never_complete(job, monkeypatch):
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+
+    monkeypatch.setattr(Thinker, "generate", out_of_memory)
+    last, _ = job(captioner="local", measure=False)
+    assert isinstance(last, Failed)
+    assert not last.ours
+    assert "no song could be labelled" in last.message
+
+
+def test_an_empty_folder_and_a_missing_model_are_told(job, songs, tmp_path):
+    last, _ = job(captioner="local", captioner_model="nobody/nothing")
+    assert (last.error, last.ours) == ("CheckpointError", False)
+    shutil.rmtree(songs)
+    songs.mkdir()
+    last, _ = job(captioner="local")
+    assert last.error == "DatasetError"
+
+
+def test_a_stopped_job_keeps_what_it_has_and_goes_on_with_the_rest(job, songs, models_alive, monkeypatch):
+    emit = Context.emit
+
+    def stop_after_first(self, event):
+        emit(self, event)
+        if isinstance(event, Saved):
+            (self.folder / "cancel").touch()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Context, "emit", stop_after_first)
+        last, _ = job(**BOTH)
+    assert isinstance(last, Cancelled)
+    assert models_alive() == 0
+    assert read(songs / "first.json")["caption"] == CAPTION
+    assert not (songs / "second.json").exists()
+    last, _ = job(**BOTH)
+    assert (last.result["described"], last.result["transcribed"]) == (2, 3)
+
+
+def test_typed_labels_stay_whatever_a_machine_says(job, songs):
+    save_edit(sample_of(songs, "first.wav"), {"caption": "My own words.", "keyscale": "G Minor"})
+    job(**BOTH)
+    job(**BOTH, existing="redo")
+    labels = read(songs / "first.json")
+    assert (labels["caption"], labels["keyscale"]) == ("My own words.", "G Minor")
+    assert labels["sources"]["caption"] == USER
+    assert labels["lyrics"] == LYRICS
+    assert (songs / "first.caption.txt").read_text(encoding="utf-8") == "My own words.\n"
+
+
+def test_corrections_in_any_file_are_locked_and_survive_a_redo(job, songs):
+    job(**BOTH)
+    labels = read(songs / "first.json")
+    (songs / "first.json").write_text(json.dumps({**labels, "caption": "Corrected in an editor."}))
+    (songs / "second.caption.txt").write_text("Corrected in the text file.\n")
+    (songs / "sub" / "third.txt").write_text("My lyrics\nof the third song\n")
+    last, _ = job(**BOTH, existing="redo")
+    assert last.result["described"] == 1
+    assert read(songs / "first.json")["caption"] == "Corrected in an editor."
+    assert read(songs / "second.json")["caption"] == "Corrected in the text file."
+    assert read(songs / "second.json")["sources"]["caption"] == USER
+    assert sample_of(songs, "second.wav").caption == "Corrected in the text file."
+
+
+def test_labels_of_other_programs_count_as_typed(job, songs):
+    (songs / "first.json").write_text('{"caption": "From elsewhere", "bpm": 99, "rating": 5}')
+    (songs / "second.txt").write_text("La la la\nla la\n")
+    (songs / "table.csv").write_text("File,Caption\nthird.wav,From a table\n")
+    last, _ = job(**BOTH, existing="redo")
+    first, second = read(songs / "first.json"), read(songs / "second.json")
+    assert (first["caption"], first["bpm"], first["rating"]) == ("From elsewhere", 99, 5)
+    assert first["lyrics"] == LYRICS
+    assert "lyrics" not in second
+    assert sample_of(songs, "second.wav").lyrics == "La la la\nla la"
+    assert sample_of(songs, "third.wav").caption == "From a table"
+    assert last.result["described"] == 1
+
+
+def test_replace_overwrites_typed_labels_too_and_keeps_the_old_files(job, songs):
+    save_edit(sample_of(songs, "first.wav"), {"caption": "My own words."})
+    job(captioner="local", existing="replace")
+    assert read(songs / "first.json")["caption"] == CAPTION
+    assert read(songs / "first.json.bak")["caption"] == "My own words."
+    assert (songs / "first.caption.txt.bak").read_text(encoding="utf-8") == "My own words.\n"
+
+
+def test_a_song_that_was_marked_instrumental_is_not_transcribed(job, songs):
+    save_edit(sample_of(songs, "first.wav"), {"is_instrumental": True})
+    last, _ = job(captioner="none", measure=False, transcriber="local")
+    assert last.result["transcribed"] == 2
+    assert "lyrics" not in read(songs / "first.json")
+
+
+def test_only_the_songs_that_were_named_are_done(job, songs):
+    last, _ = job(captioner="local", only=["sub/third.wav"])
+    assert last.result["songs"] == 1
+    assert [path.name for path in songs.rglob("*.json")] == ["third.json"]
+    last, _ = job(captioner="local", only=["gone.wav"])
+    assert last.error == "DatasetError"
+
+
+def test_two_songs_of_one_name_get_labels_of_their_own(job, songs):
+    soundfile.write(songs / "first.flac", *soundfile.read(songs / "second.wav"))
+    job(**MEASURE_ONLY)
+    assert read(songs / "first.wav.json")["bpm"] == pytest.approx(120, abs=2)
+    assert read(songs / "first.flac.json")["bpm"] == pytest.approx(124, abs=2)
+    assert not (songs / "first.json").exists()
+    assert sample_of(songs, "first.flac").bpm == pytest.approx(124, abs=2)
+
+
+def test_a_label_file_that_cannot_be_read_is_told_and_left_alone(job, songs):
+    (songs / "first.json").write_text("{broken")
+    last, _ = job(**MEASURE_ONLY)
+    assert "first.json" in last.result["failed"]["first.wav"]
+    assert (songs / "first.json").read_text() == "{broken"
+    assert last.result["measured"] == 2
+
+
+def test_gemini_gives_caption_and_lyrics_in_one_call(job, songs):
+    with fake_cloud() as cloud:
+        last, events = job(captioner="gemini", transcriber="gemini", gemini_url=cloud.url)
+    assert isinstance(last, Finished), last
+    assert len(cloud.requests) == 3
+    labels = read(songs / "first.json")
+    assert (labels["caption"], labels["lyrics"], labels["language"]) == (CLOUD_CAPTION, ANSWER["lyrics"], "en")
+    assert labels["sources"]["lyrics"] == "gemini-flash-latest"
+    assert of(Progressed, events)[-1].done == of(Progressed, events)[-1].total == 3
+    assert any("USD" in event.message for event in of(Noted, events))
+    assert KEY not in "".join(path.read_text() for path in songs.parent.rglob("*.json*"))
+
+
+@pytest.mark.parametrize("name", ["whisper", "elevenlabs"])
+def test_lyrics_come_from_a_service(job, songs, name):
+    with fake_cloud("500") as cloud:
+        urls = {"openai_url": f"{cloud.url}/v1", "elevenlabs_url": cloud.url}
+        last, _ = job(captioner="none", measure=False, transcriber=name, **urls)
+    assert last.result["transcribed"] == 2
+    assert "500" in last.result["failed"]["first.wav"]
+    assert "lyrics" not in (read(songs / "first.json") if (songs / "first.json").exists() else {})
+    assert read(songs / "second.json")["lyrics"].startswith("[Verse]\nHold me now")
+
+
+def test_a_refused_key_ends_the_job_at_once_and_keeps_what_was_done(job, songs):
+    with fake_cloud("ok", "401") as cloud:
+        last, _ = job(captioner="gemini", measure=False, gemini_url=cloud.url)
+        assert len(cloud.requests) == 2
+    assert (last.error, last.ours) == ("ServiceRefused", False)
+    assert read(songs / "first.json")["caption"] == CLOUD_CAPTION
+    assert not (songs / "second.json").exists()
+
+
+def test_an_error_text_in_place_of_a_caption_is_refused(job, songs):
+    with fake_cloud() as cloud:
+        cloud.answer = {**ANSWER, "caption": "Error: out of memory"}
+        last, _ = job(captioner="gemini", measure=False, gemini_url=cloud.url)
+    assert last.error == CaptionError.__name__
+    assert not (songs / "first.caption.txt").exists()
+
+
+def test_the_cost_can_be_asked_for_before_anything_is_sent(songs):
+    config = CaptionJob(audio_dir=songs, captioner="gemini", transcriber="whisper")
+    notes = cost_notes(make_plan(config), config)
+    assert len(notes) == 2
+    assert all("USD" in note for note in notes)

@@ -207,11 +207,15 @@ def _find(key: str) -> tuple[str, str]:
 def train_job_from_flags(flags: Mapping[str, Any], config: Path | None, settings: Iterable[str]) -> TrainJob:
     """The job of a command line: the flags' values, then a JSON file of settings, then ``key=value`` texts.
 
+    A run that goes on by itself ("auto") keeps the settings it had, but for those that are given.
+
     Raises:
         ConfigError: with all problems at once.
         TrainingError: the file cannot be read, or a new run would mix with the one that is in the folder.
     """
     job = parse(TrainJob, flags)
+    if job.resume == "auto":
+        job = parse(TrainJob, {**RunFolder(job.out).read_settings(), **flags})
     pairs = list(_from_file(config).items()) if config else []
     problems: list[str] = []
     for setting in settings:

@@ -140,6 +140,7 @@ def prepare(job: TrainJob, context: Context) -> Prepared:
         fixed=fixed,
         source=source,
     )
+    run.write_settings(job.model_dump(mode="json", include={"training", "lora", "lokr"}))
     context.emit(Noted(message=f"{checkpoint.name} on {device.value}: {device.reason}"))
     context.emit(Noted(message=f"precision {str(dtype.value).removeprefix('torch.')}: {dtype.reason}"))
     _tell(prepared, context)

@@ -5,6 +5,7 @@
         state/                        for going on exactly
     checkpoints/newest.json           which of them was saved last
     best/adapter/  final/adapter/  logs/
+    training.json                     the settings that the run was last accepted with
 
 Importing this module does not import torch.
 """
@@ -15,6 +16,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from acestep.core.errors import TrainingError
 from acestep.core.files import read_versioned, settle_folder, write_versioned
@@ -22,6 +24,7 @@ from acestep.core.paths import typed_path
 
 ADAPTER, STATE = "adapter", "state"
 _NEWEST = "newest.json"
+_SETTINGS = "training.json"
 _NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?(?:_loss_.*)?")  # the existing trainer appends the loss
 
 
@@ -77,6 +80,16 @@ class RunFolder:
             settle_folder(leftover.with_name(leftover.name[1:].removesuffix(".old")))
         for leftover in [*self.checkpoints.glob(".*.tmp"), *self.root.glob(".best.tmp"), *self.root.glob(".final.tmp")]:
             shutil.rmtree(leftover, ignore_errors=True)
+
+    def write_settings(self, settings: dict[str, Any]) -> None:
+        write_versioned(self.root / _SETTINGS, "training", 1, {"settings": settings})
+
+    def read_settings(self) -> dict[str, Any]:
+        """The settings of the run here; nothing if none was accepted yet. Raises TrainingError."""
+        if not (self.root / _SETTINGS).is_file():
+            return {}
+        found = read_versioned(self.root / _SETTINGS, "training", 1, error=TrainingError).get("settings")
+        return found if isinstance(found, dict) else {}
 
     def saved(self) -> list[Path]:
         """The checkpoints, in the order of their epochs and steps."""

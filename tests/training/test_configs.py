@@ -7,6 +7,7 @@ import pytest
 from acestep.core.config import fields
 from acestep.core.errors import ConfigError, TrainingError
 from acestep.training.configs import LoKRConfig, LoRAConfig, TrainingConfig, TrainJob, set_value, train_job_from_flags
+from acestep.training.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -121,6 +122,13 @@ def test_a_command_line_does_not_begin_where_a_run_lies(tmp_path):
     with pytest.raises(TrainingError, match="already holds a run"):
         train_job_from_flags(flags(tmp_path), None, [])
     assert train_job_from_flags(flags(tmp_path, resume="auto"), None, []).resume == "auto"
+
+
+def test_a_run_that_goes_on_keeps_its_settings_but_for_those_that_are_given(tmp_path):
+    first = train_job_from_flags(flags(tmp_path), None, ["r=8", "max_epochs=5"])
+    RunFolder(first.out).write_settings(first.model_dump(mode="json", include={"training", "lora", "lokr"}))
+    job = train_job_from_flags(flags(tmp_path, resume="auto"), None, ["max_epochs=9"])
+    assert (job.lora.r, job.training.max_epochs) == (8, 9)
 
 
 def test_settings_are_read_without_importing_torch():

@@ -81,7 +81,7 @@ def test_a_run_killed_twice_equals_one_that_was_not(kind, job):
     run(whole)
     write_job(broken.out, "train", broken)
     for earliest, latest in ((9, 15), (24, 33)):
-        kill_at(broken.out, chance.randint(earliest, latest), chance.uniform(0, 0.1))
+        kill_at(broken.out, chance.randint(earliest, latest), chance.uniform(0, 0.03))
     steps = [event.step for event in of_kind(log_of(broken.out), StepLogged)]
     broken.resume = "auto"
     _, events = run(broken)
@@ -163,6 +163,7 @@ def test_what_cannot_change_is_refused_by_name(job, changes, named):
     with pytest.raises(TrainingError, match="with other settings") as error:
         run(job(resume="auto", **changes))
     assert named in str(error.value)
+    assert RunFolder(job().out).read_settings()["lora"]["r"] == 4
 
 
 def test_other_songs_are_refused(job, tiny_checkpoint, tmp_path):

@@ -134,9 +134,11 @@ def _open(folder: Path, layout: Layout) -> Checkpoint:
     config = {**DEFAULTS, **config}
     wrong = [key for key, usual in DEFAULTS.items() if isinstance(usual, int) and not isinstance(config[key], int)]
     if wrong:
-        raise CheckpointError(f"{folder}: {wrong[0]} is {config[wrong[0]]!r} in its config, a whole number is expected")
+        told = f"{folder}: {wrong[0]} is {config[wrong[0]]!r} in its config, a whole number is expected"
+        raise CheckpointError(told, hint="Download the model again.")
     if config["layer_types"] and len(config["layer_types"]) != config["num_hidden_layers"]:
-        raise CheckpointError(f"{folder}: layer_types does not name {config['num_hidden_layers']} layers in its config")
+        told = f"{folder}: layer_types does not name {config['num_hidden_layers']} layers in its config"
+        raise CheckpointError(told, hint="Download the model again.")
     return Checkpoint(name=folder.resolve().name, folder=folder, layout=layout, config=config)
 
 

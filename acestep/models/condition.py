@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from diffusers.pipelines.ace_step.modeling_ace_step import AceStepTimbreEncoder
+from torch import Tensor, nn
 
 REFERENCE_FRAMES = 750  # 30 s of silence stand for "no reference recording", as at inference (SPEC 2.8)
 
@@ -42,3 +43,18 @@ def context_latents(silence: Tensor, num_frames: int) -> Tensor:
 def _frames_of(silence: Tensor, num_frames: int) -> Tensor:
     times = -(-num_frames // silence.shape[1])
     return silence.repeat(1, times, 1)[:, :num_frames]
+
+
+class TimbreEncoderXL(AceStepTimbreEncoder):
+    """The timbre encoder of the XL family: a learned token stands before the frames, and its place is read.
+
+    diffusers 0.42.1 reads the first frame instead, as the 2B family does (DESIGN 1.3).
+    """
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self.embed_tokens.register_forward_hook(self._put_token_first)
+
+    def _put_token_first(self, _module: nn.Module, _arguments: Any, frames: Tensor) -> Tensor:
+        """[N, F, D] -> [N, 1 + F, D]"""
+        return torch.cat([self.special_token.expand(len(frames), -1, -1).to(frames.dtype), frames], dim=1)

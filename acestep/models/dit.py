@@ -22,8 +22,14 @@ from torch import Tensor
 
 
 class AceStepDiT(AceStepTransformer1DModel):
-    """``AceStepTransformer1DModel`` whose forward takes masks; without them it is the same function bit for bit."""
+    """``AceStepTransformer1DModel`` whose forward takes masks; without them it is the same function bit for bit.
 
+    Attributes:
+        checkpoint_every: with gradient checkpointing on, every n-th layer is computed again in the backward pass and
+            the others keep what they need; 1 is all layers.
+    """
+
+    checkpoint_every: int = 1
     config: Any
     layers: Any
     _gradient_checkpointing_func: Any
@@ -67,9 +73,10 @@ class AceStepDiT(AceStepTransformer1DModel):
         )
         masks = self._self_attention_masks(hidden_states, frame_mask)
         cross_mask = None if token_mask is None else _key_mask(token_mask, hidden_states.shape[1])
-        for kind, layer in zip(self.layer_types, self.layers, strict=True):
+        checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
+        for index, (kind, layer) in enumerate(zip(self.layer_types, self.layers, strict=True)):
             arguments = (hidden_states, rotary, modulation, masks[kind], condition, cross_mask)
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
+            if checkpointing and index % self.checkpoint_every == 0:
                 hidden_states = self._gradient_checkpointing_func(layer, *arguments)
             else:
                 hidden_states = layer(*arguments)

@@ -29,6 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 from acestep.core.errors import CheckpointError
 from acestep.core.files import read_json
 from acestep.models.checkpoint import SILENCE_FILE, Checkpoint, find_checkpoint, stored_tensors
+from acestep.models.condition import TimbreEncoderXL
 from acestep.models.dit import AceStepDiT
 from acestep.models.layout import encoder_sizes
 from acestep.models.names import NULL_CONDITION, original_to_diffusers
@@ -182,21 +183,6 @@ def load_text_encoder(path: Source, *, device: Device = "cpu", dtype: torch.dtyp
     if width != found:
         raise CheckpointError(f"{folder} is {found} wide, {checkpoint.name} needs {width}", hint="Keep models apart.")
     return TextEncoder(tokenizer, _frozen(model.to(device)))
-
-
-class TimbreEncoderXL(AceStepTimbreEncoder):
-    """The timbre encoder of the XL family: a learned token stands before the frames, and its place is read.
-
-    diffusers 0.42.1 reads the first frame instead, as the 2B family does (DESIGN 1.3).
-    """
-
-    def __init__(self, **config: Any) -> None:
-        super().__init__(**config)
-        self.embed_tokens.register_forward_hook(self._put_token_first)
-
-    def _put_token_first(self, _module: nn.Module, _arguments: Any, frames: Tensor) -> Tensor:
-        """[N, F, D] -> [N, 1 + F, D]"""
-        return torch.cat([self.special_token.expand(len(frames), -1, -1).to(frames.dtype), frames], dim=1)
 
 
 def _xl_timbre_encoder(encoder: AceStepTimbreEncoder) -> TimbreEncoderXL:

@@ -97,6 +97,15 @@ class TrainingConfig(Config):
         "Gradient Checkpointing",
         "Compute each layer twice instead of remembering it: much less memory, about a third slower.",
     )
+    gradient_checkpointing_every: int = option(
+        1,
+        "Checkpoint Every N Layers",
+        "With gradient checkpointing: 1 computes all layers twice, 2 every second one, which is faster and takes more.",
+        unit="layers",
+        ge=1,
+        le=64,
+        advanced=True,
+    )
     warmup_steps: int = option(
         100,
         "Warm-up",

@@ -50,6 +50,7 @@ class Session:
         self._null_condition = load_null_condition(prepared.checkpoint, device=prepared.device, dtype=torch.float32)
         if training.gradient_checkpointing:
             self._decoder.enable_gradient_checkpointing()
+            self._decoder.checkpoint_every = training.gradient_checkpointing_every
         self.adapter = self._injected()
         self._adapter_is_in = True
         self._plain_optimizer = make_optimizer(

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from acestep.models import create_tiny_checkpoint
-
 
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny turbo, base and xl-base checkpoints, VAE, text encoder and 5Hz LM. Not to be changed."""
+    from acestep.models import create_tiny_checkpoint  # loads torch, which light tests do without
+
     root = tmp_path_factory.mktemp("tiny")
     create_tiny_checkpoint(root, "turbo")
     create_tiny_checkpoint(root, "base")

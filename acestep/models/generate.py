@@ -14,7 +14,7 @@ from acestep.core.errors import JobCancelled
 from acestep.models import load
 from acestep.models.checkpoint import Checkpoint
 from acestep.models.configs import GenerationConfig
-from acestep.models.text import TextEncoder
+from acestep.models.text import TextEncoder, words_and_language
 from acestep.models.vae import decode_latents
 
 TURBO_STEPS, TURBO_SHIFT = 8, 3.0  # the turbo models are distilled for these (SPEC 5.2)
@@ -60,7 +60,21 @@ def generate(
     Raises:
         JobCancelled: ``should_stop`` answered yes between two steps.
     """
+    latents = generate_latents(parts, request, on_step=on_step, should_stop=should_stop)
+    return finish_audio(decode_latents(parts.vae, latents))
+
+
+@torch.no_grad()
+def generate_latents(
+    parts: Parts,
+    request: GenerationConfig,
+    *,
+    on_step: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Tensor:
+    """[T, C] the music of ``request`` before it is decoded. The rest as ``generate``."""
     steps, guidance, shift = _schedule(parts.checkpoint, request)
+    words, language = words_and_language(request.lyrics, request.language)
 
     def after_step(pipeline: Any, step: int, _timestep: float, _tensors: dict[str, Any]) -> dict[str, Any]:
         if should_stop and should_stop():
@@ -72,10 +86,10 @@ def generate(
     was_training = parts.dit.training
     parts.dit.eval()
     try:
-        latents = _pipeline(parts)(
+        latents: Tensor = _pipeline(parts)(
             prompt=request.prompt,
-            lyrics=request.lyrics.strip() or "[Instrumental]",
-            vocal_language=request.language,
+            lyrics=words,
+            vocal_language=language,
             audio_duration=request.duration_s,
             bpm=request.bpm,
             keyscale=request.keyscale,
@@ -89,7 +103,7 @@ def generate(
         ).audios  # [1, T, C]
     finally:
         parts.dit.train(was_training)
-    return finish_audio(decode_latents(parts.vae, latents[0]))
+    return latents[0]
 
 
 def finish_audio(audio: Tensor) -> Tensor:

@@ -41,6 +41,10 @@ def test_text_and_metadata_are_heard(handler):
         assert not torch.equal(handler.generate(request(**change)), first), change
 
 
+def test_a_language_without_words_is_not_heard_as_training_does_not_know_it(handler):
+    assert torch.equal(handler.generate(request(lyrics="", language="en")), handler.generate(request()))
+
+
 def test_base_models_use_guidance(tiny_root):
     handler = AceStepHandler(tiny_root / "acestep-v15-tiny-base", device="cpu")
     plain = handler.generate(request(guidance=1.0))

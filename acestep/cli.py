@@ -19,8 +19,9 @@ from typing import Annotated, Any, Literal
 import typer
 from loguru import logger
 
+from acestep.captioning.configs import CaptionJob, use_backend
 from acestep.core.config import Config
-from acestep.core.errors import AceStepError, JobCancelled
+from acestep.core.errors import AceStepError, DatasetError, JobCancelled
 from acestep.core.events import LAST, EventLog, Failed, Finished, told
 from acestep.core.jobs import exit_code, read_job, run_job, write_job
 from acestep.core.log import set_up_logging
@@ -69,6 +70,29 @@ def preprocess(config: PreprocessJob, json_output: bool) -> None:
 
 
 add_command(app, "preprocess", PreprocessJob, preprocess, arguments=("source",), extra={"json_output": (Json, False)})
+
+
+def caption(config: CaptionJob, backend: str | None, json_output: bool) -> None:
+    """Describe, measure and transcribe the songs of a folder. The labels are written beside each song."""
+    if not config.audio_dir.is_dir():
+        raise DatasetError(f"{config.audio_dir} is not a folder", hint="Give the folder that holds the songs.")
+    if backend is not None:
+        use_backend(config, backend)
+    _do("caption", config, config.audio_dir / ".captioning", json_output)
+
+
+add_command(
+    app,
+    "caption",
+    CaptionJob,
+    caption,
+    arguments=("audio_dir",),
+    leave_out=("only",),
+    extra={
+        "backend": (Annotated[str | None, typer.Option(help="local, gemini, whisper or elevenlabs alone.")], None),
+        "json_output": (Json, False),
+    },
+)
 
 
 @app.command()

@@ -24,7 +24,6 @@ class Song:
     """One song to work on. ``audio`` [S] is mono at 16 kHz; None when the back end reads the file itself."""
 
     path: Path
-    duration_s: float
     audio: NDArray[np.float32] | None = None
 
 

@@ -60,11 +60,11 @@ def has_key(service: str) -> bool:
     return bool(_remembered.get(service) or any(os.environ.get(name) for name in SERVICES[service].variables))
 
 
-def find_key(service: Service, given: str | None = None) -> str:
-    """The key to use. Raises ServiceRefused when there is none."""
+def find_key(service: Service, given: str | None = None, *, needed: bool = True) -> str:
+    """The key to use; "" when there is none and none is ``needed``. Raises ServiceRefused."""
     found = [given, _remembered.get(service.name), *(os.environ.get(name) for name in service.variables)]
     key = next((key.strip() for key in found if key and key.strip()), "")
-    if not key:
+    if not key and needed:
         raise ServiceRefused(
             f"no key for {service.label}", hint=f"Set the environment variable {service.variables[0]}, or type the key."
         )
@@ -185,7 +185,7 @@ class Client:
         return self._masked(" ".join(str(said).split()))[:_MESSAGE_LENGTH] or response.reason_phrase
 
     def _masked(self, text: str) -> str:
-        return text.replace(self.key, "***")
+        return text.replace(self.key, "***") if self.key else text
 
 
 def json_of(response: httpx.Response) -> dict[str, Any]:

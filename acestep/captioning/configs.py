@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from acestep.core.config import Config, option
+from acestep.core.config import Config, assign, option
 
 Existing = Literal["keep", "redo", "replace"]
 
@@ -13,7 +13,7 @@ Existing = Literal["keep", "redo", "replace"]
 class CaptionJob(Config):
     """Describe, measure and transcribe the songs of a folder. Keys of services are never part of it."""
 
-    audio_dir: Path = option(Path(), "Audio folder", "The folder that holds the songs; sub-folders count too.")
+    audio_dir: Path = option(..., "Audio folder", "The folder that holds the songs; sub-folders count too.")
     only: list[str] = option([], "Only these songs", "Paths below the audio folder; empty means all.", advanced=True)
     captioner: Literal["local", "gemini", "none"] = option(
         "local", "Captioner", "What describes the songs in words. none leaves captions alone."
@@ -49,7 +49,7 @@ class CaptionJob(Config):
     quantization: Literal["none", "8bit", "4bit"] = option(
         "none", "Quantisation", "8bit fits 12 GB of graphics memory, 4bit 8 GB. NVIDIA only."
     )
-    max_tokens: int = option(512, "Caption tokens", "The longest caption.", unit=" tokens", ge=16, le=4096)
+    max_tokens: int = option(512, "Caption tokens", "The longest caption.", unit="tokens", ge=16, le=4096)
     lyrics_max_tokens: int = option(
         2048, "Lyrics tokens", "The longest lyrics of one window; longer ones are heard in halves.", ge=16, le=8192
     )
@@ -59,7 +59,7 @@ class CaptionJob(Config):
         0.0, "Lyrics temperature", "0 is best: lyrics are not invented.", ge=0, le=2, advanced=True
     )
     window_s: float = option(
-        240.0, "Window", "Longer songs are heard in windows of at most this.", unit=" s", ge=5, le=300, advanced=True
+        240.0, "Window", "Longer songs are heard in windows of at most this.", unit="s", ge=5, le=300, advanced=True
     )
     seed: int = option(42, "Seed", "The same seed gives the same captions.", ge=0, advanced=True)
 
@@ -77,4 +77,16 @@ class CaptionJob(Config):
         "gemini-flash-latest", "Gemini model", "The alias that follows Google's newest fast model.", advanced=True
     )
     retries: int = option(4, "Tries again", "How often a busy service is asked again.", ge=0, le=10, advanced=True)
-    timeout_s: float = option(300.0, "Time-out", "How long a service may take.", unit=" s", gt=0, advanced=True)
+    timeout_s: float = option(300.0, "Time-out", "How long a service may take.", unit="s", gt=0, advanced=True)
+
+
+def use_backend(config: CaptionJob, name: str) -> None:
+    """Let one back end do what it can: local and gemini describe, whisper and elevenlabs write down lyrics alone.
+
+    Raises:
+        ConfigError: no back end is called so.
+    """
+    if name in ("whisper", "elevenlabs"):
+        config.captioner, config.transcriber = "none", name  # type: ignore[assignment]
+    else:
+        assign(config, "captioner", name)

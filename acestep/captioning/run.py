@@ -129,9 +129,7 @@ def _each(batch: _Batch, tasks: list[tuple[Task, bool]], work: Work) -> None:
         batch.context.stop_if_cancelled()
         note = "left out"
         try:
-            audio = sound.result()
-            seconds = len(audio) / RATE_HZ if audio is not None else float(task.sample.duration)
-            note = work(task, Song(task.known.audio, seconds, audio))
+            note = work(task, Song(task.known.audio, sound.result()))
         except (JobCancelled, ServiceRefused, DiskFull):
             raise
         except AceStepError as error:

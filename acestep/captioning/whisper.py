@@ -29,9 +29,13 @@ class WhisperTranscriber:
         base_url: str = URL,
         patience: Patience | None = None,
     ) -> None:
-        """``api_key`` may also stand in OPENAI_API_KEY. Raises ServiceRefused without one."""
+        """``api_key`` may also stand in OPENAI_API_KEY. Raises ServiceRefused without one.
+
+        A server of one's own, at another ``base_url``, may need none.
+        """
         self.model, self.patience = model, patience or Patience()
-        self._url, self._key = base_url.rstrip("/"), find_key(OPENAI, api_key)
+        self._url = base_url.rstrip("/")
+        self._key = find_key(OPENAI, api_key, needed=self._url == URL)
 
     def transcribe(self, path: str | Path, language: str | None = None, prompt: str | None = None) -> tuple[str, str]:
         """Lyrics in lines, and the code of their language.
@@ -64,7 +68,7 @@ class WhisperTranscriber:
     def _answer(self, path: Path, language: str | None, prompt: str | None) -> dict[str, Any]:
         fields = {"model": self.model, "response_format": "verbose_json", "timestamp_granularities[]": "word"}
         fields |= {name: value for name, value in (("language", language), ("prompt", prompt)) if value}
-        headers = {"Authorization": f"Bearer {self._key}"}
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         with _sendable(path) as file, Client(OPENAI, self._url, headers, self._key, self.patience) as client:
 
             def send(http: httpx.Client) -> httpx.Response:

@@ -290,6 +290,14 @@ def test_without_a_key_nothing_is_sent_and_the_variable_is_named(name, monkeypat
     assert os.environ[service.variables[-1]] == " from-environment "
 
 
+def test_a_server_of_ones_own_needs_no_key(song):
+    with fake_cloud("401") as cloud:
+        own = WhisperTranscriber(base_url=f"{cloud.url}/v1", patience=Patience(retries=0))
+        with pytest.raises(ServiceRefused, match="401"):
+            own.transcribe(song)
+        assert "authorization" not in cloud.requests[0].headers
+
+
 @pytest.mark.parametrize("key", ["two words", "line\nbreak", "ключ"])
 def test_a_key_that_cannot_be_one_is_refused(key):
     with pytest.raises(ServiceRefused, match="characters"):

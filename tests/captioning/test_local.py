@@ -39,12 +39,12 @@ def noise(seconds):
 
 
 def song(seconds):
-    return Song(Path("song.wav"), seconds, noise(seconds))
+    return Song(Path("song.wav"), noise(seconds))
 
 
 @pytest.fixture
 def config(checkpoints):
-    return CaptionJob(checkpoints=checkpoints, device="cpu", download=False)
+    return CaptionJob(audio_dir=checkpoints, checkpoints=checkpoints, device="cpu", download=False)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from acestep import cli
 from acestep.captioning import cloud as common
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.omni import OmniModel
@@ -355,3 +356,30 @@ def test_the_cost_can_be_asked_for_before_anything_is_sent(songs):
     notes = cost_notes(make_plan(config), config)
     assert len(notes) == 2
     assert all("USD" in note for note in notes)
+
+
+def command(*arguments):
+    """``python -m acestep caption``, in this process: its exit code."""
+    return cli.main(["caption", *map(str, arguments)])
+
+
+def test_the_command_line_labels_a_folder(songs, checkpoints, capfd):
+    models = ["--checkpoints", checkpoints, "--device", "cpu", "--no-download"]
+    assert command(songs, *models, "--transcriber", "local", "--json") == 0
+    out, err = capfd.readouterr()
+    result = json.loads(out.splitlines()[-1])
+    assert (result["ok"], result["described"], result["transcribed"]) == (True, 3, 3)
+    assert "first.wav: A calm piece for piano" in err
+    assert read(songs / "first.json")["caption"] == CAPTION
+    assert scan_folder(songs).counts["labelled"] == 3
+
+
+def test_the_command_line_takes_one_back_end_by_name(songs, capfd):
+    with fake_cloud() as cloud:
+        assert command(songs, "--backend", "whisper", "--no-measure", "--openai-url", f"{cloud.url}/v1") == 0
+    assert "caption" not in read(songs / "first.json")
+    assert read(songs / "first.json")["language"] == "en"
+    assert command(songs, "--backend", "nobody") == 1
+    assert command(songs / "nowhere") == 1
+    assert "is not a folder" in capfd.readouterr().err
+    assert not (songs / "nowhere").exists()

@@ -100,14 +100,18 @@ def train(
     tensor_dir: Annotated[Path, typer.Argument(help="Folder of preprocessed tensors.")],
     checkpoint: Annotated[str, typer.Option(help="Name or folder of the model.")],
     out: Annotated[Path, typer.Option(help="Run folder.")],
+    preset: Annotated[
+        str | None, typer.Option(help="Settings to begin with: a name or a JSON file. Without it: recommended.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="JSON file with settings.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value. May be repeated.")] = None,
     resume: Annotated[str | None, typer.Option(help="auto, or a checkpoint folder to go on from.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")] = "auto",
     json_output: Json = False,
 ) -> None:
     """Train an adapter on tensors."""
-    flags = {"tensor_dir": tensor_dir, "checkpoint": checkpoint, "out": out, "resume": resume}
-    _do("train", train_job_from_flags(flags, config, set_ or []), out, json_output)
+    flags = {"tensor_dir": tensor_dir, "checkpoint": checkpoint, "out": out, "resume": resume, "device": device}
+    _do("train", train_job_from_flags(flags, config, set_ or [], preset), out, json_output)
 
 
 @app.command()

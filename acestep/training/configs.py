@@ -19,6 +19,7 @@ from acestep.training.optimizers import OPTIMIZERS
 from acestep.training.run_folder import RunFolder
 from acestep.training.schedules import SCHEDULES
 
+DEFAULT_PRESET = "recommended"
 _PRESETS = ("apply_preset", "auto_select_preset", "list_presets", "load_preset")  # offered here too, see __getattr__
 
 __all__ = [
@@ -213,18 +214,21 @@ def _find(key: str) -> tuple[str, str]:
     raise ConfigError([f"no setting is called {key!r}"], hint=nearest_hint(key, [*names, *(n for _, n in known)]))
 
 
-def train_job_from_flags(flags: Mapping[str, Any], config: Path | None, settings: Iterable[str]) -> TrainJob:
-    """The job of a command line: the flags' values, then a JSON file of settings, then ``key=value`` texts.
+def train_job_from_flags(
+    flags: Mapping[str, Any], config: Path | None, settings: Iterable[str], preset: str | None = None
+) -> TrainJob:
+    """The job of a command line: the flags' values, a preset, a JSON file of settings, then ``key=value`` texts.
 
-    A run that goes on by itself ("auto") keeps the settings it had, but for those that are given.
+    Without a preset it is ``recommended``. A run that goes on by itself ("auto") keeps the settings it had, but for
+    those that are given.
 
     Raises:
-        ConfigError: with all problems at once.
+        ConfigError: with all problems at once; UnknownName for the preset.
         TrainingError: the file cannot be read, or a new run would mix with the one that is in the folder.
     """
     job = parse(TrainJob, flags)
-    if job.resume == "auto":
-        job = parse(TrainJob, {**RunFolder(job.out).read_settings(), **flags})
+    kept = RunFolder(job.out).read_settings() if job.resume == "auto" else {}
+    job = parse(TrainJob, {**kept, **flags})
     pairs = list(_from_file(config).items()) if config else []
     problems: list[str] = []
     for setting in settings:
@@ -233,6 +237,8 @@ def train_job_from_flags(flags: Mapping[str, Any], config: Path | None, settings
             pairs.append((key.strip(), value.strip()))
         else:
             problems.append(f"{setting!r} is not of the form key=value")
+    if preset or not kept:
+        pairs = [*_of_preset(preset or DEFAULT_PRESET, pairs), *pairs]
     for key, value in pairs:
         try:
             set_value(job, key, value)
@@ -243,6 +249,15 @@ def train_job_from_flags(flags: Mapping[str, Any], config: Path | None, settings
     if job.resume is None:
         RunFolder(job.out).require_free()
     return job
+
+
+def _of_preset(name: str, pairs: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """What a preset sets for the kind of adapter that ``pairs`` ask for."""
+    from acestep.training.presets import read_preset  # made of the configurations above
+
+    asked = [str(value) for key, value in pairs if key.rpartition(".")[2] == "adapter_type"]
+    kind = asked[-1] if asked and asked[-1] in ADAPTERS.names else "lora"
+    return list(read_preset(name, kind).settings.items())
 
 
 def _from_file(path: Path) -> dict[str, Any]:

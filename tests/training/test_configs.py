@@ -108,6 +108,16 @@ def test_a_job_is_made_from_flags_a_file_and_single_settings_in_this_order(tmp_p
     assert TrainJob.model_validate(json.loads(job.model_dump_json())) == job
 
 
+def test_a_new_run_begins_with_the_recommended_preset_or_another_and_what_is_given_wins(tmp_path):
+    plain = train_job_from_flags(flags(tmp_path), None, [])
+    assert (plain.training.auto_save_best_after, plain.training.gradient_checkpointing) == (50, True)
+    small = train_job_from_flags(flags(tmp_path), None, ["adapter_type=lokr", "max_epochs=7"], "gpu_8gb")
+    assert (small.training.adapter_type, small.training.max_epochs) == ("lokr", 7)
+    assert (small.training.attention_type, small.training.auto_save_best_after) == ("self", 100)
+    with pytest.raises(ConfigError, match="no preset is called 'recomended'"):
+        train_job_from_flags(flags(tmp_path), None, [], "recomended")
+
+
 def test_all_problems_of_a_command_line_are_told_at_once(tmp_path):
     with pytest.raises(ConfigError) as error:
         train_job_from_flags(flags(tmp_path), None, ["epochs=3", "batch_size=-1", "nonsense"])
@@ -125,10 +135,12 @@ def test_a_command_line_does_not_begin_where_a_run_lies(tmp_path):
 
 
 def test_a_run_that_goes_on_keeps_its_settings_but_for_those_that_are_given(tmp_path):
-    first = train_job_from_flags(flags(tmp_path), None, ["r=8", "max_epochs=5"])
+    first = train_job_from_flags(flags(tmp_path), None, ["r=8", "max_epochs=5", "gradient_checkpointing=false"])
     RunFolder(first.out).write_settings(first.model_dump(mode="json", include={"training", "lora", "lokr"}))
     job = train_job_from_flags(flags(tmp_path, resume="auto"), None, ["max_epochs=9"])
-    assert (job.lora.r, job.training.max_epochs) == (8, 9)
+    assert (job.lora.r, job.training.max_epochs, job.training.gradient_checkpointing) == (8, 9, False)
+    job = train_job_from_flags(flags(tmp_path, resume="auto"), None, [], "vram_8gb")
+    assert (job.lora.r, job.training.gradient_checkpointing) == (16, True)
 
 
 def test_settings_are_read_without_importing_torch():

@@ -20,6 +20,7 @@ import typer
 from loguru import logger
 
 from acestep.captioning.configs import CaptionJob, use_backend
+from acestep.cli_adapters import add_adapter_commands
 from acestep.core.config import Config
 from acestep.core.errors import AceStepError, DatasetError, JobCancelled
 from acestep.core.events import LAST, EventLog, Failed, Finished, told
@@ -280,19 +281,6 @@ add_command(
 
 
 @app.command()
-def export(
-    adapter: Annotated[Path, typer.Argument(help="Run folder or adapter folder.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    to: Annotated[str, typer.Option(help="The program that will read it: acestep.")] = "acestep",
-    json_output: Json = False,
-) -> None:
-    """Write a trained adapter for another program and check the result by reading it back."""
-    from acestep.exporting.package import export_adapter
-
-    _answer(export_adapter(adapter, to=to, out=out), json_output)
-
-
-@app.command()
 def download(
     names: Annotated[list[str], typer.Argument(help="Models by name; see 'download list'.")],
     root: Annotated[Path | None, typer.Option(help="Checkpoints folder.")] = None,
@@ -371,3 +359,6 @@ def _print_error(kind: str, message: str, hint: str, json_output: bool) -> None:
     _say(f"{message}\n  {hint}" if hint else message)
     if json_output:
         _print_json({"ok": False, "error": kind, "message": message, "hint": hint})
+
+
+add_adapter_commands(app, _do, _answer)

@@ -113,7 +113,8 @@ class EpochLogged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved(Event):
-    """A file or folder is ready. ``role``: "labels", "tensor", "checkpoint", "best", "final", "audio", "adapter"."""
+    """A file or folder is ready. ``role``: "labels", "tensor", "checkpoint", "best", "final", "audio", "adapter",
+    "model"."""
 
     path: str
     role: str

@@ -84,9 +84,11 @@ JOBS = {
     "caption": JobType("acestep.captioning.configs:CaptionJob", "acestep.captioning.run:caption_job"),
     "download": JobType("acestep.ui.jobs:DownloadJob", "acestep.ui.jobs:download_job"),
     "generate": JobType("acestep.ui.jobs:GenerateJob", "acestep.ui.jobs:generate_job"),
+    "merge": JobType("acestep.exporting.configs:MergeJob", "acestep.exporting.merge:merge_job"),
     "preprocess": JobType(
         "acestep.preprocessing.configs:PreprocessJob", "acestep.preprocessing.builder:preprocess_job"
     ),
+    "prove": JobType("acestep.exporting.configs:ProveJob", "acestep.exporting.prove:prove_job"),
     "train": JobType("acestep.training.configs:TrainJob", "acestep.training.trainer:train_job"),
 }
 

@@ -1,11 +1,15 @@
-"""The programs an adapter can be written for. Imports without torch: each entry names where its code is."""
+"""The programs an adapter can be written for, and the jobs around finished adapters. Imports without torch."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Literal
 
-from acestep.core.config import Config
+from acestep.core.config import Config, option
 from acestep.core.registry import Registry
+
+ALL = "all"
+"""Stands for every program in ``TARGETS``."""
 
 
 class ExportConfig(Config):
@@ -25,4 +29,64 @@ TARGETS: Registry[type[ExportConfig]] = Registry("export target")
 class AceStepExport(ExportConfig):
     """The adapter's two files in a folder named after the run, since the app names adapters after their folder."""
 
-    implementation = "acestep.exporting.package:write_folder"
+    implementation = "acestep.exporting.programs:acestep"
+
+
+@TARGETS.register(
+    "comfyui",
+    label="ComfyUI",
+    help="One file for models/loras. What ComfyUI would compute wrongly goes in as whole additions.",
+)
+class ComfyUIExport(ExportConfig):
+    """One safetensors file that needs nothing beside it."""
+
+    implementation = "acestep.exporting.programs:comfyui"
+
+
+@TARGETS.register(
+    "diffusers",
+    label="diffusers",
+    help="One file for load_lora_weights. LoKr and LoHa become the nearest LoRA, and what is lost is told.",
+)
+class DiffusersExport(ExportConfig):
+    """One safetensors file under original names, which the loader renames itself."""
+
+    implementation = "acestep.exporting.programs:diffusers"
+
+
+class MergeJob(Config):
+    """An adapter becomes part of the weights of its model."""
+
+    checkpoint: str = option(..., "Base model", "Name or folder of the model that the adapter was trained on.")
+    adapter: Path = option(..., "Adapter", "Run folder, adapter folder or file.")
+    out: Path = option(..., "Merged model", "Folder to write; beside the other models it shows up in their list.")
+    strength: float = option(1.0, "Strength", "1 merges the adapter as trained, less weakens it.", ge=-4, le=4)
+    layout: Literal["same", "diffusers"] = option(
+        "same",
+        "Layout",
+        "same keeps the base model's own, for this program and the ACE-Step app; diffusers is for AceStepPipeline, "
+        "complete with VAE and text encoder.",
+    )
+    root: Path | None = option(None, "Checkpoints folder", "Where else to look for the base model.", advanced=True)
+
+
+class ProveJob(Config):
+    """Whether an adapter learned anything: the model with and without it on the same seeds and prompts."""
+
+    checkpoint: str = option(..., "Base model", "Name or folder of the model that the adapter was trained on.")
+    adapter: Path = option(..., "Adapter", "Run folder, adapter folder or file.")
+    out: Path = option(..., "Folder", "Where the sound files and the figures are written.")
+    prompts: list[str] = option(
+        [], "Prompts", "What to ask for; the trigger word is added. Empty: the sample prompt of the adapter."
+    )
+    seeds: list[int] = option(
+        [1, 2],
+        "Seeds",
+        "One piece for each prompt and seed; what differs between seeds is the yardstick.",
+        min_length=2,
+    )
+    duration_s: float = option(15.0, "Duration", "Length of each piece.", unit="s", ge=1, le=120)
+    strength: float = option(1.0, "Strength", "Strength of the adapter.", ge=-4, le=4)
+    steps: int | None = option(None, "Inference steps", "Empty: those of the model.", ge=1, le=200, advanced=True)
+    device: str = option("auto", "Device", "auto takes the best of this machine.", advanced=True)
+    root: Path | None = option(None, "Checkpoints folder", "Where else to look for the base model.", advanced=True)

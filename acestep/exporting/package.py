@@ -2,63 +2,140 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import pkgutil
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from acestep.adapters.base import StoredAdapter
-from acestep.adapters.files import method, read_adapter
+from acestep.adapters.files import read_adapter
 from acestep.adapters.lokr_file import CONFIG as LOKR_CONFIG
 from acestep.adapters.lora_file import CONFIG as LORA_CONFIG
-from acestep.core.errors import AdapterError, StorageError
-from acestep.core.files import replace_folder
-from acestep.exporting.configs import TARGETS
+from acestep.core.errors import AceStepError, AdapterError, StorageError
+from acestep.core.files import replace_folder, write_text
+from acestep.exporting.check import compare, figures_of, output_error, require_learned
+from acestep.exporting.configs import ALL, TARGETS
+from acestep.exporting.delta import base_of, needs_base
+from acestep.exporting.lowrank import EXACT
+from acestep.exporting.programs import Written, left_behind
+from acestep.exporting.readme import README, readme, sample_prompt
+from acestep.exporting.source import Source
 
-Writer = Callable[[StoredAdapter, Path], Path]
-"""(adapter, what the user asked for as ``out``) -> the file or folder to give to the other program."""
+Writer = Callable[[Source, Path, str], Written]
+"""(adapter, an empty folder, the name it goes by) -> what the program will make of what was written."""
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_PARTS_OF_A_RUN = re.compile(r"adapter|final|best|checkpoints|epoch_\d+.*")
 
 
-def export_adapter(adapter: Path, to: str = "acestep", *, out: Path) -> dict[str, Any]:
-    """Write ``adapter`` for the program ``to`` and check the result by reading it back.
+def export_adapter(
+    adapter: Path,
+    to: str = "acestep",
+    *,
+    out: Path,
+    checkpoint: str | Path | None = None,
+    rank: int | None = None,
+    strength: float = 1.0,
+    dtype: Literal["bf16", "fp32"] | None = None,
+    prompt: str = "",
+    license: str = "",
+) -> dict[str, Any]:
+    """Write ``adapter`` for the program ``to`` and check the result by reading it as that program will.
 
     Args:
         adapter: an adapter folder or file, or a run folder: then its final adapter, else the best, else the
             newest checkpoint.
-        to: a name in ``TARGETS``.
-        out: what to write. A folder is replaced only if this program made it.
+        to: a name in ``TARGETS``, or "all" for each of them in a folder of its own below ``out``.
+        out: the folder to write. It is replaced only if this program made it.
+        checkpoint: the base model. With it the whole decoder's answer is compared too; DoRA needs it for ComfyUI.
+            Without, it is looked for by the name that the adapter tells.
+        rank: make it a LoRA of this rank, whatever it is; without, it is changed only where the program demands it.
+        strength: baked in.
+        dtype: of the weights; without, that of ``adapter``.
+        prompt, license: for the model card and the metadata.
 
     Returns:
-        ``adapter`` (path to hand over), ``source``, ``kind``, ``modules`` and ``delta_norm`` (smallest and
-        largest addition to a weight), ``trigger_word``.
+        ``adapter`` (path to hand over), ``source``, ``kind``, ``form``, ``modules``, ``delta_norm`` (smallest and
+        largest addition to a weight), ``residual`` (what is lost, as a share), ``output_error`` with ``checkpoint``,
+        ``trigger_word``, ``notes``. For "all" these under ``targets``, and under ``refused`` why one is missing.
 
     Raises:
-        AdapterError: nothing readable there, or the adapter adds nothing to some module.
+        AdapterError: nothing readable there, the adapter adds nothing to some module, or the program cannot take it.
+        ModelMismatch: it was made for another model than ``checkpoint``.
         UnknownName: no such target.
         StorageError: ``out`` holds something else, or cannot be written.
     """
+    stored = _told(read_adapter(adapter), prompt, license, dtype)
+    base = base_of(stored, checkpoint) if checkpoint is not None or needs_base(stored) else None
+    source = Source(stored, base, rank=rank, strength=strength)
+    require_learned(source)
+    if to != ALL:
+        return write_for(source, to, out, measure=checkpoint is not None)
+    written, refused = {}, {}
+    for target in TARGETS.names:
+        try:
+            folder = out / target / run_name(stored.file)
+            written[target] = write_for(source, target, folder, measure=checkpoint is not None)
+        except AceStepError as reason:
+            refused[target] = f"{reason} {reason.hint}".strip()
+    if not written:
+        raise AdapterError(f"no program can take {stored.file}: {'; '.join(refused.values())}")
+    return {"adapter": str(out), "source": str(stored.file), "targets": written, "refused": refused}
+
+
+def run_name(file: Path) -> str:
+    """What an adapter is called: its run, with the epoch if it is an earlier checkpoint."""
+    folder = file.parent
+    epoch = next((part for part in folder.parts[::-1] if part.startswith("epoch_")), "")
+    while _PARTS_OF_A_RUN.fullmatch(folder.name):
+        folder = folder.parent
+    name = folder.resolve().name or file.stem
+    return f"{name}-{epoch}" if epoch else name
+
+
+def _told(stored: StoredAdapter, prompt: str, license: str, dtype: str | None) -> StoredAdapter:
+    """The adapter with what its files shall tell, in the type they shall have."""
+    facts = {**stored.card.facts, "sample_prompt": prompt or sample_prompt(stored.card)}
+    facts |= {"license": license} if license else {}
+    card = dataclasses.replace(stored.card, facts=facts)
+    return dataclasses.replace(stored, card=card, dtype=DTYPES[dtype] if dtype else stored.dtype)
+
+
+def write_for(source: Source, to: str, out: Path, *, measure: bool = False) -> dict[str, Any]:
+    """Write and check ``source`` for one program; ``measure`` compares the decoder's answers too. The rest as above."""
     write: Writer = pkgutil.resolve_name(TARGETS[to].make.implementation)
-    stored = read_adapter(adapter)
-    norms = _norms(stored)
-    return {
-        "adapter": str(write(stored, out)),
-        "source": str(stored.file),
-        "kind": stored.kind,
-        "modules": len(norms),
-        "delta_norm": [min(norms.values()), max(norms.values())],
-        "trigger_word": stored.card.trigger_word,
-    }
-
-
-def write_folder(stored: StoredAdapter, out: Path) -> Path:
-    """The adapter's own two files, scale folded in, whoever trained it."""
     require_free(out)
+    card = source.adapter.card
     with replace_folder(out) as fresh:
-        method(stored.kind).write(fresh, stored.weights, stored.config, stored.card, stored.dtype)
-        require_same(stored, read_adapter(fresh))
-    return out
+        written = write(source, fresh, out.name)
+        found = compare(source, written)
+        text = readme(out.name, card, program=to, form=written.form, residual=found.residual)
+        write_text(fresh / README, text)
+    result = {
+        "adapter": str(out / written.hand_over),
+        "source": str(source.adapter.file),
+        "kind": source.adapter.kind,
+        "form": written.form,
+        **figures_of(found),
+        "trigger_word": card.trigger_word,
+        "notes": _notes(source, written, found.residual),
+    }
+    if measure and source.base:
+        result["output_error"] = output_error(source, source.base, written)
+    return result
+
+
+def _notes(source: Source, written: Written, residual: float) -> list[str]:
+    notes = [f"{module} is left out: this program cannot take it" for module in left_behind(source, written.heard)]
+    if not written.exact and residual > EXACT:
+        notes.append(f"as a LoRA it keeps all but {residual:.2%} of what was trained; a higher rank keeps more")
+    return notes
 
 
 def require_free(out: Path) -> None:
@@ -68,32 +145,15 @@ def require_free(out: Path) -> None:
     raise StorageError(f"{out} exists and was not made by this program", hint="Choose a new folder.")
 
 
-def require_same(stored: StoredAdapter, written: StoredAdapter) -> None:
-    """Raises AdapterError unless both have the same modules and the same weights, to the precision of the file."""
-    if written.weights.keys() != stored.weights.keys():
-        changed = sorted(written.weights.keys() ^ stored.weights.keys())
-        raise AdapterError(f"the written adapter differs from {stored.file} in {', '.join(changed[:3])}")
-    for name, value in stored.weights.items():
-        if not torch.equal(value.to(stored.dtype).float(), written.weights[name]):
-            raise AdapterError(f"the written adapter differs from {stored.file} in the values of {name}")
-
-
-def _norms(stored: StoredAdapter) -> dict[str, float]:
-    """Size of what each module adds to its weight. Raises AdapterError where it is nothing: it never learned."""
-    norms = {name: method(stored.kind).delta_norm(parts) for name, parts in stored.modules.items()}
-    if idle := [name for name, norm in norms.items() if not norm > 0]:
-        raise AdapterError(
-            f"{stored.file} changes nothing at {len(idle)} of {len(norms)} modules, such as {idle[0]}",
-            hint="Train it for at least one step.",
-        )
-    return norms
-
-
 def _ours(folder: Path) -> bool:
-    """Whether ``folder`` holds the two files of an adapter that this program wrote, and nothing else."""
-    try:
-        stored = read_adapter(folder)
-    except AdapterError:
+    """Whether ``folder`` holds one adapter file that this program wrote, what belongs beside it, and nothing else."""
+    files = {each.name for each in folder.iterdir()} - {README, LORA_CONFIG, LOKR_CONFIG}
+    if len(files) != 1:
         return False
-    known = {stored.file.name, LORA_CONFIG, LOKR_CONFIG}
-    return stored.card.program.startswith("acestep ") and {each.name for each in folder.iterdir()} <= known
+    try:
+        with safe_open(folder / files.pop(), framework="pt") as opened:
+            told = opened.metadata() or {}
+            told |= json.loads(told.get("run_metadata", "{}"))
+    except (SafetensorError, OSError, ValueError):
+        return False
+    return str(told.get("program", "")).startswith("acestep ")

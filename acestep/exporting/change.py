@@ -1,0 +1,107 @@
+"""Adapters made from adapters: of another rank, or several in one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from acestep.adapters.base import StoredAdapter
+from acestep.core.errors import AdapterError
+from acestep.exporting.delta import base_of, needs_base
+from acestep.exporting.foreign import read_any
+from acestep.exporting.lowrank import as_lora, lora_of
+from acestep.exporting.package import write_for
+from acestep.exporting.source import CONVOLUTIONS, Source
+
+
+def resize_adapter(adapter: Path, rank: int, *, out: Path, checkpoint: str | Path | None = None) -> dict[str, Any]:
+    """Write ``adapter`` as the LoRA of ``rank`` that is nearest to it, of whatever kind it is.
+
+    Returns:
+        As ``package.export_adapter``; ``residual`` is the share that is lost.
+
+    Raises:
+        AdapterError, StorageError: as there.
+    """
+    stored = read_any(adapter)
+    return write_for(Source(stored, _base(stored, checkpoint), rank=rank), "acestep", out)
+
+
+def blend_adapters(
+    adapters: Sequence[tuple[Path, float]],
+    *,
+    out: Path,
+    rank: int | None = None,
+    checkpoint: str | Path | None = None,
+) -> dict[str, Any]:
+    """Write one LoRA that adds what all ``adapters`` add together, each times its weight.
+
+    Without ``rank``, LoRAs are set side by side, which is exact; other kinds become the smallest sufficient LoRA.
+
+    Returns:
+        As ``package.export_adapter``; ``residual`` is the share of the sum that is lost.
+
+    Raises:
+        AdapterError: fewer than two, of different families, or as there.
+        StorageError: ``out`` holds something else, or cannot be written.
+    """
+    if len(adapters) < 2:
+        raise AdapterError("a blend takes two adapters or more", hint="Name another one.")
+    stored = [read_any(path) for path, _ in adapters]
+    if len(families := {each.card.family for each in stored if each.card.family}) > 1:
+        raise AdapterError(f"adapters of the families {' and '.join(sorted(families))} do not blend")
+    weights = [weight for _, weight in adapters]
+    pairs = zip(stored, weights, strict=True)
+    sources = [Source(each, _base(each, checkpoint), strength=weight) for each, weight in pairs]
+    if rank is None and all(each.kind == "lora" for each in stored):
+        blend, lost = as_lora(stored[0], _side_by_side(sources)), 0.0
+    else:
+        blend, lost = _summed(stored[0], sources, rank)
+    blend = dataclasses.replace(blend, card=dataclasses.replace(blend.card, **_told(stored, weights)))
+    result = write_for(Source(blend, None), "acestep", out)
+    return {**result, "residual": max(lost, result["residual"]), "blended": len(stored)}
+
+
+def _base(stored: StoredAdapter, checkpoint: str | Path | None) -> Any:
+    return base_of(stored, checkpoint) if checkpoint is not None or needs_base(stored) else None
+
+
+def _side_by_side(sources: list[Source]) -> dict[str, Tensor]:
+    """[A1; A2] and [s1 B1, s2 B2]: their product is s1 B1 A1 + s2 B2 A2."""
+    weights: dict[str, Tensor] = {}
+    for name in _modules(sources):
+        there = [source for source in sources if name in source.modules]
+        a = [source.modules[name]["lora_A"] for source in there]
+        b = [source.strength * source.modules[name]["lora_B"] for source in there]
+        weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"] = torch.cat(a), torch.cat(b, dim=1)
+    return weights
+
+
+def _summed(first: StoredAdapter, sources: list[Source], rank: int | None) -> tuple[StoredAdapter, float]:
+    def sum_at(name: str) -> Tensor:
+        there = [source.addition(name) for source in sources if name in source.modules]
+        return torch.stack(there).sum(dim=0)
+
+    names = [name for name in _modules(sources) if name not in CONVOLUTIONS]
+    return lora_of(first, {name: partial(sum_at, name) for name in names}, rank)
+
+
+def _modules(sources: list[Source]) -> list[str]:
+    """Of all of them, in the order of the first, each once."""
+    return list(dict.fromkeys(name for source in sources for name in source.modules))
+
+
+def _told(stored: list[StoredAdapter], weights: list[float]) -> dict[str, Any]:
+    """What the card of a blend tells: the words of all, and what it was made of."""
+    words = dict.fromkeys(each.card.trigger_word for each in stored if each.card.trigger_word)
+    parts = [
+        {"name": each.file.parent.name, "kind": each.kind, "base_model": each.card.base_model, "weight": weight}
+        for each, weight in zip(stored, weights, strict=True)
+    ]
+    return {"trigger_word": ", ".join(words), "steps": 0, "epochs": 0, "dataset_hash": "", "facts": {"blended": parts}}

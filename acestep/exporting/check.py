@@ -1,0 +1,128 @@
+"""The self-test of every export: what the other program will hear against what was trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from acestep.adapters.files import load_adapter, method
+from acestep.core.errors import AdapterError
+from acestep.exporting.delta import BaseWeights, Parts, delta
+from acestep.exporting.programs import Written
+from acestep.exporting.source import CONVOLUTIONS, Source
+from acestep.models.load import load_dit
+from acestep.models.names import original_to_diffusers
+
+_ROUNDED, _EXACT = 1e-2, 1e-4  # how far an exact form may be off, by the rounding of 16 and 32 bit files
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """``residual``: |exported - trained| / |trained| over all weights; ``smallest`` and ``largest`` addition."""
+
+    modules: int
+    residual: float
+    smallest: float
+    largest: float
+
+
+def compare(source: Source, written: Written) -> Figures:
+    """The figures of a written adapter.
+
+    Raises:
+        AdapterError: a key or module is lost, something is NaN or adds nothing, or an exact form is not exact.
+    """
+    heard, where = written.heard, source.adapter.file
+    lost = [name for name in source.modules if name not in heard.modules and name not in CONVOLUTIONS]
+    if heard.left_out or lost or heard.modules.keys() - source.modules.keys():
+        raise AdapterError(f"{where} was not written whole: {', '.join([*heard.left_out, *lost][:3])} cannot be read")
+    error = whole = 0.0
+    norms = []
+    for name in source.modules:
+        wanted, found = _effects(source, name, heard.modules.get(name))
+        norms += [float(found.norm())] if name in heard.modules else []
+        error += float((found - wanted).double().square().sum())
+        whole += float(wanted.double().square().sum())
+    residual = math.sqrt(error / whole) if whole else math.nan
+    limit = _EXACT if source.adapter.dtype == torch.float32 else _ROUNDED
+    if not all(0 < norm < math.inf for norm in norms) or not residual < (limit if written.exact else 1.0):
+        raise AdapterError(
+            f"the export of {where} is not what was trained: it is off by {residual:.2%}, additions from {min(norms):g}"
+        )
+    return Figures(len(norms), residual, min(norms), max(norms))
+
+
+def _effects(source: Source, name: str, parts: Parts | None) -> tuple[Tensor, Tensor]:
+    """What one module was trained to add, and what it will add.
+
+    Where nobody can tell without the base model, and that is not here, the matrices themselves stand for it.
+    """
+    own = source.modules[name]
+    if source.measures_base and not source.base:
+        return _flat(own, own), _flat(parts or {}, own)
+    wanted = source.addition(name)
+    return wanted, delta(parts, source.base_weight(name)) if parts else torch.zeros_like(wanted)
+
+
+def _flat(parts: Parts, like: Parts) -> Tensor:
+    """All numbers of ``parts`` in one row; NaN for what is not there."""
+    values = [parts.get(name, torch.full_like(value, math.nan)) for name, value in sorted(like.items())]
+    return torch.cat([value.float().flatten() for value in values])
+
+
+def require_learned(source: Source) -> None:
+    """Raises AdapterError where a module adds nothing: it never learned."""
+    norm = method(source.adapter.kind).delta_norm
+    idle = [name for name, parts in source.modules.items() if not norm(parts) > 0]
+    if idle:
+        raise AdapterError(
+            f"{source.adapter.file} changes nothing at {len(idle)} of {len(source.modules)} modules, such as {idle[0]}",
+            hint="Train it for at least one step.",
+        )
+
+
+@torch.no_grad()
+def output_error(source: Source, base: BaseWeights, written: Written) -> float:
+    """|exported - trained| / |trained - base| of the whole decoder's answer to ``ask``, in fp32."""
+    decoder = load_dit(base.checkpoint)
+    plain = ask(decoder)
+    adapter = load_adapter(decoder, source.adapter.file)
+    adapter.set_strength(source.strength)
+    trained = ask(decoder)
+    adapter.remove()
+    for name, parts in written.heard.modules.items():
+        weight: Any = decoder.get_submodule(original_to_diffusers(name)).weight
+        weight += delta(parts, source.base_weight(name)).reshape(weight.shape)
+    return float((ask(decoder) - trained).norm() / (trained - plain).norm())
+
+
+def ask(decoder: nn.Module) -> Tensor:
+    """[2, T, C] the decoder's answer to always the same question, two seconds at two times."""
+    config: Any = decoder.config
+    channels = config.audio_acoustic_hidden_dim
+    width = config.encoder_hidden_size or config.hidden_size
+    generator = torch.Generator().manual_seed(0)
+    points, context, condition = (
+        torch.randn(2, *shape, generator=generator)
+        for shape in ((50, channels), (50, config.in_channels - channels), (16, width))
+    )
+    time = torch.tensor([0.3, 0.8])
+    answer: Tensor = decoder(
+        hidden_states=points,
+        timestep=time,
+        timestep_r=time,
+        encoder_hidden_states=condition,
+        context_latents=context,
+        return_dict=False,
+    )[0]
+    return answer
+
+
+def figures_of(found: Figures) -> Mapping[str, Any]:
+    """As they go into the answer of a command."""
+    return {"modules": found.modules, "delta_norm": [found.smallest, found.largest], "residual": found.residual}

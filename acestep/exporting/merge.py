@@ -1,0 +1,145 @@
+"""An adapter made part of its model: written tensor by tensor, so that 2B takes a few hundred megabytes."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from acestep.adapters.files import read_adapter
+from acestep.core.errors import AdapterError, StorageError
+from acestep.core.events import Noted, Progressed, Saved, Started
+from acestep.core.files import replace_folder, require_space, write_json
+from acestep.core.jobs import Context
+from acestep.exporting.configs import MergeJob
+from acestep.exporting.delta import BaseWeights, delta
+from acestep.exporting.owned import require_own, write_mark
+from acestep.exporting.plan import Piece, Plan, diffusers_layout, same_layout
+from acestep.exporting.source import Source
+from acestep.exporting.stream import TensorWriter, dtype_of, read_tensor
+from acestep.models.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
+
+MARK = "merge.json"
+"""Stands in each folder that was merged here: what went in, and which files came out."""
+
+_KIND = "merged model"
+_REPORTED = 8  # tensors between two reports
+_COARSE = 0.1  # from this share on, rounding is worth a warning
+
+
+def merge_job(config: MergeJob, context: Context) -> dict[str, Any]:
+    """Write ``config.checkpoint`` with the adapter in it to ``config.out``; the CPU alone is used.
+
+    Returns:
+        ``checkpoint`` (the new folder), ``merged`` (how many weights changed), ``bytes``, ``rounding`` (how much of
+        the adapter the number type of the base is too coarse for, as a share).
+
+    Raises:
+        CheckpointError, AdapterError: base or adapter cannot be read.
+        ModelMismatch: they do not belong together.
+        StorageError: the folder holds something else, or there is no room.
+        JobCancelled: stopped; what was there before still is.
+    """
+    checkpoint = find_checkpoint(config.checkpoint, config.root)
+    check_checkpoint(checkpoint)
+    adapter = read_adapter(config.adapter)
+    base = BaseWeights(checkpoint)
+    base.require_fit(adapter)
+    if config.out.resolve() == checkpoint.folder.resolve():
+        raise StorageError(f"{config.out} is the base model itself", hint="Choose a new folder.")
+    require_own(config.out, MARK, _KIND)
+    source = Source(adapter, base, strength=config.strength)
+    plan = diffusers_layout(checkpoint) if _changes_layout(config, checkpoint) else same_layout(checkpoint)
+    require_space(config.out, plan.num_bytes)
+    context.emit(Noted(message=f"{adapter.file} goes into {len(source.modules)} weights of {checkpoint.name}"))
+    with replace_folder(config.out) as fresh:
+        rounding = _Merger(source, context).write(plan, fresh)
+        facts = {"base": checkpoint.name, "adapter": str(adapter.file), "strength": config.strength}
+        write_mark(fresh, MARK, _KIND, {**facts, "card": adapter.card.to_metadata()})
+        check_checkpoint(find_checkpoint(fresh))
+    context.emit(Saved(path=str(config.out), role="model"))
+    _advise(config.out, rounding, context)
+    return {
+        "checkpoint": str(config.out),
+        "merged": len(source.modules),
+        "bytes": plan.num_bytes,
+        "rounding": rounding,
+    }
+
+
+def _changes_layout(config: MergeJob, checkpoint: Checkpoint) -> bool:
+    return config.layout == "diffusers" and checkpoint.layout == "original"
+
+
+class _Merger:
+    """Writes the files of a plan, with what the source adds."""
+
+    def __init__(self, source: Source, context: Context) -> None:
+        self._source = source
+        self._context = context
+        self._changed = {f"decoder.{module}.weight": module for module in source.modules}
+        self._error = self._whole = 0.0
+        self._done = 0
+
+    def write(self, plan: Plan, folder: Path) -> float:
+        """All files of ``plan``; returns |written - exact| / |addition| over all changed weights."""
+        total = sum(map(len, plan.weights.values()))
+        self._context.emit(Started(job="merge", total=total, unit="weights"))
+        for path, pieces in plan.weights.items():
+            self._stream(folder / path, pieces, total)
+        for path, origin in plan.copies.items():
+            self._context.stop_if_cancelled()
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(origin, folder / path)
+        for path, content in plan.texts.items():
+            write_json(folder / path, content)
+        return math.sqrt(self._error / self._whole) if self._whole else 0.0
+
+    def _stream(self, file: Path, pieces: list[Piece], total: int) -> None:
+        by_name = {piece.name: piece for piece in pieces}
+        with TensorWriter(file, {name: _form(piece) for name, piece in by_name.items()}) as writer:
+            for name in writer.names:
+                self._context.stop_if_cancelled()
+                values = by_name[name].values
+                if isinstance(values, Tensor):
+                    writer.write(name, values)
+                elif module := self._changed.get(by_name[name].original):
+                    writer.write(name, self._merged(module, read_tensor(values)))
+                else:
+                    writer.copy(name, values)
+                self._done += 1
+                if self._done % _REPORTED == 0 or self._done == total:
+                    self._context.emit(Progressed(done=self._done, total=total, note=by_name[name].original))
+
+    def _merged(self, module: str, weight: Tensor) -> Tensor:
+        """The weight with what the adapter adds, in the weight's own type. Raises AdapterError for NaN."""
+        base = weight.float()
+        added = (self._source.strength * delta(self._source.modules[module], base)).reshape(base.shape)
+        merged = (base + added).to(weight.dtype)
+        error = (merged.float() - base).sub_(added)
+        self._error += float(error.norm()) ** 2
+        self._whole += float(added.norm()) ** 2
+        if not math.isfinite(self._error):
+            raise AdapterError(f"{module} would become NaN or infinite", hint="Use a smaller strength.")
+        return merged
+
+
+def _form(piece: Piece) -> tuple[torch.dtype, tuple[int, ...]]:
+    values = piece.values
+    return (values.dtype, tuple(values.shape)) if isinstance(values, Tensor) else (dtype_of(values), values.shape)
+
+
+def _advise(out: Path, rounding: float, context: Context) -> None:
+    if rounding > _COARSE:
+        message = (
+            f"the base's number type is too coarse for {rounding:.0%} of this adapter; beside the model it is exact"
+        )
+        context.emit(Noted(message=message, warning=True))
+    merged = find_checkpoint(out)
+    if not (merged.vae_folder / "config.json").is_file():
+        hint = f"to play, it needs vae and {merged.text_encoder_folder.name} beside it in {merged.companions}"
+        context.emit(Noted(message=hint, warning=True))

@@ -1,0 +1,197 @@
+"""Did it learn anything? The model with and without the adapter on the same seeds and prompts: figures and sound."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from acestep.adapters.base import StoredAdapter
+from acestep.adapters.card import AdapterCard
+from acestep.adapters.files import load_adapter, read_adapter
+from acestep.audio.files import write_audio
+from acestep.core.events import Noted, Progressed, Saved, Started
+from acestep.core.files import replace_folder
+from acestep.core.jobs import Context
+from acestep.dataset.prompt import caption_with_tag
+from acestep.exporting.configs import ProveJob
+from acestep.exporting.delta import BaseWeights
+from acestep.exporting.owned import require_own, write_mark
+from acestep.exporting.readme import sample_prompt, tag_position
+from acestep.exporting.source import Source
+from acestep.models.checkpoint import Checkpoint, check_companions, find_checkpoint
+from acestep.models.configs import GenerationConfig
+from acestep.models.device import choose_device, choose_dtype
+from acestep.models.generate import Parts, finish_audio, generate_latents, load_parts
+from acestep.models.vae import decode_latents
+
+MARK = "proof.json"
+_KIND = "proof"
+_WINDOW, _HOP, _BANDS = 2048, 512, 40  # samples, samples, bands from 40 Hz to 20 kHz
+_FLOOR_DB = -60.0  # below the loudest band nobody hears a difference
+
+# How much the adapter changes the music, as a share of what another seed changes.
+_HARDLY, _LITTLE, _TOO_MUCH = 0.05, 0.25, 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One generated piece: latents [T, C], loudness of bands [F, bands] in dB."""
+
+    latents: Tensor
+    bands: Tensor
+
+
+def prove_job(config: ProveJob, context: Context) -> dict[str, Any]:
+    """Generate each prompt and seed twice, and write the sound files and the figures to ``config.out``.
+
+    Returns:
+        ``sentence`` for people; ``latent_difference`` and ``seed_difference`` (relative, mean over all pieces; what
+        the adapter changes, and what another seed would), ``spectrum_difference_db``, ``strongest`` and ``weakest``
+        modules with the size of the addition relative to the weight, ``files``. proof.json has them for every
+        piece and every module.
+
+    Raises:
+        CheckpointError, AdapterError, ModelMismatch: base or adapter cannot be used, or not together.
+        StorageError: the folder holds something else, or cannot be written.
+        JobCancelled: stopped; what was there before still is.
+    """
+    checkpoint = find_checkpoint(config.checkpoint, config.root)
+    check_companions(checkpoint)
+    adapter = read_adapter(config.adapter)
+    base = BaseWeights(checkpoint)
+    base.require_fit(adapter)
+    require_own(config.out, MARK, _KIND)
+    sizes = relative_sizes(Source(adapter, base, strength=config.strength), base)
+    requests = _requests(config, adapter.card)
+    context.emit(Started(job="prove", total=2 * len(requests), unit="pieces"))
+    with replace_folder(config.out) as fresh:
+        figures = _Prover(config, context, fresh, checkpoint, adapter).compare(requests)
+        figures = {"sentence": sentence(figures, sizes), **figures}
+        write_mark(fresh, MARK, _KIND, {**figures, "adapter": str(adapter.file), "modules": sizes})
+    context.emit(Noted(message=figures["sentence"]))
+    context.emit(Saved(path=str(config.out), role="audio"))
+    ordered = sorted(sizes, key=sizes.__getitem__)
+    files = [[str(config.out / name) for name in piece["files"]] for piece in figures.pop("pieces")]
+    strongest, weakest = ({name: sizes[name] for name in names} for names in (ordered[:-4:-1], ordered[:3]))
+    return {**figures, "strongest": strongest, "weakest": weakest, "files": files}
+
+
+def relative_sizes(source: Source, base: BaseWeights) -> dict[str, float]:
+    """Module -> |addition| / |weight|, at the strength of ``source``."""
+    return {name: float(source.addition(name).norm() / base[name].norm()) for name in source.modules}
+
+
+def sentence(figures: dict[str, Any], sizes: dict[str, float]) -> str:
+    """What the figures mean, in words, and what to do."""
+    share = figures["latent_difference"] / max(figures["seed_difference"], 1e-9)
+    heard = f"{share:.1%} of what another seed changes, {figures['spectrum_difference_db']:.1f} dB in the spectrum"
+    idle = sum(size == 0 for size in sizes.values())
+    if idle == len(sizes):
+        return "It learned nothing: it adds nothing to any weight. Train it for at least one step."
+    if share < _HARDLY:
+        said = ("hardly at all", "Train longer, or with a higher learning rate.")
+    elif share < _LITTLE:
+        said = ("a little", "Listen; if that is too little, train longer.")
+    elif share < _TOO_MUCH:
+        said = ("clearly", "It learned something: listen whether it is what you want.")
+    else:
+        said = ("very much", "Should it sound broken, lower the strength or take an earlier epoch.")
+    text = f"It changes the music {said[0]}: {heard}. {said[1]}"
+    return text + (f" {idle} of {len(sizes)} modules learned nothing." if idle else "")
+
+
+class _Prover:
+    """Makes the pieces, all of the base first, then all with the adapter."""
+
+    def __init__(
+        self, config: ProveJob, context: Context, folder: Path, checkpoint: Checkpoint, adapter: StoredAdapter
+    ) -> None:
+        self._config = config
+        self._checkpoint = checkpoint
+        self._context = context
+        self._folder = folder
+        self._adapter = adapter
+        self._done = 0
+
+    def compare(self, requests: list[GenerationConfig]) -> dict[str, Any]:
+        """The figures of all pieces and their means."""
+        device = choose_device(self._config.device)
+        self._context.emit(Noted(message=f"generating on {device.value}: {device.reason}"))
+        parts = load_parts(self._checkpoint, device=device.value, dtype=choose_dtype(device.value).value)
+        total = 2 * len(requests)
+        plain = [self._piece(parts, number, request, "base", total) for number, request in enumerate(requests)]
+        loaded = load_adapter(parts.dit, self._adapter.file)
+        loaded.set_strength(self._config.strength)
+        changed = [self._piece(parts, number, request, "adapter", total) for number, request in enumerate(requests)]
+        latents = [relative(after.latents, before.latents) for before, after in zip(plain, changed, strict=True)]
+        bands = [float((after.bands - before.bands).abs().mean()) for before, after in zip(plain, changed, strict=True)]
+        pieces = [
+            {
+                "prompt": request.prompt,
+                "seed": request.seed,
+                "files": [_file(number, request, which) for which in ("base", "adapter")],
+                "latent_difference": latents[number],
+                "spectrum_difference_db": bands[number],
+            }
+            for number, request in enumerate(requests)
+        ]
+        return {
+            "latent_difference": mean(latents),
+            "seed_difference": _between_seeds(requests, plain),
+            "spectrum_difference_db": mean(bands),
+            "pieces": pieces,
+        }
+
+    def _piece(self, parts: Parts, number: int, request: GenerationConfig, which: str, total: int) -> Piece:
+        self._context.stop_if_cancelled()
+        stop: Callable[[], bool] = lambda: self._context.cancelled  # noqa: E731
+        latents = generate_latents(parts, request, should_stop=stop)
+        audio = finish_audio(decode_latents(parts.vae, latents))
+        file = _file(number, request, which)
+        write_audio(self._folder / file, audio)
+        self._done += 1
+        self._context.emit(Progressed(done=self._done, total=total, note=file))
+        return Piece(latents.float().cpu(), band_loudness(audio))
+
+
+def _file(number: int, request: GenerationConfig, which: str) -> str:
+    return f"{number + 1:02}-seed-{request.seed}-{which}.wav"
+
+
+def _requests(config: ProveJob, card: AdapterCard) -> list[GenerationConfig]:
+    """Every prompt with every seed; the trigger word is put where it stood in training, unless it is there."""
+    prompts = [
+        prompt if card.trigger_word in prompt else caption_with_tag(prompt, card.trigger_word, tag_position(card))
+        for prompt in config.prompts or [sample_prompt(card)]
+    ]
+    length = {"duration_s": config.duration_s, "steps": config.steps}
+    return [GenerationConfig(prompt=p, seed=seed, **length) for p, seed in itertools.product(prompts, config.seeds)]
+
+
+def _between_seeds(requests: list[GenerationConfig], plain: list[Piece]) -> float:
+    """How much the base's pieces of one prompt differ from seed to seed."""
+    pairs = itertools.combinations(zip(requests, plain, strict=True), 2)
+    return mean(relative(b.latents, a.latents) for (r, a), (s, b) in pairs if r.prompt == s.prompt)
+
+
+def relative(changed: Tensor, plain: Tensor) -> float:
+    """|changed - plain| / |plain|"""
+    return float((changed - plain).norm() / plain.norm())
+
+
+def band_loudness(audio: Tensor) -> Tensor:
+    """[F, bands] loudness in dB of sound [2, S] at 48 kHz, relative to its loudest band, no less than the floor."""
+    spectrum = torch.stft(audio.mean(dim=0), _WINDOW, _HOP, window=torch.hann_window(_WINDOW), return_complex=True)
+    power = spectrum.abs().square().T  # [F, bins]
+    edges = torch.logspace(torch.log10(torch.tensor(40.0)), torch.log10(torch.tensor(20_000.0)), _BANDS + 1)
+    bins = (edges * _WINDOW / 48_000).round().long()
+    bands = [power[:, start : max(start + 1, end)].mean(dim=1) for start, end in itertools.pairwise(bins.tolist())]
+    decibels = 10 * torch.stack(bands, dim=1).clamp_min(1e-12).log10()
+    return (decibels - decibels.max()).clamp_min(_FLOOR_DB)

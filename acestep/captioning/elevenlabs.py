@@ -23,12 +23,12 @@ class ElevenLabsTranscriber:
         api_key: str | None = None,
         *,
         model: str = "scribe_v2",
-        base_url: str = URL,
+        base_url: str | None = None,
         patience: Patience | None = None,
     ) -> None:
         """``api_key`` may also stand in ELEVENLABS_API_KEY. Raises ServiceRefused without one."""
         self.model, self.patience = model, patience or Patience()
-        self._url, self._key = base_url.rstrip("/"), find_key(ELEVENLABS, api_key)
+        self._url, self._key = (base_url or URL).rstrip("/"), find_key(ELEVENLABS, api_key)
 
     def transcribe(self, path: str | Path, language: str | None = None) -> tuple[str, str]:
         """Lyrics in lines, and the code of their language.

@@ -38,12 +38,12 @@ class GeminiCaptioner:
         api_key: str | None = None,
         *,
         model: str = "gemini-flash-latest",
-        base_url: str = URL,
+        base_url: str | None = None,
         patience: Patience | None = None,
     ) -> None:
         """``api_key`` may also stand in GEMINI_API_KEY or GOOGLE_API_KEY. Raises ServiceRefused without one."""
         self.model, self.patience = model, patience or Patience()
-        self._url, self._key = base_url.rstrip("/"), find_key(GEMINI, api_key)
+        self._url, self._key = (base_url or URL).rstrip("/"), find_key(GEMINI, api_key)
 
     def analyze(self, path: str | Path, include_lyrics: bool = True, language: str | None = None) -> dict[str, Any]:
         """``caption``, ``genre``, ``bpm``, ``keyscale``, ``timesignature``, ``lyrics`` and ``language`` of a song.

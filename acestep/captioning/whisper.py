@@ -26,7 +26,7 @@ class WhisperTranscriber:
         api_key: str | None = None,
         *,
         model: str = "whisper-1",
-        base_url: str = URL,
+        base_url: str | None = None,
         patience: Patience | None = None,
     ) -> None:
         """``api_key`` may also stand in OPENAI_API_KEY. Raises ServiceRefused without one.
@@ -34,7 +34,7 @@ class WhisperTranscriber:
         A server of one's own, at another ``base_url``, may need none.
         """
         self.model, self.patience = model, patience or Patience()
-        self._url = base_url.rstrip("/")
+        self._url = (base_url or URL).rstrip("/")
         self._key = find_key(OPENAI, api_key, needed=self._url == URL)
 
     def transcribe(self, path: str | Path, language: str | None = None, prompt: str | None = None) -> tuple[str, str]:

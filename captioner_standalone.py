@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import gradio as gr
+
+    from acestep.captioning.elevenlabs import ElevenLabsTranscriber
+    from acestep.captioning.gemini import GeminiCaptioner
+    from acestep.captioning.whisper import WhisperTranscriber
 
 
 def build_page() -> gr.Blocks:
@@ -13,6 +18,18 @@ def build_page() -> gr.Blocks:
     from acestep.ui.placeholder import build_captioner
 
     return build_captioner()
+
+
+__all__ = ["ElevenLabsTranscriber", "GeminiCaptioner", "WhisperTranscriber", "build_page"]
+
+_SERVICES = {"WhisperTranscriber": "whisper", "ElevenLabsTranscriber": "elevenlabs", "GeminiCaptioner": "gemini"}
+
+
+def __getattr__(name: str) -> Any:
+    """The online services, imported when they are asked for."""
+    if name not in _SERVICES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"acestep.captioning.{_SERVICES[name]}"), name)
 
 
 if __name__ == "__main__":

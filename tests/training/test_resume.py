@@ -92,14 +92,22 @@ def test_a_run_killed_twice_equals_one_that_was_not(kind, job):
     assert all(step % 7 == 1 and step > 1 for step in begun_again)
 
 
-@pytest.mark.parametrize("kind", ["lora", "lokr"])
+STOPPED = {"lora__dropout": 0.3, "lokr__dropout": 0.3, "auto_save_best_after": 1, "max_epochs": 6}
+
+
+@pytest.fixture(scope="module", params=["lora", "lokr"])
+def unbroken(request, tensors, tiny_checkpoint, tmp_path_factory):
+    """The kind of adapter and the folder of a run that nobody stopped."""
+    job = make_job(tensors, tiny_checkpoint, tmp_path_factory.mktemp("unbroken"), adapter_type=request.param, **STOPPED)
+    run(job)
+    return request.param, job.out
+
+
 @pytest.mark.parametrize("asked", [1, 8, 15])
-def test_a_run_stopped_anywhere_goes_on_exactly(kind, asked, job):
+def test_a_run_stopped_anywhere_goes_on_exactly(asked, unbroken, job):
     """Before the first step, in the middle of an accumulation and, in the third epoch, of an epoch."""
-    settings = {"adapter_type": kind, "lora__dropout": 0.3, "lokr__dropout": 0.3, "auto_save_best_after": 1}
-    settings |= {"max_epochs": 6}
-    whole, stopped = job("whole", **settings), job("stopped", **settings)
-    run(whole)
+    kind, whole = unbroken
+    stopped = job("stopped", adapter_type=kind, **STOPPED)
     measured = 5 + 5  # songs read and measured before the first step, each of which asks as well
     asks = iter(range(10_000))
     with pytest.raises(JobCancelled, match="Everything is saved in") as message:
@@ -109,7 +117,7 @@ def test_a_run_stopped_anywhere_goes_on_exactly(kind, asked, job):
     assert not RunFolder(stopped.out).final.exists()
     stopped.resume = "auto"
     _, events = run(stopped)
-    assert_same_end(whole.out, stopped.out)
+    assert_same_end(whole, stopped.out)
     assert any(f"goes on from {saved}" in event.message for event in of_kind(events, Noted))
 
 

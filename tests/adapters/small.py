@@ -12,14 +12,29 @@ from torch import Tensor, nn
 
 from acestep.adapters.base import Adapter
 from acestep.adapters.card import AdapterCard
-from acestep.adapters.configs import AdapterConfig, LoKRConfig, LoRAConfig
+from acestep.adapters.configs import AdapterConfig, DoRAConfig, LoHaConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import inject
 from acestep.models.dit import AceStepDiT
+from acestep.models.quantize import QUANTIZED, quantize
 
 LORA = LoRAConfig(r=4, alpha=8, dropout=0.0)
 LOKR = LoKRConfig(linear_dim=2, linear_alpha=4.0, factor=4)  # both halves of the larger factor, scale 2
 LOKR_WHOLE = LoKRConfig()
 KINDS: list[tuple[str, AdapterConfig]] = [("lora", LORA), ("lokr", LOKR), ("lokr", LOKR_WHOLE)]
+RSLORA = LoRAConfig(r=4, alpha=4, dropout=0.0, use_rslora=True, ranks={"q_proj": 2, "layers.0.self_attn.v_proj": 6})
+PISSA = LoRAConfig(r=4, alpha=8, dropout=0.0, init="pissa")
+DORA = DoRAConfig(r=4, alpha=8, dropout=0.0)
+DORA_PISSA = DoRAConfig(r=4, alpha=4, dropout=0.0, init="pissa", ranks={"v_proj": 2})
+LOHA = LoHaConfig(r=4, alpha=8)
+VARIANTS: list[tuple[str, AdapterConfig]] = [
+    ("lora", RSLORA),
+    ("lora", PISSA),
+    ("dora", DORA),
+    ("dora", DORA_PISSA),
+    ("loha", LOHA),
+]
+EVERY = KINDS + VARIANTS
+BASES = ("fp32", "bf16", *QUANTIZED)
 CARD = AdapterCard(
     base_model="acestep-v15-tiny", family="2b", variant="turbo", trigger_word="zyx", tag_position="append"
 )
@@ -34,6 +49,14 @@ def make_decoder(family: str = "2b", *, num_layers: int = 2, dtype: torch.dtype 
         torch.manual_seed(5)
         decoder = AceStepDiT(**sizes, num_hidden_layers=num_layers, head_dim=16)
     return decoder.to(dtype=dtype).eval()
+
+
+def make_base(precision: str) -> AceStepDiT:
+    """The same decoder, one layer deep, its base in one of ``BASES``."""
+    decoder = make_decoder(num_layers=1, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    if precision in QUANTIZED:
+        quantize(decoder, precision)
+    return decoder
 
 
 def run(network: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -58,9 +81,15 @@ def trained(decoder: nn.Module, kind: str, config: AdapterConfig, *, train_mlp: 
     """An adapter whose parameters are all far from where they started."""
     adapter = inject(decoder, kind, config, "both", train_mlp)
     generator = torch.Generator().manual_seed(7)
-    size = 0.1 if kind == "lora" else 0.3  # a good part of the answer is then the adapter's
-    noise = {key: size * torch.randn(value.shape, generator=generator) for key, value in adapter.state().items()}
-    adapter.load_state(noise)
+    size = 0.3 if kind in ("lokr", "loha") else 0.1  # a good part of the answer is then the adapter's
+    state = adapter.state()
+    for key, value in state.items():
+        noise = size * torch.randn(value.shape, generator=generator)
+        if key.endswith("lora_magnitude_vector"):
+            state[key] = value * (1 + noise)
+        elif not key.endswith(".start"):
+            state[key] = value * (f"{key.removesuffix('.weight')}.start" in state) + noise
+    adapter.load_state(state)
     return adapter
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from acestep.adapters.configs import AdapterConfig
 from acestep.adapters.files import fill_adapter, inject, load_adapter, read_adapter
 from acestep.core.errors import AdapterError, ModelMismatch
-from tests.adapters.small import CARD, KINDS, LOKR, LORA, answer, make_decoder, save, trained
+from tests.adapters.small import CARD, DORA, EVERY, KINDS, LOHA, LOKR, LORA, answer, make_decoder, save, trained
 
-every_kind = pytest.mark.parametrize(("kind", "config"), KINDS)
+every_kind = pytest.mark.parametrize(("kind", "config"), EVERY)
 Change = Callable[[dict[str, Tensor]], None]
 
 
@@ -27,6 +27,14 @@ def lora(tmp_path: Path) -> Path:
 
 def lokr(tmp_path: Path) -> Path:
     return save(trained(make_decoder(), "lokr", LOKR), tmp_path / "a") / "lokr_weights.safetensors"
+
+
+def dora(tmp_path: Path) -> Path:
+    return save(trained(make_decoder(), "dora", DORA), tmp_path / "a") / "adapter_model.safetensors"
+
+
+def loha(tmp_path: Path) -> Path:
+    return save(trained(make_decoder(), "loha", LOHA), tmp_path / "a") / "adapter_model.safetensors"
 
 
 def change_tensors(file: Path, change: Change) -> None:
@@ -69,14 +77,14 @@ def test_an_adapter_that_does_not_tell_its_family_is_refused_by_its_shapes(
     load_adapter(make_decoder("xl"), folder)
 
 
-@every_kind
+@pytest.mark.parametrize(("kind", "config"), KINDS)
 def test_an_adapter_for_a_deeper_model_is_refused(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
     folder = save(trained(make_decoder(num_layers=3), kind, config), tmp_path / "a")
     with pytest.raises(ModelMismatch, match="layers.2.*no such layer"):
         load_adapter(make_decoder(), folder)
 
 
-@pytest.mark.parametrize("make", [lora, lokr])
+@pytest.mark.parametrize("make", [lora, dora, lokr, loha])
 def test_nan_in_a_file_is_refused_with_its_key(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     file = make(tmp_path)
     name = next(key for key in load_file(file) if "alpha" not in key)
@@ -88,7 +96,11 @@ def test_nan_in_a_file_is_refused_with_its_key(tmp_path: Path, make: Callable[[P
 @pytest.mark.parametrize(
     ("make", "key"),
     [
-        (lora, "base_model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"),
+        (lora, "base_model.model.layers.0.self_attn.q_proj.lora_embedding_A"),
+        (dora, "base_model.model.layers.0.self_attn.q_proj.dora_scale"),
+        (dora, "base_model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"),
+        (loha, "base_model.model.layers.0.self_attn.q_proj.hada_t1"),
+        (loha, "layers.0.self_attn.q_proj.hada_w1_a"),
         (lora, "layers.0.self_attn.q_proj.lora_A.weight"),
         (lora, "base_model.model.layers.0.self_attn.q_proj.alpha"),
         (lokr, "lycoris_layers_0_self_attn_q_proj.dora_scale"),
@@ -119,7 +131,17 @@ def test_a_module_of_another_model_is_refused(tmp_path: Path, make: Callable[[Pa
 
 
 @pytest.mark.parametrize(
-    ("make", "part"), [(lora, "lora_A.weight"), (lora, "lora_B.weight"), (lokr, "lokr_w2_a"), (lokr, "lokr_w2_b")]
+    ("make", "part"),
+    [
+        (lora, "lora_A.weight"),
+        (lora, "lora_B.weight"),
+        (dora, "lora_B.weight"),
+        (dora, "lora_magnitude_vector"),
+        (lokr, "lokr_w2_a"),
+        (lokr, "lokr_w2_b"),
+        (loha, "hada_w1_a"),
+        (loha, "hada_w2_b"),
+    ],
 )
 @pytest.mark.parametrize("damage", ["missing", "misshapen"])
 def test_half_a_module_is_refused_by_its_name(
@@ -131,7 +153,7 @@ def test_half_a_module_is_refused_by_its_name(
         key = next(key for key in tensors if key.endswith(part) and "layers.1.mlp.up" in key.replace("_", "."))
         value = tensors.pop(key)
         if damage == "misshapen":
-            tensors[key] = torch.zeros(value.shape[0] + 1, value.shape[1] + 1)
+            tensors[key] = torch.zeros([size + 1 for size in value.shape])
 
     change_tensors(file, spoil)
     with pytest.raises(AdapterError, match=r"layers\.1\.mlp\.up_proj are incomplete or do not fit together"):
@@ -166,7 +188,7 @@ def test_a_lokr_with_the_metadata_of_another_file_is_refused(tmp_path: Path, wro
     ("settings", "words"),
     [
         ({"peft_type": "LOHA"}, "does not describe a LoRA"),
-        ({"use_dora": True}, "describes a DoRA"),
+        ({"use_dora": True}, "describes a DoRA, and .* is a LoRA"),
         ({"lora_alpha": None}, "no usable lora_alpha"),
         ({"r": "4"}, "no usable r"),
         ({"alpha_pattern": [1]}, "no usable alpha_pattern"),
@@ -181,8 +203,26 @@ def test_an_adapter_config_that_cannot_be_followed_is_refused(
         read_adapter(file)
 
 
-def test_a_lora_of_a_stranger_without_its_config_is_refused(tmp_path: Path) -> None:
-    file = lora(tmp_path)
+@pytest.mark.parametrize(
+    ("make", "settings", "words"),
+    [
+        (dora, {"use_dora": False}, "describes a LoRA, and .* is a DoRA"),
+        (loha, {"peft_type": "LORA"}, "does not describe a LoHa"),
+        (loha, {"alpha": None}, "no usable alpha"),
+    ],
+)
+def test_an_adapter_config_of_another_kind_is_refused(
+    tmp_path: Path, make: Callable[[Path], Path], settings: dict[str, object], words: str
+) -> None:
+    file = make(tmp_path)
+    change_settings(file.with_name("adapter_config.json"), **settings)
+    with pytest.raises(AdapterError, match=words):
+        read_adapter(file)
+
+
+@pytest.mark.parametrize("make", [lora, dora, loha])
+def test_an_adapter_of_a_stranger_without_its_config_is_refused(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    file = make(tmp_path)
     save_file(load_file(file), tmp_path / "bare.safetensors", {"format": "pt"})
     with pytest.raises(AdapterError, match="no adapter_config.json beside it"):
         read_adapter(tmp_path / "bare.safetensors")
@@ -204,10 +244,10 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_no_adapter_are_refused_with_the_known_kinds(tmp_path: Path) -> None:
-    save_file({"lycoris_layers_0_mlp_up_proj.hada_w1_a": torch.ones(2, 2)}, tmp_path / "loha.safetensors")
+    save_file({"lycoris_layers_0_mlp_up_proj.oft_blocks": torch.ones(2, 2)}, tmp_path / "oft.safetensors")
     with pytest.raises(AdapterError, match="no adapter of a kind that can be read") as caught:
-        read_adapter(tmp_path / "loha.safetensors")
-    assert "LoRA, LoKr" in caught.value.hint
+        read_adapter(tmp_path / "oft.safetensors")
+    assert "LoRA, DoRA, LoKr, LoHa" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["missing", "empty folder with spaces"])

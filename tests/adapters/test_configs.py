@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from acestep.adapters.base import Adapter
-from acestep.adapters.configs import ADAPTERS, LoKRConfig, LoRAConfig
+from acestep.adapters.configs import ADAPTERS, DoRAConfig, LoHaConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import method
 from acestep.core.config import Config, parse
 from acestep.core.errors import ConfigError
@@ -18,11 +18,10 @@ from acestep.core.errors import ConfigError
 def test_the_table_of_kinds_does_not_import_torch() -> None:
     code = (
         "import sys, json; from acestep.adapters.configs import ADAPTERS;"
-        "from acestep.exporting.configs import TARGETS;"
-        "print(json.dumps([ADAPTERS.names, TARGETS.names, 'torch' in sys.modules]))"
+        "print(json.dumps([ADAPTERS.names, 'torch' in sys.modules]))"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    assert json.loads(answer.stdout) == [["lora", "lokr"], ["acestep"], False]
+    assert json.loads(answer.stdout) == [["lora", "dora", "lokr", "loha"], False]
 
 
 @pytest.mark.parametrize("name", ADAPTERS.names)
@@ -41,6 +40,11 @@ def test_every_kind_has_a_label_a_help_and_all_that_an_adapter_must_do(name: str
         (LoRAConfig, {"r": 0}, "r must be"),
         (LoRAConfig, {"dropout": 0.6}, "dropout must be"),
         (LoRAConfig, {"rank": 8}, "unknown option 'rank'"),
+        (LoRAConfig, {"init": "olora"}, "init must be 'default' or 'pissa'"),
+        (LoRAConfig, {"ranks": {"q_proj": 0}}, r"ranks.q_proj must be"),
+        (DoRAConfig, {"ranks": "{q_proj: 4"}, "ranks must be a JSON object.*'{q_proj: 4'"),
+        (DoRAConfig, {"ranks": "[4]"}, "ranks must be a valid dictionary"),
+        (LoHaConfig, {"alpha": 0}, "alpha must be"),
         (LoKRConfig, {"factor": -2}, "factor must be"),
         (LoKRConfig, {"linear_alpha": 0.0}, "linear_alpha must be"),
     ],
@@ -55,3 +59,16 @@ def test_the_ranges_of_the_trainers_sliders_are_allowed() -> None:
         assert LoRAConfig(r=r, alpha=alpha, dropout=dropout).r == r
     for factor, dim, alpha, dropout in ((-1, 1, 0.1, 0.0), (64, 10000, 10.0, 0.5)):
         assert LoKRConfig(factor=factor, linear_dim=dim, linear_alpha=alpha, dropout=dropout).factor == factor
+
+
+def test_ranks_may_be_given_as_text() -> None:
+    assert parse(LoRAConfig, {"ranks": '{"q_proj": 8, "layers.0.mlp.up_proj": 2}'}).ranks == {
+        "q_proj": 8,
+        "layers.0.mlp.up_proj": 2,
+    }
+    assert parse(LoRAConfig, {"ranks": ""}).ranks == {}
+
+
+@pytest.mark.parametrize(("name", "words"), [("dora", "ComfyUI does not"), ("loha", "not in diffusers")])
+def test_the_help_says_which_programs_cannot_read_the_files(name: str, words: str) -> None:
+    assert words in ADAPTERS[name].help

@@ -12,10 +12,23 @@ from torch import Tensor
 
 from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import AdapterConfig, LoKRConfig, LoRAConfig
-from acestep.adapters.files import inject, read_card
-from tests.adapters.small import CARD, KINDS, LOKR, LOKR_WHOLE, LORA, make_decoder, save, trained
+from acestep.adapters.files import inject, read_adapter, read_card
+from tests.adapters.small import (
+    CARD,
+    DORA,
+    EVERY,
+    LOHA,
+    LOKR,
+    LOKR_WHOLE,
+    LORA,
+    PISSA,
+    RSLORA,
+    make_decoder,
+    save,
+    trained,
+)
 
-every_kind = pytest.mark.parametrize(("kind", "config"), KINDS)
+every_kind = pytest.mark.parametrize(("kind", "config"), EVERY)
 
 
 def contents(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -65,7 +78,7 @@ def test_the_metadata_of_a_lora_tells_how_it_was_made(tmp_path: Path) -> None:
     assert metadata["variant"] == "turbo"
     assert metadata["trigger_word"] == "zyx"
     assert metadata["tag_position"] == "append"
-    assert json.loads(metadata["config"]) == {"r": 4, "alpha": 8, "dropout": 0.0}
+    assert json.loads(metadata["config"]) == LORA.model_dump()
 
 
 @pytest.mark.parametrize("config", [LOKR, LOKR_WHOLE])
@@ -102,7 +115,7 @@ def test_weights_are_bf16_unless_fp32_is_asked_for(tmp_path: Path) -> None:
 
 @every_kind
 def test_equal_adapters_are_equal_files(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
-    folders = [save(trained(make_decoder(), kind, config), tmp_path / str(number)) for number in range(6)]
+    folders = [save(trained(make_decoder(), kind, config), tmp_path / str(number)) for number in range(3)]
     for file in folders[0].iterdir():
         assert len({(folder / file.name).read_bytes() for folder in folders}) == 1
 
@@ -123,6 +136,7 @@ def test_the_card_comes_back(tmp_path: Path, kind: str, config: AdapterConfig) -
         facts={"learning_rate": 1e-4, "songs": 8, "optimizer": "adamw", "resumed": False},
     )
     adapter = inject(make_decoder(), kind, config, "self", False)
+    adapter.load_state({key: value + 0.1 for key, value in adapter.state().items()})
     found = read_card(save(adapter, tmp_path / "a", card))
     assert found == card.stamped(kind, config.model_dump())
 
@@ -145,6 +159,77 @@ def test_metadata_of_strangers_does_no_harm() -> None:
         "epochs": "true",
     }
     assert AdapterCard.from_metadata(odd | {"config": "{broken"}) == AdapterCard(base_model="x")
+
+
+def test_a_dora_file_is_a_lora_file_with_exact_magnitudes(tmp_path: Path) -> None:
+    adapter = trained(make_decoder(), "dora", DORA, train_mlp=False)
+    folder = save(adapter, tmp_path / "a", dtype=torch.bfloat16)
+    tensors, metadata = contents(folder / "adapter_model.safetensors")
+    parts = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
+    name = "layers.1.cross_attn.k_proj"
+    assert {key.removeprefix(f"base_model.model.{name}.") for key in tensors if name in key} == set(parts)
+    assert tensors[f"base_model.model.{name}.lora_B.weight"].dtype == torch.bfloat16
+    magnitude = tensors[f"base_model.model.{name}.lora_magnitude_vector"]
+    assert torch.equal(magnitude, adapter.state()[f"{name}.lora_magnitude_vector"])
+    assert magnitude.shape == (32,)
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    assert (settings["peft_type"], settings["use_dora"], settings["r"], settings["lora_alpha"]) == ("LORA", True, 4, 4)
+    assert metadata["kind"] == "dora"
+
+
+def test_a_loha_file_has_the_form_of_peft_and_the_scale_in_its_weights(tmp_path: Path) -> None:
+    adapter = trained(make_decoder(), "loha", LOHA, train_mlp=False)
+    folder = save(adapter, tmp_path / "a")
+    tensors, metadata = contents(folder / "adapter_model.safetensors")
+    for key, value in adapter.state().items():
+        assert torch.equal(tensors[f"base_model.model.{key}"], value * (2.0 if key.endswith("hada_w1_a") else 1.0))
+    assert len(tensors) == len(adapter.state())
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    assert settings["target_modules"] == [f"{branch}_attn.{x}_proj" for branch in ("cross", "self") for x in "koqv"]
+    assert (settings["peft_type"], settings["r"], settings["alpha"]) == ("LOHA", 4, 4)
+    assert (settings["rank_pattern"], settings["alpha_pattern"]) == ({}, {})
+    assert (settings["trigger_word"], metadata["trigger_word"]) == ("zyx", "zyx")
+
+
+def test_a_pissa_file_is_a_plain_lora_of_twice_the_rank(tmp_path: Path) -> None:
+    adapter = trained(make_decoder(), "lora", PISSA)
+    folder = save(adapter, tmp_path / "a", dtype=torch.bfloat16)
+    tensors, _ = contents(folder / "adapter_model.safetensors")
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    assert (settings["r"], settings["lora_alpha"], settings["rank_pattern"]) == (8, 8, {})
+    state, name = adapter.state(), "layers.0.mlp.down_proj"
+    a, b, a0, b0 = (state[f"{name}.lora_{part}"] for part in ("A.weight", "B.weight", "A.start", "B.start"))
+    found = (tensors[f"base_model.model.{name}.lora_{half}.weight"].float() for half in "BA")
+    wanted = 2 * (b @ a - b0 @ a0)
+    assert float((next(found) @ next(found) - wanted).norm()) < 5e-3 * float(wanted.norm())
+
+
+@pytest.mark.parametrize("step", [1e-3, 1e-2])
+def test_little_training_from_a_pissa_start_survives_a_bf16_file(tmp_path: Path, step: float) -> None:
+    adapter = inject(make_decoder(), "lora", PISSA, "both", True)
+    generator = torch.Generator().manual_seed(3)
+    state = adapter.state()
+    moved = {
+        key: value if key.endswith(".start") else value + step * torch.randn(value.shape, generator=generator)
+        for key, value in state.items()
+    }
+    adapter.load_state(moved)
+    exact, written = adapter.folded(), read_adapter(save(adapter, tmp_path / "a", dtype=torch.bfloat16)).weights
+    name = "layers.0.mlp.down_proj"
+    wanted, found = (x[f"{name}.lora_B.weight"] @ x[f"{name}.lora_A.weight"] for x in (exact, written))
+    assert 0 < float((found - wanted).norm()) < 5e-3 * float(wanted.norm())
+
+
+def test_the_ranks_of_single_modules_are_written_as_patterns(tmp_path: Path) -> None:
+    folder = save(trained(make_decoder(), "lora", RSLORA), tmp_path / "a")
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    others = {f"layers.{n}.{branch}.q_proj": 2 for n in range(2) for branch in ("self_attn", "cross_attn")}
+    others |= {"layers.0.self_attn.v_proj": 6}
+    ranks = dict.fromkeys(others, settings["r"]) | settings["rank_pattern"]
+    assert {name: ranks[name] for name in others} == others
+    assert settings["rank_pattern"] == settings["alpha_pattern"]
+    assert settings["r"] == settings["lora_alpha"] == 6
+    assert not settings.get("use_rslora")
 
 
 def test_ranks_that_differ_are_written_as_patterns(tmp_path: Path) -> None:

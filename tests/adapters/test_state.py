@@ -6,45 +6,50 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from acestep.adapters.base import Adapter
+from acestep.adapters.base import Adapter, split_key
 from acestep.adapters.configs import AdapterConfig, LoKRConfig
-from acestep.adapters.files import inject
 from acestep.adapters.lokr_file import factors
 from acestep.core.errors import AdapterError
 from acestep.models.names import original_to_diffusers
-from tests.adapters.small import KINDS, answer, make_decoder, relative, trained
+from tests.adapters.small import EVERY, KINDS, answer, make_decoder, relative, trained
 
-every_kind = pytest.mark.parametrize(("kind", "config"), KINDS)
+every_kind = pytest.mark.parametrize(("kind", "config"), EVERY)
 
 
 def deltas(adapter: Adapter) -> dict[str, Tensor]:
-    """What the adapter adds to each weight at strength 1, from its folded parts by the definition alone."""
+    """What the adapter adds to each weight of ``make_decoder`` at strength 1, by the definition of its folded parts."""
     modules: dict[str, dict[str, Tensor]] = {}
     for key, value in adapter.folded().items():
         name, part = key.removesuffix(".weight").rsplit(".", 1)
         modules.setdefault(name, {})[part] = value
-    if adapter.kind == "lora":
-        return {name: parts["lora_B"] @ parts["lora_A"] for name, parts in modules.items()}
-    return {name: torch.kron(*factors(parts)) for name, parts in modules.items()}
+    weights = make_decoder()
+    return {name: delta(adapter.kind, parts, weight_of(weights, name)) for name, parts in modules.items()}
+
+
+def weight_of(decoder: nn.Module, name: str) -> Tensor:
+    weight = decoder.get_submodule(original_to_diffusers(name)).weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()
+
+
+def delta(kind: str, parts: dict[str, Tensor], weight: Tensor) -> Tensor:
+    if kind == "lokr":
+        return torch.kron(*factors(parts))
+    if kind == "loha":
+        return (parts["hada_w1_a"] @ parts["hada_w1_b"]) * (parts["hada_w2_a"] @ parts["hada_w2_b"])
+    low_rank = parts["lora_B"] @ parts["lora_A"]
+    if kind == "lora":
+        return low_rank
+    directions = (weight + low_rank) / (weight + low_rank).norm(dim=1, keepdim=True)
+    return parts["lora_magnitude_vector"][:, None] * directions - weight
 
 
 def with_added(decoder: nn.Module, added: dict[str, Tensor], strength: float) -> Tensor:
     """The answer of a plain decoder whose weights are W + strength * delta."""
     with torch.no_grad():
         for name, delta in added.items():
-            weight = decoder.get_submodule(original_to_diffusers(name)).weight
-            assert isinstance(weight, Tensor)
-            weight += strength * delta
+            weight_of(decoder, name).add_(strength * delta)
     return answer(decoder)
-
-
-@every_kind
-def test_the_state_comes_back_exactly(kind: str, config: AdapterConfig) -> None:
-    first = trained(make_decoder(), kind, config)
-    second = inject(make_decoder(), kind, config, "both", True, seed=9)
-    second.load_state(first.state())
-    assert all(torch.equal(value, first.state()[key]) for key, value in second.state().items())
-    assert torch.equal(answer(second.network), answer(first.network))
 
 
 @every_kind
@@ -82,7 +87,7 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
 
 
 @every_kind
-@pytest.mark.parametrize("strength", [-0.5, 0.3, 1.0, 2.5])
+@pytest.mark.parametrize("strength", [-0.5, 2.5])
 def test_strength_scales_what_is_added_to_the_weights(kind: str, config: AdapterConfig, strength: float) -> None:
     base = answer(make_decoder())
     adapter = trained(make_decoder(), kind, config)
@@ -134,6 +139,20 @@ def test_both_factors_of_a_lokr_may_be_split() -> None:
 
 
 @every_kind
+def test_each_kind_can_tell_what_it_adds_to_a_weight(kind: str, config: AdapterConfig) -> None:
+    adapter = trained(make_decoder(), kind, config)
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in adapter.folded().items():
+        parts.setdefault(split_key(key)[0], {})[split_key(key)[1]] = value
+    for name, wanted in deltas(adapter).items():
+        found = type(adapter).delta(parts[name], weight_of(make_decoder(), name))
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-4)
+        assert type(adapter).delta_shape(parts[name]) == tuple(wanted.shape)
+        if kind != "dora":
+            assert type(adapter).delta_norm(parts[name]) == pytest.approx(float(wanted.norm()), rel=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "config"), [(kind, config) for kind, config in EVERY if kind != "dora"])
 @torch.no_grad()
 def test_small_updates_are_not_rounded_to_the_steps_of_a_bf16_base(kind: str, config: AdapterConfig) -> None:
     decoder = make_decoder(dtype=torch.bfloat16)

@@ -16,7 +16,7 @@ from acestep.core.errors import AdapterError
 from acestep.models.dit import AceStepDiT
 from acestep.models.load import load_dit
 from acestep.models.names import diffusers_to_original
-from tests.adapters.small import LOKR, LORA, make_decoder
+from tests.adapters.small import DORA, LOHA, LOKR, LORA, make_decoder
 
 ATTENTION = {"self": ["self_attn"], "cross": ["cross_attn"], "both": ["self_attn", "cross_attn"]}
 CHECKPOINTS = ["acestep-v15-tiny", "acestep-v15-tiny-base", "acestep-v15-tiny-xl-base"]
@@ -32,7 +32,7 @@ def asked_for(attention_type: str, train_mlp: bool, num_layers: int) -> list[str
 def adapted(decoder: nn.Module) -> list[str]:
     """Names of the layers that hold trainable parameters, by looking at nothing but those."""
     names = [name for name, parameter in decoder.named_parameters() if parameter.requires_grad]
-    return list(dict.fromkeys(re.split(r"\.lora_|\.lokr\.", name)[0] for name in names))
+    return list(dict.fromkeys(re.split(r"\.lora_|\.lokr\.|\.loha\.", name)[0] for name in names))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def decoders(tiny_root: Path) -> dict[str, nn.Module]:
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
 @pytest.mark.parametrize("train_mlp", [False, True])
 @pytest.mark.parametrize("attention_type", ["both", "self", "cross"])
-@pytest.mark.parametrize(("kind", "config"), [("lora", LORA), ("lokr", LOKR)])
+@pytest.mark.parametrize(("kind", "config"), [("lora", LORA), ("dora", DORA), ("lokr", LOKR), ("loha", LOHA)])
 def test_an_adapter_sits_on_the_modules_asked_for_and_no_others(
     decoders: dict[str, nn.Module],
     kind: str,
@@ -56,7 +56,9 @@ def test_an_adapter_sits_on_the_modules_asked_for_and_no_others(
     wanted = asked_for(attention_type, train_mlp, 4)
     adapter = inject(decoder, kind, config, attention_type, train_mlp)
     assert sorted(adapted(decoder)) == sorted(wanted)
-    assert {key.rsplit(".lo", 1)[0] for key in adapter.state()} == {diffusers_to_original(name) for name in wanted}
+    assert {re.split(r"\.lora_|\.lokr_|\.hada_", key)[0] for key in adapter.state()} == {
+        diffusers_to_original(name) for name in wanted
+    }
     adapter.remove()
     assert adapted(decoder) == []
 

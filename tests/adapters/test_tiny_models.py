@@ -15,8 +15,9 @@ from acestep.core.errors import ModelMismatch
 from acestep.models.checkpoint import find_checkpoint
 from acestep.models.dit import AceStepDiT
 from acestep.models.load import load_dit
-from tests.adapters.small import KINDS, relative, save, trained
+from tests.adapters.small import DORA, LOHA, LOKR, LORA, relative, save, trained
 
+KINDS: list[tuple[str, AdapterConfig]] = [("lora", LORA), ("dora", DORA), ("lokr", LOKR), ("loha", LOHA)]
 TURBO, BASE, XL = "acestep-v15-tiny", "acestep-v15-tiny-base", "acestep-v15-tiny-xl-base"
 
 

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,7 +19,8 @@ from acestep.captioning.configs import CaptionJob, use_backend
 from acestep.cli_adapters import add_adapter_commands
 from acestep.core.config import Config
 from acestep.core.errors import AceStepError, DatasetError, JobCancelled
-from acestep.core.events import LAST, EventLog, Failed, Finished, told
+from acestep.core.events import Failed, Finished, told
+from acestep.core.follow import following, stopped_by_signals
 from acestep.core.jobs import exit_code, read_job, run_job, write_job
 from acestep.core.log import set_up_logging
 from acestep.core.runs import list_runs
@@ -127,7 +124,7 @@ def run(folder: Annotated[Path, typer.Argument(help="A run folder.")], json_outp
 def _do(name: str, config: Config, folder: Path, json_output: bool) -> None:
     """Run a job here, its events on stderr; Ctrl-C and SIGTERM stop it between two units of work."""
     write_job(folder, name, config)
-    with _stopping(folder), _following(folder):
+    with stopped_by_signals(folder, _say), following(folder, _say):
         last = run_job(folder)
     if isinstance(last, Finished):
         _answer({"run": str(folder), **last.result}, json_output)
@@ -138,57 +135,13 @@ def _do(name: str, config: Config, folder: Path, json_output: bool) -> None:
     raise typer.Exit(exit_code(last))
 
 
-@contextmanager
-def _stopping(folder: Path) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM asks the job to stop and save, the second ends the program."""
-
-    def ask(signum: int, _frame: object) -> None:
-        if (folder / "cancel").exists():
-            raise KeyboardInterrupt
-        (folder / "cancel").touch()
-        _say("stopping after this unit of work (once more to end at once) ...")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _following(folder: Path) -> Iterator[None]:
-    """Print the events that the job writes while the block runs."""
-    log, done = EventLog(folder / "events.jsonl"), threading.Event()
-    _, start = log.read()
-
-    def follow() -> None:
-        offset = start
-        while True:
-            ended = done.wait(0.2)
-            events, offset = log.read(offset)
-            for event in events:
-                if not isinstance(event, Failed):  # told once, with its hint, at the end
-                    _say(str(event))
-            if ended or (events and isinstance(events[-1], LAST)):
-                return
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
 # Short commands.
 
 
 @app.command()
 def demo(
     workdir: Annotated[Path, typer.Option(help="Where the demo may write.")] = Path("demo_output"),
-    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 240,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 120,
     json_output: Json = False,
 ) -> None:
     """The whole main job on a tiny model and songs made here: scan, preprocess, train, export, listen."""

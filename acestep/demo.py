@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ from torch import Tensor
 
 from acestep.audio.files import write_audio
 from acestep.core.config import Config
-from acestep.core.errors import AceStepError, TrainingError
+from acestep.core.errors import AceStepError, JobCancelled, TrainingError
 from acestep.core.events import Failed, Finished
+from acestep.core.follow import Say, following, stopped_by_signals
 from acestep.core.jobs import run_job, write_job
 from acestep.dataset.scan import scan_folder
 from acestep.dataset.store import write_dataset
@@ -23,8 +23,6 @@ from acestep.models.configs import GenerationConfig
 from acestep.models.tiny import create_tiny_checkpoint
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.configs import LoRAConfig, TrainingConfig, TrainJob
-
-Say = Callable[[str], None]
 
 
 def run_demo(workdir: Path, *, steps: int, say: Say) -> dict[str, Any]:
@@ -39,10 +37,10 @@ def run_demo(workdir: Path, *, steps: int, say: Say) -> dict[str, Any]:
     dataset = _songs(workdir)
     say(f"{len(TUNES)} labelled songs of {SECONDS:.0f} s: {dataset}")
     tensors, run = workdir / "tensors", _free_run_folder(workdir / "lora_output")
-    _job("preprocess", PreprocessJob(source=dataset, checkpoint=str(checkpoint), out=tensors), tensors / "_job")
-    say("songs encoded; training")
-    trained = _job("train", _training(tensors, checkpoint, run, steps), run)
-    say("trained; exporting and listening")
+    preprocessing = PreprocessJob(source=dataset, checkpoint=str(checkpoint), out=tensors)
+    _job("preprocess", preprocessing, tensors / "_job", say)
+    trained = _job("train", _training(tensors, checkpoint, run, steps), run, say)
+    say("exporting and listening")
     exported = export_adapter(run, to="acestep", out=workdir / "export" / run.name)
     heard = _listen(checkpoint, run / "final" / "adapter", Path(exported["adapter"]), workdir / "audio")
     figures = {key: trained[key] for key in ("fit_loss_before", "fit_loss", "zero_loss", "steps")}
@@ -69,18 +67,21 @@ def _training(tensors: Path, checkpoint: Path, run: Path, steps: int) -> TrainJo
         train_mlp=True,
         cfg_dropout_prob=0.0,
         save_every_n_epochs=max(1, steps // 4),
+        log_every_n_steps=max(1, steps // 12),
     )
     lora = LoRAConfig(r=16, alpha=16, dropout=0.0)
     return TrainJob(tensor_dir=tensors, checkpoint=str(checkpoint), out=run, training=training, lora=lora)
 
 
-def _job(name: str, config: Config, folder: Path) -> dict[str, Any]:
+def _job(name: str, config: Config, folder: Path, say: Say) -> dict[str, Any]:
     write_job(folder, name, config)
-    last = run_job(folder)
+    with stopped_by_signals(folder, say), following(folder, say):
+        last = run_job(folder)
     if isinstance(last, Finished):
         return last.result
-    hint = last.hint if isinstance(last, Failed) else ""
-    raise AceStepError(f"{name}: {last}", hint=hint)
+    if isinstance(last, Failed):
+        raise AceStepError(f"{name}: {last.message}", hint=last.hint)
+    raise JobCancelled(str(last))
 
 
 def _listen(checkpoint: Path, trained: Path, exported: Path, out: Path) -> dict[str, Any]:

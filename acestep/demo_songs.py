@@ -12,7 +12,7 @@ from acestep.core.files import write_bytes
 from acestep.dataset.sidecars import write_sidecar
 
 TAG = "chipdemo"
-SECONDS = 7.0
+SECONDS = 5.0
 TUNES = [
     Tune(bpm=bpm, key=key, seconds=SECONDS, seed=seed)
     for seed, (bpm, key) in enumerate(

@@ -20,7 +20,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,14 +98,19 @@ def write_job(folder: Path, job: str, config: Config) -> None:
     """Describe a job in ``folder``, to be done by ``run_job`` here or by ``python -m acestep run FOLDER``.
 
     An earlier wish to stop or wait is forgotten here and not when the job starts: a stop asked for in between counts.
+
+    Raises:
+        JobBusy: another program works in this folder; it is left alone.
+        JobError, StorageError.
     """
     if job not in JOBS:
         raise JobError(f"no job is called {job!r}", hint=nearest_hint(job, list(JOBS)))
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for wish in ("cancel", "pause"):
-            (folder / wish).unlink(missing_ok=True)
-    write_versioned(folder / "job.json", "job", 1, {"job": job, "config": config.model_dump(mode="json")})
+        with _held(folder):
+            for wish in ("cancel", "pause"):
+                (folder / wish).unlink(missing_ok=True)
+            write_versioned(folder / "job.json", "job", 1, {"job": job, "config": config.model_dump(mode="json")})
 
 
 def read_job(folder: Path) -> tuple[str, Config]:
@@ -124,17 +130,23 @@ def run_job(folder: Path) -> Event:
         JobError, ConfigError: the folder describes no job that can be run.
     """
     name, config = read_job(folder)
+    with _held(folder), job_log(folder / "log.txt"):
+        context = Context(folder)
+        last = _outcome(pkgutil.resolve_name(JOBS[name].run), config, context)
+        context.emit(last)
+    return last
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Work in ``folder`` alone. Raises JobBusy."""
     lock = FileLock(folder / "lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise JobBusy(f"another program is at work in {folder}", hint="Wait until it is done, or stop it.") from None
     try:
-        context = Context(folder)
-        with job_log(folder / "log.txt"):
-            last = _outcome(pkgutil.resolve_name(JOBS[name].run), config, context)
-            context.emit(last)
-        return last
+        yield
     finally:
         lock.release()
 

@@ -96,6 +96,9 @@ def test_two_programs_do_not_work_in_one_folder(tmp_path):
         time.sleep(0.01)
     with pytest.raises(JobBusy, match="another program is at work"):
         run_job(tmp_path)
+    with pytest.raises(JobBusy, match="another program is at work"):
+        write_job(tmp_path, "count", Count(n=1))
+    assert '"n": 10000' in (tmp_path / "job.json").read_text()
     assert list_runs(tmp_path)[0].state == "running"
     runner.cancel()
     runner.join(20)

@@ -17,6 +17,7 @@ from acestep.core.registry import nearest_hint
 from acestep.training.loss_weights import LOSS_WEIGHTS
 from acestep.training.optimizers import OPTIMIZERS
 from acestep.training.run_folder import RunFolder
+from acestep.training.sample_config import SampleConfig
 from acestep.training.schedules import SCHEDULES
 
 DEFAULT_PRESET = "recommended"
@@ -25,6 +26,7 @@ _PRESETS = ("apply_preset", "auto_select_preset", "list_presets", "load_preset")
 __all__ = [
     "LoKRConfig",
     "LoRAConfig",
+    "SampleConfig",
     "TrainJob",
     "TrainingConfig",
     "apply_preset",
@@ -174,6 +176,7 @@ class TrainJob(Config):
     training: TrainingConfig = group(TrainingConfig, "Training")
     lora: LoRAConfig = group(LoRAConfig, "LoRA")
     lokr: LoKRConfig = group(LoKRConfig, "LoKr")
+    samples: SampleConfig = group(SampleConfig, "Sample Inference")
 
     @property
     def adapter(self) -> AdapterConfig:
@@ -191,6 +194,7 @@ def groups(config_type: type[Config]) -> dict[str, type[Config]]:
 def set_value(job: TrainJob, key: str, value: Any) -> None:
     """Set one setting by name: ``lora.dropout``, or ``r``, where only one group has such a field.
 
+    Those of the samples are always called by their full names, ``samples.prompt``.
     Text is read as the field's type; ``none`` empties a field that may be empty.
 
     Raises:
@@ -204,7 +208,7 @@ def set_value(job: TrainJob, key: str, value: Any) -> None:
 
 def _find(key: str) -> tuple[str, str]:
     known = [(owner, name) for owner, kind in groups(TrainJob).items() for name in fields(kind)]
-    found = [pair for pair in known if key in (pair[1], ".".join(pair))]
+    found = [pair for pair in known if key == ".".join(pair) or (key == pair[1] and pair[0] != "samples")]
     if len(found) == 1:
         return found[0]
     spelt = [".".join(pair) for pair in found]

@@ -20,7 +20,7 @@ from acestep.models.device import choose_device, choose_dtype
 from acestep.tensors.manifest import Manifest, read_manifest
 from acestep.tensors.record import decode_record, require_fingerprint
 from acestep.training.checkpoint import require_same
-from acestep.training.configs import TrainingConfig, TrainJob
+from acestep.training.configs import TrainingConfig, TrainJob, groups
 from acestep.training.data import Draw, Plan, Song, split
 from acestep.training.figures import Yardstick
 from acestep.training.loss_weights import LOSS_WEIGHTS
@@ -140,7 +140,7 @@ def prepare(job: TrainJob, context: Context) -> Prepared:
         fixed=fixed,
         source=source,
     )
-    run.write_settings(job.model_dump(mode="json", include={"training", "lora", "lokr"}))
+    run.write_settings(job.model_dump(mode="json", include=set(groups(TrainJob))))
     context.emit(Noted(message=f"{checkpoint.name} on {device.value}: {device.reason}"))
     context.emit(Noted(message=f"precision {str(dtype.value).removeprefix('torch.')}: {dtype.reason}"))
     _tell(prepared, context)

@@ -23,7 +23,7 @@ from acestep.training.optimizers import DEFAULT_RATE
 from acestep.training.settings import NOT_HERE, Remark, Settings, apply_fitting, values_of
 
 VERSION = 1
-GROUPS = ("job", "training", *ADAPTERS.names, "preprocess")  # "job" is the TrainJob itself
+GROUPS = ("job", "training", *ADAPTERS.names, "preprocess", "samples")  # "job" is the TrainJob itself
 
 # Keys of the existing trainer that are one setting here.
 SETTINGS = {
@@ -61,6 +61,19 @@ SETTINGS = {
     "snr_gamma": "training.snr_gamma",
     "nan_detection_max": "training.nan_detection_max",
     "audio_norm_dropdown": "preprocess.normalize",
+    "sample_enabled": "samples.enabled",
+    "sample_every_n": "samples.every_n_epochs",
+    "sample_prompt": "samples.prompt",
+    "sample_lyrics": "samples.lyrics",
+    "sample_bpm": "samples.bpm",
+    "sample_key": "samples.keyscale",
+    "sample_time_sig": "samples.timesignature",
+    "sample_duration": "samples.duration_s",
+    "sample_strengths": "samples.strengths",
+    "sample_inf_steps": "samples.steps",
+    "sample_guidance": "samples.guidance",
+    "sample_shift": "samples.shift",
+    "sample_seed": "samples.seed",
 }
 
 # Keys that say one setting together.
@@ -76,10 +89,8 @@ CONTROLS = frozenset(
         *("custom_ckpt_dir", "split_input_dir", "split_output_dir", "split_duration", "audio_directory"),
         *("load_dataset_path", "dataset_name", "custom_tag", "tag_position", "all_instrumental", "genre_ratio"),
         *("skip_metas", "only_unlabeled", "save_path", "gpu_preset", "model_type_radio", "shift", "guidance_scale"),
-        *("num_inference_steps", "sample_enabled", "sample_every_n", "sample_prompt", "sample_lyrics", "sample_bpm"),
-        *("sample_key", "sample_time_sig", "sample_duration", "sample_strengths", "sample_inf_steps"),
-        *("sample_guidance", "sample_shift", "sample_seed", "estimate_tensor_dir", "estimate_batches"),
-        *("estimate_granularity", "estimate_top_k", "export_path", "merge_base_model", "merge_lora_dir"),
+        *("num_inference_steps", "estimate_tensor_dir", "estimate_batches", "estimate_granularity"),
+        *("estimate_top_k", "export_path", "merge_base_model", "merge_lora_dir"),
         *("merge_checkpoint_dropdown", "merge_output_dir"),
     }
 )
@@ -89,7 +100,7 @@ _CHOICES = {
     "adapter_type": {"lora": "LoRA", "lokr": "LoKr"},
     "scheduler_type": {name: name for name in ("cosine", "linear", "constant", "constant_with_warmup")},
 }
-_WHEN_EMPTY = {"learning_rate": DEFAULT_RATE, "timestep_mu": -0.4, "timestep_sigma": 1.0}
+_WHEN_EMPTY = {"learning_rate": DEFAULT_RATE, "timestep_mu": -0.4, "timestep_sigma": 1.0, "sample_bpm": 120}
 _USUAL_PATIENCE = 80
 
 

@@ -4,7 +4,7 @@
         adapter/                      for other programs
         state/                        for going on exactly
     checkpoints/newest.json           which of them was saved last
-    best/adapter/  final/adapter/  logs/
+    best/adapter/  final/adapter/  logs/  samples/
     training.json                     the settings that the run was last accepted with
 
 Importing this module does not import torch.
@@ -60,6 +60,10 @@ class RunFolder:
     @property
     def final(self) -> Path:
         return self.root / "final"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples"
 
     @property
     def occupied(self) -> bool:

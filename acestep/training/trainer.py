@@ -20,6 +20,7 @@ from acestep.training.loop import StepReport, train
 from acestep.training.prepare import prepare
 from acestep.training.random_state import seeded
 from acestep.training.run_folder import ADAPTER, checkpoint_name
+from acestep.training.samples import Samples
 from acestep.training.schedules import make_schedule
 from acestep.training.session import Session
 
@@ -48,6 +49,7 @@ class _Run:
         self.session, self.context, self.training, self.progress = session, context, prepared.training, progress
         self.total_steps = prepared.plan.num_steps(progress.epoch, progress.songs, progress.step)
         self.saver = Saver(prepared.run, session.adapter, card=session.card, state=session.state)
+        self.samples = Samples(prepared.job.samples, session, context)
         self.saved_step = progress.step if prepared.source is not None and prepared.source.exact else -1
         self.logger = TensorBoardLogger(
             prepared.run.root, name="logs", version=0, purge_step=progress.step + 1 if progress.step else None
@@ -66,6 +68,7 @@ class _Run:
                         self.session.figures["fit_loss_before"], self.session.figures["validation_loss_before"]
                     )
                 if not self.ended:
+                    self.samples.baseline()
                     self._train()
             return self._deliver()
         finally:
@@ -104,6 +107,9 @@ class _Run:
             self._log_step(report)
         if self.ended or self._save_is_due(ends_epoch=report.epoch_loss is not None):
             self._save()
+        if report.epoch_loss is not None:
+            self.samples.after_epoch(last=self.ended)
+            self.epoch_began_s = time.monotonic()
         return self.ended
 
     def _after_epoch(self, report: StepReport, loss: float) -> None:
@@ -129,7 +135,6 @@ class _Run:
                 validation_loss=validation_loss,
             )
         )
-        self.epoch_began_s = time.monotonic()
 
     def _measure_if_due(self) -> tuple[float | None, float | None]:
         """Fit and validation loss; none after the last epoch, when what was delivered is measured."""

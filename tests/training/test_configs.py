@@ -6,7 +6,16 @@ import pytest
 
 from acestep.core.config import fields
 from acestep.core.errors import ConfigError, TrainingError
-from acestep.training.configs import LoKRConfig, LoRAConfig, TrainingConfig, TrainJob, set_value, train_job_from_flags
+from acestep.training.configs import (
+    LoKRConfig,
+    LoRAConfig,
+    SampleConfig,
+    TrainingConfig,
+    TrainJob,
+    groups,
+    set_value,
+    train_job_from_flags,
+)
 from acestep.training.run_folder import RunFolder
 
 
@@ -48,10 +57,10 @@ def test_the_defaults_are_those_of_the_existing_trainer():
 
 
 def test_every_setting_has_a_label_and_a_help_text():
-    for kind in (TrainingConfig, LoRAConfig, LoKRConfig, TrainJob):
+    for kind in (TrainingConfig, LoRAConfig, LoKRConfig, SampleConfig, TrainJob):
         for name, field in fields(kind).items():
             assert field.title, name
-            assert field.description or name in ("training", "lora", "lokr"), name
+            assert field.description or name in groups(TrainJob), name
 
 
 @pytest.mark.parametrize(
@@ -68,6 +77,9 @@ def test_every_setting_has_a_label_and_a_help_text():
         ("learning_rate", "none", "training", "learning_rate", None),
         ("learning_rate", "3e-4", "training", "learning_rate", 3e-4),
         ("optimizer_type", "prodigy", "training", "optimizer_type", "prodigy"),
+        ("seed", "5", "training", "seed", 5),
+        ("samples.seed", "5", "samples", "seed", 5),
+        ("samples.strengths", "0, 1.5", "samples", "strengths", "0, 1.5"),
     ],
 )
 def test_a_setting_is_found_by_its_name_and_read_from_text(job, key, value, owner, name, wanted):
@@ -91,6 +103,8 @@ def test_a_name_that_two_groups_have_is_refused_with_both_spellings(job):
         ("optimizer_type", "sgd", "adafactor"),
         ("checkpoint", "other", "no setting"),
         ("mixed_precision", "none", "mixed_precision"),
+        ("samples.strengths", "1; 2", "numbers from 0 to 10"),
+        ("samples.shift", "0.5", "0 or from 1 to 5"),
     ],
 )
 def test_a_wrong_setting_is_refused_and_nothing_changes(job, key, value, message):

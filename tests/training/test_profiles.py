@@ -9,7 +9,7 @@ from acestep.core.config import Config
 from acestep.core.errors import ConfigError
 from acestep.dataset.sample import Dataset, DatasetMetadata, Sample
 from acestep.preprocessing.configs import PreprocessJob
-from acestep.training.configs import TrainingConfig, TrainJob
+from acestep.training.configs import SampleConfig, TrainingConfig, TrainJob
 from acestep.training.profiles import CONTROLS, FIXED, SETTINGS, read_profile, write_profile
 
 # What the existing trainer saves, in its order (SPEC 1.11), with its own defaults.
@@ -123,6 +123,7 @@ def configs(tmp_path):
         "training": TrainingConfig(),
         **{kind.name: kind.make() for kind in ADAPTERS},
         "preprocess": preprocess,
+        "samples": SampleConfig(),
     }
 
 
@@ -146,7 +147,7 @@ def test_a_profile_of_the_existing_trainer_fills_our_configurations(path, tmp_pa
     assert target["lokr"].decompose_both
     assert (job.checkpoint, job.resume) == ("acestep-v15-turbo", "lora_output/mine/checkpoints/epoch_300")
     assert (target["preprocess"].normalize, target["preprocess"].max_duration_s) == ("lufs", 240)
-    assert (profile.controls["sample_prompt"], profile.controls["custom_tag"]) == ("calm piano", "ZX_Artist")
+    assert (target["samples"].prompt, profile.controls["custom_tag"]) == ("calm piano", "ZX_Artist")
     assert profile.dataset is None
 
 
@@ -243,6 +244,7 @@ def other_value(config, name):
         "lufs",
         "append",
         "cpu",
+        "0.25, 3",
     ]:
         trial = config.model_copy()
         try:
@@ -293,7 +295,7 @@ def test_the_page_and_the_dataset_come_back(path, tmp_path):
     (tmp_path / "songs" / "a.wav").touch()
     samples = [Sample(id="a1", audio_path="a.wav", filename="a.wav", caption="calm", labeled=True, bpm=120)]
     dataset = Dataset(metadata=DatasetMetadata(name="mine", custom_tag="ZX"), samples=samples)
-    controls = {"sample_prompt": "piano \u2669", "gpu_preset": "Custom"}
+    controls = {"save_path": "piano \u2669", "gpu_preset": "Custom"}
     write_profile(path, configs(tmp_path), controls=controls, dataset=dataset, folder=str(tmp_path / "songs"))
     content = json.loads(path.read_text(encoding="utf-8"))
     assert (content["schema_version"], content["dataset_state"]["_current_dir"]) == (1, str(tmp_path / "songs"))

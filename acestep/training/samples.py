@@ -1,0 +1,146 @@
+"""Music made while an adapter is trained: fixed words and seeds, several strengths (SPEC 1.8, 3.16).
+
+    samples/epoch_<N>/strength_<S>.wav    a dot of S is an underscore; epoch 0 is the model without the adapter
+                      strength_<S>.json   what it was made from
+
+Training does not notice: random generators, modes and the adapter's strength are left as they were.
+"""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from acestep.audio.files import write_audio
+from acestep.core.errors import AceStepError, JobCancelled
+from acestep.core.events import ItemFailed, Noted, Saved
+from acestep.core.files import write_json
+from acestep.core.jobs import Context
+from acestep.dataset.prompt import caption_with_tag
+from acestep.dataset.sample import TagPosition
+from acestep.models import load
+from acestep.models.configs import GenerationConfig
+from acestep.models.device import empty_cache
+from acestep.models.generate import Parts, generate
+from acestep.training.random_state import RandomState
+from acestep.training.run_folder import RunFolder
+from acestep.training.sample_config import SampleConfig
+from acestep.training.session import Session
+
+_LEAST_S = 4.0  # shorter pieces tell nothing, and would not help a device that is so full
+
+
+class Samples:
+    """Makes the samples of one run."""
+
+    def __init__(self, config: SampleConfig, session: Session, context: Context) -> None:
+        self._config, self._session, self._context = config, session, context
+        self._duration_s = config.duration_s  # shorter once the memory was too small
+
+    def baseline(self) -> None:
+        """The model without the adapter, once in the life of a run. Raises JobCancelled."""
+        if self._config.enabled and not sample_path(self._session.prepared.run, 0, 0.0).is_file():
+            self._make(0, [0.0])
+
+    def after_epoch(self, *, last: bool) -> None:
+        """Samples at each strength if they are due, and after the last epoch. Raises JobCancelled."""
+        epoch = self._session.progress.epoch
+        every = self._config.every_n_epochs or self._session.prepared.training.save_every_n_epochs
+        if self._config.enabled and (last or (every and epoch % every == 0)):
+            self._make(epoch, self._config.strength_values)
+
+    def _make(self, epoch: int, strengths: list[float]) -> None:
+        """What cannot be made is told; training goes on."""
+        session, device = self._session, self._session.prepared.device
+        before, parts = RandomState(device), None
+        try:
+            parts = self._parts()
+            for strength in strengths:
+                session.adapter.set_strength(strength)
+                self._one(parts, epoch, strength)
+        except torch.OutOfMemoryError:
+            self._warn(f"no samples of epoch {epoch}: the device has no room for the other parts of the model")
+        except JobCancelled:
+            raise
+        except AceStepError as error:
+            self._context.emit(ItemFailed(item=f"samples of epoch {epoch}", message=str(error), hint=error.hint))
+        finally:
+            session.adapter.set_strength(1.0)
+            before.restore()
+            parts = None  # before the memory is given back
+            gc.collect()
+            empty_cache(str(device))
+
+    def _parts(self) -> Parts:
+        """The decoder that is trained, and the other parts, which are there for the samples alone."""
+        prepared = self._session.prepared
+        place: dict[str, Any] = {"device": prepared.device, "dtype": prepared.dtype}
+        return Parts(
+            checkpoint=prepared.checkpoint,
+            dit=self._session.adapter.network,
+            condition_encoder=load.load_condition_encoder(prepared.checkpoint, **place),
+            text_encoder=load.load_text_encoder(prepared.checkpoint, **place),
+            vae=load.load_vae(prepared.checkpoint, **place),
+        )
+
+    def _one(self, parts: Parts, epoch: int, strength: float) -> None:
+        sound = self._sound(parts)
+        while sound is None:
+            empty_cache(str(self._session.prepared.device))
+            shorter = self._duration_s / 2
+            told = f"the device ran out of memory making {self._duration_s:g} s of music"
+            if shorter < _LEAST_S:
+                return self._warn(f"{told}: no sample of epoch {epoch} at strength {strength:g}")
+            self._warn(f"{told}: samples are {shorter:g} s long from now on")
+            self._duration_s = shorter
+            sound = self._sound(parts)
+        path = sample_path(self._session.prepared.run, epoch, strength)
+        write_audio(path, sound)
+        facts = {"epoch": epoch, "step": self._session.progress.step, "strength": strength}
+        write_json(path.with_suffix(".json"), {**facts, **self._request().model_dump(mode="json")})
+        self._context.emit(Saved(path=str(path), role="sample"))
+        return None
+
+    def _sound(self, parts: Parts) -> Tensor | None:
+        """[2, S]; None if the memory of the device is too small."""
+        try:
+            with self._session.fabric.autocast():
+                return generate(parts, self._request(), on_step=lambda *_: self._context.stop_if_cancelled())
+        except torch.OutOfMemoryError:
+            return None
+
+    def _request(self) -> GenerationConfig:
+        config, (tag, position) = self._config, self._session.prepared.tag
+        return GenerationConfig(
+            prompt=prompt_with_tag(config.prompt, tag, position),
+            lyrics=config.lyrics,
+            language=config.language,
+            bpm=config.bpm,
+            keyscale=config.keyscale,
+            timesignature=config.timesignature,
+            duration_s=self._duration_s,
+            seed=config.seed,
+            steps=config.steps or None,
+            guidance=config.guidance or None,
+            shift=config.shift or None,
+        )
+
+    def _warn(self, message: str) -> None:
+        self._context.emit(Noted(message=message, warning=True))
+
+
+def sample_path(run: RunFolder, epoch: int, strength: float) -> Path:
+    """``strength_1_50.wav`` of an epoch."""
+    name = f"strength_{strength:.2f}".replace(".", "_")
+    return run.samples / f"epoch_{epoch}" / f"{name}.wav"
+
+
+def prompt_with_tag(prompt: str, tag: str, position: str) -> str:
+    """The prompt as the songs' captions were trained, unless the trigger word stands in it already."""
+    if not tag or tag.lower() in prompt.lower():
+        return prompt
+    return caption_with_tag(prompt, tag, position if position in get_args(TagPosition) else "prepend")  # type: ignore[arg-type]

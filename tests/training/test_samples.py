@@ -1,0 +1,114 @@
+"""Music during a run: what is made, from what, and that training does not notice."""
+
+import json
+
+import pytest
+import torch
+
+from acestep.audio.files import load_audio
+from acestep.core.errors import JobCancelled
+from acestep.core.events import ItemFailed, Noted, Saved, StepLogged
+from acestep.training import samples as samples_module
+from acestep.training.run_folder import RunFolder
+from acestep.training.samples import prompt_with_tag
+from tests.training.runs import make_job, of_kind, run, tensors_for
+
+SAMPLES = {"samples__enabled": True, "samples__duration_s": 1, "samples__steps": 1, "samples__strengths": "0.5, 1.5"}
+
+
+@pytest.fixture(scope="module")
+def tensors(tmp_path_factory, tiny_checkpoint):
+    return tensors_for(tmp_path_factory.mktemp("tensors"), tiny_checkpoint, [(24, 5), (17, 7)])
+
+
+@pytest.fixture
+def job(tensors, tiny_checkpoint, tmp_path):
+    def make(out="run", **settings):
+        common = {"max_epochs": 2, "lora__dropout": 0.3, "lokr__dropout": 0.3, "learning_rate": 0.05}
+        return make_job(tensors, tiny_checkpoint, tmp_path / out, **{**common, **settings})
+
+    return make
+
+
+def made(folder):
+    return sorted(str(path.relative_to(folder / "samples")) for path in folder.rglob("*.wav"))
+
+
+@pytest.mark.parametrize("kind", ["lora", "lokr"])
+def test_samples_are_heard_at_each_strength_and_training_does_not_notice(kind, job):
+    settings = {"adapter_type": kind, "samples__every_n_epochs": 1, "samples__prompt": "slow piano"}
+    silent, heard = job("silent", adapter_type=kind), job("heard", **SAMPLES, **settings)
+    before = torch.get_rng_state()
+    _, first = run(silent)
+    _, second = run(heard)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [e.loss for e in of_kind(first, StepLogged)] == [e.loss for e in of_kind(second, StepLogged)]
+    states = [RunFolder(each.out).newest() / "state" / "state.safetensors" for each in (silent, heard)]
+    assert states[0].read_bytes() == states[1].read_bytes()
+    names = [f"epoch_{epoch}/strength_{strength}.wav" for epoch in (1, 2) for strength in ("0_50", "1_50")]
+    assert made(heard.out) == ["epoch_0/strength_0_00.wav", *names]
+    assert made(silent.out) == []
+    sounds = [load_audio(heard.out / "samples" / name) for name in made(heard.out)]
+    assert {sound.shape for sound in sounds} == {(2, 48_000)}
+    assert all((a - b).abs().max() > 1e-4 for i, a in enumerate(sounds) for b in sounds[:i])
+    told = json.loads((heard.out / "samples" / "epoch_2" / "strength_1_50.json").read_text())
+    assert (told["epoch"], told["step"], told["strength"], told["seed"]) == (2, 2, 1.5, 42)
+    assert told["prompt"] == "slow piano, zyxtag"
+    assert [event.role for event in of_kind(second, Saved)].count("sample") == 5
+
+
+def test_a_stop_while_music_is_made_saves_and_the_run_goes_on_with_its_baseline(job):
+    stopped, asked = job(**SAMPLES), iter(range(10_000))
+    measured = 2 + 2  # songs read and measured, each of which asks before the first sample does
+    with pytest.raises(JobCancelled, match="Everything is saved"):
+        run(stopped, stop_when=lambda: next(asked) >= measured)
+    assert made(stopped.out) == []
+    run(job(**SAMPLES, resume="auto"))
+    assert made(stopped.out)[0] == "epoch_0/strength_0_00.wav"
+    assert made(stopped.out)[1:] == ["epoch_2/strength_0_50.wav", "epoch_2/strength_1_50.wav"]
+
+
+def test_a_device_without_memory_gets_shorter_music_and_then_none(job, monkeypatch):
+    room_s, true_generate = [7.0], samples_module.generate
+
+    def small_device(parts, request, **more):
+        if request.duration_s > room_s[0]:
+            room_s[0] = 3.0 if room_s[0] == 1.0 else room_s[0]
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        room_s[0] = 1.0
+        return true_generate(parts, request.model_copy(update={"duration_s": 1.0}), **more)
+
+    monkeypatch.setattr(samples_module, "generate", small_device)
+    result, events = run(job(**{**SAMPLES, "samples__duration_s": 20}))
+    warnings = [event.message for event in of_kind(events, Noted) if event.warning]
+    assert "samples are 10 s long from now on" in warnings[0]
+    assert "samples are 5 s long from now on" in warnings[1]
+    assert all("5 s of music: no sample of epoch 2" in warning for warning in warnings[2:])
+    assert len(warnings) == 4
+    assert made(job().out) == ["epoch_0/strength_0_00.wav"]
+    assert result["epochs"] == 2
+
+
+def test_a_checkpoint_without_its_vae_is_told_and_training_goes_on(job, monkeypatch, tmp_path):
+    def no_vae(*_, **__):
+        raise samples_module.AceStepError("vae is missing", hint="Fetch it.")
+
+    monkeypatch.setattr(samples_module.load, "load_vae", no_vae)
+    result, events = run(job(**SAMPLES))
+    assert [event.item for event in of_kind(events, ItemFailed)] == ["samples of epoch 0", "samples of epoch 2"]
+    assert result["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tag", "position", "wanted"),
+    [
+        ("piano", "zyx", "prepend", "zyx, piano"),
+        ("piano", "zyx", "append", "piano, zyx"),
+        ("piano", "zyx", "replace", "zyx"),
+        ("piano like ZYX", "zyx", "prepend", "piano like ZYX"),
+        ("", "zyx", "append", "zyx"),
+        ("piano", "", "", "piano"),
+    ],
+)
+def test_the_trigger_word_stands_where_the_songs_had_it(prompt, tag, position, wanted):
+    assert prompt_with_tag(prompt, tag, position) == wanted

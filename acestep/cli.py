@@ -28,6 +28,7 @@ from acestep.flags import add_command
 from acestep.models.configs import GenerationConfig
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.configs import TrainJob, train_job_from_flags
+from acestep.training.run_folder import RunFolder
 
 app = typer.Typer(
     name="acestep",
@@ -116,8 +117,8 @@ def train(
 def run(folder: Annotated[Path, typer.Argument(help="A run folder.")], json_output: Json = False) -> None:
     """Do the job of a run folder, or go on with it where it stopped."""
     name, config = read_job(folder)
-    if isinstance(config, TrainJob) and config.resume is None:
-        config.resume = "auto"
+    if isinstance(config, TrainJob) and (config.resume is None or RunFolder(config.out).newest()):
+        config.resume = "auto"  # where this run stands, no longer where it began
     _do(name, config, folder, json_output)
 
 

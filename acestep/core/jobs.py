@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 from loguru import logger
 
 from acestep.core.config import Config, parse
-from acestep.core.errors import AceStepError, JobBusy, JobCancelled, JobError
+from acestep.core.errors import AceStepError, JobBusy, JobCancelled, JobError, StorageError
 from acestep.core.events import LAST, Cancelled, Event, EventLog, Failed, Finished, Noted
 from acestep.core.files import read_versioned, storage_errors, write_versioned
 from acestep.core.log import job_log
@@ -48,8 +48,11 @@ class Context:
     folder: Path
 
     def emit(self, event: Event) -> None:
+        """Tell the world. Raises StorageError when the run folder cannot take it."""
         logger.info("{}", event)
-        EventLog(self.folder / "events.jsonl").emit(event)
+        log = EventLog(self.folder / "events.jsonl")
+        with storage_errors(log.path):
+            log.emit(event)
 
     @property
     def cancelled(self) -> bool:
@@ -133,7 +136,10 @@ def run_job(folder: Path) -> Event:
     with _held(folder), job_log(folder / "log.txt"):
         context = Context(folder)
         last = _outcome(pkgutil.resolve_name(JOBS[name].run), config, context)
-        context.emit(last)
+        try:
+            context.emit(last)
+        except StorageError as full:  # the caller is told all the same
+            logger.error("the end of the job is not in its folder: {}", full)
     return last
 
 

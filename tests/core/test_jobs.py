@@ -113,6 +113,17 @@ def test_a_folder_without_a_job_and_an_unknown_job_are_refused(tmp_path):
     assert "count" in caught.value.hint
 
 
+def test_a_disk_without_room_for_events_ends_a_job_in_words(tmp_path, monkeypatch):
+    write_job(tmp_path, "count", Count())
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(EventLog, "emit", full)
+    last = run_job(tmp_path)
+    assert (last.error, exit_code(last)) == ("DiskFull", 1)
+
+
 def test_events_are_read_incrementally_and_a_half_written_line_waits(tmp_path):
     log = EventLog(tmp_path / "events.jsonl")
     assert log.read() == ([], 0)

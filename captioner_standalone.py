@@ -6,18 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import gradio as gr
-
     from acestep.captioning.elevenlabs import ElevenLabsTranscriber
     from acestep.captioning.gemini import GeminiCaptioner
     from acestep.captioning.whisper import WhisperTranscriber
+    from acestep.ui.serve import Page
 
 
-def build_page() -> gr.Blocks:
+def build_page() -> Page:
     """The page, not yet served."""
     from acestep.ui.placeholder import build_captioner
+    from acestep.ui.serve import Page
 
-    return build_captioner()
+    return Page(build_captioner())
 
 
 __all__ = ["ElevenLabsTranscriber", "GeminiCaptioner", "WhisperTranscriber", "build_page"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import gradio as gr
+    from acestep.ui.serve import Page
 
 
-def build_page() -> gr.Blocks:
+def build_page() -> Page:
     """The page, not yet served."""
-    from acestep.ui.placeholder import build_trainer
+    from acestep.ui.trainer.app import build_page
 
-    return build_trainer()
+    return build_page()
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield running
 
 
-PAGES = ["trainer", "captioner"]
+PAGES = {"trainer": "Scan Audio Directory", "captioner": "env/bin/python -m acestep scan"}  # and words on them
 
 
 def test_the_first_address_printed_is_the_trainers_alone_on_its_line(pages: Running) -> None:
@@ -122,7 +122,7 @@ def test_each_page_opens_after_the_login_and_not_before(pages: Running, page: st
         assert browser.get("/config").status_code == 401
         browser.post("/login", data={"username": LOGIN[0], "password": LOGIN[1]})
         assert browser.get("/config").json()["title"] == f"ACE-Step {page}"
-        assert "env/bin/python -m acestep scan" in browser.get("/").text
+        assert PAGES[page] in browser.get("/").text
         assert browser.get("/gradio_api/file=/etc/hostname").status_code == 403
 
 

@@ -8,6 +8,7 @@ start.click(lambda *values: form.read(values), form.widgets, validator=form.chec
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -73,10 +74,10 @@ class Form(Generic[C]):
             for name in names:
                 self._make(name)
 
-    def rest(self, label: str = "Advanced") -> None:
-        """Make all widgets that are not there yet; those of advanced fields in a closed fold."""
+    def rest(self, label: str = "Advanced", *, folded: bool = False) -> None:
+        """Make all widgets that are not there yet; those of advanced fields, or all if ``folded``, in a closed fold."""
         left = [name for name in self.names if name not in self._widgets]
-        advanced = [name for name in left if _extra(fields(self.config_type)[name], "advanced")]
+        advanced = [name for name in left if folded or _extra(fields(self.config_type)[name], "advanced")]
         plain = [name for name in left if name not in advanced]
         if plain:
             self.place(*plain)
@@ -111,18 +112,18 @@ class Form(Generic[C]):
             return "; ".join(problem.removeprefix(f"{name} ").capitalize() for problem in error.problems)
         return ""
 
-    def shown(self, config: Config) -> list[Any]:
-        """The values of ``config`` for the widgets."""
-        return [_display(getattr(config, name)) for name in self.names]
-
     def to_keep(self, config: Config) -> dict[str, Any]:
         """The values of ``config`` by the names under which they are kept."""
-        return {self.key(name): value for name, value in zip(self.names, self.shown(config), strict=True)}
+        return {self.key(name): self.displayed(name, getattr(config, name)) for name in self.names}
+
+    def displayed(self, name: str, value: Any) -> Any:
+        """What the widget of a field holds for ``value``."""
+        return _display(fields(self.config_type)[name], value)
 
     def _make(self, name: str) -> None:
         field = fields(self.config_type)[name]
         default = self._defaults.get(name, None if field.is_required() else field.get_default())
-        widget = _widget(field, _display(default), self._id(name), self._choices.get(name))
+        widget = _widget(field, _display(field, default), self._id(name), self._choices.get(name))
         self._widgets[name] = self._kept.add(self.key(name), widget, lambda value: not self.problem(name, value))
 
     def _id(self, name: str) -> str:
@@ -138,7 +139,9 @@ def _widget(field: FieldInfo, value: Any, elem_id: str, registry: Registry[Any] 
         "value": value,
         "min_width": 200,
     }
-    kind, _ = _kind(field)
+    kind, may_be_empty = _kind(field)
+    if may_be_empty and kind in (int, float):  # gradio's box for numbers shows 0 for nothing
+        return gr.Textbox(placeholder="automatic", **about)
     if get_origin(kind) is Literal:
         options = _options(get_args(kind), registry)
         return gr.Radio(options, **about) if len(options) <= _FEW else gr.Dropdown(options, **about)
@@ -174,7 +177,14 @@ def _or_none(field: FieldInfo, value: Any) -> Any:
     return None if value == "" and _kind(field)[1] else value
 
 
-def _display(value: Any) -> Any:
+def _display(field: FieldInfo, value: Any) -> Any:
+    kind, may_be_empty = _kind(field)
+    if value is None:
+        return ""
+    if may_be_empty and kind in (int, float):
+        return f"{value:g}"
+    if isinstance(value, dict):  # such fields read JSON text
+        return json.dumps(value) if value else ""
     return str(value) if isinstance(value, Path) else value
 
 

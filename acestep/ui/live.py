@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 LOOK_EVERY_S = 1.5
 _HIDDEN: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -32,9 +31,7 @@ class Live:
         self._waiting: list[Callable[..., Any]] = []
         self._seen = gr.State({})  # part -> version that this page shows
 
-    def show(
-        self, outputs: Sequence[Component], version: Callable[[], Hashable], paint: Callable[[], Sequence[Any]]
-    ) -> None:
+    def show(self, outputs: Sequence[Any], version: Callable[[], Hashable], paint: Callable[[], Sequence[Any]]) -> None:
         """``paint`` gives a value for each of ``outputs``; it is called when ``version`` has changed."""
         self._parts.append(_Part(list(outputs), version, paint))
 

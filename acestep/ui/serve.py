@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from acestep.core.errors import ConfigError
 from acestep.doctor import port_problem, socks_proxies
@@ -17,6 +17,23 @@ from acestep.ui.guard import LOOPBACK, LocalGuard
 
 if TYPE_CHECKING:
     import gradio as gr
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+_MAX_UPLOAD = "500mb"
+
+
+def _nothing() -> None:
+    """For a page that has nothing to save."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a face builds. ``health`` answers ``/health``; ``close`` is called before the program ends."""
+
+    blocks: gr.Blocks
+    health: Callable[[], dict[str, Any]] = dict
+    close: Callable[[], None] = _nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +90,15 @@ def prepare_environment(environment: MutableMapping[str, str]) -> list[str]:
 
 
 @contextmanager
-def open_page(page: gr.Blocks, address: Address, *, browser: bool = False) -> Iterator[str]:
-    """Serve ``page`` while the block runs; yields the public address of ``--share``, else "".
+def open_page(page: Page, address: Address, *, browser: bool = False) -> Iterator[str]:
+    """Serve ``page`` while the block runs; yields the public address of ``--share``, else "". It is closed in order.
 
     Raises ConfigError when the port is taken.
     """
-    import gradio as gr
     from starlette.middleware import Middleware
+    from starlette.routing import Route
+
+    from acestep.ui.theme import STYLES, make_theme
 
     names = (*address.names, *(() if address.host in ("0.0.0.0", "::") else (address.host,)))
     names += ("*.gradio.live",) if address.share else ()
@@ -87,7 +106,7 @@ def open_page(page: gr.Blocks, address: Address, *, browser: bool = False) -> It
     Path(os.environ["GRADIO_TEMP_DIR"]).mkdir(parents=True, exist_ok=True)
     address.check_free()
     try:
-        page.queue(default_concurrency_limit=4, max_size=64).launch(
+        page.blocks.queue(default_concurrency_limit=4, max_size=64).launch(
             server_name=f"[{address.host}]" if ":" in address.host else address.host,
             server_port=address.port,
             auth=address.auth,
@@ -95,27 +114,37 @@ def open_page(page: gr.Blocks, address: Address, *, browser: bool = False) -> It
             inbrowser=browser,
             quiet=True,
             show_error=True,
-            theme=gr.themes.Soft(  # plain names: no font is fetched from anywhere
-                font=["system-ui", "Segoe UI", "sans-serif"], font_mono=["ui-monospace", "Consolas", "monospace"]
-            ),
+            theme=make_theme(),
+            css_paths=[STYLES],
             ssr_mode=False,
             pwa=False,
             mcp_server=False,
             enable_monitoring=False,
             run_history=False,  # it would keep what is typed, passwords too, in the browser
-            footer_links=["settings"],
+            footer_links=["api", "settings"],
             allowed_paths=[],
-            max_file_size="500mb",
+            max_file_size=_MAX_UPLOAD,
             strict_cors=True,
-            app_kwargs={"middleware": [guard]},
+            app_kwargs={"middleware": [guard], "routes": [Route("/health", _health_route(page))]},
             prevent_thread_lock=True,
         )
     except OSError as problem:
         raise ConfigError([f"{address.url} cannot be opened"], hint="Choose another port with --port.") from problem
     try:
-        yield page.share_url or ""
+        yield page.blocks.share_url or ""
     finally:
-        page.close(verbose=False)
+        page.close()
+        page.blocks.close(verbose=False)
+
+
+def _health_route(page: Page) -> Callable[[Request], Response]:
+    """Open without the login: launchers ask it, and it tells no more than that the server lives and what it holds."""
+    from starlette.responses import JSONResponse
+
+    def answer(request: Request) -> Response:
+        return JSONResponse({"status": "ok", **page.health()})
+
+    return answer
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from loguru import logger
 
 from acestep.core.errors import ConfigError, StorageError
 from acestep.core.files import read_versioned, write_versioned
+from acestep.ui.live import Live
 
 _KIND, _VERSION = "settings", 1
 
@@ -25,7 +26,7 @@ class Settings:
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
-        self.version = 0
+        self.version = self.pushed = 0  # number of changes; of those that were not typed into a page
         self._values = self._read()
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -49,6 +50,12 @@ class Settings:
                 write_versioned(self._path, _KIND, _VERSION, {"values": self._values})
             except StorageError as error:
                 logger.warning("settings are not saved: {}", error)
+
+    def push(self, values: Mapping[str, Any]) -> None:
+        """Keep values that the program sets: open pages take them over."""
+        self.put(values)
+        with self._lock:
+            self.pushed += 1
 
     def _read(self) -> dict[str, Any]:
         if not self._path.exists():
@@ -86,10 +93,9 @@ class Fields:
     def widgets(self, *keys: str) -> list[Component]:
         return [self._widgets[key][0] for key in keys]
 
-    def wire(self, page: gr.Blocks) -> None:
-        """Call last: fill the page when it opens, and keep what is changed in it from then on."""
-        widgets = [widget for widget, _ in self._widgets.values()]
-        page.load(self._stored, None, widgets, queue=False, show_progress="hidden", api_visibility="private")
+    def wire(self, live: Live) -> None:
+        """Call last: fill the page when it opens and when the program changes a value; keep what is typed into it."""
+        live.show([widget for widget, _ in self._widgets.values()], lambda: self._settings.pushed, self._stored)
         for key, (widget, _) in self._widgets.items():
             widget.input(  # type: ignore[attr-defined]
                 self._keeper(key),

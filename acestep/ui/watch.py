@@ -55,6 +55,8 @@ class Account:
 
     def add(self, event: Event) -> None:
         """Take one more event into account."""
+        if self.last is not None:  # the job was ended, and is now done again or gone on with
+            self.phase, self.total, self.left_out, self.warnings, self._marks = "", 0, [], [], []
         self.latest_s = event.time_s
         self.last = event if isinstance(event, LAST) else None
         if not isinstance(event, Progressed | Saved):
@@ -70,7 +72,7 @@ class Account:
             self._progress(event.done, event.total, event)
             self.phase = event.note
         elif isinstance(event, ItemFailed):
-            self.left_out.append(event)
+            self.left_out = [*(item for item in self.left_out if item.item != event.item), event]
         elif isinstance(event, StepLogged):
             self._step(event)
         elif isinstance(event, EpochLogged):
@@ -97,7 +99,7 @@ class Account:
     def _begin(self, event: Started) -> None:
         self.unit, self.total, self.began_s, self._marks = event.unit, event.total, event.time_s, []
         self.done = 0 if event.unit != "steps" else self.done
-        self.phase, self.left_out, self.warnings = "", [], []
+        self.phase = ""
 
     def _note(self, event: Noted) -> None:
         if event.warning:
@@ -144,13 +146,14 @@ class Watch:
         with self._lock:
             if self._folder is None or not self._folder.is_dir():
                 return "idle", self._account
+            at_work = self._at_work(self._folder)  # asked first: what ends in between has written all its events
             if self._ours:
                 events, self._offset = self._runner.poll(self._offset)
             else:
                 events, self._offset = EventLog(self._folder / "events.jsonl").read(self._offset)
             for event in events:
                 self._account.add(event)
-            return self._state(self._folder), self._account
+            return self._state(self._folder, at_work), self._account
 
     def version(self) -> tuple[object, ...]:
         """Changes whenever there is something new to see."""
@@ -167,8 +170,8 @@ class Watch:
     def _ours(self) -> bool:
         return self._runner.folder == self._folder
 
-    def _state(self, folder: Path) -> State:
-        if not self._at_work(folder):
+    def _state(self, folder: Path, at_work: bool) -> State:
+        if not at_work:
             return _ended(self._account.last)
         if (folder / "cancel").exists():
             return "stopping"

@@ -1,0 +1,201 @@
+"""What other programs may ask of a running trainer: typed functions with plain JSON in and out (gradio_client, HTTP).
+
+A job is started and its id comes back at once; ``status`` and ``stop`` take that id. Problems come back as
+``{"error": {"code", "message", "hint"}}``. They do what the page does, on the same desk.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gradio.events import api
+from loguru import logger
+
+from acestep.core.config import parse
+from acestep.core.errors import AceStepError, JobError
+from acestep.core.events import Failed, Finished
+from acestep.core.jobs import read_job
+from acestep.core.paths import safe_name
+from acestep.core.runs import list_runs
+from acestep.dataset.scan import scan_folder
+from acestep.dataset.store import write_dataset
+from acestep.preprocessing.configs import PreprocessJob
+from acestep.training.configs import TrainJob, set_value
+from acestep.ui.errors import OUR_FAULT
+from acestep.ui.jobs import GenerateJob
+from acestep.ui.trainer.desk import Desk
+from acestep.ui.trainer.export_tab import export as export_now
+from acestep.ui.trainer.pieces import list_pieces, new_folder
+from acestep.ui.watch import Watch
+
+Answer = dict[str, Any]
+
+
+def _answered(function: Callable[..., Answer]) -> Callable[..., Answer]:
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Answer:
+        try:
+            return function(*args, **kwargs)
+        except AceStepError as error:
+            return {"error": {"code": type(error).__name__, "message": str(error), "hint": error.hint}}
+        except Exception:  # noqa: BLE001 - the border of a call
+            logger.exception("a call of the API failed")
+            return {"error": {"code": "OurFault", "message": OUR_FAULT, "hint": ""}}
+
+    return guarded
+
+
+class Api:
+    """The functions, over one desk."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def publish(self) -> None:
+        """Offer all functions in the present gradio context, each under its own name."""
+        quick = (self.health, self.status, self.stop, self.list_runs, self.samples)
+        slow = (self.check_dataset, self.make_dataset, self.start_preprocessing, self.start_training)
+        for function in (*quick, *slow, self.start_generating, self.export):
+            api(_answered(function), api_name=function.__name__, queue=function not in quick)
+
+    def health(self) -> dict[str, Any]:
+        """Whether models are in memory."""
+        service = self._desk.service
+        return {"models_loaded": service.models_loaded, "llm_loaded": service.llm_loaded}
+
+    def status(self, run_id: str = "") -> dict[str, Any]:
+        """How a job stands; without an id the newest training."""
+        watch = self._watch(run_id)
+        state, account = watch.look()
+        last = account.last
+        return {
+            "run_id": "" if watch.folder is None else self._desk.places.short(watch.folder),
+            "state": state,
+            "phase": account.phase,
+            "done": account.done,
+            "total": account.total,
+            "unit": account.unit,
+            "seconds_left": account.seconds_left,
+            "loss": account.steps[-1].loss if account.steps else None,
+            "left_out": [item.item for item in account.left_out],
+            "result": last.result if isinstance(last, Finished) else None,
+            "failure": {"code": last.error, "message": last.message, "hint": last.hint}
+            if isinstance(last, Failed)
+            else None,
+        }
+
+    def stop(self, run_id: str = "") -> dict[str, Any]:
+        """Ask a job to save and end; without an id the newest training."""
+        folder = self._watch(run_id).folder
+        for job, watch in self._desk.watches.items():
+            if folder is not None and watch.folder == folder and self._desk.stop(job):
+                return {"run_id": self._desk.places.short(folder), "state": "stopping"}
+        raise JobError("nothing is running", hint="See status.")
+
+    def list_runs(self) -> dict[str, Any]:
+        """The trainings on disk, the newest first."""
+        runs = list_runs(self._desk.runs_folder)
+        return {
+            "runs": [
+                {
+                    "run_id": self._desk.places.short(run.folder),
+                    "state": run.state,
+                    "epoch": run.epoch,
+                    "step": run.step,
+                    "loss": run.loss,
+                }
+                for run in runs
+                if run.job == "train"
+            ]
+        }
+
+    def samples(self, run_id: str = "") -> dict[str, Any]:
+        """The pieces of music that were asked for, the newest first; with the id of a run, those with its adapters."""
+        root = str(self._folder(run_id)) if run_id else ""
+        found = [
+            piece for piece in list_pieces(self._desk.pieces_folder) if str(piece.request.adapter).startswith(root)
+        ]
+        return {
+            "samples": [
+                {
+                    "run_id": self._desk.places.short(piece.folder),
+                    "audio": str(piece.sound),
+                    "adapter": str(piece.request.adapter) if piece.request.adapter else None,
+                    "strength": piece.request.strength,
+                    "request": piece.request.request.model_dump(mode="json"),
+                }
+                for piece in found
+            ]
+        }
+
+    def check_dataset(self, folder: str) -> dict[str, Any]:
+        """What songs and labels are in a folder, and what could not be used."""
+        found = scan_folder(self._desk.places.folder(folder, "folder"))
+        problems = [{"file": str(p.path), "message": p.message, "hint": p.hint} for p in found.problems]
+        return {"counts": found.counts, "problems": problems}
+
+    def make_dataset(self, folder: str, name: str, tag: str = "", tag_position: str = "prepend") -> dict[str, Any]:
+        """Scan a folder and write datasets/NAME.json; its path is what start_preprocessing takes as source."""
+        options: Any = {"name": name, "custom_tag": tag, "tag_position": tag_position}
+        found = scan_folder(self._desk.places.folder(folder, "folder"), **options)
+        path = self._desk.places.root / "datasets" / f"{safe_name(name)}.json"
+        write_dataset(path, found.dataset)
+        return {"dataset": str(path), "counts": found.counts}
+
+    def start_preprocessing(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Begin to encode songs. ``config`` has the fields of PreprocessJob: source, checkpoint, out and so on."""
+        job = parse(PreprocessJob, config)
+        job.source = self._desk.places.path(str(job.source), "source")
+        job.out = self._desk.places.path(str(job.out), "out")
+        return self._begin("preprocess", job, job.out / "_job")
+
+    def start_training(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Begin a training, or go on with one (resume). ``config``: tensor_dir, checkpoint, out, resume, and settings
+        by name as for --set (max_epochs, lora.r ...)."""
+        own = {key: value for key, value in config.items() if key in TrainJob.model_fields}
+        job = parse(TrainJob, own)
+        for key, value in config.items():
+            if key not in own:
+                set_value(job, key, value)
+        job.tensor_dir = self._desk.places.folder(str(job.tensor_dir), "tensor_dir")
+        job.out = self._desk.places.path(str(job.out), "out")
+        return self._begin("train", job, job.out)
+
+    def start_generating(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Begin to make a piece of music. ``config``: checkpoint, adapter, strength, request (prompt, seed ...)."""
+        job = parse(GenerateJob, config)
+        if job.adapter is not None:
+            job.adapter = self._desk.places.path(str(job.adapter), "adapter")
+        return self._begin("generate", job, new_folder(self._desk.pieces_folder))
+
+    def export(self, run_id: str, checkpoint: str = "final", target: str = "acestep", out: str = "") -> dict[str, Any]:
+        """Write the adapter of a run (final, best, or the name of a checkpoint) for another program."""
+        folder = self._folder(run_id)
+        names = [path for path in (folder / checkpoint, folder / "checkpoints" / checkpoint) if path.is_dir()]
+        if not names or checkpoint != Path(checkpoint).name:
+            raise JobError(f"{run_id} has no checkpoint {checkpoint!r}", hint="Take final, best or epoch_<N>.")
+        return export_now(self._desk, str(names[0]), target, out)
+
+    def _begin(self, job: str, config: Any, folder: Path) -> dict[str, Any]:
+        self._desk.start(job, config, folder)
+        return {"run_id": self._desk.places.short(folder), "state": "running"}
+
+    def _folder(self, run_id: str) -> Path:
+        """The folder of an id. Raises JobError when it is none."""
+        folder = self._desk.places.path(run_id, "run_id")
+        read_job(folder)
+        return folder
+
+    def _watch(self, run_id: str) -> Watch:
+        if not run_id:
+            return self._desk.watches["train"]
+        folder = self._folder(run_id)
+        for watch in self._desk.watches.values():
+            if watch.folder == folder:
+                return watch
+        watch = Watch(self._desk.runner)
+        watch.follow(folder)
+        return watch

@@ -1,0 +1,66 @@
+"""The top of every tab: which model is at hand, how far the work is, and what comes next."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from acestep.ui import html
+from acestep.ui.progress import TONES, WORDS
+from acestep.ui.trainer import standing
+from acestep.ui.trainer.desk import Desk
+from acestep.ui.trainer.shell import Shell
+from acestep.ui.trainer.standing import TABS
+from acestep.ui.watch import ACTIVE
+
+NO_WAY = {"runs", "system"}  # tabs that are no stage of the way
+
+
+def build_header() -> tuple[gr.HTML, gr.HTML, gr.Button]:
+    """The widgets, to be placed above the tabs and painted by ``wire_header``."""
+    head = gr.HTML(elem_id="tr-head")
+    with gr.Row(elem_classes="ac-next"):
+        words = gr.HTML(elem_id="tr-next-words")
+        button = gr.Button("", elem_id="tr-next", scale=0, size="sm")
+    return head, words, button
+
+
+def wire_header(shell: Shell, widgets: tuple[gr.HTML, gr.HTML, gr.Button]) -> None:
+    """Keep the header up to date."""
+    desk = shell.desk
+    _, _, button = widgets
+
+    def paint() -> tuple[str, str, object]:
+        step = standing.next_step(desk)
+        words = f"<strong>Next:</strong> {html.text(step.todo)}"
+        return _head(desk), words, gr.update(value=f"Go to {TABS[step.tab]}")
+
+    shell.live.show(list(widgets), lambda: standing.version(desk), paint)
+    shell.go(button, lambda: standing.next_step(desk).tab)
+
+
+def _head(desk: Desk) -> str:
+    stages = "".join(
+        f'<li class="{"ac-done" if step.done else ""}"><b>{html.text(TABS[step.tab])}</b> {html.text(step.words)}</li>'
+        for step in standing.steps(desk)
+    )
+    return (
+        f'<div class="ac-line ac-head"><h1>ACE-Step LoRA trainer</h1>{_state(desk)}'
+        f'<span class="ac-phase">{html.text(_model(desk))}</span></div><ol class="ac-steps">{stages}</ol>'
+    )
+
+
+def _state(desk: Desk) -> str:
+    for name in ("train", "preprocess", "generate"):
+        state, _ = desk.watches[name].look()
+        if state in ACTIVE:
+            return html.pill(f"{name} {WORDS[state]}", TONES.get(state, "plain"), state=state)
+    return html.pill("idle", state="idle")
+
+
+def _model(desk: Desk) -> str:
+    loaded = desk.service.loaded
+    if desk.service.loading:
+        return f"loading {desk.service.loading}"
+    if loaded is not None:
+        return f"{loaded.name} in memory, {loaded.device}, {loaded.precision}"
+    return "no model in memory"

@@ -1,0 +1,89 @@
+"""Pieces of music that were asked for: one folder each, with the request and the sound."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from acestep.core.errors import AceStepError
+from acestep.core.files import read_json
+from acestep.core.jobs import read_job
+from acestep.ui import html
+from acestep.ui.jobs import PIECE, GenerateJob
+from acestep.ui.places import playable
+
+_SHOWN = 12
+_SETTINGS_OF_ADAPTERS = ("adapter_config.json", "lokr_config.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One finished piece."""
+
+    folder: Path
+    sound: Path
+    request: GenerateJob
+    made_s: float
+
+
+def new_folder(root: Path) -> Path:
+    """A folder below ``root`` that does not exist, named after the time."""
+    name = time.strftime("%Y%m%d-%H%M%S")
+    number, folder = 1, root / name
+    while folder.exists():
+        number += 1
+        folder = root / f"{name}-{number}"
+    return folder
+
+
+def list_pieces(root: Path, most: int = _SHOWN) -> list[Piece]:
+    """The finished pieces below ``root``, the newest first."""
+    sounds = sorted(root.glob(f"*/{PIECE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    found = []
+    for sound in sounds[:most]:
+        try:
+            _, request = read_job(sound.parent)
+        except AceStepError:
+            continue  # a folder without a request that can be read is none of ours
+        if isinstance(request, GenerateJob):
+            found.append(Piece(sound.parent, sound, request, sound.stat().st_mtime))
+    return found
+
+
+def adapter_words(adapter: Path | None, strength: float) -> str:
+    """Which adapter, in a few words: the run and the checkpoint."""
+    if adapter is None:
+        return "model alone"
+    parts = [part for part in adapter.parts[-4:] if part not in ("adapter", "checkpoints", "lora_output")]
+    return f"{', '.join(parts[-2:])} at {strength:g}"
+
+
+def trigger_word(adapter: str) -> str:
+    """The word that calls an adapter's style, as its settings file tells; "" if it does not."""
+    for name in _SETTINGS_OF_ADAPTERS:
+        path = Path(adapter) / name
+        if adapter and path.is_file():
+            settings = read_json(path, error=AceStepError)
+            return str(settings.get("trigger_word") or "") if isinstance(settings, dict) else ""
+    return ""
+
+
+def player(sound: Path, label: str) -> str:
+    """A sound as HTML, from the copy in the cache; relative, so that it works behind a proxy."""
+    address = quote(f"gradio_api/file={playable(sound)}", safe="/=:")
+    return f'<audio controls preload="none" src="{address}" aria-label="{html.text(label)}"></audio>'
+
+
+def piece_row(piece: Piece) -> str:
+    """A piece with its player and what it was asked for."""
+    request = piece.request.request
+    title = adapter_words(piece.request.adapter, piece.request.strength)
+    when = time.strftime("%d %b %H:%M", time.localtime(piece.made_s))
+    about = f"{when}, {request.duration_s:g} s, seed {request.seed}, {Path(piece.request.checkpoint).name}"
+    return (
+        f'<li class="ac-piece"><div><strong>{html.text(title)}</strong> '
+        f'<span class="ac-phase">{html.text(about)}</span>'
+        f"<p>{html.text(request.prompt or 'no style given')}</p></div>{player(piece.sound, title)}</li>"
+    )

@@ -1,0 +1,91 @@
+"""The trainings on this disk: what they were told, how they went, what makes them differ, and how one is removed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from acestep.core.errors import JobBusy, JobError, StorageError
+from acestep.core.events import EventLog
+from acestep.core.files import storage_errors
+from acestep.core.runs import RunSummary, list_runs, read_run
+from acestep.ui.trainer.desk import Desk
+from acestep.ui.watch import ACTIVE, Account
+
+# What a training writes at the top of its folder. Anything else there was put by somebody.
+_OURS = {
+    "job.json",
+    "events.jsonl",
+    "log.txt",
+    "output.txt",
+    "lock",
+    "cancel",
+    "pause",
+    "checkpoints",
+    "best",
+    "final",
+    "logs",
+    "samples",
+}
+
+
+def trainings(desk: Desk) -> list[RunSummary]:
+    """The trainings in the folder of runs, the newest first."""
+    return [run for run in list_runs(desk.runs_folder) if run.job == "train"]
+
+
+def account_of(folder: Path) -> Account:
+    """Everything that the events of a run say."""
+    account = Account()
+    for event in EventLog(folder / "events.jsonl").read()[0]:
+        account.add(event)
+    return account
+
+
+def flat_settings(run: RunSummary) -> dict[str, Any]:
+    """The settings of a run by qualified names; of adapters only the kind that was trained."""
+    config = run.config
+    training = config.get("training", {})
+    kind = training.get("adapter_type", "lora")
+    found: dict[str, Any] = {"model": Path(str(config.get("checkpoint", ""))).name, "tensors": config.get("tensor_dir")}
+    found |= dict(training)
+    return found | {f"{kind}.{name}": value for name, value in config.get(kind, {}).items()}
+
+
+def differences(runs: Sequence[RunSummary]) -> list[tuple[str, list[Any]]]:
+    """The settings in which runs differ, with the value of each run."""
+    settings = [flat_settings(run) for run in runs]
+    names = list(dict.fromkeys(name for each in settings for name in each))
+    rows = [(name, [each.get(name) for each in settings]) for name in names]
+    return [(name, values) for name, values in rows if any(value != values[0] for value in values)]
+
+
+def delete_run(desk: Desk, name: str) -> None:
+    """Remove a run for good.
+
+    Raises:
+        JobError: there is no such training, or it holds things that are not ours.
+        JobBusy: it is at work.
+        StorageError: it lies outside this program's folder.
+    """
+    if not name or name != Path(name).name or not (desk.runs_folder / name).is_dir():
+        raise JobError(f"there is no run {name!r} in {desk.runs_folder}", hint="Type the name of one in the list.")
+    folder = desk.runs_folder / name
+    if folder.is_symlink() or desk.places.own(str(folder), "Run") != folder.resolve():
+        raise StorageError(f"{folder} is a link", hint="Remove it by hand.")
+    if read_run(folder).job != "train":
+        raise JobError(f"{folder} is not a training run")
+    watch = desk.watches["train"]
+    if (watch.folder == folder and watch.look()[0] in ACTIVE) or read_run(folder).state == "running":
+        raise JobBusy(f"{name} is being trained", hint="Stop it first.")
+    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in _OURS)
+    if foreign:
+        raise JobError(
+            f"{folder} holds {', '.join(foreign[:3])}, which training did not make", hint="Move it away first."
+        )
+    with storage_errors(folder):
+        shutil.rmtree(folder)
+    if watch.folder == folder:
+        watch.follow(None)

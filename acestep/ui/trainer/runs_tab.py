@@ -1,0 +1,136 @@
+"""Runs: every training on disk, compared, repeated or removed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from acestep.core.errors import JobError
+from acestep.core.jobs import read_job
+from acestep.core.runs import RunSummary, read_run
+from acestep.training.configs import TrainJob
+from acestep.ui import html
+from acestep.ui.errors import say
+from acestep.ui.trainer.curves import SMOOTH, Points, frame, smooth, thin
+from acestep.ui.trainer.runs import account_of, delete_run, differences, flat_settings, trainings
+from acestep.ui.trainer.shell import Shell
+from acestep.ui.trainer.train_settings import TrainSettings
+
+_HEADERS = ["Name", "Date", "Model", "Adapter", "Epochs", "Steps", "Loss", "Validation", "State"]
+_MOST = 6  # runs side by side
+_SMOOTHING = 0.9
+_EMPTY = "No run yet. Trainings of this program, from this page or from the command line, are listed here."
+
+
+class RunsTab:
+    """Widgets and what they do."""
+
+    def __init__(self, shell: Shell, settings: TrainSettings) -> None:
+        self._shell, self._desk, self._settings = shell, shell.desk, settings
+        self._list = gr.HTML(elem_id="tr-runs-list")
+        with gr.Column(visible=False) as self._body:
+            self._chosen = gr.Dropdown(
+                [],
+                label="Look at",
+                info=f"One run, or up to {_MOST} to compare.",
+                multiselect=True,
+                max_choices=_MOST,
+                elem_id="tr-runs-chosen",
+            )
+            self._curves = gr.LinePlot(
+                frame({}, "loss"),
+                x="step",
+                y="loss",
+                color="curve",
+                title=f"Loss, {SMOOTH}",
+                height=280,
+                show_label=False,
+                elem_id="tr-runs-curves",
+            )
+            self._about = gr.HTML(elem_id="tr-runs-about")
+            with gr.Row(elem_classes="ac-actions"):
+                again = gr.Button("Same settings again", elem_id="tr-runs-again")
+            confirm, delete = self._remover()
+        shell.on(self._chosen.change, self._look, [self._chosen], [self._curves, self._about], quiet=True)
+        shell.on(again.click, self._again, [self._chosen], [shell.tabs])
+        shell.on(delete.click, self._delete, [confirm], [confirm, self._chosen])
+        shell.live.show([self._list, self._body, self._chosen], self._version, self._paint)
+
+    def _remover(self) -> tuple[gr.Textbox, gr.Button]:
+        fold = gr.Accordion("Delete a run", open=False, elem_id="tr-runs-delete")
+        with fold, gr.Row(elem_classes="ac-with-button"):
+            confirm = gr.Textbox(
+                label="Name of the run",
+                info="Its checkpoints and adapters are removed for good. Type its name to confirm.",
+                elem_id="tr-runs-confirm",
+                scale=5,
+            )
+            delete = gr.Button("Delete run", variant="stop", elem_id="tr-runs-delete-start", scale=0)
+        return confirm, delete
+
+    def _version(self) -> object:
+        return tuple(self._desk.run_folders()), self._desk.watches["train"].look()[0]
+
+    def _paint(self) -> list[Any]:
+        runs = trainings(self._desk)
+        names = [run.folder.name for run in runs]
+        table = html.table(_HEADERS, map(_row, runs), "Runs") if runs else html.card(_EMPTY)
+        return [table, gr.update(visible=bool(runs)), gr.update(choices=names, value=names[:1])]
+
+    def _summary(self, name: str) -> RunSummary:
+        return read_run(self._desk.runs_folder / Path(name).name)
+
+    def _look(self, names: list[str] | None) -> tuple[Any, str]:
+        runs = [self._summary(name) for name in names or []]
+        curves: dict[str, Points] = {}
+        for run in runs:
+            raw = [(event.step, event.loss) for event in account_of(run.folder).steps]
+            curves[run.folder.name] = thin(smooth(raw, _SMOOTHING))
+        if len(runs) > 1:
+            rows = [(setting, *values) for setting, values in differences(runs)]
+            words = html.table(["Setting", *curves], rows, "Settings that differ") if rows else _same()
+        else:
+            words = html.facts(flat_settings(runs[0])) if runs else ""
+        return frame(curves, "loss"), words
+
+    def _again(self, names: list[str] | None) -> Any:
+        if not names:
+            raise JobError("no run is chosen", hint="Choose one above.")
+        _, job = read_job(self._summary(names[0]).folder)
+        if not isinstance(job, TrainJob):
+            raise JobError(f"{names[0]} is not a training run")
+        self._settings.take(job)
+        say(f"The settings of {names[0]} are in 4. Train.")
+        return gr.Tabs(selected="train")
+
+    def _delete(self, name: str) -> tuple[str, Any]:
+        delete_run(self._desk, name.strip())
+        self._desk.forget_listings()
+        say(f"{name} is deleted.")
+        return "", gr.update(value=[])
+
+
+def _row(run: RunSummary) -> list[Any]:
+    training = run.config.get("training", {})
+    return [
+        run.folder.name,
+        time.strftime("%d %b %H:%M", time.localtime(run.started_s)) if run.started_s else "",
+        Path(str(run.config.get("checkpoint", ""))).name,
+        training.get("adapter_type", ""),
+        f"{run.epoch} of {training.get('max_epochs', '?')}",
+        run.step,
+        _number(run.loss),
+        _number(run.validation_loss),
+        run.state,
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _same() -> str:
+    return html.card("The chosen runs have the same settings.")

@@ -1,0 +1,149 @@
+"""1. Service: which model is taught, whether it is whole, and the models in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from acestep.core.errors import AceStepError
+from acestep.core.paths import PROJECT
+from acestep.models.checkpoint import Checkpoint, check_checkpoint, check_companions
+from acestep.ui import html
+from acestep.ui.errors import say, sentence
+from acestep.ui.jobs import DownloadJob
+from acestep.ui.trainer.shell import Shell
+
+_MAIN = "main"
+_FIRST = "No model was found. The turbo model is the one to begin with; the demo model is tiny and only for trying."
+_USE = {
+    "turbo": "8 steps, no guidance, shift 3. Made by distillation: quick to listen to.",
+    "base": "60 steps with guidance 7, shift 1. The model before distillation.",
+    "sft": "60 steps with guidance 7, shift 1. Base, tuned for following prompts.",
+}
+
+
+class ServiceTab:
+    """Widgets and what they do."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell, self._desk = shell, shell.desk
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=3, min_width=300):
+                self._choice()
+            with gr.Column(scale=2, min_width=280):
+                self._about = gr.HTML(elem_id="tr-service-about")
+        shell.live.show([self._menu], self._menu_version, self._paint_menu)
+        shell.live.show([self._about, self._first], self._about_version, self._paint_about)
+
+    def _choice(self) -> None:
+        with gr.Row(elem_classes="ac-with-button"):
+            folder = gr.Textbox(
+                label="Checkpoints Folder (optional)",
+                info="Where your models lie, if not in checkpoints. On the computer that runs this program.",
+                elem_id="tr-service-folder",
+                scale=4,
+            )
+            look = gr.Button("Look for models", elem_id="tr-service-look", scale=0)
+        self._shell.kept.add("service.folder", folder)
+        self._menu = gr.Dropdown(
+            [],
+            label="Model Checkpoint",
+            info="Songs, adapters and what you hear belong to the model that is chosen here.",
+            elem_id="tr-service-checkpoint",
+            allow_custom_value=True,
+        )
+        with gr.Row(elem_classes="ac-actions"):
+            load = gr.Button("Initialize Service", variant="primary", elem_id="tr-service-load")
+            free = gr.Button("Unload", elem_id="tr-service-unload")
+        with gr.Group(visible=False, elem_classes="ac-first") as self._first:
+            gr.HTML(html.card("No model yet", [_FIRST]))
+            with gr.Row():
+                fetch = gr.Button("Download the turbo model (6.4 GB)", elem_id="tr-service-download")
+                tiny = gr.Button("Make the tiny demo model", elem_id="tr-service-tiny")
+        on = self._shell.on
+        for trigger in (look.click, folder.submit):
+            on(trigger, self._look, [folder], quiet=True)
+        on(self._menu.input, self._choose, [self._menu], quiet=True)
+        on(load.click, self._load, busy_on=self._menu)
+        on(free.click, self._unload)
+        on(fetch.click, self._download)
+        on(tiny.click, self._make_tiny, busy_on=self._menu)
+        self._shell.go(fetch, "system")
+
+    def _look(self, text: str) -> None:
+        """The path may be that of a model as well as that of a folder of models."""
+        chosen = ""
+        if text.strip():
+            folder = self._desk.places.folder(text, "Checkpoints Folder")
+            if (folder / "config.json").is_file() or (folder / "transformer").is_dir():
+                text, chosen = str(folder.parent), str(folder)
+        self._desk.settings.push({"service.folder": text})
+        found = self._desk.checkpoints()
+        if chosen or not self._desk.settings.text("service.checkpoint"):
+            chosen = chosen or (str(found[0].folder) if found else "")
+            self._desk.settings.put({"service.checkpoint": chosen})
+        say(f"{html.count(len(found), 'model')} found.")
+
+    def _choose(self, value: str | None) -> None:
+        self._desk.settings.put({"service.checkpoint": value or ""})
+
+    def _load(self) -> None:
+        checkpoint = self._desk.checkpoint()
+        self._desk.require_idle()
+        self._desk.service.initialize(checkpoint.folder.resolve())
+        say(f"{checkpoint.name} is ready.")
+
+    def _unload(self) -> None:
+        self._desk.service.unload()
+
+    def _download(self) -> None:
+        root = self._desk.checkpoints_folder or PROJECT / "checkpoints"
+        folder = self._desk.places.memory / "download"
+        self._desk.start("download", DownloadJob(names=[_MAIN], root=root), folder)
+
+    def _make_tiny(self) -> None:
+        from acestep.models.tiny import create_tiny_checkpoint
+
+        made = create_tiny_checkpoint(self._desk.places.root / "checkpoints" / "tiny")
+        self._desk.settings.push({"service.folder": str(made.parent), "service.checkpoint": str(made)})
+        say("The tiny demo model is ready. It makes noise rather than music, but quickly.")
+
+    def _menu_version(self) -> object:
+        known = tuple((model.name, str(model.folder)) for model in self._desk.checkpoints())
+        return known, self._desk.settings.text("service.checkpoint")
+
+    def _paint_menu(self) -> list[Any]:
+        choices = [(model.name, str(model.folder)) for model in self._desk.checkpoints()]
+        return [gr.update(choices=choices, value=self._desk.settings.text("service.checkpoint") or None)]
+
+    def _about_version(self) -> object:
+        service = self._desk.service
+        return self._menu_version(), service.loading, service.loaded
+
+    def _paint_about(self) -> list[Any]:
+        nothing = not self._desk.settings.text("service.checkpoint") and not self._desk.checkpoints()
+        try:
+            words = self._describe(self._desk.checkpoint())
+        except AceStepError as error:
+            words = html.card("No model is in use", [sentence(error)], "plain" if nothing else "warn")
+        return [words, gr.update(visible=nothing)]
+
+    def _describe(self, checkpoint: Checkpoint) -> str:
+        about = {
+            "Type": f"{checkpoint.variant}, {'4B (XL)' if checkpoint.family == 'xl' else '2B'}",
+            "Made for": _USE.get(checkpoint.variant, ""),
+            "Folder": checkpoint.folder,
+        }
+        loaded = self._desk.service.loaded
+        if loaded is not None:
+            about |= {"In memory": loaded.name}
+            about |= {"Device": f"{loaded.device}: {loaded.device_reason}"}
+            about |= {"Precision": f"{loaded.precision}: {loaded.precision_reason}"}
+        try:
+            check_checkpoint(checkpoint)
+            check_companions(checkpoint)
+        except AceStepError as error:
+            return html.card("This model is not whole", [sentence(error)], "bad") + html.facts(about)
+        ready = "In memory" if loaded is not None else "Complete"
+        return html.card(f"{checkpoint.name}: {ready.lower()}", tone="good") + html.facts(about)

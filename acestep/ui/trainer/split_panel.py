@@ -1,0 +1,50 @@
+"""Long recordings cut into pieces that are trained on one by one."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from acestep.ui import html
+from acestep.ui.trainer.shell import Shell
+
+_SECONDS = [30, 60]
+_SHOWN = 20
+
+
+class SplitPanel:
+    """Widgets and what they do."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._places = shell.desk.places
+        with gr.Accordion("Split Long Audio Files", open=False, elem_id="tr-split"):
+            with gr.Row(elem_classes="ac-grid"):
+                source = gr.Textbox(
+                    label="Input Folder", info="Only its own files, no sub-folders.", elem_id="tr-split-in"
+                )
+                out = gr.Textbox(label="Output Folder", info="Another folder, for the pieces.", elem_id="tr-split-out")
+                seconds = gr.Radio(
+                    _SECONDS,
+                    value=_SECONDS[0],
+                    label="Segment Duration (s)",
+                    info="Rests below 10 s are left out.",
+                    elem_id="tr-split-seconds",
+                )
+            button = gr.Button("Split Audio Files", elem_id="tr-split-start")
+            result = gr.HTML(elem_id="tr-split-result")
+        shell.kept.add("split.in", source)
+        shell.kept.add("split.out", out)
+        shell.kept.add("split.seconds", seconds, lambda value: value in _SECONDS)
+        shell.on(button.click, self._split, [source, out, seconds], [result], busy_on=result)
+
+    def _split(self, source: str, out: str, seconds: int, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+        from acestep.audio.split import split_folder
+
+        def tell(line: str) -> None:
+            done, total = line[1:].partition("]")[0].split("/")
+            progress((int(done), int(total)), desc=line)
+
+        folder = self._places.folder(source, "Input Folder")
+        target = self._places.path(out, "Output Folder")
+        made = split_folder(folder, target, seconds, on_progress=tell)
+        words = f"{html.count(len(made.pieces), 'piece')} in {target}"
+        return html.card(words, made.left_out[:_SHOWN], "warn" if made.left_out else "good")

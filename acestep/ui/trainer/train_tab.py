@@ -1,0 +1,111 @@
+"""4. Train: settings above, the run below; the settings fold away while it goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from acestep.core.errors import AceStepError, TrainingError
+from acestep.core.jobs import read_job
+from acestep.training.configs import TrainJob
+from acestep.ui import html
+from acestep.ui.errors import say
+from acestep.ui.progress import JobPanel
+from acestep.ui.trainer.curves import Curves
+from acestep.ui.trainer.job_buttons import JobButtons
+from acestep.ui.trainer.remedies import Remedy, remedy_for
+from acestep.ui.trainer.resume_panel import ResumePanel, resume_run
+from acestep.ui.trainer.shell import Cure, Shell
+from acestep.ui.trainer.train_settings import TrainSettings
+from acestep.ui.watch import ACTIVE
+
+_FIGURES = {
+    "fit_loss_before": "Fit loss before",
+    "fit_loss": "Fit loss now",
+    "validation_loss_before": "Validation loss before",
+    "validation_loss": "Validation loss now",
+    "zero_loss": "Loss of answering nothing",
+}
+
+
+class TrainTab:
+    """Widgets and what they do."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell, self._desk = shell, shell.desk
+        with gr.Accordion("Settings", open=True, elem_id="tr-train-settings") as fold:
+            settings = TrainSettings(shell)
+            ResumePanel(shell)
+            own = gr.Checkbox(
+                False,
+                label="In a process of its own",
+                info="A crash then leaves this page alone, and all memory is given back at the end. It starts slower.",
+                elem_id="tr-train-own-process",
+            )
+            shell.kept.add("train.own-process", own)
+        self.settings = settings
+        shell.cure("tr-train", self._missing, self._missing)
+        buttons = JobButtons(shell, "train", "Start Training", "Stop Training", pause=True)
+        self._remedy = gr.Button("", visible=False, elem_id="tr-train-remedy")
+        JobPanel(
+            shell.live,
+            self._desk.watches["train"],
+            "tr-train",
+            nothing_yet="Nothing has been trained from this page yet.",
+            result=_result,
+        )
+        Curves(shell)
+        shell.on(buttons.start.click, self._start, settings.inputs, check=settings.check)
+        shell.on(self._remedy.click, self._help, [], [shell.tabs])
+        shell.live.show([self._remedy], self._state, self._paint_remedy)
+        shell.live.show([fold], lambda: self._state() in ACTIVE, lambda: [gr.update(open=self._state() not in ACTIVE)])
+
+    def _missing(self) -> Cure | None:
+        if not self._desk.settings.text("service.checkpoint"):
+            return Cure("No model is chosen yet.", "service")
+        try:
+            self._desk.tensors()
+        except AceStepError:
+            return Cure("There are no preprocessed songs yet.", "preprocess")
+        return None
+
+    def _start(self, *values: Any) -> None:
+        self._desk.require_idle()
+        job = self.settings.read(values)
+        self._desk.start("train", job, job.out)
+        say(f"Training {job.out.name}.")
+
+    def _state(self) -> Any:
+        return self._desk.watches["train"].look()[0]
+
+    def _found(self) -> Remedy | None:
+        state, account = self._desk.watches["train"].look()
+        return None if state in ACTIVE or state == "idle" else remedy_for(state, account.last)
+
+    def _paint_remedy(self) -> list[Any]:
+        remedy = self._found()
+        return [gr.update(visible=remedy is not None, value=remedy.label if remedy else "")]
+
+    def _help(self) -> Any:
+        remedy, folder = self._found(), self._desk.watches["train"].folder
+        if remedy is None or folder is None:
+            raise TrainingError("there is nothing to go on with")
+        if remedy.tab:
+            return gr.Tabs(selected=remedy.tab)
+        _, job = read_job(folder)
+        assert isinstance(job, TrainJob)
+        resume_run(self._desk, folder, "auto", remedy.change(job.training))
+        return gr.skip()
+
+
+def _result(result: dict[str, Any]) -> str:
+    early = "It stopped early: no better epoch came. " if result.get("stopped_early") else ""
+    best = result.get("best") or {}
+    words = [
+        f"{result.get('steps')} steps, {result.get('epochs')} epochs. {early}".strip(),
+        f"The best epoch is {best['epoch']}, with a loss of {best['loss']:.4f}." if best else "",
+        f"The adapter is in {result.get('adapter')}. Listen to it in 5. Listen.",
+    ]
+    figures = {label: f"{result[key]:.4f}" for key, label in _FIGURES.items() if result.get(key) is not None}
+    return html.card("Finished", words, "good") + html.facts(figures)

@@ -9,6 +9,7 @@ coarser, without gradient, and not undone by taking an adapter out (bitsandbytes
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import torch
@@ -114,15 +115,17 @@ def _unpack_int8(packed: Tensor, scale: Tensor, _shape: tuple[int, int], dtype: 
 
 
 def _pack_nf4(weight: Tensor) -> tuple[Tensor, Tensor]:
-    packed, state = _functions().quantize_4bit(weight.contiguous(), blocksize=_BLOCK, quant_type="nf4")
+    blocks = F.pad(weight.flatten(), (0, -weight.numel() % _BLOCK)).view(-1, _BLOCK)
+    packed, state = _functions().quantize_4bit(blocks, blocksize=_BLOCK, quant_type="nf4")
     return packed, state.absmax.bfloat16()  # 4.25 bits a weight; far finer than the steps that it scales
 
 
 def _unpack_nf4(packed: Tensor, scale: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    settings = {"shape": torch.Size(shape), "dtype": dtype, "blocksize": _BLOCK, "quant_type": "nf4"}
+    # Unpacked as rows of one block: on the CPU bitsandbytes 0.50.2 mixes the scales up where a block crosses rows.
+    settings = {"shape": torch.Size((len(scale), _BLOCK)), "dtype": dtype, "blocksize": _BLOCK, "quant_type": "nf4"}
     functions = _functions()
-    weight: Tensor = functions.dequantize_4bit(packed, functions.QuantState(scale.float(), **settings))
-    return weight
+    blocks: Tensor = functions.dequantize_4bit(packed, functions.QuantState(scale.float(), **settings))
+    return blocks.flatten()[: math.prod(shape)].view(shape)
 
 
 _PACK = {"int8": _pack_int8, "nf4": _pack_nf4}

@@ -16,13 +16,26 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from acestep.adapters.base import Adapter
-from acestep.adapters.configs import LoKRConfig, LoRAConfig
-from tests.adapters.small import answer, make_decoder, relative, save, trained, with_original_names
+from acestep.adapters.configs import AdapterConfig, LoKRConfig, LoRAConfig
+from tests.adapters.small import (
+    DORA,
+    DORA_PISSA,
+    LOHA,
+    PISSA,
+    RSLORA,
+    answer,
+    make_decoder,
+    relative,
+    save,
+    trained,
+    with_original_names,
+)
 from tests.adapters.test_state import deltas
 
 ALPHA_IS_RANK = LoRAConfig(r=4, alpha=4, dropout=0.0)
 ALPHA_IS_TWICE = LoRAConfig(r=4, alpha=8, dropout=0.0)
-every_lora = pytest.mark.parametrize("config", [ALPHA_IS_RANK, ALPHA_IS_TWICE])
+LORAS: list[tuple[str, AdapterConfig]] = [("lora", x) for x in (ALPHA_IS_RANK, ALPHA_IS_TWICE, RSLORA, PISSA)]
+DORAS: list[tuple[str, AdapterConfig]] = [("dora", DORA), ("dora", DORA_PISSA)]
 every_lokr = pytest.mark.parametrize(
     "config",
     [
@@ -35,22 +48,26 @@ every_lokr = pytest.mark.parametrize(
 precisions = pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-3)])
 
 
-@every_lora
+@pytest.mark.parametrize(("kind", "config"), [*LORAS, *DORAS, ("loha", LOHA)])
 @precisions
-def test_peft_hears_the_trained_lora(tmp_path: Path, config: LoRAConfig, dtype: torch.dtype, error: float) -> None:
+def test_peft_hears_what_was_trained(
+    tmp_path: Path, kind: str, config: AdapterConfig, dtype: torch.dtype, error: float
+) -> None:
     app = with_original_names(make_decoder())
     base = answer(app)
-    adapter = trained(make_decoder(), "lora", config)
+    adapter = trained(make_decoder(), kind, config)
     loaded = PeftModel.from_pretrained(app, save(adapter, tmp_path / "a", dtype=dtype))
     assert relative(answer(loaded), answer(adapter.network), base) < error
 
 
-@every_lora
+@pytest.mark.parametrize(("kind", "config"), [*LORAS, *DORAS])
 @precisions
-def test_diffusers_hears_the_trained_lora(tmp_path: Path, config: LoRAConfig, dtype: torch.dtype, error: float) -> None:
+def test_diffusers_hears_what_was_trained(
+    tmp_path: Path, kind: str, config: AdapterConfig, dtype: torch.dtype, error: float
+) -> None:
     pipeline = make_decoder()
     base = answer(pipeline)
-    adapter = trained(make_decoder(), "lora", config)
+    adapter = trained(make_decoder(), kind, config)
     folder = save(adapter, tmp_path / "a", dtype=dtype)
     state, metadata = AceStepLoraLoaderMixin.lora_state_dict(str(folder), return_lora_metadata=True)
     AceStepLoraLoaderMixin.load_lora_into_transformer(state, pipeline, metadata=metadata)
@@ -87,9 +104,9 @@ def test_the_app_builds_the_trained_lokr_from_the_metadata(tmp_path: Path, confi
     assert relative(answer(app), answer(adapter.network), base) < 1e-4
 
 
-@every_lora
-def test_comfyui_computes_the_trained_lora(tmp_path: Path, config: LoRAConfig) -> None:
-    adapter = trained(make_decoder(), "lora", config)
+@pytest.mark.parametrize(("kind", "config"), [*LORAS, ("loha", LOHA)])
+def test_comfyui_computes_what_was_trained(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
+    adapter = trained(make_decoder(), kind, config)
     _same(_comfyui(save(adapter, tmp_path / "a") / "adapter_model.safetensors"), adapter)
 
 
@@ -111,9 +128,12 @@ def _comfyui(file: Path) -> dict[str, Tensor]:
     names = [name.removesuffix(".weight") for name in with_original_names(make_decoder()).state_dict()]
     tensors, found = load_file(file), {}
     for name in names:
-        lora, lokr = f"base_model.model.{name}", f"lycoris_{name.replace('.', '_')}"
-        if f"{lora}.lora_B.weight" in tensors:
-            found[name] = tensors.pop(f"{lora}.lora_B.weight") @ tensors.pop(f"{lora}.lora_A.weight")
+        peft, lokr = f"base_model.model.{name}", f"lycoris_{name.replace('.', '_')}"
+        if f"{peft}.lora_B.weight" in tensors:
+            found[name] = tensors.pop(f"{peft}.lora_B.weight") @ tensors.pop(f"{peft}.lora_A.weight")
+        elif f"{peft}.hada_w1_a" in tensors:
+            w1, w2 = (tensors.pop(f"{peft}.hada_{w}_a") @ tensors.pop(f"{peft}.hada_{w}_b") for w in ("w1", "w2"))
+            found[name] = w1 * w2
         elif f"{lokr}.alpha" in tensors:
             scale, alpha, halves = 1.0, tensors.pop(f"{lokr}.alpha"), []
             for half in ("lokr_w1", "lokr_w2"):

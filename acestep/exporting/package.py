@@ -19,7 +19,7 @@ from acestep.adapters.lokr_file import CONFIG as LOKR_CONFIG
 from acestep.adapters.lora_file import CONFIG as LORA_CONFIG
 from acestep.core.errors import AceStepError, AdapterError, StorageError
 from acestep.core.files import replace_folder, write_text
-from acestep.exporting.check import compare, figures_of, output_error, require_learned
+from acestep.exporting.check import Listener, compare, figures_of, require_learned
 from acestep.exporting.configs import ALL, TARGETS
 from acestep.exporting.delta import base_of, needs_base
 from acestep.exporting.lowrank import EXACT
@@ -75,13 +75,14 @@ def export_adapter(
     base = base_of(stored, checkpoint) if checkpoint is not None or needs_base(stored) else None
     source = Source(stored, base, rank=rank, strength=strength)
     require_learned(source)
+    listener = Listener(source, base) if base and checkpoint is not None else None
     if to != ALL:
-        return write_for(source, to, out, measure=checkpoint is not None)
+        return write_for(source, to, out, listener)
     written, refused = {}, {}
     for target in TARGETS.names:
         try:
             folder = out / target / run_name(stored.file)
-            written[target] = write_for(source, target, folder, measure=checkpoint is not None)
+            written[target] = write_for(source, target, folder, listener)
         except AceStepError as reason:
             refused[target] = f"{reason} {reason.hint}".strip()
     if not written:
@@ -107,8 +108,8 @@ def _told(stored: StoredAdapter, prompt: str, license: str, dtype: str | None) -
     return dataclasses.replace(stored, card=card, dtype=DTYPES[dtype] if dtype else stored.dtype)
 
 
-def write_for(source: Source, to: str, out: Path, *, measure: bool = False) -> dict[str, Any]:
-    """Write and check ``source`` for one program; ``measure`` compares the decoder's answers too. The rest as above."""
+def write_for(source: Source, to: str, out: Path, listener: Listener | None = None) -> dict[str, Any]:
+    """Write and check ``source`` for one program; a ``listener`` compares the decoder's answers too."""
     write: Writer = pkgutil.resolve_name(TARGETS[to].make.implementation)
     require_free(out)
     card = source.adapter.card
@@ -126,8 +127,8 @@ def write_for(source: Source, to: str, out: Path, *, measure: bool = False) -> d
         "trigger_word": card.trigger_word,
         "notes": _notes(source, written, found.residual),
     }
-    if measure and source.base:
-        result["output_error"] = output_error(source, source.base, written)
+    if listener:
+        result["output_error"] = listener.error(written)
     return result
 
 
@@ -146,9 +147,13 @@ def require_free(out: Path) -> None:
 
 
 def _ours(folder: Path) -> bool:
-    """Whether ``folder`` holds one adapter file that this program wrote, what belongs beside it, and nothing else."""
-    files = {each.name for each in folder.iterdir()} - {README, LORA_CONFIG, LOKR_CONFIG}
-    if len(files) != 1:
+    """Whether ``folder`` holds one adapter file that this program wrote with its model card, and no strange files.
+
+    Training writes no model card: its folders are never replaced.
+    """
+    names = {each.name for each in folder.iterdir()}
+    files = names - {README, LORA_CONFIG, LOKR_CONFIG}
+    if len(files) != 1 or README not in names:
         return False
     try:
         with safe_open(folder / files.pop(), framework="pt") as opened:

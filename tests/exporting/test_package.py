@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import AdapterConfig
 from acestep.adapters.files import inject, read_adapter, read_card
-from acestep.core.errors import AdapterError, StorageError, UnknownName
-from acestep.exporting import package
+from acestep.core.errors import AdapterError, ModelMismatch, StorageError, UnknownName
+from acestep.exporting import programs, rules
 from acestep.exporting.package import export_adapter
 from tests.adapters.small import (
     CARD,
+    EVERY,
     KINDS,
     LORA,
     answer,
@@ -27,25 +30,71 @@ from tests.adapters.small import (
     trained,
     with_original_names,
 )
+from tests.exporting.models import make_run, write_checkpoint
 
-every_kind = pytest.mark.parametrize(("kind", "config"), KINDS)
+every_kind = pytest.mark.parametrize(("kind", "config"), EVERY)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
+def metadata(file: Path) -> dict[str, str]:
+    with safe_open(file, framework="pt") as opened:
+        return dict(opened.metadata())
+
+
 @every_kind
-def test_an_adapter_of_ours_is_exported_byte_for_byte(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
+def test_an_adapter_of_ours_is_exported_number_by_number(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
     folder = save(trained(make_decoder(), kind, config), tmp_path / "run" / "final" / "adapter")
     result = export_adapter(tmp_path / "run", to="acestep", out=tmp_path / "my song")
     assert result["adapter"] == str(tmp_path / "my song")
-    assert result["kind"] == kind
+    assert result["kind"] == result["form"] == kind
     assert result["modules"] == 22
     assert 0 < result["delta_norm"][0] <= result["delta_norm"][1]
     assert result["trigger_word"] == "zyx"
     assert json.loads(json.dumps(result)) == result
-    assert contents(tmp_path / "my song") == contents(folder)
+    before, after = read_adapter(folder), read_adapter(tmp_path / "my song")
+    assert all(torch.equal(after.weights[key], value) for key, value in before.weights.items())
+    assert after.weights.keys() == before.weights.keys()
+
+
+def test_equal_adapters_are_equal_exports(tmp_path: Path) -> None:
+    folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "run" / "final" / "adapter")
+    for place in ("one", "other"):
+        export_adapter(folder, "all", out=tmp_path / place)
+    files = [path.relative_to(tmp_path / "one") for path in sorted((tmp_path / "one").rglob("*")) if path.is_file()]
+    assert len(files) == 7
+    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes() for file in files)
+
+
+def test_a_lora_is_one_and_the_same_file_for_every_program(tmp_path: Path) -> None:
+    folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "run" / "final" / "adapter")
+    written = export_adapter(folder, "all", out=tmp_path / "out")["targets"]
+    folders = {to: Path(each["adapter"]) for to, each in written.items()}
+    assert folders["acestep"].name == "run"
+    assert folders["comfyui"].name == "run.safetensors"
+    app = (folders["acestep"] / "adapter_model.safetensors").read_bytes()
+    assert folders["comfyui"].read_bytes() == app
+    [file] = folders["diffusers"].glob("*.safetensors")
+    assert file.read_bytes() == app
+    assert sorted(path.name for path in folders["diffusers"].iterdir()) == ["README.md", file.name]
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("my song/final/adapter", "my song"),
+        ("my song/best/adapter", "my song"),
+        ("my song/checkpoints/epoch_30/adapter", "my song-epoch_30"),
+        ("my song/checkpoints/epoch_2_step_40/adapter", "my song-epoch_2_step_40"),
+        ("elsewhere", "elsewhere"),
+    ],
+)
+def test_an_export_is_named_after_its_run(tmp_path: Path, place: str, name: str) -> None:
+    folder = save(trained(make_decoder(), "lora", LORA), tmp_path / place)
+    result = export_adapter(folder, "all", out=tmp_path / "out")
+    assert Path(result["targets"]["acestep"]["adapter"]).name == name
 
 
 def test_of_a_run_the_best_adapter_stands_in_for_a_missing_final_one(tmp_path: Path) -> None:
@@ -67,15 +116,31 @@ def test_a_lora_of_another_trainer_gets_its_scale_folded_in(tmp_path: Path) -> N
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["lora_alpha"] == 4
     app = PeftModel.from_pretrained(with_original_names(make_decoder()), tmp_path / "out")
     assert relative(answer(app), answer(adapter.network), base) < 1e-5
-    assert read_card(tmp_path / "out").config == {"r": 4, "alpha": 8, "dropout": 0.1}
+    told = read_card(tmp_path / "out").config
+    assert (told["r"], told["alpha"]) == (4, 8)
     export_adapter(folder, out=tmp_path / "out")
 
 
-def test_the_precision_of_the_file_is_kept(tmp_path: Path) -> None:
+def test_the_precision_of_the_file_is_kept_or_chosen(tmp_path: Path) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         folder = save(trained(make_decoder(), "lokr", KINDS[1][1]), tmp_path / str(dtype), dtype=dtype)
         export_adapter(folder, out=tmp_path / f"out {dtype}")
         assert read_adapter(tmp_path / f"out {dtype}").dtype == dtype
+    export_adapter(folder, out=tmp_path / "wide", dtype="fp32")
+    assert read_adapter(tmp_path / "wide").dtype == torch.float32
+
+
+@every_kind
+@pytest.mark.parametrize("strength", [0.5, -1.0])
+def test_the_strength_is_baked_in(
+    tmp_path: Path, small_checkpoint: Path, kind: str, config: AdapterConfig, strength: float
+) -> None:
+    make_run(small_checkpoint, tmp_path / "run", kind, "alpha = dim" if kind == "lokr" else "alpha = r")
+    options: dict[str, Any] = {"checkpoint": small_checkpoint, "strength": strength, "dtype": "fp32"}
+    result = export_adapter(tmp_path / "run", "comfyui", out=tmp_path / "out", **options)
+    assert result["output_error"] < 1e-4
+    assert result["residual"] < 1e-4
+    assert (result["form"] == "whole additions") == (kind == "dora")
 
 
 def test_an_earlier_export_is_replaced(tmp_path: Path) -> None:
@@ -83,11 +148,13 @@ def test_an_earlier_export_is_replaced(tmp_path: Path) -> None:
     second = save(trained(make_decoder(), *KINDS[1]), tmp_path / "b")
     export_adapter(first, out=tmp_path / "out")
     export_adapter(second, out=tmp_path / "out")
-    assert contents(tmp_path / "out") == contents(second)
+    assert sorted(contents(tmp_path / "out")) == ["README.md", "lokr_config.json", "lokr_weights.safetensors"]
 
 
-@pytest.mark.parametrize("what", ["a file", "notes beside an adapter", "a stranger's adapter", "other files"])
-def test_what_this_program_did_not_make_is_never_overwritten(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize(
+    "what", ["a file", "notes beside an adapter", "a stranger's adapter", "other files", "a folder of training"]
+)
+def test_what_this_program_did_not_export_is_never_overwritten(tmp_path: Path, what: str) -> None:
     folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a")
     out = tmp_path / "out"
     if what == "a file":
@@ -95,8 +162,10 @@ def test_what_this_program_did_not_make_is_never_overwritten(tmp_path: Path, wha
     elif what == "other files":
         out.mkdir()
         (out / "song.wav").write_text("precious")
-    else:
+    elif what == "a folder of training":
         save(trained(make_decoder(), "lora", LORA), out)
+    else:
+        export_adapter(folder, out=out)
         if what == "notes beside an adapter":
             (out / "notes.txt").write_text("precious")
         else:
@@ -113,7 +182,7 @@ def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a")
     (tmp_path / "out").mkdir()
     export_adapter(folder, out=tmp_path / "out")
-    assert contents(tmp_path / "out") == contents(folder)
+    assert {"README.md", *contents(folder)} == {*contents(tmp_path / "out")}
 
 
 @every_kind
@@ -124,24 +193,29 @@ def test_an_adapter_that_never_learned_is_not_exported(tmp_path: Path, kind: str
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("damage", ["a module lost", "a value changed"])
-def test_a_file_that_does_not_read_back_the_same_is_not_put_in_place(
+@pytest.mark.parametrize("damage", ["a module lost", "a value changed", "a NaN", "an unknown key"])
+def test_a_file_that_another_program_would_hear_otherwise_is_not_put_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a")
-    export_adapter(folder, out=tmp_path / "out")
+    export_adapter(folder, "comfyui", out=tmp_path / "out")
     before = contents(tmp_path / "out")
+    read = programs.read_tensors
 
-    def read_damaged(path: Path) -> object:
-        stored = read_adapter(path)
-        if path.name.startswith("."):  # what was just written
-            name = next(iter(stored.weights))
-            stored.weights[name].add_(1) if damage == "a value changed" else stored.weights.pop(name)
-        return stored
+    def read_damaged(file: Path) -> object:
+        tensors, told = read(file)
+        name = next(iter(tensors))
+        if damage == "a module lost":
+            tensors = {key: value for key, value in tensors.items() if "layers.1.mlp" not in key}
+        elif damage == "an unknown key":
+            tensors["transformer.layers.0.mlp.up_proj.lora_A.weight"] = tensors[name]
+        else:
+            tensors[name][0] += 0.5 if damage == "a value changed" else torch.nan
+        return tensors, told
 
-    monkeypatch.setattr(package, "read_adapter", read_damaged)
-    with pytest.raises(AdapterError, match="the written adapter differs from"):
-        export_adapter(folder, out=tmp_path / "out")
+    monkeypatch.setattr(programs, "read_tensors", read_damaged)
+    with pytest.raises(AdapterError, match=r"was not written whole|is not what was trained|would hold NaN"):
+        export_adapter(folder, "comfyui", out=tmp_path / "out")
     assert contents(tmp_path / "out") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "out"]
 
@@ -153,7 +227,92 @@ def test_an_unknown_target_is_refused_with_the_known_ones(tmp_path: Path) -> Non
     assert "acestep" in caught.value.hint
 
 
-def test_the_facts_of_the_run_go_along(tmp_path: Path) -> None:
+def test_the_facts_of_the_run_go_along_into_every_file(tmp_path: Path) -> None:
+    folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "run" / "final" / "adapter")
+    options = {"prompt": "a zyx song", "license": "CC-BY-4.0"}
+    result = export_adapter(folder, "all", out=tmp_path / "out", **options)  # type: ignore[arg-type]
+    for target, name in (
+        ("acestep", "adapter_model.safetensors"),
+        ("comfyui", "run.safetensors"),
+        ("diffusers", "pytorch_lora_weights.safetensors"),
+    ):
+        told = AdapterCard.from_metadata(metadata(tmp_path / "out" / target / "run" / name))
+        assert told.facts == {"sample_prompt": "a zyx song", "license": "CC-BY-4.0"}
+        assert (told.trigger_word, told.tag_position) == ("zyx", "append")
+        assert (told.base_model, told.family, told.variant) == ("acestep-v15-tiny", "2b", "turbo")
+        assert told.config == LORA.model_dump()
+        card = (tmp_path / "out" / target / "run" / "README.md").read_text()
+        for fact in ("`zyx`, append in the caption", "a zyx song", "CC-BY-4.0", "acestep-v15-tiny (2b family, turbo)"):
+            assert fact in card
+        assert result["targets"][target]["trigger_word"] == "zyx"
+
+
+def test_a_sample_prompt_holds_the_trigger_word_where_training_had_it(tmp_path: Path) -> None:
     folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a")
     export_adapter(folder, out=tmp_path / "out")
-    assert read_card(tmp_path / "out") == CARD.stamped("lora", LORA.model_dump())
+    assert read_card(tmp_path / "out").facts["sample_prompt"].endswith(", zyx")
+    assert CARD.tag_position == "append"
+
+
+def test_an_adapter_of_the_other_family_is_refused_in_words(tmp_path: Path, small_checkpoint: Path) -> None:
+    folder = save(trained(make_decoder("xl"), "lora", LORA), tmp_path / "a", AdapterCard(family="xl"))
+    with pytest.raises(ModelMismatch, match=r"\(xl\), acestep-v15-small is of the 2b family"):
+        export_adapter(folder, out=tmp_path / "out", checkpoint=small_checkpoint)
+    unnamed = save(trained(make_decoder("xl"), "lora", LORA), tmp_path / "b", AdapterCard())
+    with pytest.raises(
+        ModelMismatch, match=r"is \[32, 80\]; acestep-v15-small is of the 2b family and has \[64, 128\]"
+    ):
+        export_adapter(unnamed, out=tmp_path / "out", checkpoint=small_checkpoint)
+
+
+def test_mlp_layers_alone_are_refused_for_diffusers_and_exported_for_the_others(tmp_path: Path) -> None:
+    adapter = trained(make_decoder(), "lora", LORA)
+    adapter.save(tmp_path / "a", CARD)
+    weights = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    save_file({k: v for k, v in weights.items() if ".mlp." in k}, tmp_path / "a" / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match="diffusers loads nothing") as caught:
+        export_adapter(tmp_path / "a", "diffusers", out=tmp_path / "out")
+    assert "merge" in caught.value.hint
+    result = export_adapter(tmp_path / "a", "all", out=tmp_path / "out")
+    assert set(result["targets"]) == {"acestep", "comfyui"}
+    assert "diffusers loads nothing" in result["refused"]["diffusers"]
+
+
+def test_a_lokr_without_its_settings_is_refused_in_words(tmp_path: Path) -> None:
+    folder = save(trained(make_decoder(), *KINDS[1]), tmp_path / "a")
+    (folder / "lokr_config.json").unlink()
+    file = folder / "lokr_weights.safetensors"
+    save_file(load_file(file), file, {"format": "pt"})
+    with pytest.raises(AdapterError, match="its scale is unknown"):
+        export_adapter(folder, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("what", ["text", "another model's weights", "nothing"])
+def test_a_file_that_is_no_adapter_is_refused_in_words(tmp_path: Path, what: str) -> None:
+    file = tmp_path / "a.safetensors"
+    if what == "text":
+        file.write_text("hello")
+    elif what == "another model's weights":
+        save_file({"model.embed.weight": torch.ones(2, 2)}, file)
+    with pytest.raises(AdapterError, match=r"cannot be read|no adapter of a kind|does not exist"):
+        export_adapter(file, out=tmp_path / "out")
+
+
+def test_a_dora_without_its_base_is_exported_where_that_can_be_told(tmp_path: Path) -> None:
+    folder = save(trained(make_decoder(), *EVERY[5]), tmp_path / "a", AdapterCard(base_model="gone"))
+    result = export_adapter(folder, "all", out=tmp_path / "out")
+    assert set(result["targets"]) == {"acestep", "diffusers"}
+    assert "--checkpoint" in result["refused"]["comfyui"]
+    with pytest.raises(AdapterError, match="depends on the base model"):
+        export_adapter(folder, "comfyui", out=tmp_path / "other")
+
+
+def test_a_dora_finds_its_base_by_the_name_it_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "checkpoints"
+    make_run(write_checkpoint(root, "acestep-v15-mine"), tmp_path / "run", "dora", "alpha = r")
+    monkeypatch.setattr("acestep.models.checkpoint.checkpoint_roots", lambda custom=None: [root])
+    result = export_adapter(tmp_path / "run", "comfyui", out=tmp_path / "out")
+    assert result["form"] == "whole additions"
+    tensors = load_file(result["adapter"])
+    assert rules.comfyui(tensors).left_out == []
+    assert {key.rpartition(".")[2] for key in tensors} == {"diff"}

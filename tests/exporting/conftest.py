@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.exporting.models import write_checkpoint
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer model of the 2B family. Not to be changed."""
+    return write_checkpoint(tmp_path_factory.mktemp("small"))

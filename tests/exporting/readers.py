@@ -1,0 +1,49 @@
+"""The other programs' own loaders: each gives the answer of a decoder that has read an exported adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers.loaders.lora_pipeline import AceStepLoraLoaderMixin
+from lycoris import create_lycoris_from_weights
+from peft import PeftModel
+from torch import Tensor
+
+from acestep.models.dit import AceStepDiT
+from tests.adapters.small import with_original_names
+from tests.exporting.comfyui import load_into
+from tests.exporting.models import heard
+
+
+def by_the_app(decoder: AceStepDiT, folder: Path) -> Tensor:
+    """PEFT or LyCORIS on a tree with original names, as the ACE-Step app calls them (INTEROP B1)."""
+    tree = with_original_names(decoder)
+    lokr = folder / "lokr_weights.safetensors"
+    if not lokr.is_file():
+        return heard(PeftModel.from_pretrained(tree, folder, adapter_name=folder.name))
+    with torch.no_grad():
+        network, _ = create_lycoris_from_weights(1.0, str(lokr), tree)
+    network.apply_to()
+    return heard(tree)
+
+
+def by_comfyui(decoder: AceStepDiT, file: Path) -> Tensor:
+    assert load_into(decoder, file) == []
+    return heard(decoder)
+
+
+def by_diffusers(decoder: AceStepDiT, folder: Path) -> Tensor:
+    """What ``pipeline.load_lora_weights(folder)`` does: its check of the keys, then its loader."""
+    state, metadata = AceStepLoraLoaderMixin.lora_state_dict(str(folder), return_lora_metadata=True)
+    assert all("lora" in key for key in state)
+    AceStepLoraLoaderMixin.load_lora_into_transformer(state, decoder, metadata=metadata)
+    return heard(decoder)
+
+
+READERS: dict[str, Callable[[AceStepDiT, Path], Tensor]] = {
+    "acestep": by_the_app,
+    "comfyui": by_comfyui,
+    "diffusers": by_diffusers,
+}

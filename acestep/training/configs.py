@@ -145,6 +145,17 @@ class TrainingConfig(Config):
     save_every_n_steps: int = option(
         0, "Save Every N Steps", "Checkpoints between epochs as well; 0 saves none.", ge=0, advanced=True
     )
+    save_every_n_minutes: float = option(
+        0.0, "Save Every N Minutes", "Checkpoints by the clock as well; 0 saves none.", unit="min", ge=0, advanced=True
+    )
+    keep_last_n_checkpoints: int = option(
+        0,
+        "Keep Last Checkpoints",
+        "Older ones are removed; 0 keeps all. Best and final stay, and so does a checkpoint that was renamed or in "
+        "which anything else was put, such as a file called keep.",
+        ge=0,
+        advanced=True,
+    )
     measure_every_n_epochs: int = option(
         25,
         "Measure Every N Epochs",

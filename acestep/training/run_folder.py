@@ -12,6 +12,7 @@ Importing this module does not import torch.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep.core.errors import TrainingError
-from acestep.core.files import read_versioned, settle_folder, write_versioned
+from acestep.core.files import read_versioned, settle_folder, storage_errors, write_versioned
 from acestep.core.paths import typed_path
 
 ADAPTER, STATE = "adapter", "state"
@@ -114,6 +115,19 @@ class RunFolder:
                 return told
         return next(iter([*reversed([f for f in saved if has_state(f)]), *reversed(saved)]), None)
 
+    def remove_older(self, than: Path, keep: int) -> list[str]:
+        """Remove our checkpoints up to ``than``, but for the last ``keep``; gives the names of the removed ones.
+
+        What lies behind ``than`` belongs to another way that the run took. Raises StorageError.
+        """
+        saved = self.saved()
+        before = [folder for folder in saved[: saved.index(than) + 1] if _is_ours(folder)]
+        removed = before[:-keep]
+        for folder in removed:
+            with storage_errors(folder):
+                remove_folder(folder)
+        return [folder.name for folder in removed]
+
     def mark_newest(self, checkpoint: Path) -> None:
         write_versioned(self.checkpoints / _NEWEST, "newest", 1, {"checkpoint": checkpoint.name})
 
@@ -121,6 +135,23 @@ class RunFolder:
 def checkpoint_name(epochs: int, step: int, *, ends_epoch: bool) -> str:
     """After ``epochs`` whole epochs: ``epoch_3``, or ``epoch_4_step_41`` in the middle of the fourth."""
     return f"epoch_{epochs}" if ends_epoch else f"epoch_{epochs + 1}_step_{step}"
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a checkpoint in such a way that it is never found in parts. Raises OSError."""
+    aside = folder.with_name(f".{folder.name}.tmp")  # after a kill ``settle`` removes the rest
+    os.replace(folder, aside)
+    shutil.rmtree(aside)
+
+
+def _is_ours(checkpoint: Path) -> bool:
+    """Whether it is as we left it: with a state, without a word in its name or a file in it from anyone else."""
+    named = (found := _NAME.fullmatch(checkpoint.name)) and checkpoint.name == _own_name(found)
+    return bool(named) and {path.name for path in checkpoint.iterdir()} == {ADAPTER, STATE}
+
+
+def _own_name(found: re.Match[str]) -> str:
+    return f"epoch_{found[1]}" + (f"_step_{found[2]}" if found[2] else "")
 
 
 def has_state(folder: Path) -> bool:

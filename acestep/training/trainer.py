@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from acestep.training.best_model import first_tracked_epoch
 from acestep.training.checkpoint import Saver
 from acestep.training.configs import TrainJob
 from acestep.training.loop import StepReport, train
+from acestep.training.memory_watch import MemoryWatch
 from acestep.training.prepare import prepare
 from acestep.training.random_state import seeded
 from acestep.training.run_folder import ADAPTER, checkpoint_name
@@ -54,14 +56,15 @@ class _Run:
         self.logger = TensorBoardLogger(
             prepared.run.root, name="logs", version=0, purge_step=progress.step + 1 if progress.step else None
         )
-        self.epoch_began_s = time.monotonic()
+        self.memory = MemoryWatch(prepared.device, context.emit)
+        self.epoch_began_s = self.saved_at_s = time.monotonic()
 
     def whole(self) -> dict[str, Any]:
         """From here to the delivered adapter."""
         self.saver.require_space(3)  # the next checkpoint beside the one before it, and best and final
         self._tell_where_it_stands()
         try:
-            with self._nothing_lost():
+            with self.memory, self._nothing_lost():
                 if not self.session.figures:
                     self.session.measure_untouched(self.context.stop_if_cancelled)
                     self._log_figures(
@@ -101,6 +104,7 @@ class _Run:
         return self.progress.step >= self.total_steps or 0 < patience <= self.session.tracker.patience
 
     def after_step(self, report: StepReport) -> bool:
+        self.memory.tell()
         if report.epoch_loss is not None:
             self._after_epoch(report, report.epoch_loss)
         else:
@@ -161,8 +165,10 @@ class _Run:
 
     def _save_is_due(self, *, ends_epoch: bool) -> bool:
         epochs, steps = self.training.save_every_n_epochs, self.training.save_every_n_steps
+        minutes, waited_s = self.training.save_every_n_minutes, time.monotonic() - self.saved_at_s
         by_epoch = ends_epoch and epochs > 0 and self.progress.epoch % epochs == 0
-        return by_epoch or (steps > 0 and self.progress.step % steps == 0)
+        by_clock = 0 < 60 * minutes <= waited_s
+        return by_epoch or by_clock or (steps > 0 and self.progress.step % steps == 0)
 
     def _save(self) -> str:
         """Save a checkpoint unless there is one of this step; gives its folder."""
@@ -170,9 +176,22 @@ class _Run:
         folder = self.saver.run.checkpoints / name
         if self.saved_step != self.progress.step:
             self.saver.checkpoint(name)
-            self.saved_step = self.progress.step
+            self.saved_step, self.saved_at_s = self.progress.step, time.monotonic()
             self.context.emit(Saved(path=str(folder), role="checkpoint"))
+            self._remove_older_than(folder)
         return str(folder)
+
+    def _remove_older_than(self, folder: Path) -> None:
+        keep = self.training.keep_last_n_checkpoints
+        if not keep:
+            return
+        try:
+            removed = self.saver.run.remove_older(folder, keep)
+        except StorageError as problem:  # no reason to end a run
+            self.context.emit(Noted(message=f"an older checkpoint was not removed: {problem}", warning=True))
+        else:
+            if removed:
+                self.context.emit(Noted(message=f"removed {', '.join(removed)}: the last {keep} are kept"))
 
     @contextmanager
     def _nothing_lost(self) -> Iterator[None]:
@@ -221,6 +240,7 @@ class _Run:
             "stopped_early": self.progress.step < self.total_steps,
             "songs": len(session.prepared.songs),
             "held_out": [song.name for song in session.prepared.held_out],
+            "gpu_memory": self.memory.summary,
             "adapter": str(final / ADAPTER),
         }
 

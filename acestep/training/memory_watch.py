@@ -1,0 +1,56 @@
+"""The watch over the graphics card's memory while a run lasts: warnings as they come, a summary at the end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from acestep.core.events import Event, Noted
+from acestep.training.gpu_monitor import GPUMonitor, GPUSnapshot
+
+
+class MemoryWatch:
+    """Watches inside a ``with`` block; without a graphics card it does nothing."""
+
+    def __init__(
+        self, device: torch.device, emit: Callable[[Event], None], *, monitor: GPUMonitor | None = None
+    ) -> None:
+        self._emit = emit
+        self._monitor = monitor or GPUMonitor(device_index=device.index or 0)
+        self._watches = device.type in ("cuda", "xpu")
+        self._alerts: deque[GPUSnapshot] = deque()
+
+    def __enter__(self) -> Self:
+        if self._watches:
+            self._monitor.start(self._alerts.append)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._watches:
+            self._monitor.stop()
+            self.tell()
+            if self._monitor.get_summary():
+                self._emit(Noted(message=self._monitor.format_summary()))
+
+    def tell(self) -> None:
+        """Pass the alerts on. Called by the thread that trains: the log of events has one writer."""
+        while self._alerts:
+            reading = self._alerts.popleft()
+            self._emit(
+                Noted(
+                    message=f"the graphics card's memory is {reading.utilization_pct:.0f} % full, "
+                    f"{reading.free_mb / 1024:.1f} GB are free",
+                    warning=True,
+                )
+            )
+
+    @property
+    def summary(self) -> dict[str, float] | None:
+        """Peaks and averages so far, in MiB and percent; None without a card."""
+        return self._monitor.get_summary() or None

@@ -1,6 +1,6 @@
 """The frozen base in 8 or 4 bits: memory for the adapter, at the price of a coarser model under it.
 
-bitsandbytes makes the numbers and unpacks them; the layers are our own. Its layers answer one way in training and
+bitsandbytes makes the numbers; the layers are our own. Its layers answer one way in training and
 another in evaluation (8 bit: activations are rounded too, through fp16), keep the precision of the first input they
 meet for ever, and on processors with AVX512-BF16 the 4-bit ones re-pack their weights at the first evaluation:
 coarser, without gradient, and not undone by taking an adapter out (bitsandbytes 0.50.2, nn/modules.py).
@@ -110,8 +110,7 @@ def _pack_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unpack_int8(packed: Tensor, scale: Tensor, _shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    weight: Tensor = _functions().int8_vectorwise_dequant(packed, scale)
-    return weight.to(dtype)
+    return packed.to(dtype).mul_((scale / 127)[:, None])  # computed in fp32, without a copy of that size
 
 
 def _pack_nf4(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ from acestep.flags import add_command
 from acestep.models.configs import GenerationConfig
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.configs import TrainJob, train_job_from_flags
+from acestep.training.estimate_config import EstimateJob
 from acestep.training.run_folder import RunFolder
 
 app = typer.Typer(
@@ -111,6 +112,14 @@ def train(
     """Train an adapter on tensors."""
     flags = {"tensor_dir": tensor_dir, "checkpoint": checkpoint, "out": out, "resume": resume, "device": device}
     _do("train", train_job_from_flags(flags, config, set_ or [], preset), out, json_output)
+
+
+def estimate(config: EstimateJob, json_output: bool) -> None:
+    """Rank the parts of a model by how much the songs would change them, and propose ranks for a LoRA."""
+    _do("estimate", config, config.folder, json_output)
+
+
+add_command(app, "estimate", EstimateJob, estimate, arguments=("tensor_dir",), extra={"json_output": (Json, False)})
 
 
 @app.command()

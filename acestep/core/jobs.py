@@ -87,6 +87,7 @@ class JobType:
 JOBS = {
     "caption": JobType("acestep.captioning.configs:CaptionJob", "acestep.captioning.run:caption_job"),
     "download": JobType("acestep.ui.jobs:DownloadJob", "acestep.ui.jobs:download_job"),
+    "estimate": JobType("acestep.training.estimate_config:EstimateJob", "acestep.training.estimator:estimate_job"),
     "generate": JobType("acestep.ui.jobs:GenerateJob", "acestep.ui.jobs:generate_job"),
     "merge": JobType("acestep.exporting.configs:MergeJob", "acestep.exporting.merge:merge_job"),
     "preprocess": JobType(

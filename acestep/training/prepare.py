@@ -120,8 +120,8 @@ def prepare(job: TrainJob, context: Context) -> Prepared:
         run.root.mkdir(parents=True, exist_ok=True)
     require_space(run.root, _LEAST_SPACE)
     manifest = read_manifest(job.tensor_dir)
-    found = _read_songs(manifest, context)
-    _require_fit(found, checkpoint, job.tensor_dir, context)
+    found = read_songs(manifest, context)
+    require_fit(found, checkpoint, job.tensor_dir, context)
     songs, held_out = split(found, seed=job.training.seed, percent=job.training.validation_percent)
     fixed = _fixed(job, checkpoint, found)
     if source is not None and source.exact:
@@ -147,8 +147,8 @@ def prepare(job: TrainJob, context: Context) -> Prepared:
     return prepared
 
 
-def _read_songs(manifest: Manifest, context: Context) -> list[Song]:
-    """All songs that can be read, in memory; the others are told by name."""
+def read_songs(manifest: Manifest, context: Context) -> list[Song]:
+    """All songs that can be read, in memory; the others are told by name. Raises TensorError if there are none."""
     for problem in manifest.problems:
         _warn(context, problem)
     songs = []
@@ -175,7 +175,8 @@ def _read_song(path: Path, folder: Path) -> Song:
     return Song(name, hashlib.sha256(data).hexdigest(), decode_record(data, path.name))
 
 
-def _require_fit(songs: Sequence[Song], checkpoint: Checkpoint, folder: Path, context: Context) -> None:
+def require_fit(songs: Sequence[Song], checkpoint: Checkpoint, folder: Path, context: Context) -> None:
+    """Raises ModelMismatch if the songs were not preprocessed for this checkpoint."""
     for warning in require_fingerprint((song.record for song in songs), checkpoint):
         _warn(context, warning)
     width = checkpoint.config.get("encoder_hidden_size") or checkpoint.config["hidden_size"]

@@ -1,0 +1,208 @@
+"""Gradient sensitivity: which weights the songs pull at most, before an adapter is trained (SPEC 10.3).
+
+Every weight that an adapter could sit on is asked for its gradient, song by song; the longer it is, the more there
+is to learn at that place. Two files are left in the folder of the results:
+
+    sensitivity.json    the first modules or layers: module, score (0 to 1, the first has 1), raw_norm
+    ranks.json          settings for ``train --config``: a rank for each module, by its own sensitivity
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from acestep.adapters.base import require_plain
+from acestep.adapters.targets import target_modules
+from acestep.core.errors import LossNotFinite
+from acestep.core.events import ItemFailed, Noted, Progressed, Saved, Started
+from acestep.core.files import write_json
+from acestep.core.jobs import Context
+from acestep.models.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
+from acestep.models.device import choose_device, choose_dtype, empty_cache
+from acestep.models.load import load_dit, load_null_condition
+from acestep.models.names import diffusers_to_original
+from acestep.tensors.manifest import read_manifest
+from acestep.training.data import Draw, Song, collate, move, sorted_by_hash
+from acestep.training.devices import make_fabric
+from acestep.training.estimate_config import EstimateJob
+from acestep.training.flow_matching import FlowMatching
+from acestep.training.prepare import read_songs, require_fit
+
+RESULTS, RANKS = "sensitivity.json", "ranks.json"
+_LOSS_SCALE = 1024.0  # a power of two, so nothing but the range changes: gradients in fp16 would become zero
+_LEAST, _MOST = 0.25, 2.0  # of the mean rank: what a single module gets
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """One place: ``score`` is relative to the first, ``raw_norm`` the mean length of the gradient."""
+
+    module: str
+    score: float
+    raw_norm: float
+
+
+def estimate_job(config: EstimateJob, context: Context) -> dict[str, Any]:
+    """Rank the places of a model by how much the songs pull at them.
+
+    Raises:
+        JobCancelled: asked to stop, which leaves no results.
+        LossNotFinite: no song gave finite numbers.
+        TrainingError, TensorError, CheckpointError, ModelMismatch, ConfigError, StorageError.
+    """
+    checkpoint = find_checkpoint(config.checkpoint)
+    check_checkpoint(checkpoint)
+    songs = read_songs(read_manifest(config.tensor_dir), context)
+    require_fit(songs, checkpoint, config.tensor_dir, context)
+    device = choose_device(config.device)
+    context.emit(Noted(message=f"{checkpoint.name} on {device.value}: {device.reason}"))
+    try:
+        norms = _measured(config, checkpoint, songs, torch.device(device.value), context)
+    finally:
+        gc.collect()
+        empty_cache(device.value)
+    ranked = rank_places(norms if config.granularity == "module" else by_layer(norms))[: config.top_k]
+    results, ranks = config.folder / RESULTS, config.folder / RANKS
+    write_json(results, [asdict(place) for place in ranked])
+    write_json(ranks, _settings(config, norms))
+    for path in (results, ranks):
+        context.emit(Saved(path=str(path), role="estimate"))
+    return {"results": str(results), "ranks": str(ranks), "modules": len(norms), "top": [asdict(p) for p in ranked]}
+
+
+def _measured(
+    config: EstimateJob, checkpoint: Checkpoint, songs: list[Song], device: torch.device, context: Context
+) -> dict[str, float]:
+    """``gradient_norms`` of a model that is loaded for it alone."""
+    dtype = choose_dtype(str(device), config.mixed_precision)
+    fabric = make_fabric(device, dtype.value)
+    decoder = load_dit(checkpoint, device=device, dtype=dtype.value)
+    decoder.enable_gradient_checkpointing()
+    null_condition = load_null_condition(checkpoint, device=device)
+    draw = Draw(
+        seed=config.seed,
+        max_frames=config.max_latent_length,
+        mu=checkpoint.timestep_mu,
+        sigma=checkpoint.timestep_sigma,
+        cfg_dropout=0.0,
+        weight=lambda t: 1.0,
+    )
+
+    def backward(song: Song, epoch: int) -> float:
+        with fabric.autocast():
+            loss = model(move(collate([draw(song, epoch)]), device)).sum()
+        (loss * _LOSS_SCALE).backward()
+        return float(loss.detach())
+
+    model = FlowMatching(decoder, null_condition)
+    order = sorted_by_hash(songs, config.seed)
+    wanted = [(order[i % len(order)], i // len(order)) for i in range(config.batches)]
+    modules = target_modules(decoder, config.attention_type, config.train_mlp)
+    return gradient_norms(decoder, modules, wanted, backward, context)
+
+
+def gradient_norms(
+    decoder: nn.Module,
+    modules: list[str],
+    songs: list[tuple[Song, int]],
+    backward: Callable[[Song, int], float],
+    context: Context,
+) -> dict[str, float]:
+    """Original module name -> mean length of its weight's gradient over ``songs`` (each with its epoch).
+
+    ``backward`` computes the gradients of one song, times the loss scale, and gives the loss. A gradient is measured
+    and dropped as soon as it is there, so one at a time is in memory. The decoder is left frozen, as it came.
+
+    Raises:
+        AdapterError: the decoder carries an adapter. LossNotFinite: no song gave finite numbers. JobCancelled.
+    """
+    require_plain(decoder)
+    found: dict[str, float] = {}
+    hooks = [_watch(decoder.get_submodule(name), diffusers_to_original(name), found) for name in modules]
+    sums = dict.fromkeys(map(diffusers_to_original, modules), 0.0)
+    counted = 0
+    context.emit(Started(job="estimate", total=len(songs), unit="songs"))
+    try:
+        for number, (song, epoch) in enumerate(songs, start=1):
+            context.stop_if_cancelled()
+            found.clear()
+            loss = backward(song, epoch)
+            if math.isfinite(loss) and all(map(math.isfinite, found.values())):
+                counted += 1
+                sums = {name: value + found.get(name, 0.0) for name, value in sums.items()}
+            else:
+                context.emit(ItemFailed(item=song.name, message="its loss or gradient is not a finite number"))
+            context.emit(Progressed(done=number, total=len(songs), note=song.name))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        decoder.requires_grad_(False)
+    if not counted:
+        raise LossNotFinite(
+            "no song gave a finite gradient", hint="Try mixed_precision fp32, or preprocess the songs again."
+        )
+    return {name: value / counted for name, value in sums.items()}
+
+
+def _watch(module: Any, name: str, found: dict[str, float]) -> Any:
+    """Have the length of the weight's gradient put into ``found`` whenever there is one."""
+
+    def measure(weight: nn.Parameter) -> None:
+        assert weight.grad is not None
+        found[name] = float(weight.grad.float().norm()) / _LOSS_SCALE
+        weight.grad = None
+
+    module.weight.requires_grad_(True)
+    return module.weight.register_post_accumulate_grad_hook(measure)
+
+
+def by_layer(norms: Mapping[str, float]) -> dict[str, float]:
+    """The mean over the weights of each block: ``layers.3.self_attn`` from its four projections."""
+    blocks: dict[str, list[float]] = {}
+    for name, norm in norms.items():
+        blocks.setdefault(name.rpartition(".")[0], []).append(norm)
+    return {block: sum(found) / len(found) for block, found in blocks.items()}
+
+
+def rank_places(norms: Mapping[str, float]) -> list[Sensitivity]:
+    """The most sensitive first; equal ones in the order of the model."""
+    top = max(norms.values()) or 1.0
+    ranked = sorted(norms.items(), key=lambda item: -item[1])
+    return [Sensitivity(name, round(norm / top, 4), round(norm, 6)) for name, norm in ranked]
+
+
+def propose_ranks(norms: Mapping[str, float], rank: int) -> dict[str, int]:
+    """A rank for each module in proportion to its norm, between a quarter of ``rank`` and twice as much.
+
+    Their mean is ``rank``, so the adapter has about as many numbers as one of that rank throughout.
+    """
+    least, most = max(1.0, _LEAST * rank), _MOST * rank
+    low, high = 0.0, most / max(min(norms.values()), 1e-30)
+    for _ in range(200):  # the mean grows with the factor: halve the interval
+        middle = (low + high) / 2
+        if _mean(min(max(middle * norm, least), most) for norm in norms.values()) < rank:
+            low = middle
+        else:
+            high = middle
+    return {name: round(min(max(high * norm, least), most)) for name, norm in norms.items()}
+
+
+def _settings(config: EstimateJob, norms: Mapping[str, float]) -> dict[str, Any]:
+    """What a run needs for the proposed ranks, under the names of its settings."""
+    return {
+        "_description": f"Ranks by gradient sensitivity on {config.tensor_dir.name}, {config.rank} on average.",
+        "training": {"attention_type": config.attention_type, "train_mlp": config.train_mlp},
+        "lora": {"r": config.rank, "alpha": 2 * config.rank, "ranks": propose_ranks(norms, config.rank)},
+    }
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found)

@@ -1,0 +1,111 @@
+"""How much songs pull at each weight, and what follows for the ranks."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from acestep.adapters.configs import LoRAConfig
+from acestep.adapters.files import inject
+from acestep.core.errors import AdapterError, JobCancelled
+from acestep.core.events import Finished, Progressed
+from acestep.core.jobs import run_job, write_job
+from acestep.models.load import load_dit, load_null_condition
+from acestep.tensors.manifest import read_manifest
+from acestep.training.configs import train_job_from_flags
+from acestep.training.data import Draw, collate, sorted_by_hash
+from acestep.training.estimate_config import EstimateJob
+from acestep.training.estimator import by_layer, estimate_job, gradient_norms, propose_ranks
+from acestep.training.flow_matching import FlowMatching
+from acestep.training.prepare import read_songs
+from acestep.training.run_folder import RunFolder
+from tests.training.runs import SETTINGS, Unstoppable, of_kind, run, tensors_for
+
+
+@pytest.fixture(scope="module")
+def tensors(tmp_path_factory, tiny_checkpoint):
+    return tensors_for(tmp_path_factory.mktemp("tensors"), tiny_checkpoint, [(24, 5), (17, 7)])
+
+
+@pytest.fixture
+def job(tensors, tiny_checkpoint, tmp_path):
+    def make(**settings):
+        place = {"tensor_dir": tensors, "checkpoint": str(tiny_checkpoint), "out": tmp_path / "found", "device": "cpu"}
+        return EstimateJob(**{**place, "max_latent_length": 12, "batches": 3, **settings})
+
+    return make
+
+
+def test_places_are_ranked_by_the_gradients_that_the_songs_cause(job, tiny_checkpoint):
+    config = job(batches=1, granularity="module", attention_type="self", top_k=100)
+    write_job(config.folder, "estimate", config)
+    last = run_job(config.folder)
+    assert isinstance(last, Finished), last
+    ranked = json.loads((config.folder / "sensitivity.json").read_text())
+    assert last.result["top"] == ranked
+    assert [place["raw_norm"] for place in ranked] == sorted((p["raw_norm"] for p in ranked), reverse=True)
+    assert ranked[0]["score"] == 1.0
+    assert all(0 < place["score"] <= 1 for place in ranked)
+    decoder = load_dit(tiny_checkpoint)
+    song = sorted_by_hash(read_songs(read_manifest(config.tensor_dir), Unstoppable(config.folder)), 42)[0]
+    draw = Draw(seed=42, max_frames=12, mu=-0.4, sigma=1.0, cfg_dropout=0.0, weight=lambda t: 1.0)
+    weight = decoder.layers[0].self_attn.to_q.weight.requires_grad_(True)
+    loss = FlowMatching(decoder, load_null_condition(tiny_checkpoint))(collate([draw(song, 0)])).sum()
+    wanted = float(torch.autograd.grad(loss, weight)[0].norm())
+    found = {place["module"]: place["raw_norm"] for place in ranked}
+    assert found["layers.0.self_attn.q_proj"] == pytest.approx(wanted, rel=1e-3)
+    assert len(found) == 4 * len(decoder.layers)
+
+
+def test_layers_are_means_of_their_weights_and_few_songs_are_taken_again(job):
+    estimate_job(config := job(), context := Unstoppable(job().folder))
+    ranked = json.loads((config.folder / "sensitivity.json").read_text())
+    assert {place["module"].rpartition(".")[2] for place in ranked} == {"self_attn", "cross_attn"}
+    notes = [event.note for event in of_kind(context.events, Progressed)]
+    assert len(notes) == 3
+    assert notes[2] == notes[0] != notes[1]
+    again = estimate_job(job(), Unstoppable(job().folder))
+    assert again["top"] == ranked
+    assert by_layer({"layers.0.mlp.up_proj": 1.0, "layers.0.mlp.down_proj": 3.0}) == {"layers.0.mlp": 2.0}
+
+
+def test_the_proposed_ranks_are_trained_with(job, tensors, tiny_checkpoint, tmp_path):
+    estimate_job(job(attention_type="cross", train_mlp=True, rank=4), Unstoppable(job().folder))
+    flags = {"tensor_dir": tensors, "checkpoint": str(tiny_checkpoint), "out": tmp_path / "run", "device": "cpu"}
+    settings = [f"{key}={value}" for key, value in SETTINGS.items() if key not in ("attention_type", "lora.r")]
+    train = train_job_from_flags(flags, job().folder / "ranks.json", [*settings, "max_steps=1"])
+    assert (train.training.attention_type, train.training.train_mlp) == ("cross", True)
+    run(train)
+    weights = load_file(RunFolder(train.out).final / "adapter" / "adapter_model.safetensors")
+    ranks = {
+        key.removeprefix("base_model.model.").removesuffix(".lora_A.weight"): value.shape[0]
+        for key, value in weights.items()
+        if "lora_A" in key
+    }
+    assert ranks == train.lora.ranks
+    assert len(set(ranks.values())) > 1
+    assert sum(ranks.values()) / len(ranks) == pytest.approx(4, abs=0.5)
+
+
+def test_proposed_ranks_keep_their_mean_and_their_limits():
+    ranks = propose_ranks({"a": 0.0, "b": 1.0, "c": 2.0, "d": 3.0, "e": 1000.0}, 16)
+    assert (ranks["a"], ranks["e"]) == (4, 32)
+    assert ranks["b"] <= ranks["c"] <= ranks["d"]
+    assert sum(ranks.values()) == pytest.approx(5 * 16, abs=3)
+    assert set(propose_ranks({"a": 2.0, "b": 2.0}, 1).values()) == {1}
+    assert set(propose_ranks({"a": 0.0, "b": 0.0}, 8).values()) == {2}
+
+
+def test_a_stop_leaves_no_results(job):
+    asked = iter(range(100))
+    with pytest.raises(JobCancelled):
+        estimate_job(job(), Unstoppable(job().folder, lambda: next(asked) >= 3))
+    assert not (job().folder / "sensitivity.json").exists()
+
+
+def test_a_decoder_that_carries_an_adapter_is_refused(tiny_checkpoint, tmp_path):
+    decoder = load_dit(tiny_checkpoint)
+    inject(decoder, "lora", LoRAConfig(r=2), "cross", False)
+    with pytest.raises(AdapterError, match="already carries an adapter"):
+        gradient_norms(decoder, [], [], lambda song, epoch: 0.0, Unstoppable(tmp_path))

@@ -164,6 +164,7 @@ class LoRAAdapter:
 def product(layer: Any, x: Tensor) -> Tensor:
     """[..., out] B A x of a PEFT layer, less what it started from; without the scale."""
     a, b = layer.lora_A[NAME], layer.lora_B[NAME]
+    x = x.contiguous()  # else torch takes another kernel for a weight without gradient: equal halves would differ
     found: Tensor = b(a(x))
     if hasattr(a, "start"):
         found = found - F.linear(F.linear(x, a.start), b.start)

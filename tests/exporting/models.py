@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 from torch import Tensor, nn
 
 from acestep.adapters.base import Adapter
@@ -15,8 +16,9 @@ from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import ADAPTERS, AdapterConfig
 from acestep.exporting.check import ask
 from acestep.models.dit import AceStepDiT
-from acestep.models.layout import DEFAULTS
+from acestep.models.layout import DEFAULTS, expected_shapes
 from acestep.models.load import load_dit
+from acestep.models.names import diffusers_to_original
 from acestep.models.tiny_weights import dit_weights
 from tests.adapters.small import save, trained
 
@@ -67,6 +69,19 @@ def write_checkpoint(root: Path, name: str = NAME, **changes: Any) -> Path:
     save_file(dit_weights(config, name), folder / "model.safetensors", {"format": "pt"})
     torch.save(torch.zeros(1, 64, 15_000), folder / "silence_latent.pt")
     return folder
+
+
+def write_checkpoint_of(decoder: AceStepDiT, root: Path) -> Path:
+    """A DiT folder around ``decoder``; the other parts are there and hold zeros."""
+    given = {key: value for key, value in decoder.config.items() if not key.startswith("_")}
+    config = {**DEFAULTS, **_SIZES, **given, "is_turbo": True}
+    weights = {name: torch.zeros(shape) for name, shape in expected_shapes(config).items()}
+    weights |= {f"decoder.{diffusers_to_original(key)}": value for key, value in decoder.state_dict().items()}
+    root.mkdir(parents=True)
+    (root / "config.json").write_text(json.dumps(config))
+    save_torch(weights, root / "model.safetensors", {"format": "pt"})
+    torch.save(torch.zeros(1, 64, 15_000), root / "silence_latent.pt")
+    return root
 
 
 def config_of(kind: str, setting: str) -> AdapterConfig:

@@ -1,0 +1,120 @@
+"""Adapters of another rank, and several in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from acestep.adapters.base import seeded
+from acestep.adapters.card import AdapterCard
+from acestep.adapters.configs import LoRAConfig
+from acestep.adapters.files import load_adapter, read_adapter, read_card
+from acestep.core.errors import AdapterError
+from acestep.exporting.change import blend_adapters, resize_adapter
+from acestep.exporting.delta import delta
+from acestep.exporting.lowrank import nearest_lora
+from tests.adapters.small import DORA, LOHA, LOKR, LORA, make_decoder, save, trained
+from tests.exporting.models import error, heard, make_run
+
+
+def additions(path: Path) -> dict[str, Tensor]:
+    return {name: delta(parts) for name, parts in read_adapter(path).modules.items()}
+
+
+@pytest.mark.parametrize("size", [(60, 40), (700, 600)])
+def test_the_nearest_lora_loses_what_the_best_approximation_loses(size: tuple[int, int]) -> None:
+    with seeded(1):
+        left, values = torch.linalg.qr(torch.randn(size))[0], 0.8 ** torch.arange(size[1])
+        right = torch.linalg.qr(torch.randn(size[1], size[1]))[0]
+    whole = left * values @ right.T
+    b, a = nearest_lora(whole, 5)
+    assert (b.shape, a.shape) == ((size[0], 5), (5, size[1]))
+    assert float((whole - b @ a).norm()) == pytest.approx(float(values[5:].norm()), rel=1e-3)
+
+
+def test_the_smallest_sufficient_rank_is_found() -> None:
+    with seeded(2):
+        whole = torch.randn(90, 6) @ torch.randn(6, 70)
+    b, a = nearest_lora(whole)
+    assert b.shape == (90, 6)
+    torch.testing.assert_close(b @ a, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_a_lora_gets_another_rank_and_the_loss_is_told(tmp_path: Path) -> None:
+    config = LoRAConfig(r=6, alpha=6, dropout=0.0)
+    folder = save(trained(make_decoder(), "lora", config), tmp_path / "a")
+    result = resize_adapter(folder, 3, out=tmp_path / "small")
+    before, after = additions(folder), additions(tmp_path / "small")
+    lost = sum(float((before[name] - after[name]).norm()) ** 2 for name in before)
+    whole = sum(float(value.norm()) ** 2 for value in before.values())
+    assert result["residual"] == pytest.approx((lost / whole) ** 0.5, rel=1e-4)
+    assert all(parts["lora_A"].shape[0] == 3 for parts in read_adapter(tmp_path / "small").modules.values())
+    wide = resize_adapter(folder, 9, out=tmp_path / "wide")
+    assert wide["residual"] < 1e-5
+    assert read_card(tmp_path / "wide").trigger_word == "zyx"
+
+
+@pytest.mark.parametrize(("kind", "config"), [("lokr", LOKR), ("loha", LOHA)])
+def test_other_kinds_become_loras(tmp_path: Path, kind: str, config: LoRAConfig) -> None:
+    folder = save(trained(make_decoder(), kind, config), tmp_path / "a")
+    result = resize_adapter(folder, 64, out=tmp_path / "out")
+    before, after = additions(folder), additions(tmp_path / "out")
+    assert result["residual"] < 1e-4
+    assert all(torch.allclose(after[name], before[name], atol=1e-4, rtol=1e-3) for name in before)
+    assert read_card(tmp_path / "out").facts["converted_from"] == kind
+
+
+def test_loras_blend_exactly(tmp_path: Path) -> None:
+    first = save(trained(make_decoder(), "lora", LORA), tmp_path / "a", AdapterCard(trigger_word="one", family="2b"))
+    adapter = trained(make_decoder(), "lora", LoRAConfig(r=3, alpha=3, dropout=0.0), train_mlp=False)
+    second = save(adapter, tmp_path / "b", AdapterCard(trigger_word="two"))
+    result = blend_adapters([(first, 0.75), (second, -0.5)], out=tmp_path / "out")
+    one, two, found = additions(first), additions(second), additions(tmp_path / "out")
+    assert found.keys() == one.keys()
+    for name, value in found.items():
+        wanted = 0.75 * one[name] - (0.5 * two[name] if name in two else 0)
+        torch.testing.assert_close(value, wanted)
+    assert result["residual"] < 1e-6
+    assert read_card(tmp_path / "out").trigger_word == "one, two"
+    assert [part["weight"] for part in read_card(tmp_path / "out").facts["blended"]] == [0.75, -0.5]
+
+
+def test_kinds_blend_into_a_lora_of_the_rank_asked_for(tmp_path: Path, small_checkpoint: Path) -> None:
+    folders = [tmp_path / kind for kind in ("lora", "lokr", "dora")]
+    for folder in folders:
+        setting = "alpha = dim" if folder.name == "lokr" else "alpha = r"
+        make_run(small_checkpoint, folder, folder.name, setting)
+    pairs = [(folder, 0.5) for folder in folders]
+    exact = blend_adapters(pairs, out=tmp_path / "out", checkpoint=small_checkpoint)
+    assert exact["residual"] < 1e-3
+    small = blend_adapters(pairs, out=tmp_path / "small", checkpoint=small_checkpoint, rank=4)
+    assert small["residual"] > 0.05
+    assert all(parts["lora_A"].shape[0] == 4 for parts in read_adapter(tmp_path / "small").modules.values())
+
+
+def test_a_blend_sounds_like_the_sum(tmp_path: Path) -> None:
+    config = LoRAConfig(r=4, alpha=1, dropout=0.0)
+    adapter = trained(make_decoder(), "lora", config)
+    folder = save(adapter, tmp_path / "a")
+    adapter.set_strength(1.5)
+    blend_adapters([(folder, 1.0), (folder, 0.5)], out=tmp_path / "out")
+    decoder = make_decoder()
+    base = heard(decoder)
+    load_adapter(decoder, tmp_path / "out")
+    assert error(heard(decoder), heard(adapter.network), base) < 1e-4  # type: ignore[arg-type]
+
+
+def test_blends_that_make_no_sense_are_refused_in_words(tmp_path: Path) -> None:
+    first = save(trained(make_decoder(), "lora", LORA), tmp_path / "a")
+    other = save(trained(make_decoder("xl"), "lora", LORA), tmp_path / "b", AdapterCard(family="xl"))
+    with pytest.raises(AdapterError, match="two adapters or more"):
+        blend_adapters([(first, 1.0)], out=tmp_path / "out")
+    with pytest.raises(AdapterError, match="families 2b and xl do not blend"):
+        blend_adapters([(first, 1.0), (other, 1.0)], out=tmp_path / "out")
+    dora = save(trained(make_decoder(), "dora", DORA), tmp_path / "c", AdapterCard())
+    with pytest.raises(AdapterError, match="depends on the base model"):
+        blend_adapters([(first, 1.0), (dora, 1.0)], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

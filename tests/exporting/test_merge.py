@@ -1,0 +1,252 @@
+"""A merged model is the base with the adapter in it, whole or not there at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AceStepPipeline
+from safetensors.torch import load_file, save_file
+
+from acestep.adapters.card import AdapterCard
+from acestep.core.errors import CheckpointError, JobCancelled, ModelMismatch, StorageError
+from acestep.core.events import Event, EventLog, Finished, Noted, Progressed, Saved
+from acestep.core.jobs import Context, run_job, write_job
+from acestep.exporting.configs import MergeJob
+from acestep.exporting.merge import MARK, merge_job
+from acestep.models.checkpoint import check_checkpoint, encoder_fingerprint, find_checkpoint, list_checkpoints
+from acestep.models.load import load_dit, load_silence_latent
+from tests.adapters.small import LORA, make_decoder, save, trained
+from tests.adapters.test_loading import stock_lokr
+from tests.exporting.models import EVERY, error, heard, make_run, write_checkpoint_of
+from tests.models.folders import in_diffusers_layout, sharded
+
+
+def merge(checkpoint: Path, adapter: Path, out: Path, job: Path | None = None, **options: Any) -> dict[str, Any]:
+    folder = job or out.with_name("job")
+    folder.mkdir(parents=True, exist_ok=True)
+    return merge_job(MergeJob(checkpoint=str(checkpoint), adapter=adapter, out=out, **options), Context(folder))
+
+
+def events(job: Path) -> list[Event]:
+    return EventLog(job / "events.jsonl").read()[0]
+
+
+def in_bf16(checkpoint: Path, folder: Path) -> Path:
+    target = Path(shutil.copytree(checkpoint, folder / checkpoint.name))
+    weights = load_file(checkpoint / "model.safetensors")
+    save_file({key: value.bfloat16() for key, value in weights.items()}, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
+@pytest.mark.parametrize(("kind", "setting"), EVERY)
+def test_the_merged_model_answers_as_base_and_adapter(
+    tmp_path: Path, small_checkpoint: Path, kind: str, setting: str
+) -> None:
+    wanted = make_run(small_checkpoint, tmp_path / "run", kind, setting)
+    result = merge(small_checkpoint, tmp_path / "run", tmp_path / "merged")
+    found = heard(load_dit(tmp_path / "merged"))
+    assert error(found, wanted, heard(load_dit(small_checkpoint))) < 1e-4
+    assert result["merged"] == 22
+    assert result["rounding"] < 1e-4
+
+
+def test_strength_counts(tmp_path: Path, small_checkpoint: Path) -> None:
+    decoder = load_dit(small_checkpoint)
+    base = heard(decoder)
+    adapter = trained(decoder, "lora", LORA)
+    save(adapter, tmp_path / "run" / "final" / "adapter")
+    adapter.set_strength(0.5)
+    merge(small_checkpoint, tmp_path / "run", tmp_path / "merged", strength=0.5)
+    assert error(heard(load_dit(tmp_path / "merged")), heard(decoder), base) < 1e-4
+
+
+def test_a_base_in_bf16_stays_so_and_only_rounding_is_between(tmp_path: Path, small_checkpoint: Path) -> None:
+    checkpoint = in_bf16(small_checkpoint, tmp_path / "base")
+    make_run(checkpoint, tmp_path / "run", "lora", "alpha = r")
+    result = merge(checkpoint, tmp_path / "run", tmp_path / "merged")
+    weights, before = load_file(tmp_path / "merged" / "model.safetensors"), load_file(checkpoint / "model.safetensors")
+    adapter = load_file(tmp_path / "run" / "final" / "adapter" / "adapter_model.safetensors")
+    lost = whole = 0.0
+    for key, value in weights.items():
+        module = f"base_model.model.{key.removeprefix('decoder.').removesuffix('.weight')}"
+        added = torch.zeros(())
+        if f"{module}.lora_B.weight" in adapter:
+            added = adapter[f"{module}.lora_B.weight"] @ adapter[f"{module}.lora_A.weight"]
+        exact = before[key].float() + added
+        assert value.dtype == torch.bfloat16
+        assert torch.equal(value, exact.bfloat16())
+        lost += float((value.float() - exact).norm()) ** 2
+        whole += float(added.norm()) ** 2
+    assert result["rounding"] == pytest.approx((lost / whole) ** 0.5, rel=1e-3)
+
+
+def test_the_folder_is_a_checkpoint_like_its_base(tmp_path: Path, small_checkpoint: Path) -> None:
+    base = Path(shutil.copytree(small_checkpoint, tmp_path / small_checkpoint.name))
+    (base / "modeling_acestep_v15_turbo.py").write_text("raise SystemExit('never executed')")
+    (base / "README.md").write_text("about the base")
+    make_run(small_checkpoint, tmp_path / "run", "lora", "alpha = r")
+    merge(base, tmp_path / "run", tmp_path / "acestep-v15-merged")
+    merged = tmp_path / "acestep-v15-merged"
+    there = {path.name for path in merged.iterdir()}
+    assert there == {"config.json", "model.safetensors", "silence_latent.pt", "modeling_acestep_v15_turbo.py", MARK}
+    for name in there - {"model.safetensors", MARK}:
+        assert (merged / name).read_bytes() == (base / name).read_bytes()
+    check_checkpoint(found := find_checkpoint(merged))
+    assert found.variant == "turbo"
+    assert encoder_fingerprint(found) == encoder_fingerprint(find_checkpoint(base))
+    assert [each.name for each in list_checkpoints(tmp_path)] == ["acestep-v15-merged", "acestep-v15-small"]
+    before, after = load_file(base / "model.safetensors"), load_file(merged / "model.safetensors")
+    assert after.keys() == before.keys()
+    untouched = [key for key in before if "_proj.weight" not in key or not key.startswith("decoder.layers")]
+    assert all(torch.equal(after[key], before[key]) for key in untouched)
+
+
+def test_shards_stay_shards(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    checkpoint = sharded(tiny_checkpoint, tmp_path / "base")
+    wanted = make_run(checkpoint, tmp_path / "run", "lora", "alpha = r")
+    merge(checkpoint, tmp_path / "run", tmp_path / "merged")
+    names = {path.name for path in checkpoint.iterdir()} - {"tiny.json"}
+    assert {path.name for path in (tmp_path / "merged").iterdir()} == names | {MARK}
+    found = heard(load_dit(tmp_path / "merged"))
+    assert error(found, wanted, heard(load_dit(checkpoint))) < 1e-4
+
+
+def test_the_diffusers_layout_is_a_whole_pipeline(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    wanted = make_run(tiny_checkpoint, tmp_path / "run", "lora", "alpha = r")
+    merge(tiny_checkpoint, tmp_path / "run", tmp_path / "merged", layout="diffusers")
+    pipeline = AceStepPipeline.from_pretrained(tmp_path / "merged")
+    base = heard(load_dit(tiny_checkpoint))
+    assert error(heard(pipeline.transformer), wanted, base) < 1e-4
+    assert error(heard(load_dit(tmp_path / "merged")), wanted, base) < 1e-4
+    assert torch.equal(pipeline.condition_encoder.silence_latent, load_silence_latent(tiny_checkpoint))
+    music = pipeline(prompt="a song", lyrics="[Instrumental]", audio_duration=1.0, num_inference_steps=2)
+    assert torch.isfinite(torch.as_tensor(music.audios[0])).all()
+
+
+def test_a_base_in_the_diffusers_layout_keeps_it(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    base = in_diffusers_layout(tiny_checkpoint, tmp_path / "base")
+    wanted = make_run(base, tmp_path / "run", "lokr", "alpha = dim")
+    merge(base, tmp_path / "run", tmp_path / "merged")
+    there = sorted(path.relative_to(base) for path in base.rglob("*") if path.is_file())
+    found = sorted(path.relative_to(tmp_path / "merged") for path in (tmp_path / "merged").rglob("*") if path.is_file())
+    assert found == sorted([*there, Path(MARK)])
+    assert error(heard(load_dit(tmp_path / "merged")), wanted, heard(load_dit(base))) < 1e-4
+
+
+def test_a_lokr_of_the_existing_trainer_goes_into_every_layer_it_sits_on(tmp_path: Path) -> None:
+    base = write_checkpoint_of(make_decoder(), tmp_path / "base")
+    stock_lokr(tmp_path / "run", linear_dim=10000)
+    result = merge(base, tmp_path / "run", tmp_path / "merged")
+    before, after = load_dit(base).state_dict(), load_dit(tmp_path / "merged").state_dict()
+    changed = {key for key, value in before.items() if not torch.equal(value, after[key])}
+    assert {"proj_in_conv.weight", "condition_embedder.weight", "time_embed.linear_1.weight"} <= changed
+    assert result["merged"] == len(changed)
+
+
+def test_progress_is_told(tmp_path: Path, small_checkpoint: Path) -> None:
+    make_run(small_checkpoint, tmp_path / "run", "lora", "alpha = r")
+    merge(small_checkpoint, tmp_path / "run", tmp_path / "merged")
+    told = events(tmp_path / "job")
+    done = [event.done for event in told if isinstance(event, Progressed)]
+    assert done == sorted(done)
+    assert done[-1] == len(load_file(small_checkpoint / "model.safetensors"))
+    assert [event.path for event in told if isinstance(event, Saved)] == [str(tmp_path / "merged")]
+    assert any(isinstance(event, Noted) and event.warning and "vae" in event.message for event in told)
+
+
+def test_a_stop_half_way_leaves_what_was_there_before(
+    tmp_path: Path, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(small_checkpoint, tmp_path / "run", "lora", "alpha = r")
+    merge(small_checkpoint, tmp_path / "run", tmp_path / "merged")
+    before = (tmp_path / "merged" / "model.safetensors").read_bytes()
+    emit = Context.emit
+
+    def stop_after_a_while(self: Context, event: Event) -> None:
+        emit(self, event)
+        if isinstance(event, Progressed) and event.done >= 40:
+            (self.folder / "cancel").touch()
+
+    monkeypatch.setattr(Context, "emit", stop_after_a_while)
+    for out in ("merged", "new"):
+        with pytest.raises(JobCancelled):
+            merge(small_checkpoint, tmp_path / "run", tmp_path / out, strength=0.5)
+    assert (tmp_path / "merged" / "model.safetensors").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job", "merged", "run"]
+
+
+def test_it_runs_as_a_job(tmp_path: Path, small_checkpoint: Path) -> None:
+    make_run(small_checkpoint, tmp_path / "run", "lora", "alpha = r")
+    config = MergeJob(checkpoint=small_checkpoint.name, adapter=tmp_path / "run", out=tmp_path / "merged")
+    config.root = small_checkpoint.parent
+    write_job(tmp_path / "job", "merge", config)
+    last = run_job(tmp_path / "job")
+    assert isinstance(last, Finished)
+    assert last.result["checkpoint"] == str(tmp_path / "merged")
+
+
+def test_an_earlier_merge_is_replaced(tmp_path: Path, small_checkpoint: Path) -> None:
+    make_run(small_checkpoint, tmp_path / "run", "lora", "alpha = r")
+    for strength in (1.0, 0.0):
+        merge(small_checkpoint, tmp_path / "run", tmp_path / "merged", strength=strength)
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    base = load_file(small_checkpoint / "model.safetensors")
+    assert all(torch.equal(merged[key], value) for key, value in base.items())
+    assert json.loads((tmp_path / "merged" / MARK).read_text())["strength"] == 0.0
+
+
+@pytest.mark.parametrize("what", ["a file", "another model", "notes beside a merged model", "the base itself"])
+def test_what_was_not_merged_here_is_never_overwritten(tmp_path: Path, small_checkpoint: Path, what: str) -> None:
+    base = Path(shutil.copytree(small_checkpoint, tmp_path / "base"))
+    make_run(base, tmp_path / "run", "lora", "alpha = r")
+    out = base if what == "the base itself" else tmp_path / "out"
+    if what == "a file":
+        out.write_text("precious")
+    elif what == "another model":
+        shutil.copytree(base, out)
+    elif what == "notes beside a merged model":
+        merge(base, tmp_path / "run", out)
+        (out / "notes.txt").write_text("precious")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "job"}
+    with pytest.raises(StorageError, match=r"no merged model made by this program|is the base model itself"):
+        merge(base, tmp_path / "run", out, strength=0.5)
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "job"}
+    assert after == before
+
+
+def test_what_does_not_belong_together_is_refused_before_anything_is_written(
+    tmp_path: Path, small_checkpoint: Path, tiny_root: Path
+) -> None:
+    make_run(small_checkpoint, tmp_path / "run", "lora", "alpha = r")
+    with pytest.raises(ModelMismatch, match="is of the xl family"):
+        merge(tiny_root / "acestep-v15-tiny-xl-base", tmp_path / "run", tmp_path / "merged")
+    with pytest.raises(CheckpointError, match="no checkpoint 'nowhere'"):
+        merge(Path("nowhere"), tmp_path / "run", tmp_path / "merged")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job", "run"]
+
+
+def test_names_of_diffusers_are_those_of_its_own_writer(tmp_path: Path, tiny_root: Path) -> None:
+    base = tiny_root / "acestep-v15-tiny-xl-base"
+    decoder = load_dit(base)
+    adapter = trained(decoder, "lora", LORA)
+    save(adapter, tmp_path / "run" / "final" / "adapter", AdapterCard(family="xl"))
+    wanted = heard(decoder)
+    adapter.remove()
+    merge(base, tmp_path / "run", tmp_path / "merged", layout="diffusers")
+    written = in_diffusers_layout(base, tmp_path)  # by our subclass of the decoder, hence the one other name
+    own_class = {"_class_name": "AceStepTransformer1DModel"}
+    for part in ("transformer", "condition_encoder", "audio_tokenizer", "audio_token_detokenizer"):
+        one, other = (
+            load_file(folder / part / "diffusion_pytorch_model.safetensors")
+            for folder in (tmp_path / "merged", written)
+        )
+        assert one.keys() == other.keys()
+        told = json.loads((tmp_path / "merged" / part / "config.json").read_text())
+        known = json.loads((written / part / "config.json").read_text())
+        assert {key: value for key, value in told.items() if known.get(key) != value} in ({}, own_class)
+    assert error(heard(load_dit(tmp_path / "merged")), wanted, heard(load_dit(base))) < 1e-4

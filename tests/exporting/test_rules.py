@@ -1,0 +1,116 @@
+"""Which keys other programs know, and files of other trainers on their way through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from acestep.adapters.files import load_adapter
+from acestep.exporting import rules
+from acestep.exporting.package import export_adapter
+from tests.adapters.small import LORA, make_decoder, save, trained
+from tests.adapters.test_loading import stock_lokr, stock_lora
+from tests.exporting.comfyui import key_map, load_into
+from tests.exporting.models import error, heard
+from tests.exporting.readers import by_comfyui, by_diffusers, by_the_app
+
+A, B = torch.ones(2, 3), torch.ones(4, 2)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "base_model.model.layers.0.self_attn.q_proj",
+        "lycoris_layers_0_self_attn_q_proj",
+        "diffusion_model.decoder.layers.0.self_attn.q_proj",
+        "lora_unet_decoder_layers_0_self_attn_q_proj",
+    ],
+)
+def test_comfyui_knows_four_prefixes(prefix: str) -> None:
+    tensors = {f"{prefix}.lora_up.weight": B, f"{prefix}.lora_down.weight": A, f"{prefix}.alpha": torch.tensor(4.0)}
+    found = rules.comfyui(tensors)
+    assert found.left_out == []
+    assert torch.equal(found.modules["layers.0.self_attn.q_proj"]["lora_B"], 2 * B)
+    assert prefix in key_map(make_decoder())
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "transformer.layers.0.self_attn.to_q",
+        "decoder.layers.0.self_attn.q_proj",
+        "diffusion_model.layers.0.self_attn.q_proj",
+        "base_model.model.decoder.layers.0.self_attn.q_proj",
+        "layers.0.self_attn.q_proj",
+        "base_model.model.layers.0.self_attn.qkv",
+    ],
+)
+def test_comfyui_leaves_out_other_prefixes(tmp_path: Path, prefix: str) -> None:
+    tensors = {f"{prefix}.lora_A.weight": A, f"{prefix}.lora_B.weight": B}
+    assert sorted(rules.comfyui(tensors).left_out) == sorted(tensors)
+    save_file(tensors, tmp_path / "a.safetensors")
+    assert sorted(load_into(make_decoder(), tmp_path / "a.safetensors")) == sorted(tensors)
+
+
+def test_diffusers_renames_only_where_it_sees_attention() -> None:
+    mlp = {f"base_model.model.layers.0.mlp.up_proj.lora_{x}.weight": tensor for x, tensor in (("A", A), ("B", B))}
+    assert sorted(rules.diffusers(mlp).left_out) == sorted(mlp)
+    attention = {key.replace("mlp.up_proj", "self_attn.q_proj"): tensor for key, tensor in mlp.items()}
+    assert set(rules.diffusers(mlp | attention).modules) == {"layers.0.mlp.up_proj", "layers.0.self_attn.q_proj"}
+    own = {"transformer.layers.0.self_attn.to_out.0.lora_A.weight": A}
+    own["transformer.layers.0.self_attn.to_out.0.lora_B.weight"] = B
+    assert set(rules.diffusers(own).modules) == {"layers.0.self_attn.o_proj"}
+
+
+def test_one_strange_key_spoils_a_file_for_diffusers() -> None:
+    tensors = {f"base_model.model.layers.0.self_attn.q_proj.lora_{x}.weight": A for x in "AB"}
+    tensors["base_model.model.layers.0.self_attn.q_proj.alpha"] = torch.tensor(2.0)
+    assert rules.diffusers(tensors).modules == {}
+
+
+def test_a_lokr_on_every_layer_sounds_the_same_in_the_app_and_in_comfyui(tmp_path: Path) -> None:
+    """The existing trainer's LoKr sit on the first convolution too, which ComfyUI would compute wrongly."""
+    stock_lokr(tmp_path / "run", linear_dim=10000)
+    decoder = make_decoder()
+    base = heard(decoder)
+    load_adapter(decoder, tmp_path / "run" / "adapter")
+    wanted = heard(decoder)
+    written = export_adapter(tmp_path / "run", "all", out=tmp_path / "out")["targets"]
+    assert error(by_the_app(make_decoder(), Path(written["acestep"]["adapter"])), wanted, base) < 1e-4
+    assert written["comfyui"]["form"] == "lokr and whole additions"
+    keys = load_file(written["comfyui"]["adapter"])
+    assert [key for key in keys if key.endswith(".diff")] == ["base_model.model.proj_in.1.diff"]
+    assert error(by_comfyui(make_decoder(), Path(written["comfyui"]["adapter"])), wanted, base) < 1e-4
+    assert "proj_in.1 is left out" in written["diffusers"]["notes"][0]
+    assert 0.01 < written["diffusers"]["residual"] < 1
+    off = error(by_diffusers(make_decoder(), Path(written["diffusers"]["adapter"])), wanted, base)
+    assert 0.01 < off < 1
+
+
+def test_without_the_export_comfyui_would_play_a_twofold_alpha_at_half_strength(tmp_path: Path) -> None:
+    stock_lora(tmp_path / "run", lora_alpha=8, r=4)
+    decoder = make_decoder()
+    base = heard(decoder)
+    adapter = load_adapter(decoder, tmp_path / "run" / "adapter")
+    wanted = heard(decoder)
+    adapter.set_strength(0.5)
+    half = heard(decoder)
+    raw = by_comfyui(make_decoder(), tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert error(raw, half, base) < 1e-4
+    result = export_adapter(tmp_path / "run", "comfyui", out=tmp_path / "out")
+    assert error(by_comfyui(make_decoder(), Path(result["adapter"])), wanted, base) < 1e-4
+
+
+def test_the_xl_family_goes_to_every_program(tmp_path: Path) -> None:
+    decoder = make_decoder("xl")
+    base = heard(decoder)
+    adapter = trained(decoder, "lora", LORA)
+    wanted = heard(decoder)
+    save(adapter, tmp_path / "run" / "final" / "adapter")
+    written = export_adapter(tmp_path / "run", "all", out=tmp_path / "out")["targets"]
+    readers = {"acestep": by_the_app, "comfyui": by_comfyui, "diffusers": by_diffusers}
+    for target, read in readers.items():
+        assert error(read(make_decoder("xl"), Path(written[target]["adapter"])), wanted, base) < 1e-4

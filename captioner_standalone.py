@@ -1,8 +1,16 @@
-"""The captioner's page. Start it with ``python launch.py --mode caption``."""
+"""The captioner: its page, its online services for other programs, and the command line of the existing captioner.
+
+python launch.py --mode caption                          the page
+python captioner_standalone.py --ui --port 7862          the same
+python captioner_standalone.py --input_dir MUSIC_FOLDER  captions without a page; more: python -m acestep caption
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,18 +19,16 @@ if TYPE_CHECKING:
     from acestep.captioning.whisper import WhisperTranscriber
     from acestep.ui.serve import Page
 
+__all__ = ["ElevenLabsTranscriber", "GeminiCaptioner", "WhisperTranscriber", "build_page", "main"]
+
+_SERVICES = {"WhisperTranscriber": "whisper", "ElevenLabsTranscriber": "elevenlabs", "GeminiCaptioner": "gemini"}
+
 
 def build_page() -> Page:
     """The page, not yet served."""
-    from acestep.ui.placeholder import build_captioner
-    from acestep.ui.serve import Page
+    from acestep.ui.captioner.app import build_page
 
-    return Page(build_captioner())
-
-
-__all__ = ["ElevenLabsTranscriber", "GeminiCaptioner", "WhisperTranscriber", "build_page"]
-
-_SERVICES = {"WhisperTranscriber": "whisper", "ElevenLabsTranscriber": "elevenlabs", "GeminiCaptioner": "gemini"}
+    return build_page()
 
 
 def __getattr__(name: str) -> Any:
@@ -32,5 +38,59 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"acestep.captioning.{_SERVICES[name]}"), name)
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Serve the page, or caption a folder. Exit codes as of ``launch.py`` and of ``python -m acestep``."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.ui:
+        from launch import main as launch
+
+        host = ["--host", arguments.host] if arguments.host else []
+        return launch(["--mode", "caption", "--port", str(arguments.port), *host])
+    if arguments.input_dir is None:
+        parser.error("--input_dir is needed without --ui")
+    return _caption(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="captioner_standalone.py", description="Describe the songs of a folder.")
+    parser.add_argument("--ui", action="store_true", help="open the page instead")
+    parser.add_argument("--port", type=int, default=7862, help="of the page")
+    parser.add_argument("--host", help="of the page; any address but this computer's is refused here")
+    parser.add_argument("--input_dir", type=Path, help="folder of the songs")
+    parser.add_argument("--output_dir", type=Path, help="copies of the label files go there too")
+    parser.add_argument("--output_csv", type=Path, help="a table of all labels")
+    parser.add_argument("--model_path", default="ACE-Step/acestep-captioner", help="folder or name of the captioner")
+    parser.add_argument("--max_tokens", type=int, default=512, help="longest caption")
+    return parser
+
+
+def _caption(arguments: argparse.Namespace) -> int:
+    from acestep.cli import main as acestep
+
+    command = ["caption", str(arguments.input_dir), "--captioner-model", arguments.model_path]
+    command += ["--max-tokens", str(arguments.max_tokens)]
+    command += ["--csv", str(arguments.output_csv)] if arguments.output_csv else []
+    code = acestep(command)
+    if code == 0 and arguments.output_dir is not None:
+        _copy_labels(arguments.input_dir, arguments.output_dir)
+    return code
+
+
+def _copy_labels(songs: Path, target: Path) -> None:
+    """The label file of each song, under the same path below ``target``."""
+    from acestep.core.files import write_bytes
+    from acestep.dataset.scan import scan_folder
+    from acestep.dataset.sidecars import sidecar_path
+
+    root = songs.expanduser().resolve()
+    for sample in scan_folder(songs).dataset.samples:
+        path = sidecar_path(Path(sample.audio_path))
+        if path.is_file():
+            copy = target.expanduser() / path.resolve().relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(copy, path.read_bytes())
+
+
 if __name__ == "__main__":
-    raise SystemExit("Start the captioner with: python launch.py --mode caption")
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The captioner's page: songs, engine, run, review, system."""

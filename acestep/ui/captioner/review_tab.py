@@ -1,0 +1,86 @@
+"""4. Review: hear each song and correct its labels, and see what is doubtful before training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from acestep.captioning.quality import KINDS, check_captions
+from acestep.dataset.sample import Dataset
+from acestep.ui import html
+from acestep.ui.captioner.editor import Editor
+from acestep.ui.captioner.run_tab import status_of
+from acestep.ui.captioner.shell import Shell
+from acestep.ui.captioner.songs import Entry
+from acestep.ui.form import Form
+
+_FILTERS = ["all songs", "to check"]
+_FILTER = "review.filter"
+_HEADERS = ["Song", "Status", "BPM", "Key", "Caption", "To check"]
+_WIDTHS: list[str | int] = [170, 100, 70, 100, 260, 220]
+
+
+class ReviewTab:
+    """Widgets and what they do."""
+
+    def __init__(self, shell: Shell, form: Form[Any]) -> None:
+        self._desk = desk = shell.captions
+        choose = gr.Radio(_FILTERS, value=_FILTERS[0], label="Show", container=False, elem_id="cp-review-filter")
+        shell.kept.add(_FILTER, choose, lambda value: value in _FILTERS)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=320):
+                table = gr.Dataframe(
+                    headers=_HEADERS,
+                    datatype=["str", "str", "number", "str", "str", "str"],
+                    column_widths=_WIDTHS,
+                    interactive=False,
+                    show_search="search",
+                    max_height=520,
+                    buttons=["fullscreen"],
+                    label="Songs",
+                    elem_id="cp-review-table",
+                )
+            with gr.Column(scale=3, min_width=320):
+                Editor(shell, table, form)
+        with gr.Accordion("Quality report", open=False, elem_id="cp-quality"):
+            report = gr.HTML(elem_id="cp-quality-report")
+        shell.on(choose.input, lambda value: desk.settings.put({_FILTER: value}), [choose], quiet=True)
+        shell.live.show([table, report], lambda: (desk.version(), desk.settings.get(_FILTER)), self._paint)
+
+    def _paint(self) -> Sequence[Any]:
+        entries = self._desk.songs.entries
+        _, account = self._desk.watch.look()
+        failed = {item.item for item in account.left_out}
+        checked = self._desk.settings.get(_FILTER) == _FILTERS[1]
+        rows = [_row(entry, entry.name in failed) for entry in entries if entry.doubts or not checked]
+        return gr.update(value=rows), quality_report(entries)
+
+
+def quality_report(entries: list[Entry]) -> str:
+    """What the captions' check finds, without any model."""
+    if not entries:
+        return html.card("No songs yet.")
+    findings = check_captions(Dataset(samples=[entry.sample for entry in entries]))
+    differ = [(entry.name, "measurement and model differ", line) for entry in entries for line in entry.doubts]
+    told = {finding.message for finding in findings}
+    rows = [(finding.song, KINDS[finding.kind], finding.message) for finding in findings]
+    rows += [row for row in differ if row[2] not in told]
+    if not rows:
+        return html.card(f"{html.count(len(entries), 'song')}, nothing to complain about.", tone="good")
+    songs = len({row[0] for row in rows})
+    title = f"{songs} of {html.count(len(entries), 'song')} to look at before training"
+    return html.card(title, tone="warn") + html.table(["Song", "What", "Details"], rows, "Quality report")
+
+
+def _row(entry: Entry, failed: bool) -> list[Any]:
+    song = entry.sample
+    return [
+        entry.name,
+        status_of(entry, failed),
+        song.bpm,
+        song.keyscale,
+        " ".join(song.caption.split())[:90],
+        "; ".join(entry.doubts),
+    ]

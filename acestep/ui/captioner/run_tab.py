@@ -1,0 +1,167 @@
+"""3. Run: what is ahead and what it costs, start and stop, and the songs as they are done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from acestep.captioning.cloud import SERVICES
+from acestep.captioning.configs import CaptionJob
+from acestep.captioning.plan import cost_notes, make_plan
+from acestep.core.errors import AceStepError, ConfigError
+from acestep.ui import html
+from acestep.ui.captioner.desk import Desk
+from acestep.ui.captioner.engine_tab import host_of
+from acestep.ui.captioner.shell import Shell, actions
+from acestep.ui.captioner.songs import Entry
+from acestep.ui.errors import sentence, warn
+from acestep.ui.form import Form
+from acestep.ui.progress import JobPanel
+from acestep.ui.watch import ACTIVE
+
+_HEADERS = ["Song", "Status", "Caption", "BPM", "Key", "Lyrics", "From", "To check"]
+_CAPTION_CHARS = 80
+_SECONDS = {"local": 30.0, "whisper": 15.0, "elevenlabs": 15.0, "gemini": 15.0}  # a song of 3 min, roughly
+_MEASURE_S = 1.0
+
+
+class RunTab:
+    """Widgets and what they do."""
+
+    def __init__(self, shell: Shell, form: Form[CaptionJob]) -> None:
+        self._desk, self._form = shell.captions, form
+        ahead = gr.HTML(elem_id="cp-ahead")
+        with actions():
+            start = gr.Button("Start Captioning", variant="primary", elem_id="cp-start")
+            lyrics = gr.Button("Transcribe Lyrics Only", elem_id="cp-lyrics")
+            again = gr.Button("Try failed again", elem_id="cp-again", interactive=False)
+            stop = gr.Button("Stop after this song", variant="stop", elem_id="cp-stop", interactive=False)
+        JobPanel(
+            shell.live,
+            self._desk.watch,
+            "cp-job",
+            nothing_yet="The folder keeps what is finished: a run that was stopped goes on with what is missing.",
+            result=_result,
+        )
+        table = gr.HTML(elem_id="cp-table")
+        for button, handler in ((start, self._start), (lyrics, self._lyrics_only), (again, self._again)):
+            shell.on(button.click, handler, form.widgets, check=form.check)
+        shell.on(stop.click, self._stop, quiet=True)
+        shell.live.show([start, lyrics, again, stop, table], self._desk.version, self._paint)
+        shell.live.show([ahead], self._settings_version, self._paint_ahead)
+
+    def _start(self, *values: Any) -> None:
+        self._desk.start(self._read(values))
+
+    def _lyrics_only(self, *values: Any) -> None:
+        config = self._read(values)
+        if config.transcriber == "none":
+            raise ConfigError(["no transcriber is chosen"], hint="Choose one in 2. Engine.")
+        config.captioner, config.measure = "none", False
+        self._desk.start(config)
+
+    def _again(self, *values: Any) -> None:
+        config = self._read(values)
+        config.only = self._desk.failed()
+        if not config.only:
+            raise ConfigError(["no song failed that could be tried again"], hint="Start Captioning does what is open.")
+        self._desk.start(config)
+
+    def _stop(self) -> None:
+        if not self._desk.stop():
+            warn("Nothing is running.")
+
+    def _read(self, values: Sequence[Any]) -> CaptionJob:
+        folder = self._desk.songs.root
+        if folder is None:
+            raise ConfigError(["no folder is chosen"], hint="Choose one in 1. Songs and scan it.")
+        return self._form.read(values, audio_dir=folder)
+
+    def _settings_version(self) -> object:
+        get = self._desk.settings.get
+        names = ("captioner", "transcriber", "measure", "existing", "openai_url", "elevenlabs_url", "gemini_url")
+        return (self._desk.version(), *(get(self._form.key(name)) for name in names))
+
+    def _paint_ahead(self) -> list[Any]:
+        if self._desk.active:
+            return [gr.skip()]
+        return [ahead_of(self._desk)]
+
+    def _paint(self) -> list[Any]:
+        state, account = self._desk.watch.look()
+        active, songs = state in ACTIVE, self._desk.songs.entries
+        failed = {item.item for item in account.left_out}
+        rows = [_row(entry, entry.name in failed) for entry in songs]
+        return [
+            gr.update(interactive=bool(songs) and not active),
+            gr.update(interactive=bool(songs) and not active),
+            gr.update(interactive=bool(self._desk.failed()) and not active),
+            gr.update(interactive=state in ("running", "paused")),
+            html.table(_HEADERS, rows, "Songs and their labels") if rows else "",
+        ]
+
+
+def ahead_of(desk: Desk) -> str:
+    """What a start would do now: how many songs, for how long, at what cost, and who hears them."""
+    try:
+        config = desk.config()
+        plan = make_plan(config)
+    except AceStepError as error:
+        return html.card(sentence(error), tone="warn")
+    work = [task for task in plan.tasks if task.open]
+    if not work:
+        return html.card("All songs have what is asked for.", ["Choose in 2. Engine to redo existing texts."], "good")
+    seconds = 0.0
+    for task in work:
+        share = max(0.2, task.sample.duration / 180)
+        seconds += share * _SECONDS.get(config.captioner, 0) * task.describe
+        seconds += share * _SECONDS.get(config.transcriber, 0) * (task.transcribe and not task.both)
+        seconds += share * _MEASURE_S * task.measure
+    lines = [f"Roughly {html.rough(seconds)} in all; a computer without a graphics card needs much longer."]
+    chosen = {config.captioner, config.transcriber} & {*SERVICES}
+    if chosen == {config.captioner, config.transcriber} - {"none"}:
+        lines = [f"Roughly {html.rough(seconds)} in all."]
+    lines += cost_notes(plan, config)
+    lines += [f"{SERVICES[name].label}: the songs are sent to {host_of(config, name)}." for name in sorted(chosen)]
+    title = f"{len(work)} of {html.count(len(plan.tasks), 'song')} to do"
+    return html.card(title, lines, "warn" if chosen else "plain")
+
+
+def _result(result: dict[str, Any]) -> str:
+    """What a finished job gave back."""
+    done = [f"{result.get(key, 0)} {key}" for key in ("described", "measured", "transcribed")]
+    lines = [", ".join(done) + "."]
+    if result.get("skipped"):
+        lines.append(f"{html.count(result['skipped'], 'song')} had everything and was left as it is.")
+    if result.get("disagreements"):
+        lines.append(f"Model and measurement differ for {html.count(len(result['disagreements']), 'song')}: see below.")
+    if result.get("csv"):
+        lines.append(f"Table: {result['csv']}")
+    lines.append("Next: look at them in 4. Review. Then scan this folder in the trainer, 2. Dataset.")
+    return html.card(f"{html.count(result.get('songs', 0), 'song')} ready", lines, "good")
+
+
+def _row(entry: Entry, failed: bool) -> list[object]:
+    song = entry.sample
+    caption = " ".join(song.caption.split())
+    return [
+        entry.name,
+        status_of(entry, failed),
+        caption if len(caption) <= _CAPTION_CHARS else f"{caption[:_CAPTION_CHARS]}...",
+        song.bpm or "",
+        song.keyscale,
+        entry.lyrics,
+        ", ".join(entry.origins),
+        "; ".join(entry.doubts),
+    ]
+
+
+def status_of(entry: Entry, failed: bool) -> str:
+    """In a word: where a song stands."""
+    if failed:
+        return "failed"
+    if entry.known is not None and entry.known.locked:
+        return "edited"
+    return "captioned" if entry.sample.has_caption else "waiting"

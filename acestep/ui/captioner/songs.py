@@ -1,0 +1,108 @@
+"""The songs of the chosen folder as their label files tell of them now: read again whenever a job has written some."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from acestep.captioning.plan import place
+from acestep.captioning.quality import check_captions
+from acestep.captioning.sidecar import Known, known_of, save_edit
+from acestep.core.errors import AceStepError, DatasetError
+from acestep.dataset.labels import Problem, is_sung
+from acestep.dataset.sample import Dataset, Sample
+from acestep.dataset.scan import scan_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One song. ``name`` is its path below the folder; ``doubts`` are sentences that its owner should look at."""
+
+    name: str
+    sample: Sample
+    known: Known | None = None
+    doubts: list[str] = field(default_factory=list)
+
+    @property
+    def has_lyrics(self) -> bool:
+        """Whether it is known what is sung, or that nobody sings."""
+        return "lyrics" in self.sample.sources or is_sung(self.sample.lyrics)
+
+    @property
+    def lyrics(self) -> str:
+        """In a word: words, instrumental, or missing."""
+        if is_sung(self.sample.lyrics):
+            return "words"
+        return "instrumental" if self.has_lyrics and self.sample.is_instrumental else "missing"
+
+    @property
+    def origins(self) -> list[str]:
+        """Who wrote its labels, each once."""
+        named = (self.sample.sources.get(label) for label in ("caption", "bpm", "keyscale", "lyrics"))
+        return list(dict.fromkeys("you" if who == "user" else who for who in named if who))
+
+
+class Songs:
+    """The scanned folder. Safe to use from several threads; ``version`` changes with the content."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.root: Path | None = None
+        self.entries: list[Entry] = []
+        self.problems: list[Problem] = []
+        self.version = 0
+
+    def open(self, folder: Path) -> None:
+        """Read the labels of all songs of a folder. Raises DatasetError: it holds no songs."""
+        with self._lock:
+            found = scan_folder(folder)
+            root = folder.resolve()
+            names = {sample.id: place(Path(sample.audio_path), root) for sample in found.dataset.samples}
+            doubts = _doubts(found.dataset)
+            problems = list(found.problems)
+            entries = []
+            for sample in found.dataset.samples:
+                known = None
+                try:
+                    known = known_of(sample)
+                except AceStepError as error:
+                    problems.append(Problem(Path(sample.audio_path), str(error), error.hint))
+                told = known.extra.get("disagreements") if known else None
+                differ = [str(line) for line in told] if isinstance(told, list) else []
+                entries.append(Entry(names[sample.id], sample, known, [*differ, *doubts[sample.id]]))
+            self.root, self.entries, self.problems = root, entries, problems
+            self.version += 1
+
+    def refresh(self) -> None:
+        """Read everything again; a folder that is gone leaves the list as it was."""
+        if self.root is not None:
+            try:
+                self.open(self.root)
+            except AceStepError:
+                return
+
+    def find(self, name: str) -> Entry:
+        """Raises DatasetError."""
+        for entry in self.entries:
+            if entry.name == name:
+                return entry
+        raise DatasetError("this song is no longer in the list", hint="Scan the folder again.")
+
+    def edit(self, name: str, changes: Mapping[str, Any]) -> None:
+        """Save what a person typed. Raises DatasetError, StorageError."""
+        save_edit(self.find(name).sample, changes)
+        self.refresh()
+
+
+def _doubts(dataset: Dataset) -> dict[str, list[str]]:
+    """What the check of captions finds, by the id of the song; a missing caption shows by itself."""
+    ids = {sample.name: sample.id for sample in dataset.samples}
+    doubts: dict[str, list[str]] = defaultdict(list)
+    for finding in check_captions(dataset):
+        if finding.kind != "empty":
+            doubts[ids[finding.song]].append(finding.message)
+    return doubts

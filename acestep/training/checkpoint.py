@@ -17,7 +17,8 @@ from acestep.adapters.base import Adapter
 from acestep.adapters.card import AdapterCard
 from acestep.core.errors import TrainingError
 from acestep.core.files import replace_folder, require_space
-from acestep.training.run_folder import ADAPTER, STATE, RunFolder, Source
+from acestep.training.ema import MovingAverage
+from acestep.training.run_folder import ADAPTER, AVERAGE, STATE, RunFolder, Source
 from acestep.training.state import read_values, write_state
 
 _SLACK = 2**20  # bytes of headers and JSON beside the tensors
@@ -34,17 +35,19 @@ class Saver:
         *,
         card: Callable[[], AdapterCard],
         state: Callable[[], dict[str, Any]],
+        average: MovingAverage | None = None,
     ) -> None:
         """``card`` and ``state`` are asked at each save."""
         self.run = run
-        self._adapter, self._card, self._state = adapter, card, state
+        self._adapter, self._card, self._state, self._average = adapter, card, state, average
 
     def require_space(self, saves: int) -> None:
         """Raises DiskFull if the next ``saves`` checkpoints would not fit."""
         num_values = sum(parameter.numel() for parameter in self._adapter.parameters())
         state = self._state()
         # Before the first step most optimizers hold nothing yet: two values for each trained one are usual.
-        needed = max(_num_bytes(state), 3 * 4 * num_values) + _FILE_BYTES * num_values + _SLACK
+        num_files = 1 if self._average is None else 2
+        needed = max(_num_bytes(state), 3 * 4 * num_values) + num_files * _FILE_BYTES * num_values + _SLACK
         require_space(self.run.root, saves * needed)
 
     def checkpoint(self, name: str) -> Path:
@@ -52,15 +55,14 @@ class Saver:
         self.require_space(1)
         target = self.run.checkpoints / name
         with replace_folder(target) as folder:
-            for inner in (ADAPTER, STATE):
-                (folder / inner).mkdir()
+            (folder / STATE).mkdir()
             write_state(folder / STATE, self._state())
-            self._adapter.save(folder / ADAPTER, self._card())
+            self._save_adapter(folder)
         self.run.mark_newest(target)
         return target
 
     def best(self) -> Path:
-        """Save the adapter alone as ``best/``."""
+        """Save the adapter alone, without the state, as ``best/``."""
         return self._adapter_alone(self.run.best)
 
     def final(self, *, best_known: bool) -> Path:
@@ -68,14 +70,24 @@ class Saver:
         if not (best_known and (self.run.best / ADAPTER).is_dir()):
             return self._adapter_alone(self.run.final)
         with replace_folder(self.run.final) as folder:
-            shutil.copytree(self.run.best / ADAPTER, folder / ADAPTER)
+            for found in (self.run.best / ADAPTER, self.run.best / AVERAGE):
+                if found.is_dir():
+                    shutil.copytree(found, folder / found.name)
         return self.run.final
 
     def _adapter_alone(self, target: Path) -> Path:
         with replace_folder(target) as folder:
-            (folder / ADAPTER).mkdir()
-            self._adapter.save(folder / ADAPTER, self._card())
+            self._save_adapter(folder)
         return target
+
+    def _save_adapter(self, folder: Path) -> None:
+        """The adapter as it is now, and its moving average if there is one."""
+        (folder / ADAPTER).mkdir()
+        self._adapter.save(folder / ADAPTER, self._card())
+        if self._average is not None:
+            (folder / AVERAGE).mkdir()
+            with self._average.in_place():
+                self._adapter.save(folder / AVERAGE, self._card())
 
 
 def require_same(source: Source, fixed: Mapping[str, Any]) -> None:

@@ -139,6 +139,14 @@ class TrainingConfig(Config):
     nan_detection_max: int = option(
         10, "NaN Halt Threshold", "Stop after this many songs in a row without a finite loss; 0 never stops.", ge=0
     )
+    ema_decay: float = option(
+        0.0,
+        "EMA Decay",
+        "Keep a moving average of the adapter too, saved beside it as adapter_ema; 0.999 is usual, 0 keeps none.",
+        ge=0.0,
+        le=0.99999,
+        advanced=True,
+    )
     max_steps: int = option(
         0, "Max Steps", "End after this many optimizer steps; 0 sets no limit.", ge=0, advanced=True
     )

@@ -2,9 +2,11 @@
 
     checkpoints/epoch_<N>/            after epoch N; epoch_<N>_step_<S> in the middle of epoch N, after step S
         adapter/                      for other programs
+        adapter_ema/                  the moving average of its weights, if one is kept
         state/                        for going on exactly
     checkpoints/newest.json           which of them was saved last
-    best/adapter/  final/adapter/  logs/  samples/
+    best/adapter/  final/adapter/     and adapter_ema/ beside each
+    logs/  samples/
     training.json                     the settings that the run was last accepted with
 
 Importing this module does not import torch.
@@ -23,7 +25,7 @@ from acestep.core.errors import TrainingError
 from acestep.core.files import read_versioned, settle_folder, storage_errors, write_versioned
 from acestep.core.paths import typed_path
 
-ADAPTER, STATE = "adapter", "state"
+ADAPTER, AVERAGE, STATE = "adapter", "adapter_ema", "state"
 _NEWEST = "newest.json"
 _SETTINGS = "training.json"
 _NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?(?:_loss_.*)?")  # the existing trainer appends the loss
@@ -147,7 +149,7 @@ def remove_folder(folder: Path) -> None:
 def _is_ours(checkpoint: Path) -> bool:
     """Whether it is as we left it: with a state, without a word in its name or a file in it from anyone else."""
     named = (found := _NAME.fullmatch(checkpoint.name)) and checkpoint.name == _own_name(found)
-    return bool(named) and {path.name for path in checkpoint.iterdir()} == {ADAPTER, STATE}
+    return bool(named) and {path.name for path in checkpoint.iterdir()} - {AVERAGE} == {ADAPTER, STATE}
 
 
 def _own_name(found: re.Match[str]) -> str:

@@ -19,6 +19,7 @@ from acestep.models.load import load_dit, load_null_condition
 from acestep.training.best_model import BestTracker
 from acestep.training.data import collate, move
 from acestep.training.devices import make_fabric
+from acestep.training.ema import MovingAverage
 from acestep.training.figures import Figures
 from acestep.training.flow_matching import Batch, FlowMatching
 from acestep.training.loop import Progress
@@ -33,6 +34,7 @@ _FACTS = (
     "gradient_accumulation_steps",
     "optimizer_type",
     "max_latent_length",
+    "ema_decay",
     "cfg_dropout_prob",
     "loss_weighting",
     "seed",
@@ -56,6 +58,9 @@ class Session:
         self._plain_optimizer = make_optimizer(
             training.optimizer_type, self.adapter.parameters(), lr=prepared.rate, weight_decay=training.weight_decay
         )
+        self.average = MovingAverage(self.adapter.parameters(), training.ema_decay) if training.ema_decay else None
+        if self.average is not None:
+            self._plain_optimizer.register_step_post_hook(self.average.follow)
         model = FlowMatching(self.adapter.network, self._null_condition)
         self.model, self.optimizer = self.fabric.setup(model, self._plain_optimizer)
         self.model.train()
@@ -103,10 +108,10 @@ class Session:
             "zero_loss": self._yardstick.zero_loss(),
         }
 
-    def measure_delivered(self, stop_if_cancelled: Callable[[], None]) -> Figures:
-        """The figures of the file in ``final/``, read back as any other program would. Ends the training."""
+    def measure_delivered(self, stop_if_cancelled: Callable[[], None], name: str = ADAPTER) -> Figures:
+        """The figures of the files in ``final/<name>``, read back as any other program would. Ends the training."""
         self._remove_adapter()
-        delivered = load_adapter(self._decoder, self.prepared.run.final / ADAPTER)
+        delivered = load_adapter(self._decoder, self.prepared.run.final / name)
         model = FlowMatching(self._decoder, self._null_condition)
         try:
             with self.fabric.autocast():
@@ -123,6 +128,7 @@ class Session:
             "figures": self.figures,
             "grid": self._yardstick.grid,
             "adapter": self.adapter.state(),
+            "average": None if self.average is None else self.average.state(),
             "optimizer": self._plain_optimizer.state_dict(),
             "random": self.random.marked,
             "loss_scale": self.fabric.strategy.precision.state_dict(),
@@ -132,6 +138,10 @@ class Session:
         """Take over a whole training state."""
         state = read_state(source.folder / STATE)
         self.adapter.load_state(state["adapter"])
+        if self.average is not None:
+            self.average.restart()
+            if state.get("average"):
+                self.average.load_state(state["average"])
         self._plain_optimizer.load_state_dict(state["optimizer"])
         for group in self._plain_optimizer.param_groups:
             group["weight_decay"] = self.prepared.training.weight_decay
@@ -146,6 +156,8 @@ class Session:
     def _begin_with(self, source: Source) -> None:
         """Take the weights of an adapter and the number of its epochs; everything else starts afresh."""
         card = fill_adapter(self.adapter, source.folder)
+        if self.average is not None:
+            self.average.restart()
         ours = self.prepared.run.root.resolve() in source.folder.resolve().parents
         self.progress.epoch = source.epochs or (card.epochs if ours else 0)
         if self.progress.epoch >= self.prepared.training.max_epochs:

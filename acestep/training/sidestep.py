@@ -105,7 +105,7 @@ KEYS: dict[str, Key] = {
     "gradient_checkpointing": Key("training.gradient_checkpointing"),
     "gradient_checkpointing_ratio": Key(here=1.0, why="all layers are checkpointed, or none"),
     "offload_encoder": Key(here=True, why="the encoders are never on the device while training"),
-    "ema_decay": Key(here=0, why="no moving average of the weights is kept"),
+    "ema_decay": Key("training.ema_decay"),
     "val_split": Key("training.validation_percent"),
     "adaptive_timestep_ratio": Key(here=0, why="times are drawn by one fixed law"),
     "warmup_start_factor": Key(here=WARMUP_START, why=f"the warm-up always begins at {WARMUP_START} of the rate"),

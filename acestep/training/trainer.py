@@ -21,7 +21,7 @@ from acestep.training.loop import StepReport, train
 from acestep.training.memory_watch import MemoryWatch
 from acestep.training.prepare import prepare
 from acestep.training.random_state import seeded
-from acestep.training.run_folder import ADAPTER, checkpoint_name
+from acestep.training.run_folder import ADAPTER, AVERAGE, checkpoint_name
 from acestep.training.samples import Samples
 from acestep.training.schedules import make_schedule
 from acestep.training.session import Session
@@ -50,7 +50,9 @@ class _Run:
         prepared, progress = session.prepared, session.progress
         self.session, self.context, self.training, self.progress = session, context, prepared.training, progress
         self.total_steps = prepared.plan.num_steps(progress.epoch, progress.songs, progress.step)
-        self.saver = Saver(prepared.run, session.adapter, card=session.card, state=session.state)
+        self.saver = Saver(
+            prepared.run, session.adapter, card=session.card, state=session.state, average=session.average
+        )
         self.samples = Samples(prepared.job.samples, session, context)
         self.saved_step = progress.step if prepared.source is not None and prepared.source.exact else -1
         self.logger = TensorBoardLogger(
@@ -230,10 +232,12 @@ class _Run:
                 f"; validation loss {before['validation_loss_before']:.4f} before, {figures.validation_loss:.4f} now"
             )
         self.context.emit(Noted(message=told))
+        average = self._measured_average(final)
         return {
             **before,
             "fit_loss": figures.fit_loss,
             "validation_loss": figures.validation_loss,
+            **average,
             "best": None if tracker.best is None else {"loss": tracker.best, "epoch": tracker.best_epoch},
             "epochs": self.progress.epoch,
             "steps": self.progress.step,
@@ -243,6 +247,14 @@ class _Run:
             "gpu_memory": self.memory.summary,
             "adapter": str(final / ADAPTER),
         }
+
+    def _measured_average(self, final: Path) -> dict[str, Any]:
+        """The figures of the moving average, where one was delivered."""
+        if not (final / AVERAGE).is_dir():
+            return {}
+        figures = self.session.measure_delivered(self.context.stop_if_cancelled, AVERAGE)
+        self.context.emit(Noted(message=f"the moving average of the weights: fit loss {figures.fit_loss:.4f}"))
+        return {"fit_loss_ema": figures.fit_loss, "validation_loss_ema": figures.validation_loss}
 
     def _tell_where_it_stands(self) -> None:
         progress = self.progress

@@ -17,6 +17,7 @@ from loguru import logger
 
 from acestep.captioning.configs import CaptionJob, use_backend
 from acestep.cli_adapters import add_adapter_commands
+from acestep.cli_memory import add_memory_command
 from acestep.core.config import Config
 from acestep.core.errors import AceStepError, DatasetError, JobCancelled
 from acestep.core.events import Failed, Finished, told
@@ -325,3 +326,4 @@ def _print_error(kind: str, message: str, hint: str, json_output: bool) -> None:
 
 
 add_adapter_commands(app, _do, _answer)
+add_memory_command(app)

@@ -1,0 +1,202 @@
+"""What the decoder keeps between the forward and the backward pass, counted from its shapes.
+
+Each term is a tensor that autograd saves in diffusers 0.42.1 (models/transformers/ace_step_transformer.py) or in the
+adapters: with a frozen base a linear layer keeps nothing, but norms, products and the attention keep their inputs.
+Letters: H width, Q and K widths of queries and keys, I inner width of the MLP; n patches and m condition tokens of a
+batch. Importing this does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from acestep.adapters.configs import AdapterConfig
+from acestep.models.layout import encoder_sizes
+from acestep.training.memory_adapters import FP32, Arithmetic, Cost, Layer, adapter_cost
+
+PATCH = 2  # latent frames in a patch
+CHANNELS = 64
+_BRANCHES = {"both": ("self_attn", "cross_attn"), "self": ("self_attn",), "cross": ("cross_attn",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of a block: bytes kept for its backward pass, and bytes taken for a moment in it beside these."""
+
+    saved: int
+    working: int
+
+
+@dataclass(frozen=True)
+class Passes:
+    """One forward and backward pass over a batch.
+
+    Attributes:
+        config: of the checkpoint, original names.
+        kind, adapter, attention_type, train_mlp: what is trained.
+        frames, tokens, batch_size: latent frames and condition tokens of each song, songs at a time.
+        padded: songs of different lengths share a batch, so attention needs masks.
+        arithmetic: of the forward pass.
+        scores: where attention has no fused kernel and keeps all its weights: "" nowhere, "masked" or "all".
+    """
+
+    config: Mapping[str, Any]
+    kind: str
+    adapter: AdapterConfig
+    attention_type: str
+    train_mlp: bool
+    frames: int
+    tokens: int
+    batch_size: int
+    padded: bool
+    arithmetic: Arithmetic
+    scores: str
+
+    @property
+    def depth(self) -> int:
+        return int(self.config["num_hidden_layers"])
+
+    @property
+    def _heads(self) -> int:
+        return int(self.config["num_attention_heads"])
+
+    @cached_property
+    def _widths(self) -> tuple[int, int, int, int]:
+        """H, Q, K, I."""
+        config, head = self.config, self.config["head_dim"]
+        queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+        return config["hidden_size"], queries, keys, config["intermediate_size"]
+
+    @property
+    def _length(self) -> int:
+        """Patches of one song."""
+        return -(-self.frames // PATCH)
+
+    @property
+    def _rows(self) -> tuple[int, int]:
+        """n, m."""
+        return self.batch_size * self._length, self.batch_size * self.tokens
+
+    def _trains(self, branch: str) -> bool:
+        return branch in _BRANCHES[self.attention_type]
+
+    def batch(self) -> int:
+        """Latents, noise, context and condition, in fp32."""
+        width = encoder_sizes(self.config)["hidden_size"]
+        return FP32 * self.batch_size * (self.frames * 4 * CHANNELS + self.tokens * width)
+
+    def shared(self, *, checkpointed: bool) -> int:
+        """What all blocks use: rotary table, sliding mask, modulation and, where it is needed again, the condition."""
+        size, (width, *_), (_, m) = self.arithmetic.size, self._widths, self._rows
+        masks = self._length**2 * (self.batch_size if self.padded else 1)
+        rotary = 2 * self._length * int(self.config["head_dim"])
+        condition = m * width if checkpointed or self._trains("cross_attn") else 0
+        return size * (masks + rotary + 6 * self.batch_size * width + condition)
+
+    def block_input(self) -> int:
+        """What a block that is computed again keeps."""
+        return self._rows[0] * self._widths[0] * self.arithmetic.size
+
+    def stages(self, index: int, unpacked: int) -> list[Stage]:
+        """Self-attention, cross-attention and MLP of a block.
+
+        ``unpacked`` bytes hold a quantised weight while its product is made.
+        """
+        size, (width, queries, keys, inner), (n, m) = self.arithmetic.size, self._widths, self._rows
+        layers = self._layers(index)
+        found = []
+        for branch, rows, arrives in (("self_attn", n, index > 0), ("cross_attn", m, self._reaches(index))):
+            trains = branch in _BRANCHES[self.attention_type]
+            saved = self._norm(width, n) if arrives else 0
+            if arrives or trains:
+                both = trains or branch == "self_attn"  # without an adapter no gradient goes to the condition
+                saved += self._norm(queries, n) + (self._norm(keys, rows) if both else 0)
+                saved += self._attention(index, branch, rows)
+            working = 2 * FP32 * self._pairs(index, branch) + n * size * 2 * (width + queries)
+            found.append(self._stage(layers, branch, saved, working, n * size * 2 * width + unpacked))
+        saved = self._norm(width, n) + 3 * n * inner * size + 8 * self.batch_size * width * size  # scales and gates
+        working = n * size * (3 * inner + 2 * width)  # gradients of a product and of both its sides, and of the stream
+        if self.train_mlp and self.arithmetic.mixed:
+            working = max(working, n * inner * (2 * FP32 + 2 * size))  # of PEFT's input in fp32, and back
+        found.append(self._stage(layers, "mlp", saved, working, n * size * (inner + 2 * width) + unpacked))
+        return found
+
+    def costs(self, index: int) -> list[Cost]:
+        """Of the adapters in a block."""
+        return [self._cost(layer) for layer in self._layers(index)]
+
+    def _cost(self, layer: Layer) -> Cost:
+        return adapter_cost(self.kind, self.adapter, layer, self.arithmetic)
+
+    def _stage(self, layers: list[Layer], part: str, saved: int, working: int, beside: int) -> Stage:
+        """With the adapters in ``part``; ``beside`` is taken while one of them works."""
+        costs = [self._cost(layer) for layer in layers if f".{part}." in layer.name]
+        own = max((cost.working for cost in costs), default=0)
+        return Stage(saved + sum(cost.saved + cost.casts for cost in costs), max(working, beside + own))
+
+    def _reaches(self, index: int) -> bool:
+        """Whether the gradient goes on behind the cross-attention: not before the first adapter."""
+        return index > 0 or self._trains("self_attn")
+
+    def _norm(self, width: int, rows: int) -> int:
+        """RMSNorm keeps its input, under autocast also in fp32, and the root of each row."""
+        return rows * (width * (FP32 + (self.arithmetic.size if self.arithmetic.mixed else 0)) + FP32)
+
+    def _attention(self, index: int, branch: str, rows: int) -> int:
+        """Its inputs, answer and log-sum-exp; without a fused kernel inputs for each head and all weights, in fp32."""
+        size, (_, queries, keys, _), (n, _) = self.arithmetic.size, self._widths, self._rows
+        if pairs := self._pairs(index, branch):
+            return FP32 * (pairs + n * queries + 2 * rows * queries)
+        saved = 2 * size * (n * queries + rows * keys) + FP32 * n * self._heads
+        if self.padded and (branch == "cross_attn" or not self._is_sliding(index)):
+            saved += rows * self._length * size  # each attention makes numbers of a mask of bits for itself
+        return saved
+
+    def _pairs(self, index: int, branch: str) -> int:
+        """How many attention weights are kept; 0 with a fused kernel."""
+        if self.scores == "" or (self.scores == "masked" and not self._is_masked(index, branch)):
+            return 0
+        others = self._length if branch == "self_attn" else self.tokens
+        return self.batch_size * self._heads * self._length * others
+
+    def _is_masked(self, index: int, branch: str) -> bool:
+        return self.padded or (branch == "self_attn" and self._is_sliding(index))
+
+    def _is_sliding(self, index: int) -> bool:
+        types = self.config["layer_types"]
+        return types[index] == "sliding_attention" if types else index % 2 == 0
+
+    def _layers(self, index: int) -> list[Layer]:
+        """The hidden states lie in memory channel by channel: layers share one copy of a lone song's alone."""
+        (width, queries, keys, inner), (n, m) = self._widths, self._rows
+        alone, found = self.batch_size == 1, list[Layer]()
+        for branch in _BRANCHES[self.attention_type]:
+            prefix, crosses = f"layers.{index}.{branch}.", branch == "cross_attn"
+            passes = self._reaches(index) if crosses else index > 0
+            fused = not self._pairs(index, branch)
+            found.append(Layer(f"{prefix}q_proj", queries, width, n, kept=False, strided=True, passes=passes))
+            for name in ("k_proj", "v_proj"):
+                if crosses:  # the condition is one tensor for all blocks
+                    found.append(Layer(prefix + name, keys, width, m, kept=True, strided=False, passes=False))
+                else:
+                    found.append(Layer(prefix + name, keys, width, n, kept=alone, strided=True, passes=passes))
+            found.append(Layer(f"{prefix}o_proj", width, queries, n, kept=fused, strided=False, passes=True))
+        if self.train_mlp:
+            prefix = f"layers.{index}.mlp."
+            found.append(Layer(f"{prefix}gate_proj", inner, width, n, kept=False, strided=True, passes=True))
+            found.append(Layer(f"{prefix}up_proj", inner, width, n, kept=alone, strided=True, passes=True))
+            found.append(Layer(f"{prefix}down_proj", width, inner, n, kept=False, strided=False, passes=True))
+        return found
+
+    def ends_saved(self) -> int:
+        """The last norm, the input of the last layer, and the error."""
+        width, rows = self._widths[0], self._rows[0]
+        error = FP32 * CHANNELS * self.batch_size * self.frames
+        return self._norm(width, rows) + rows * width * self.arithmetic.size + error
+
+    def ends_working(self) -> int:
+        """For a moment, in the backward pass of the last norm: four times its input in fp32."""
+        return 4 * FP32 * self._rows[0] * self._widths[0]

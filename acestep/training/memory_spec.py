@@ -1,0 +1,138 @@
+"""What the memory of a run depends on, from its settings. Importing this does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from acestep.adapters.configs import AdapterConfig
+from acestep.models.layout import DEFAULTS
+from acestep.training.configs import TrainingConfig
+from acestep.training.memory_activations import Passes
+from acestep.training.memory_adapters import Arithmetic
+
+SIZES = {"fp32": 4, "bf16": 2, "fp16": 2}
+"""Bytes of a number."""
+
+PACKED = {"int8": 1.0, "nf4": 0.5 + 2 / 64}
+"""Bytes of a number of a quantised base (models/quantize.py): nf4 has a bf16 scale for each 64."""
+
+FAMILIES: dict[str, Mapping[str, Any]] = {
+    "2b": DEFAULTS,
+    "xl": {
+        **DEFAULTS,
+        "hidden_size": 2560,
+        "intermediate_size": 9728,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "encoder_hidden_size": 2048,
+        "encoder_intermediate_size": 6144,
+        "encoder_num_attention_heads": 16,
+        "encoder_num_key_value_heads": 8,
+    },
+}
+"""config.json of both families, as far as shapes go (INTEROP B8)."""
+
+
+FRAMES_PER_S = 25
+LONGEST_S = 240.0  # the longest song that preprocessing makes unless it is told otherwise
+USUAL_TOKENS = 512  # a description and the lyrics of a song; 2,305 at most
+
+_COMPUTE = {"cuda": "bf16", "xpu": "bf16", "mps": "fp16", "cpu": "fp32"}  # what "auto" stands for
+
+
+@dataclass(frozen=True)
+class MemorySpec:
+    """All that the memory of a run depends on.
+
+    Attributes:
+        config: of the checkpoint, with original names and all its keys.
+        kind, adapter, attention_type, train_mlp: what is trained.
+        frames: of the longest crop, 25 a second; tokens: of the longest condition.
+        batch_size, accumulation: songs at a time, batches to a step.
+        padded: songs of different lengths share a batch.
+        base: precision of the frozen weights; compute: of the arithmetic, "fp32" or a half precision.
+        optimizer: its name.
+        checkpoint_every: every n-th block is computed again; 0 is none.
+        ema: a moving average of the adapter is kept as well.
+        device: "cuda", "xpu", "mps" or "cpu".
+    """
+
+    config: Mapping[str, Any]
+    kind: str
+    adapter: AdapterConfig
+    attention_type: str = "both"
+    train_mlp: bool = False
+    frames: int = 1500
+    tokens: int = 512
+    batch_size: int = 1
+    accumulation: int = 1
+    padded: bool = False
+    base: str = "bf16"
+    compute: str = "bf16"
+    optimizer: str = "adamw"
+    checkpoint_every: int = 0
+    ema: bool = False
+    device: str = "cuda"
+
+    @cached_property
+    def passes(self) -> Passes:
+        """The forward and backward pass over one batch."""
+        return Passes(
+            config=self.config,
+            kind=self.kind,
+            adapter=self.adapter,
+            attention_type=self.attention_type,
+            train_mlp=self.train_mlp,
+            frames=self.frames,
+            tokens=self.tokens,
+            batch_size=self.batch_size,
+            padded=self.padded and self.batch_size > 1,
+            arithmetic=Arithmetic(SIZES[self.compute], fused=self.device in ("cuda", "xpu")),
+            scores=self._scores,
+        )
+
+    @property
+    def _scores(self) -> str:
+        """Grouped queries with a mask have no fused kernel on most graphics cards, and without one only in bf16
+        (PyTorch 2.11, transformers/cuda/sdp_utils.cpp); cards that are given fp16 are too old for it."""
+        if self.device == "cpu":
+            return ""
+        return "masked" if self.device != "mps" and self.compute == "bf16" else "all"
+
+
+def memory_spec(
+    config: Mapping[str, Any],
+    training: TrainingConfig,
+    adapter: AdapterConfig,
+    *,
+    device: str = "cuda",
+    longest: int = int(LONGEST_S * FRAMES_PER_S),
+    tokens: int = USUAL_TOKENS,
+) -> MemorySpec:
+    """The spec of a run with these settings on a checkpoint of that ``config``.
+
+    ``longest`` is the length of the longest song in frames, ``tokens`` that of the longest condition. Where the
+    precision is left to the program, ``device`` is taken to be a recent one of its kind.
+    """
+    compute = _COMPUTE[device] if training.mixed_precision == "auto" else training.mixed_precision
+    return MemorySpec(
+        config=config,
+        kind=training.adapter_type,
+        adapter=adapter,
+        attention_type=training.attention_type,
+        train_mlp=training.train_mlp,
+        frames=min(training.max_latent_length or longest, longest),
+        tokens=tokens,
+        batch_size=training.batch_size,
+        accumulation=training.gradient_accumulation_steps,
+        padded=training.batch_size > 1,
+        base=compute,
+        compute=compute,
+        optimizer=training.optimizer_type,
+        checkpoint_every=training.gradient_checkpointing_every if training.gradient_checkpointing else 0,
+        ema=training.ema_decay > 0,
+        device=device,
+    )

@@ -113,8 +113,8 @@ class EpochLogged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved(Event):
-    """A file or folder is ready. ``role``: "labels", "tensor", "checkpoint", "best", "final", "audio", "adapter",
-    "model"."""
+    """A file or folder is ready. ``role``: "labels", "tensor", "checkpoint", "best", "final", "sample", "audio",
+    "adapter", "model", "estimate"."""
 
     path: str
     role: str

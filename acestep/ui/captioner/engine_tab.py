@@ -31,10 +31,12 @@ class EngineTab:
         self._version = 0
         self.form = Form(CaptionJob, FORM, shell.kept, choices=ENGINES, leave_out=LEFT_OUT)
         heading("What to make, and with what")
-        self.form.place("captioner", "transcriber")
+        with gr.Row(equal_height=False):
+            for group in (("captioner", "write_texts"), ("transcriber", "language"), ("measure", "prefer")):
+                with gr.Column(min_width=280):
+                    self.form.place(*group)
         needs = gr.HTML(elem_id="cp-needs")
-        self.form.place("measure", "prefer", "existing")
-        self.form.place("custom_tag", "write_texts", "csv")
+        self.form.place("existing", "custom_tag", "csv")
         with gr.Accordion("Keys of online services", open=False, elem_id="cp-keys"):
             keys = gr.HTML(elem_id="cp-keys-state")
             with gr.Row(elem_classes="ac-grid"):

@@ -45,7 +45,7 @@ class RunTab:
             nothing_yet="The folder keeps what is finished: a run that was stopped goes on with what is missing.",
             result=_result,
         )
-        table = gr.HTML(elem_id="cp-table")
+        table = gr.HTML(elem_id="cp-table", css_template="td:nth-child(3) { min-width: 200px; }")
         for button, handler in ((start, self._start), (lyrics, self._lyrics_only), (again, self._again)):
             shell.on(button.click, handler, form.widgets, check=form.check)
         shell.on(stop.click, self._stop, quiet=True)

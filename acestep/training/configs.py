@@ -9,7 +9,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from acestep.adapters.configs import ADAPTERS, ATTENTION_TYPES, AdapterConfig, LoKRConfig, LoRAConfig
+from acestep.adapters.configs import (
+    ADAPTERS,
+    ATTENTION_TYPES,
+    AdapterConfig,
+    DoRAConfig,
+    LoHaConfig,
+    LoKRConfig,
+    LoRAConfig,
+)
 from acestep.core.config import Config, assign, fields, group, option, parse
 from acestep.core.errors import ConfigError, TrainingError
 from acestep.core.files import read_json
@@ -94,6 +102,12 @@ class TrainingConfig(Config):
 
     mixed_precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
         "auto", "Precision", "Of the frozen model and the arithmetic. The adapter is always fp32.", advanced=True
+    )
+    base_precision: Literal["auto", "int8", "nf4"] = option(
+        "auto",
+        "Base Precision",
+        "The frozen model in 8 or 4 bits takes a half or a quarter of the memory; auto keeps it as Precision says.",
+        advanced=True,
     )
     gradient_checkpointing: bool = option(
         False,
@@ -194,7 +208,9 @@ class TrainJob(Config):
     device: str = option("auto", "Device", "auto, cpu, cuda, cuda:1, mps or xpu.", advanced=True)
     training: TrainingConfig = group(TrainingConfig, "Training")
     lora: LoRAConfig = group(LoRAConfig, "LoRA")
+    dora: DoRAConfig = group(DoRAConfig, "DoRA")
     lokr: LoKRConfig = group(LoKRConfig, "LoKr")
+    loha: LoHaConfig = group(LoHaConfig, "LoHa")
     samples: SampleConfig = group(SampleConfig, "Sample Inference")
 
     @property
@@ -211,30 +227,30 @@ def groups(config_type: type[Config]) -> dict[str, type[Config]]:
 
 
 def set_value(job: TrainJob, key: str, value: Any) -> None:
-    """Set one setting by name: ``lora.dropout``, or ``r``, where only one group has such a field.
+    """Set one setting by name: ``lora.dropout``, or plainly ``dropout`` for the kind of adapter that is chosen.
 
     Those of the samples are always called by their full names, ``samples.prompt``.
     Text is read as the field's type; ``none`` empties a field that may be empty.
 
     Raises:
-        ConfigError: no such setting, several of that name, or a wrong value.
+        ConfigError: no such setting, or a wrong value.
     """
-    owner, name = _find(key)
+    owner, name = _find(key, job.training.adapter_type)
     config = getattr(job, owner)
     may_be_empty = type(None) in get_args(fields(type(config))[name].annotation)
     assign(config, name, None if may_be_empty and str(value).strip().lower() in ("", "none", "null") else value)
 
 
-def _find(key: str) -> tuple[str, str]:
-    known = [(owner, name) for owner, kind in groups(TrainJob).items() for name in fields(kind)]
-    found = [pair for pair in known if key == ".".join(pair) or (key == pair[1] and pair[0] != "samples")]
-    if len(found) == 1:
-        return found[0]
-    spelt = [".".join(pair) for pair in found]
-    if spelt:
-        raise ConfigError([f"setting {key!r} is ambiguous"], hint=f"Say {' or '.join(spelt)}.")
-    names = [".".join(pair) for pair in known]
-    raise ConfigError([f"no setting is called {key!r}"], hint=nearest_hint(key, [*names, *(n for _, n in known)]))
+def _find(key: str, adapter_type: str) -> tuple[str, str]:
+    known = {f"{owner}.{name}": (owner, name) for owner, kind in groups(TrainJob).items() for name in fields(kind)}
+    for spelt in (key, f"training.{key}", f"{adapter_type}.{key}"):
+        if spelt in known:
+            return known[spelt]
+    alone = [pair for pair in known.values() if pair[1] == key and pair[0] != "samples"]
+    if len(alone) == 1:  # a setting of another kind of adapter that no other kind has
+        return alone[0]
+    plain = [name for owner, name in known.values() if owner in ("training", adapter_type)]
+    raise ConfigError([f"no setting is called {key!r}"], hint=nearest_hint(key, [*known, *plain]))
 
 
 def train_job_from_flags(
@@ -262,7 +278,7 @@ def train_job_from_flags(
             problems.append(f"{setting!r} is not of the form key=value")
     if preset or not kept:
         pairs = [*_of_preset(preset or DEFAULT_PRESET, pairs), *pairs]
-    for key, value in pairs:
+    for key, value in sorted(pairs, key=lambda pair: not pair[0].endswith("adapter_type")):  # it tells what r means
         try:
             set_value(job, key, value)
         except ConfigError as error:

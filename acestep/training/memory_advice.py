@@ -18,7 +18,7 @@ _LEAST_RANK = 8
 _BASES = ("fp32", "bf16", "int8", "nf4")  # from the largest
 _OPTIMIZERS = ("adamw8bit", "adafactor")
 _PACKED = ("int8", "nf4", "adamw8bit")  # bitsandbytes has no kernels for Apple's devices
-_WORTH = 0.95  # a change that leaves more than this share is not worth telling
+_WORTH = 0.1  # of what is missing; a change that saves less is not worth telling
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def advise(spec: MemorySpec, free: float) -> list[Advice]:
         if before.fits(free):
             break
         options = [(text, changed, estimate(changed)) for text, changed in change(current)]
-        if not options or options[-1][2].total > _WORTH * before.total:
+        if not options or before.total - options[-1][2].total < _WORTH * (before.total - free):
             continue
         text, current, before = next((option for option in options if option[2].fits(free)), options[-1])
         alone = next(estimate(changed) for told, changed in change(spec) if told == text)

@@ -129,7 +129,7 @@ def memory_spec(
         batch_size=training.batch_size,
         accumulation=training.gradient_accumulation_steps,
         padded=training.batch_size > 1,
-        base=compute,
+        base=compute if training.base_precision == "auto" else training.base_precision,
         compute=compute,
         optimizer=training.optimizer_type,
         checkpoint_every=training.gradient_checkpointing_every if training.gradient_checkpointing else 0,

@@ -201,7 +201,15 @@ def _fixed(job: TrainJob, checkpoint: Checkpoint, songs: Sequence[Song]) -> dict
         "songs": f"{len(songs)} ({hashlib.sha256(content.encode()).hexdigest()[:12]})",
         **{
             name: getattr(training, name)
-            for name in ("adapter_type", "attention_type", "train_mlp", "optimizer_type", "seed", "validation_percent")
+            for name in (
+                "adapter_type",
+                "attention_type",
+                "train_mlp",
+                "base_precision",
+                "optimizer_type",
+                "seed",
+                "validation_percent",
+            )
         },
         **{name: value for name, value in adapter.items() if name.rpartition(".")[2] not in _CHANGEABLE},
     }

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from acestep.adapters.base import Adapter
 from acestep.adapters.card import AdapterCard
@@ -16,6 +17,7 @@ from acestep.core.errors import TrainingError
 from acestep.core.events import Event, Noted
 from acestep.models.device import empty_cache
 from acestep.models.load import load_dit, load_null_condition
+from acestep.models.quantize import QUANTIZED, quantize
 from acestep.training.best_model import BestTracker
 from acestep.training.data import collate, move
 from acestep.training.devices import make_fabric
@@ -41,6 +43,16 @@ _FACTS = (
 )
 
 
+def _base(prepared: Prepared) -> nn.Module:
+    """The frozen decoder, on the device, in the precision asked for. Raises CheckpointError, MissingPackage."""
+    precision = prepared.training.base_precision
+    if precision not in QUANTIZED:
+        return load_dit(prepared.checkpoint, device=prepared.device, dtype=prepared.dtype)
+    decoder = load_dit(prepared.checkpoint, dtype=prepared.dtype)  # packed on its way to the device
+    quantize(decoder, precision, device=prepared.device)
+    return decoder
+
+
 class Session:
     """A run between its first and its last step. Close it, or the memory of the device stays taken."""
 
@@ -48,7 +60,7 @@ class Session:
         """Loads the model, puts the adapter in, and goes to where the source of the run stands."""
         self.prepared, self._emit, training = prepared, emit, prepared.training
         self.fabric = make_fabric(prepared.device, prepared.dtype)
-        self._decoder = load_dit(prepared.checkpoint, device=prepared.device, dtype=prepared.dtype)
+        self._decoder = _base(prepared)
         self._null_condition = load_null_condition(prepared.checkpoint, device=prepared.device, dtype=torch.float32)
         if training.gradient_checkpointing:
             self._decoder.enable_gradient_checkpointing()

@@ -87,10 +87,14 @@ def test_a_setting_is_found_by_its_name_and_read_from_text(job, key, value, owne
     assert getattr(getattr(job, owner), name) == wanted
 
 
-def test_a_name_that_two_groups_have_is_refused_with_both_spellings(job):
-    with pytest.raises(ConfigError, match="'dropout' is ambiguous") as error:
-        set_value(job, "dropout", "0.1")
-    assert error.value.hint == "Say lora.dropout or lokr.dropout."
+def test_a_plain_name_means_the_adapter_that_is_chosen(job):
+    set_value(job, "dropout", "0.2")
+    assert (job.lora.dropout, job.lokr.dropout) == (0.2, 0.0)
+    set_value(job, "adapter_type", "lokr")
+    set_value(job, "dropout", "0.3")
+    assert (job.lora.dropout, job.lokr.dropout) == (0.2, 0.3)
+    with pytest.raises(ConfigError, match="no setting is called 'r'"):
+        set_value(job, "r", "8")
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,7 @@ def other_value(config, name):
         "cosine_restarts",
         "min_snr",
         "fp32",
+        "nf4",
         "lufs",
         "append",
         "cpu",

@@ -1,0 +1,54 @@
+"""Every kind of adapter over every kind of base, and every optimizer with every schedule: learn, stop, go on, the same.
+
+The combinations come from the registries: a new entry is tested by being there.
+"""
+
+import itertools
+
+import pytest
+
+from acestep.adapters.configs import ADAPTERS
+from acestep.core.errors import JobCancelled
+from acestep.training.optimizers import OPTIMIZERS
+from acestep.training.schedules import SCHEDULES
+from tests.training.runs import make_job, run, tensors_for
+from tests.training.test_resume import assert_same_end
+
+BASES = {
+    "fp32": {"mixed_precision": "fp32"},
+    "bf16": {"mixed_precision": "bf16"},
+    "int8": {"base_precision": "int8"},
+    "nf4": {"base_precision": "nf4"},
+}
+
+
+@pytest.fixture(scope="module")
+def tensors(tmp_path_factory, tiny_checkpoint):
+    return tensors_for(tmp_path_factory.mktemp("tensors"), tiny_checkpoint, [(20, 6), (16, 5)])
+
+
+@pytest.fixture
+def stopped_run_equals_unbroken(tensors, tiny_checkpoint, tmp_path):
+    def check(**settings):
+        settings |= {"max_epochs": 3, "gradient_accumulation_steps": 1, "save_every_n_steps": 3}
+        whole = make_job(tensors, tiny_checkpoint, tmp_path / "whole", **settings)
+        result, _ = run(whole)
+        assert result["fit_loss"] != result["fit_loss_before"]
+        broken = make_job(tensors, tiny_checkpoint, tmp_path / "broken", **settings)
+        with pytest.raises(JobCancelled):
+            run(broken, stop_when=(broken.out / "checkpoints").exists)
+        broken.resume = "auto"
+        run(broken)
+        assert_same_end(whole.out, broken.out)
+
+    return check
+
+
+@pytest.mark.parametrize(("kind", "base"), itertools.product(ADAPTERS.names, BASES))
+def test_every_adapter_trains_over_every_base_and_goes_on_exactly(kind, base, stopped_run_equals_unbroken):
+    stopped_run_equals_unbroken(adapter_type=kind, **BASES[base])
+
+
+@pytest.mark.parametrize(("optimizer", "schedule"), itertools.product(OPTIMIZERS.names, SCHEDULES.names))
+def test_every_optimizer_goes_on_exactly_with_every_schedule(optimizer, schedule, stopped_run_equals_unbroken):
+    stopped_run_equals_unbroken(adapter_type="lora", optimizer_type=optimizer, scheduler_type=schedule)

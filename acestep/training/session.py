@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 from acestep.adapters.base import Adapter
 from acestep.adapters.card import AdapterCard
@@ -16,6 +15,7 @@ from acestep.adapters.files import fill_adapter, inject, load_adapter
 from acestep.core.errors import TrainingError
 from acestep.core.events import Event, Noted
 from acestep.models.device import empty_cache
+from acestep.models.dit import AceStepDiT
 from acestep.models.load import load_dit, load_null_condition
 from acestep.models.quantize import QUANTIZED, quantize
 from acestep.training.best_model import BestTracker
@@ -43,7 +43,7 @@ _FACTS = (
 )
 
 
-def _base(prepared: Prepared) -> nn.Module:
+def _base(prepared: Prepared) -> AceStepDiT:
     """The frozen decoder, on the device, in the precision asked for. Raises CheckpointError, MissingPackage."""
     precision = prepared.training.base_precision
     if precision not in QUANTIZED:

@@ -82,7 +82,7 @@ class Form(Generic[C]):
         if plain:
             self.place(*plain)
         if advanced:
-            with gr.Accordion(label, open=False, elem_id=self._id("advanced")):
+            with gr.Accordion(label, open=False, elem_classes="ac-fold", elem_id=self._id("advanced")):
                 self.place(*advanced)
 
     def read(self, values: Sequence[Any], **others: Any) -> C:
@@ -98,11 +98,10 @@ class Form(Generic[C]):
         told = dict(zip(self.names, values, strict=True))
         return {name: _or_none(fields(self.config_type)[name], value) for name, value in told.items()}
 
-    def check(self, *values: Any) -> list[Any]:
-        """For ``validator=``: what is wrong is said at the field. Values behind those of the form pass."""
-        named = list(zip(self.names, values, strict=False))
-        answers = [gr.validate(not (wrong := self.problem(name, value)), wrong) for name, value in named]
-        return [*answers, *(gr.validate(True, "") for _ in values[len(named) :])]
+    def check(self, *values: Any) -> list[str]:
+        """What is wrong with each value, "" if nothing. Values behind those of the form pass."""
+        answers = [self.problem(name, value) for name, value in zip(self.names, values, strict=False)]
+        return [*answers, *("" for _ in values[len(answers) :])]
 
     def problem(self, name: str, value: Any) -> str:
         """What is wrong with one value, "" if nothing."""

@@ -13,7 +13,6 @@ from typing import Any
 import gradio as gr
 
 LOOK_EVERY_S = 1.5
-_HIDDEN: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +29,21 @@ class Live:
         self._parts: list[_Part] = []
         self._waiting: list[Callable[..., Any]] = []
         self._seen = gr.State({})  # part -> version that this page shows
+        self.nowhere = gr.HTML(visible="hidden")
+
+    @property
+    def quietly(self) -> dict[str, Any]:
+        """Settings of an event that nobody shall notice.
+
+        Its progress is shown on something hidden: gradio 6.31 writes the state of every event that ever showed its
+        progress at a field to that field whenever anything happens, and wipes what a check has written there.
+        """
+        return {
+            "queue": False,
+            "show_progress": "hidden",
+            "show_progress_on": self.nowhere,
+            "api_visibility": "private",
+        }
 
     def show(self, outputs: Sequence[Any], version: Callable[[], Hashable], paint: Callable[[], Sequence[Any]]) -> None:
         """``paint`` gives a value for each of ``outputs``; it is called when ``version`` has changed."""
@@ -38,10 +52,10 @@ class Live:
     def wire(self, page: gr.Blocks) -> None:
         """Call last: paint everything when the page opens, then look every second or two."""
         outputs = self._outputs
-        page.load(lambda: self._paint({}), None, outputs, **_HIDDEN)
-        gr.Timer(LOOK_EVERY_S).tick(self._paint, self._seen, outputs, trigger_mode="once", **_HIDDEN)
+        page.load(lambda: self._paint({}), None, outputs, **self.quietly)
+        gr.Timer(LOOK_EVERY_S).tick(self._paint, self._seen, outputs, trigger_mode="once", **self.quietly)
         for trigger in self._waiting:
-            trigger(self._paint, self._seen, outputs, **_HIDDEN)
+            trigger(self._paint, self._seen, outputs, **self.quietly)
 
     def after(self, event: Any) -> None:
         """Look at once when ``event`` is done, whether it went well or not."""

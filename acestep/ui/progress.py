@@ -49,7 +49,7 @@ class JobPanel:
         """
         self._watch, self._nothing_yet, self._result = watch, nothing_yet, result
         self._status = gr.HTML(elem_id=f"{name}-status")
-        with gr.Accordion("Log", open=False, elem_id=f"{name}-log"):
+        with gr.Accordion("Log", open=False, elem_classes="ac-fold", elem_id=f"{name}-log"):
             self._log = gr.HTML()
         live.show([self._status, self._log], watch.version, self._paint)
 

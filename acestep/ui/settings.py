@@ -95,17 +95,15 @@ class Fields:
 
     def wire(self, live: Live) -> None:
         """Call last: fill the page when it opens and when the program changes a value; keep what is typed into it."""
-        live.show([widget for widget, _ in self._widgets.values()], lambda: self._settings.pushed, self._stored)
+        pushed = gr.State(-1)
+        live.show([pushed], lambda: self._settings.pushed, lambda: [self._settings.pushed])
+        pushed.change(self._stored, None, [widget for widget, _ in self._widgets.values()], **live.quietly)
         for key, (widget, _) in self._widgets.items():
-            widget.input(  # type: ignore[attr-defined]
-                self._keeper(key),
-                widget,
-                None,
-                queue=False,
-                show_progress="hidden",
-                trigger_mode="always_last",
-                api_visibility="private",
-            )
+            any_widget: Any = widget
+            triggers = [any_widget.input]
+            if hasattr(widget, "blur"):  # what is pasted with the mouse is no input to gradio
+                triggers.append(any_widget.blur)
+            gr.on(triggers, self._keeper(key), widget, None, trigger_mode="always_last", **live.quietly)
 
     def _stored(self) -> list[Any]:
         values = []

@@ -28,7 +28,7 @@ def build(desk: Desk) -> gr.Blocks:
     """The page over ``desk``, not yet served."""
     stay = (3600, _PREVIEWS_STAY_S)
     page: gr.Blocks
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=stay) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=stay, fill_width=True) as page:
         header = build_header()
         tabs = gr.Tabs(elem_id="tr-tabs")
         shell = Shell(desk, page, tabs)

@@ -71,7 +71,7 @@ class BulkPanel:
 
     def __init__(self, shell: Shell) -> None:
         self._songs = shell.desk.songs
-        with gr.Accordion("Change many songs at once", open=False, elem_id="tr-bulk"):
+        with gr.Accordion("Change many songs at once", open=False, elem_classes="ac-fold", elem_id="tr-bulk"):
             form = Form(BulkEdit, "bulk", shell.kept)
             form.rest()
             with gr.Row(elem_classes="ac-actions"):

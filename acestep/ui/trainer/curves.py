@@ -61,7 +61,7 @@ class Curves:
 
     def __init__(self, shell: Shell) -> None:
         self._desk = shell.desk
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=False, visible=False) as self._row:
             with gr.Column(scale=3, min_width=300):
                 self._loss = gr.LinePlot(
                     frame({}, "loss"),
@@ -84,12 +84,12 @@ class Curves:
                     show_label=False,
                     elem_id="tr-train-rate",
                 )
-        smoothing = gr.Slider(
-            0, 0.99, value=_SMOOTHING, step=0.01, label="Smoothing", elem_id="tr-train-smoothing", min_width=200
-        )
+                smoothing = gr.Slider(
+                    0, 0.99, value=_SMOOTHING, step=0.01, label="Smoothing", elem_id="tr-train-smoothing"
+                )
         shell.kept.add("train.smoothing", smoothing)
         shell.on(smoothing.release, self._keep, [smoothing], quiet=True)
-        shell.live.show([self._loss, self._rate], self._version, self._paint)
+        shell.live.show([self._row, self._loss, self._rate], self._version, self._paint)
 
     def _keep(self, value: float) -> None:
         self._desk.settings.put({"train.smoothing": value})
@@ -107,4 +107,5 @@ class Curves:
     def _paint(self) -> Sequence[Any]:
         _, account = self._desk.watches["train"].look()
         rates = {"rate": thin([(event.step, event.lr) for event in account.steps])}
-        return frame(loss_points(account, self._smoothing), "loss"), frame(rates, "rate")
+        losses = frame(loss_points(account, self._smoothing), "loss")
+        return gr.update(visible=bool(account.steps)), losses, frame(rates, "rate")

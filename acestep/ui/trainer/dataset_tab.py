@@ -84,7 +84,7 @@ class DatasetTab:
 
     def _loader(self) -> tuple[gr.Textbox, gr.Button]:
         with (
-            gr.Accordion("Load Existing Dataset", open=False, elem_id="tr-load"),
+            gr.Accordion("Load Existing Dataset", open=False, elem_classes="ac-fold", elem_id="tr-load"),
             gr.Row(elem_classes="ac-with-button"),
         ):
             path = gr.Textbox(
@@ -111,8 +111,8 @@ class DatasetTab:
         self._shell.kept.add("dataset.save", path)
         self._shell.on(save.click, self._save, [path, self._form.widget("name")])
 
-    def _check(self, folder: str, *values: Any) -> list[Any]:
-        return [gr.validate(bool(folder.strip()), "Enter the folder of your songs first."), *self._form.check(*values)]
+    def _check(self, folder: str, *values: Any) -> list[str]:
+        return ["" if folder.strip() else "Enter the folder of your songs first.", *self._form.check(*values)]
 
     def _scan(self, folder: str, *values: Any) -> list[Any]:
         path = self._desk.places.folder(folder, "Audio Directory")

@@ -40,7 +40,7 @@ class ExportTab:
 
     def __init__(self, shell: Shell) -> None:
         self._desk = shell.desk
-        shell.cure("tr-export", self._missing, self._missing)
+        shell.cure("tr-export", self._missing)
         with gr.Row(elem_classes="ac-grid"):
             self._adapter = gr.Dropdown(
                 [],

@@ -40,7 +40,7 @@ class ListenTab:
         self._tag = gr.HTML(elem_id="tr-listen-tag")
         self._form = Form(GenerationConfig, "piece", shell.kept)
         self._form.rest()
-        shell.cure("tr-listen", self._missing, self._missing)
+        shell.cure("tr-listen", self._missing)
         buttons = JobButtons(shell, "generate", "Make music", "Stop")
         JobPanel(
             shell.live,

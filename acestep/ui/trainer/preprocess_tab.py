@@ -31,7 +31,7 @@ class PreprocessTab:
         shell.kept.add("preprocess.source", source)
         self._form = Form(PreprocessJob, "preprocess", shell.kept, leave_out=_SET_ELSEWHERE)
         self._form.rest()
-        shell.cure("tr-preprocess", self._missing, self._version)
+        shell.cure("tr-preprocess", self._missing)
         buttons = JobButtons(shell, "preprocess", "Preprocess Tensors", "Stop Preprocessing")
         JobPanel(
             shell.live,
@@ -50,9 +50,6 @@ class PreprocessTab:
         if not self._desk.songs.samples and not settings.text("preprocess.source").strip():
             return Cure("There are no songs yet.", "dataset")
         return None
-
-    def _version(self) -> object:
-        return self._missing()
 
     def _start(self, *values: Any) -> None:
         *told, source = values

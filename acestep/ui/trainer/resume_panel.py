@@ -53,7 +53,7 @@ class ResumePanel:
 
     def __init__(self, shell: Shell) -> None:
         self._desk = shell.desk
-        with gr.Accordion("Resume from Checkpoint", open=False, elem_id="tr-resume"):
+        with gr.Accordion("Resume from Checkpoint", open=False, elem_classes="ac-fold", elem_id="tr-resume"):
             with gr.Row(elem_classes="ac-grid"):
                 self._run = gr.Dropdown(
                     [], label="Run", info="The newest is first.", elem_id="tr-resume-run", allow_custom_value=True

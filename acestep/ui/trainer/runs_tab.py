@@ -60,7 +60,7 @@ class RunsTab:
         shell.live.show([self._list, self._body, self._chosen], self._version, self._paint)
 
     def _remover(self) -> tuple[gr.Textbox, gr.Button]:
-        fold = gr.Accordion("Delete a run", open=False, elem_id="tr-runs-delete")
+        fold = gr.Accordion("Delete a run", open=False, elem_classes="ac-fold", elem_id="tr-runs-delete")
         with fold, gr.Row(elem_classes="ac-with-button"):
             confirm = gr.Textbox(
                 label="Name of the run",

@@ -50,7 +50,7 @@ class SongEditor:
         return self._show(self._songs.samples[0] if self._songs.samples else None)
 
     def _make_fields(self) -> dict[str, Component]:
-        with gr.Group():
+        with gr.Column():
             top: dict[str, Component] = {
                 "caption": gr.Textbox(label="Caption", lines=3, elem_id="tr-song-caption"),
                 "genre": gr.Textbox(label="Genre", elem_id="tr-song-genre"),
@@ -67,7 +67,7 @@ class SongEditor:
                     _LANGUAGES, label="Language", allow_custom_value=True, min_width=110, elem_id="tr-song-language"
                 )
                 top["prompt_override"] = gr.Dropdown(
-                    _PROMPTS, label="Prompt Type", min_width=150, elem_id="tr-song-prompt"
+                    _PROMPTS, label="Prompt Type", min_width=190, elem_id="tr-song-prompt"
                 )
                 top["is_instrumental"] = gr.Checkbox(
                     label="Instrumental", min_width=110, elem_id="tr-song-instrumental"
@@ -81,7 +81,8 @@ class SongEditor:
         return self._show(self._songs.samples[number - 1])
 
     def _save(self, chosen: str, *values: Any) -> list[Any]:
-        return self._show(self._songs.samples[self._keep(chosen, values)])
+        index = self._keep(chosen, values)  # first: it replaces the list
+        return self._show(self._songs.samples[index])
 
     def _save_and_next(self, chosen: str, *values: Any) -> list[Any]:
         index = self._keep(chosen, values) + 1

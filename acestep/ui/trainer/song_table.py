@@ -12,9 +12,9 @@ from acestep.dataset.sample import Sample
 from acestep.ui import html
 from acestep.ui.trainer.shell import Shell
 
-HEADERS = ["#", "File", "Length", "Labelled", "Lyrics", "BPM", "Key", "Caption", "Problems"]
+HEADERS = ["#", "File", "Length", "Labelled", "Lyrics", "BPM", "Key", "Problems", "Caption"]
 _TYPES: list[Any] = ["number", "str", "str", "str", "str", "number", "str", "str", "str"]
-_WIDTHS: list[str | int] = [50, 190, 80, 90, 110, 70, 100, 300, 150]
+_WIDTHS: list[str | int] = [45, 170, 70, 85, 115, 60, 90, 130, 320]
 _FILTERS = ["all songs", "with problems", "without a caption"]
 _CAPTION_CHARS = 90
 _EMPTY = "No songs yet. Put 5 to 50 songs into a folder, enter its path above and scan it. Or try the demo songs."
@@ -56,7 +56,9 @@ class SongTable:
             elem_id="tr-songs-table",
             visible=False,
         )
-        with gr.Accordion("Left out", open=False, visible=False, elem_id="tr-songs-problems") as self._fold:
+        with gr.Accordion(
+            "Left out", open=False, visible=False, elem_classes="ac-fold", elem_id="tr-songs-problems"
+        ) as self._fold:
             self._problems = gr.HTML()
         shell.on(self._filter.input, self._choose, [self._filter], quiet=True)
         outputs = [self._words, self._filter, self.table, self._fold, self._problems]
@@ -73,7 +75,7 @@ class SongTable:
         rows = [(_row(number, song), song) for number, song in enumerate(songs, 1)]
         chosen = self._desk.settings.get("dataset.filter")
         if chosen == _FILTERS[1]:
-            rows = [(row, song) for row, song in rows if row[-1]]
+            rows = [(row, song) for row, song in rows if row[-2]]
         elif chosen == _FILTERS[2]:
             rows = [(row, song) for row, song in rows if not song.labeled]
         listed = [(problem.path.name, problem.message, problem.hint) for problem in problems]
@@ -112,6 +114,6 @@ def _row(number: int, song: Sample) -> list[Any]:
         lyrics,
         song.bpm,
         song.keyscale,
-        caption,
         ", ".join(problems_of(song)),
+        caption,
     ]

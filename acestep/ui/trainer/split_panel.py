@@ -16,7 +16,7 @@ class SplitPanel:
 
     def __init__(self, shell: Shell) -> None:
         self._places = shell.desk.places
-        with gr.Accordion("Split Long Audio Files", open=False, elem_id="tr-split"):
+        with gr.Accordion("Split Long Audio Files", open=False, elem_classes="ac-fold", elem_id="tr-split"):
             with gr.Row(elem_classes="ac-grid"):
                 source = gr.Textbox(
                     label="Input Folder", info="Only its own files, no sub-folders.", elem_id="tr-split-in"

@@ -76,12 +76,12 @@ class TrainSettings:
             self._name,
         ]
 
-    def check(self, *values: Any) -> list[Any]:
-        """For ``validator=``."""
-        answers: list[Any] = []
+    def check(self, *values: Any) -> list[str]:
+        """What is wrong with each of them."""
+        answers: list[str] = []
         for form in self.forms.values():
             answers += form.check(*values[len(answers) : len(answers) + len(form.names)])
-        return [*answers, *(gr.validate(True, "") for _ in values[len(answers) :])]
+        return [*answers, *("" for _ in values[len(answers) :])]
 
     def read(self, values: Sequence[Any]) -> TrainJob:
         """A new run with those values. Raises ConfigError, StorageError, CheckpointError."""

@@ -34,7 +34,7 @@ class TrainTab:
 
     def __init__(self, shell: Shell) -> None:
         self._shell, self._desk = shell, shell.desk
-        with gr.Accordion("Settings", open=True, elem_id="tr-train-settings") as fold:
+        with gr.Accordion("Settings", open=True, elem_classes="ac-fold", elem_id="tr-train-settings") as fold:
             settings = TrainSettings(shell)
             ResumePanel(shell)
             own = gr.Checkbox(
@@ -45,7 +45,7 @@ class TrainTab:
             )
             shell.kept.add("train.own-process", own)
         self.settings = settings
-        shell.cure("tr-train", self._missing, self._missing)
+        shell.cure("tr-train", self._missing)
         buttons = JobButtons(shell, "train", "Start Training", "Stop Training", pause=True)
         self._remedy = gr.Button("", visible=False, elem_id="tr-train-remedy")
         JobPanel(

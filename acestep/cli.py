@@ -6,23 +6,21 @@ Exit codes: 0 done, 1 a user's mistake, 2 wrong usage, 3 our fault, 130 stopped.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from loguru import logger
 
 from acestep.captioning.configs import CaptionJob, use_backend
-from acestep.cli_adapters import add_adapter_commands
-from acestep.cli_memory import add_memory_command
-from acestep.core.config import Config
+from acestep.cli_adapters import adapter_commands
+from acestep.cli_memory import memory
+from acestep.console import Json, answer, do, print_error, print_json, say
 from acestep.core.errors import AceStepError, DatasetError, JobCancelled
-from acestep.core.events import Failed, Finished, told
-from acestep.core.follow import following, stopped_by_signals
-from acestep.core.jobs import exit_code, read_job, run_job, write_job
+from acestep.core.events import told
+from acestep.core.jobs import read_job
 from acestep.core.log import set_up_logging
 from acestep.core.runs import list_runs
 from acestep.flags import add_command
@@ -40,7 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
 Variant = Literal["turbo", "base", "xl-base"]
 
 
@@ -62,12 +59,17 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _refuse(error: BaseException, code: int, arguments: list[str]) -> int:
+    print_error(type(error).__name__, str(error), getattr(error, "hint", ""), "--json" in arguments)
+    return code
+
+
 # Jobs with a run folder: flags from their configurations.
 
 
 def preprocess(config: PreprocessJob, json_output: bool) -> None:
     """Turn songs and labels into training tensors."""
-    _do("preprocess", config, config.out / "_job", json_output)
+    do("preprocess", config, config.out / "_job", json_output)
 
 
 add_command(app, "preprocess", PreprocessJob, preprocess, arguments=("source",), extra={"json_output": (Json, False)})
@@ -79,7 +81,7 @@ def caption(config: CaptionJob, backend: str | None, json_output: bool) -> None:
         raise DatasetError(f"{config.audio_dir} is not a folder", hint="Give the folder that holds the songs.")
     if backend is not None:
         use_backend(config, backend)
-    _do("caption", config, config.audio_dir / ".captioning", json_output)
+    do("caption", config, config.audio_dir / ".captioning", json_output)
 
 
 add_command(
@@ -112,12 +114,12 @@ def train(
 ) -> None:
     """Train an adapter on tensors."""
     flags = {"tensor_dir": tensor_dir, "checkpoint": checkpoint, "out": out, "resume": resume, "device": device}
-    _do("train", train_job_from_flags(flags, config, set_ or [], preset), out, json_output)
+    do("train", train_job_from_flags(flags, config, set_ or [], preset), out, json_output)
 
 
 def estimate(config: EstimateJob, json_output: bool) -> None:
     """Rank the parts of a model by how much the songs would change them, and propose ranks for a LoRA."""
-    _do("estimate", config, config.folder, json_output)
+    do("estimate", config, config.folder, json_output)
 
 
 add_command(app, "estimate", EstimateJob, estimate, arguments=("tensor_dir",), extra={"json_output": (Json, False)})
@@ -129,21 +131,7 @@ def run(folder: Annotated[Path, typer.Argument(help="A run folder.")], json_outp
     name, config = read_job(folder)
     if isinstance(config, TrainJob) and (config.resume is None or RunFolder(config.out).newest()):
         config.resume = "auto"  # where this run stands, no longer where it began
-    _do(name, config, folder, json_output)
-
-
-def _do(name: str, config: Config, folder: Path, json_output: bool) -> None:
-    """Run a job here, its events on stderr; Ctrl-C and SIGTERM stop it between two units of work."""
-    write_job(folder, name, config)
-    with stopped_by_signals(folder, _say), following(folder, _say):
-        last = run_job(folder)
-    if isinstance(last, Finished):
-        _answer({"run": str(folder), **last.result}, json_output)
-    elif isinstance(last, Failed):
-        _print_error(last.error, last.message, last.hint, json_output)
-    elif json_output:
-        _print_json({"ok": False, "state": "stopped", "message": str(last), "run": str(folder)})
-    raise typer.Exit(exit_code(last))
+    do(name, config, folder, json_output)
 
 
 # Short commands.
@@ -158,7 +146,7 @@ def demo(
     """The whole main job on a tiny model and songs made here: scan, preprocess, train, export, listen."""
     from acestep.demo import run_demo
 
-    _answer(run_demo(workdir, steps=steps, say=_say), json_output)
+    answer(run_demo(workdir, steps=steps, say=say), json_output)
 
 
 @app.command("make-tiny")
@@ -170,7 +158,7 @@ def make_tiny(
     """Write a tiny checkpoint set with the true architecture and seeded weights, for trying and testing."""
     from acestep.models.tiny import create_tiny_checkpoint
 
-    _answer({"checkpoint": str(create_tiny_checkpoint(folder, variant))}, json_output)
+    answer({"checkpoint": str(create_tiny_checkpoint(folder, variant))}, json_output)
 
 
 @app.command()
@@ -188,12 +176,12 @@ def scan(
 
     found = scan_folder(audio_dir, name=name, custom_tag=tag, tag_position=tag_position)
     for problem in found.problems:
-        _say(f"{problem.path}: {told(problem.message, problem.hint)}")
+        say(f"{problem.path}: {told(problem.message, problem.hint)}")
     write_dataset(out, found.dataset)
     samples = found.dataset.samples
     unlabelled = [sample.filename for sample in samples if not sample.labeled]
     result = {"dataset": str(out), "songs": len(samples), "labelled": len(samples) - len(unlabelled)}
-    _answer({**result, "unlabelled": unlabelled, "problems": [str(p.path) for p in found.problems]}, json_output)
+    answer({**result, "unlabelled": unlabelled, "problems": [str(p.path) for p in found.problems]}, json_output)
 
 
 @app.command()
@@ -206,8 +194,8 @@ def split(
     """Cut long recordings into pieces of equal length."""
     from acestep.audio.split import split_folder
 
-    result = split_folder(audio_dir, out, seconds, on_progress=_say)
-    _answer({"pieces": [str(path) for path in result.pieces], "left_out": result.left_out}, json_output)
+    result = split_folder(audio_dir, out, seconds, on_progress=say)
+    answer({"pieces": [str(path) for path in result.pieces], "left_out": result.left_out}, json_output)
 
 
 def generate(
@@ -221,12 +209,12 @@ def generate(
     from acestep.handler import AceStepHandler
 
     handler = AceStepHandler(checkpoint)
-    _say(f"{handler.checkpoint.name} on {handler.device.value} ({handler.device.reason})")
+    say(f"{handler.checkpoint.name} on {handler.device.value} ({handler.device.reason})")
     if adapter is not None:
         handler.load_adapter(adapter, strength=strength)
-    audio = handler.generate(config, on_step=lambda step, steps: _say(f"[{step}/{steps}]"))
+    audio = handler.generate(config, on_step=lambda step, steps: say(f"[{step}/{steps}]"))
     write_audio(out, audio)
-    _answer({"audio": str(out), "seconds": audio.shape[1] / 48_000, **handler.adapter_status()}, json_output)
+    answer({"audio": str(out), "seconds": audio.shape[1] / 48_000, **handler.adapter_status()}, json_output)
 
 
 add_command(
@@ -256,11 +244,11 @@ def download(
     from acestep.models.catalog import CATALOG
 
     if names == ["list"]:
-        return _answer({model.name: f"{model.about} ({model.size_gb:.1f} GB)" for model in CATALOG}, json_output)
+        return answer({model.name: f"{model.about} ({model.size_gb:.1f} GB)" for model in CATALOG}, json_output)
     from acestep.models.download import download as fetch
 
-    folders = fetch(names, root or PROJECT / "checkpoints", source=source, on_progress=lambda event: _say(str(event)))
-    return _answer({"folders": [str(folder) for folder in folders]}, json_output)
+    folders = fetch(names, root or PROJECT / "checkpoints", source=source, on_progress=lambda event: say(str(event)))
+    return answer({"folders": [str(folder) for folder in folders]}, json_output)
 
 
 @app.command()
@@ -274,7 +262,7 @@ def runs(
         for r in found
     ]
     if json_output:
-        return _print_json({"ok": True, "runs": rows})
+        return print_json({"ok": True, "runs": rows})
     for row in rows or [{"run": f"no runs below {root}"}]:
         typer.echo("  ".join(f"{value}" for value in row.values() if value is not None))
     return None
@@ -287,43 +275,12 @@ def doctor(json_output: Json = False) -> None:
 
     checks = diagnose(deep=True)
     for check in checks:
-        _say(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.detail} {'' if check.ok else check.hint}".rstrip())
+        say(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.detail} {'' if check.ok else check.hint}".rstrip())
     ok = all(check.ok for check in checks)
     if json_output:
-        _print_json({"ok": ok, "checks": {c.name: {"ok": c.ok, "detail": c.detail, "hint": c.hint} for c in checks}})
+        print_json({"ok": ok, "checks": {c.name: {"ok": c.ok, "detail": c.detail, "hint": c.hint} for c in checks}})
     raise typer.Exit(0 if ok else 1)
 
 
-# What people and programs read.
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
-
-
-def _answer(result: dict[str, Any], json_output: bool) -> None:
-    """The result on stdout: a line per value for people, or one JSON object."""
-    if json_output:
-        return _print_json({"ok": True, **result})
-    for key, value in result.items():
-        typer.echo(f"{key}: {value}")
-    return None
-
-
-def _print_json(data: dict[str, Any]) -> None:
-    typer.echo(json.dumps(data, ensure_ascii=False))
-
-
-def _refuse(error: BaseException, code: int, arguments: list[str]) -> int:
-    _print_error(type(error).__name__, str(error), getattr(error, "hint", ""), "--json" in arguments)
-    return code
-
-
-def _print_error(kind: str, message: str, hint: str, json_output: bool) -> None:
-    _say(f"{message}\n  {hint}" if hint else message)
-    if json_output:
-        _print_json({"ok": False, "error": kind, "message": message, "hint": hint})
-
-
-add_adapter_commands(app, _do, _answer)
-add_memory_command(app)
+app.add_typer(adapter_commands)
+app.command()(memory)

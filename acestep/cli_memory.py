@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from acestep.console import Json
 from acestep.core.errors import ConfigError
 from acestep.models.checkpoint import find_checkpoint
 from acestep.training.configs import train_job_from_flags
@@ -21,40 +22,34 @@ Family = Literal["2b", "xl"]
 Device = Literal["cuda", "xpu", "mps", "cpu"]
 
 
-def add_memory_command(app: typer.Typer) -> None:
-    """Register the command."""
-
-    @app.command()
-    def memory(
-        checkpoint: Annotated[str | None, typer.Option(help="Name or folder of the model.")] = None,
-        family: Annotated[Family | None, typer.Option(help="Or only its family. [default: 2b]")] = None,
-        preset: Annotated[str | None, typer.Option(help="Name or file of a preset. [default: recommended]")] = None,
-        config: Annotated[Path | None, typer.Option(help="JSON file with settings.")] = None,
-        set_: Annotated[
-            list[str] | None, typer.Option("--set", help="One setting, key=value. May be repeated.")
-        ] = None,
-        device: Annotated[Device, typer.Option(help="What it will be trained on.")] = "cuda",
-        longest: Annotated[float, typer.Option(help="Seconds of the longest song.", min=1, max=600)] = LONGEST_S,
-        tokens: Annotated[
-            int, typer.Option(help="Tokens of the longest description and lyrics.", min=1, max=4096)
-        ] = USUAL_TOKENS,
-        free: Annotated[
-            float | None, typer.Option(help="GB that are free. [default: what nvidia-smi tells]", min=0)
-        ] = None,
-        json_output: Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")] = False,
-    ) -> None:
-        """Predict the peak memory of a training run, and tell what to change if it will not fit."""
-        if checkpoint is not None and family is not None:
-            raise ConfigError(["both --checkpoint and --family are given"], hint="Give one of them.")
-        model = FAMILIES[family or "2b"] if checkpoint is None else find_checkpoint(checkpoint).config
-        with tempfile.TemporaryDirectory() as unused:  # a job needs folders, this one will never run
-            flags = {"tensor_dir": unused, "checkpoint": checkpoint or "", "out": unused}
-            job = train_job_from_flags(flags, config, set_ or [], preset)
-        frames = round(longest * FRAMES_PER_S)
-        spec = memory_spec(model, job.training, job.adapter, device=device, longest=frames, tokens=tokens)
-        room = _room(free, device)
-        found = _found(spec, room, [] if room is None else advise(spec, room))
-        typer.echo(json.dumps({"ok": True, **found}) if json_output else _told(spec, found))
+def memory(
+    checkpoint: Annotated[str | None, typer.Option(help="Name or folder of the model.")] = None,
+    family: Annotated[Family | None, typer.Option(help="Or only its family. [default: 2b]")] = None,
+    preset: Annotated[str | None, typer.Option(help="Name or file of a preset. [default: recommended]")] = None,
+    config: Annotated[Path | None, typer.Option(help="JSON file with settings.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value. May be repeated.")] = None,
+    device: Annotated[Device, typer.Option(help="What it will be trained on.")] = "cuda",
+    longest: Annotated[float, typer.Option(help="Seconds of the longest song.", min=1, max=600)] = LONGEST_S,
+    tokens: Annotated[
+        int, typer.Option(help="Tokens of the longest description and lyrics.", min=1, max=4096)
+    ] = USUAL_TOKENS,
+    free: Annotated[
+        float | None, typer.Option(help="GB that are free. [default: what nvidia-smi tells]", min=0)
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Predict the peak memory of a training run, and tell what to change if it will not fit."""
+    if checkpoint is not None and family is not None:
+        raise ConfigError(["both --checkpoint and --family are given"], hint="Give one of them.")
+    model = FAMILIES[family or "2b"] if checkpoint is None else find_checkpoint(checkpoint).config
+    with tempfile.TemporaryDirectory() as unused:  # a job needs folders, this one will never run
+        flags = {"tensor_dir": unused, "checkpoint": checkpoint or "", "out": unused}
+        job = train_job_from_flags(flags, config, set_ or [], preset)
+    frames = round(longest * FRAMES_PER_S)
+    spec = memory_spec(model, job.training, job.adapter, device=device, longest=frames, tokens=tokens)
+    room = _room(free, device)
+    found = _found(spec, room, [] if room is None else advise(spec, room))
+    typer.echo(json.dumps({"ok": True, **found}) if json_output else _told(spec, found))
 
 
 def _room(free: float | None, device: str) -> float | None:

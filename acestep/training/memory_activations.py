@@ -119,8 +119,6 @@ class Passes:
             found.append(self._stage(layers, branch, saved, working, n * size * 2 * width + unpacked))
         saved = self._norm(width, n) + 3 * n * inner * size + 8 * self.batch_size * width * size  # scales and gates
         working = n * size * (3 * inner + 2 * width)  # gradients of a product and of both its sides, and of the stream
-        if self.train_mlp and self.arithmetic.mixed:
-            working = max(working, n * inner * (2 * FP32 + 2 * size))  # of PEFT's input in fp32, and back
         found.append(self._stage(layers, "mlp", saved, working, n * size * (inner + 2 * width) + unpacked))
         return found
 

@@ -100,6 +100,7 @@ def _lora(config: Any, layer: Layer, arithmetic: Arithmetic) -> Cost:
         saved=saved,
         casts=half * (2 if started and layer.passes else 1),
         constants=numbers((a, b)) if started else 0,
+        working=layer.rows * layer.into * 2 * FP32 if arithmetic.mixed else 0,  # the gradient of x in fp32, twice
     )
 
 
@@ -112,7 +113,7 @@ def _dora(config: Any, layer: Layer, arithmetic: Arithmetic) -> Cost:
         saved=plain.saved + 2 * layer.rows * layer.out * arithmetic.size,
         casts=plain.casts,
         constants=plain.constants,
-        working=2 * FP32 * layer.out * layer.into,
+        working=plain.working + 2 * FP32 * layer.out * layer.into,
     )
 
 

@@ -90,7 +90,7 @@ def make_decoder(spec: MemorySpec) -> AceStepDiT:
 
 
 def measure(spec: MemorySpec, ready: Callable[[], None] = lambda: None) -> Measured:
-    """Train on made-up songs as ``spec`` says. Its device must be the CPU. ``ready`` is called before the first step."""
+    """Train on made-up songs as ``spec`` says, on the CPU. ``ready`` is called before the first step."""
     assert spec.device == "cpu"
     decoder = make_decoder(spec)
     adapter = inject(decoder, spec.kind, spec.adapter, spec.attention_type, spec.train_mlp, seed=1)

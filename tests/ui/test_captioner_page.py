@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gradio_client import Client
 from playwright.sync_api import Browser, Page, expect
 
 import captioner_standalone
@@ -283,6 +285,27 @@ def test_what_is_saved_and_loaded_again_is_the_same_and_a_phone_shows_it(
         page.get_by_role("button", name="3. Run").click()
         expect(page.locator("#cp-start")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@browser_test
+def test_another_program_captions_through_the_page(site: Site, songs: Path, models: Path) -> None:
+    client = Client(site.url, analytics_enabled=False, verbose=False)
+    scanned = client.predict(str(songs), api_name="/scan")
+    assert [(song["name"], song["status"]) for song in scanned["songs"]] == [(name, "waiting") for name in NAMES]
+    wrong = client.predict({"captoner": "local"}, api_name="/start_captioning")
+    assert "did you mean 'captioner'" in wrong["error"]["message"]
+    saved = client.predict(NAMES[2], {"caption": "Written by hand"}, api_name="/save_caption")
+    assert saved["caption"] == "Written by hand"
+    job = local(models, existing="redo", measure=False, only=list(NAMES[1:]))
+    assert "error" not in client.predict(job, api_name="/start_captioning")
+    ends = time.monotonic() + 60
+    while (status := client.predict(api_name="/status"))["state"] != "done":
+        assert status["state"] == "running", status
+        assert time.monotonic() < ends, status
+        time.sleep(0.2)
+    assert status["result"]["described"] == 1
+    found = client.predict(api_name="/results")["songs"]
+    assert [song["caption"].split()[:1] for song in found] == [[], ["A"], ["Written"]]
 
 
 def test_settings_of_the_existing_captioner_are_read_and_faults_told(tmp_path: Path) -> None:

@@ -61,8 +61,17 @@ class Desk:
             self.watch.follow(folder / JOB_FOLDER)
         return folder
 
+    def ready(self) -> Path:
+        """The folder that is typed now, scanned if it is not yet. Raises ConfigError, StorageError, DatasetError."""
+        typed = self.settings.text(FOLDER)
+        if not typed:
+            raise ConfigError(["no folder is chosen"], hint="Choose one in 1. Songs and scan it.")
+        folder = self.places.folder(typed, "Audio Folder")
+        return folder if self.songs.root == folder else self.open(typed)
+
     @property
     def active(self) -> bool:
+        """Whether songs are being captioned in that folder, by this program or by another one."""
         return self.watch.active
 
     def config(self) -> CaptionJob:

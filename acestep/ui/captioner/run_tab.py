@@ -74,10 +74,7 @@ class RunTab:
             warn("Nothing is running.")
 
     def _read(self, values: Sequence[Any]) -> CaptionJob:
-        folder = self._desk.songs.root
-        if folder is None:
-            raise ConfigError(["no folder is chosen"], hint="Choose one in 1. Songs and scan it.")
-        return self._form.read(values, audio_dir=folder)
+        return self._form.read(values, audio_dir=self._desk.ready())
 
     def _settings_version(self) -> object:
         get = self._desk.settings.get
@@ -91,12 +88,12 @@ class RunTab:
 
     def _paint(self) -> list[Any]:
         state, account = self._desk.watch.look()
-        active, songs = state in ACTIVE, self._desk.songs.entries
+        active = state in ACTIVE
         failed = {item.item for item in account.left_out}
-        rows = [_row(entry, entry.name in failed) for entry in songs]
+        rows = [_row(entry, entry.name in failed) for entry in self._desk.songs.entries]
         return [
-            gr.update(interactive=bool(songs) and not active),
-            gr.update(interactive=bool(songs) and not active),
+            gr.update(interactive=not active),
+            gr.update(interactive=not active),
             gr.update(interactive=bool(self._desk.failed()) and not active),
             gr.update(interactive=state in ("running", "paused")),
             html.table(_HEADERS, rows, "Songs and their labels") if rows else "",

@@ -7,13 +7,14 @@ from typing import Any
 
 import gradio as gr
 
+from acestep.core.errors import AceStepError
 from acestep.dataset.labels import is_sung
 from acestep.ui import html
 from acestep.ui.captioner import config_file
 from acestep.ui.captioner.desk import FOLDER
 from acestep.ui.captioner.shell import Shell, phrase
 from acestep.ui.captioner.songs import Entry
-from acestep.ui.errors import say, warn
+from acestep.ui.errors import say, sentence, warn
 from acestep.ui.trainer.split_panel import SplitPanel
 
 _FILTERS = ["all songs", "with something missing"]
@@ -82,6 +83,10 @@ class SongsTab:
 
     def _load(self, path: str) -> str:
         ignored = self._desk.load_config(path)
+        try:
+            self._desk.ready()
+        except AceStepError as error:
+            ignored.append(sentence(error))
         if ignored:
             warn("Some of the file was not used.")
         return html.card("Loaded", ignored, "warn" if ignored else "good")

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lycoris.functional.general import factorization
 from safetensors import SafetensorError
-from torch import Tensor
 
 from acestep.adapters.base import StoredAdapter
 from acestep.adapters.card import AdapterCard
@@ -19,6 +16,7 @@ from acestep.adapters.files import read_adapter
 from acestep.core.errors import AdapterError
 from acestep.exporting import rules
 from acestep.exporting.delta import DIFF, BaseWeights, delta, kind_of
+from acestep.exporting.lokr_settings import Modules, lokr_settings
 from acestep.exporting.lowrank import as_lora, lora_of
 from acestep.exporting.package import write_for
 from acestep.exporting.source import CONVOLUTIONS, Source, read_tensors
@@ -26,8 +24,6 @@ from acestep.models.checkpoint import find_checkpoint
 
 _AMBIGUOUS = "base_model.model."  # in this form the scale stands beside the file, not in it
 _THIN = (".lora_", ".hada_", ".lokr_w1_b", ".lokr_w2_b")  # parts that have a rank, and so a scale
-
-Modules = Mapping[str, Mapping[str, Tensor]]
 
 
 def import_adapter(
@@ -112,45 +108,9 @@ def _as_kind(empty: StoredAdapter, modules: Modules) -> StoredAdapter:
         rank = max(parts["hada_w1_b"].shape[0] for parts in modules.values())
         config = LoHaConfig(r=rank, alpha=rank)
     elif kind == "lokr":
-        config = _lokr_config(modules)
+        config = lokr_settings(modules)
     if config is not None:
         weights = {f"{name}.{part}": value for name, parts in modules.items() for part, value in parts.items()}
         return dataclasses.replace(empty, kind=kind, config=config, weights=weights)
     wanted = {name: parts for name, parts in modules.items() if name not in CONVOLUTIONS}
     return lora_of(empty, {name: partial(delta, parts) for name, parts in wanted.items()})[0]
-
-
-def _lokr_config(modules: Modules) -> LoKRConfig | None:
-    """Settings from which LyCORIS builds factors of just these sizes, as the app does; None if there are none."""
-    dims = {parts[name].shape[0] for parts in modules.values() for name in ("lokr_w1_b", "lokr_w2_b") if name in parts}
-    if len(dims) > 1:
-        return None
-    dim = dims.pop() if dims else LoKRConfig().linear_dim
-    both = any("lokr_w1_a" in parts for parts in modules.values())
-    sizes = {size for parts in modules.values() for size in _sizes(parts)[0]}
-    for factor in (-1, *sorted(sizes)):
-        config = LoKRConfig(linear_dim=dim, linear_alpha=dim, factor=factor, decompose_both=both)
-        if all(_builds(config, parts) for parts in modules.values()):
-            return config
-    return None
-
-
-def _sizes(parts: Mapping[str, Tensor]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """[rows, columns] of both factors."""
-    found = []
-    for half in ("lokr_w1", "lokr_w2"):
-        left, right = (parts[half], parts[half]) if half in parts else (parts[f"{half}_a"], parts[f"{half}_b"])
-        found.append((left.shape[0], right.shape[1]))
-    return found[0], found[1]
-
-
-def _builds(config: LoKRConfig, parts: Mapping[str, Tensor]) -> bool:
-    """Whether LyCORIS makes factors of these sizes, whole or thin, from ``config`` (lycoris 4.1.3, modules/lokr.py)."""
-    first, second = _sizes(parts)
-    rows = factorization(first[0] * second[0], config.factor)
-    columns = factorization(first[1] * second[1], config.factor)
-    if (rows[0], columns[0]) != first:
-        return False
-    thin_first = config.decompose_both and config.linear_dim < max(first) / 2
-    thin_second = config.linear_dim < max(second) / 2
-    return thin_first == ("lokr_w1_a" in parts) and thin_second == ("lokr_w2_a" in parts)

@@ -117,12 +117,14 @@ class _Merger:
 
     def _merged(self, module: str, weight: Tensor) -> Tensor:
         """The weight with what the adapter adds, in the weight's own type. Raises AdapterError for NaN."""
-        base = weight.float()
-        added = (self._source.strength * delta(self._source.modules[module], base)).reshape(base.shape)
-        merged = (base + added).to(weight.dtype)
-        error = (merged.float() - base).sub_(added)
-        self._error += float(error.norm()) ** 2
+        exact = weight.float()
+        added = delta(self._source.modules[module], exact)
+        added = added if self._source.strength == 1.0 else self._source.strength * added
         self._whole += float(added.norm()) ** 2
+        exact += added.reshape(exact.shape)
+        del added  # the largest weights are 50 MB, and there is no need to hold five of them
+        merged = exact.to(weight.dtype)
+        self._error += float((merged - exact).norm()) ** 2
         if not math.isfinite(self._error):
             raise AdapterError(f"{module} would become NaN or infinite", hint="Use a smaller strength.")
         return merged

@@ -135,7 +135,7 @@ def write_for(source: Source, to: str, out: Path, listener: Listener | None = No
 def _notes(source: Source, written: Written, residual: float) -> list[str]:
     notes = [f"{module} is left out: this program cannot take it" for module in left_behind(source, written.heard)]
     if not written.exact and residual > EXACT:
-        notes.append(f"as a LoRA it keeps all but {residual:.2%} of what was trained; a higher rank keeps more")
+        notes.append(f"as a LoRA it loses {residual:.2%} of what was trained; a higher rank keeps more")
     return notes
 
 

@@ -14,8 +14,9 @@ from acestep.adapters.lora_file import CONFIG
 from acestep.core.errors import AdapterError
 from acestep.core.files import read_json
 from acestep.exporting import rules
+from acestep.exporting.lokr_settings import buildable
 from acestep.exporting.rules import Heard
-from acestep.exporting.source import CONVOLUTIONS, Source, own_tensors, read_tensors, write_own
+from acestep.exporting.source import CONVOLUTIONS, Source, file_of, read_tensors, write_own
 
 _UNIVERSAL = "pytorch_lora_weights.safetensors"  # where diffusers looks first
 
@@ -35,13 +36,14 @@ class Written:
 
 def acestep(source: Source, folder: Path, name: str) -> Written:
     """A folder for the app: PEFT's two files, or a LoKr with the settings that the app builds it from."""
-    adapter = source.own or source.lora
+    own = buildable(source.own) if source.own else None
+    adapter = own or source.lora
     write_own(adapter, folder)
     if not _app_reads(folder):
         raise AdapterError(
             f"the app has no loader for {source.adapter.file}", hint="Give a rank: then it becomes a LoRA."
         )
-    return Written(Heard(read_adapter(folder).modules), adapter.kind, adapter is source.own)
+    return Written(Heard(read_adapter(folder).modules), adapter.kind, adapter is own)
 
 
 def _app_reads(folder: Path) -> bool:
@@ -54,15 +56,15 @@ def _app_reads(folder: Path) -> bool:
 def comfyui(source: Source, folder: Path, name: str) -> Written:
     """One file. What ComfyUI does not know, or would compute wrongly, is given to it as whole additions."""
     adapter = source.own if source.rank is None else source.lora
+    tensors, metadata = source.own_file if source.rank is None else file_of(source.lora)
     card = source.adapter.card.stamped(source.adapter.kind, source.adapter.card.config)
-    tensors, metadata = own_tensors(adapter) if adapter else ({}, card.to_metadata())
     heard = rules.comfyui(tensors)
     whole = {source.owner(key) for key in heard.left_out} | (source.modules.keys() - heard.modules.keys())
     tensors = {key: tensor for key, tensor in tensors.items() if source.owner(key) not in whole}
     form = " and ".join(([adapter.kind] if adapter and tensors else []) + (["whole additions"] if whole else []))
     tensors |= {f"base_model.model.{module}.diff": source.diff(module) for module in sorted(whole)}
     file = f"{name}.safetensors"
-    write_tensors(folder / file, tensors, metadata)
+    write_tensors(folder / file, tensors, metadata or card.to_metadata())
     return Written(rules.comfyui(read_tensors(folder / file)[0]), form, source.rank is None, file)
 
 
@@ -77,10 +79,10 @@ def diffusers(source: Source, folder: Path, name: str) -> Written:
             f"{source.adapter.file} has no q_proj or k_proj, and diffusers loads nothing from such a file",
             hint="Train attention too, or merge the adapter into the model in the diffusers layout.",
         )
-    adapter = source.own
-    if adapter is None or rules.diffusers(own_tensors(adapter)[0]).left_out:
+    adapter, (tensors, metadata) = source.own, source.own_file
+    if adapter is None or rules.diffusers(tensors).left_out:
         adapter = source.lora
-    tensors, metadata = own_tensors(adapter)
+        tensors, metadata = file_of(adapter)
     write_tensors(folder / _UNIVERSAL, tensors, metadata)
     heard = rules.diffusers(read_tensors(folder / _UNIVERSAL)[0])
     return Written(heard, adapter.kind, adapter is source.own)

@@ -16,7 +16,7 @@ from acestep.exporting.lowrank import lora_of
 
 CONVOLUTIONS = ("proj_in.1",)
 """Modules that a LoRA's two matrices do not describe; only LoKr of other trainers sits on them."""
-_KERNEL = 2
+KERNEL = 2
 
 
 class Source:
@@ -46,6 +46,16 @@ class Source:
         return scaled(self.adapter, self.strength) if self.rank is None else None
 
     @cached_property
+    def own_modules(self) -> dict[str, dict[str, Tensor]]:
+        """The parts of ``own``; empty without it."""
+        return self.own.modules if self.own else {}
+
+    @cached_property
+    def own_file(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """What the file of ``own`` holds: tensors and metadata; nothing without it."""
+        return file_of(self.own) if self.own else ({}, {})
+
+    @cached_property
     def lora(self) -> StoredAdapter:
         """It as the nearest LoRA, convolutions left out."""
         names = [name for name in self.modules if name not in CONVOLUTIONS]
@@ -54,7 +64,7 @@ class Source:
     def diff(self, module: str) -> Tensor:
         """The whole addition in the shape of the weight, in the type of the file. [out, in] or [out, in, kernel]"""
         addition = self.addition(module)
-        shape = (len(addition), -1, _KERNEL) if module in CONVOLUTIONS else addition.shape
+        shape = (len(addition), -1, KERNEL) if module in CONVOLUTIONS else addition.shape
         return addition.reshape(shape).to(self.adapter.dtype)
 
     def owner(self, key: str) -> str:
@@ -69,7 +79,7 @@ def write_own(adapter: StoredAdapter, folder: Path) -> None:
     method(adapter.kind).write(folder, adapter.weights, adapter.config, adapter.card, adapter.dtype)
 
 
-def own_tensors(adapter: StoredAdapter) -> tuple[dict[str, Tensor], dict[str, str]]:
+def file_of(adapter: StoredAdapter) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What the file of its own kind holds: tensors and metadata."""
     with tempfile.TemporaryDirectory() as folder:
         write_own(adapter, Path(folder))

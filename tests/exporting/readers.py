@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.loaders.lora_pipeline import AceStepLoraLoaderMixin
-from lycoris import create_lycoris_from_weights
+from lycoris import LycorisNetwork, create_lycoris, create_lycoris_from_weights
 from peft import PeftModel
+from safetensors import safe_open
 from torch import Tensor
 
 from acestep.models.dit import AceStepDiT
@@ -23,9 +26,29 @@ def by_the_app(decoder: AceStepDiT, folder: Path) -> Tensor:
     lokr = folder / "lokr_weights.safetensors"
     if not lokr.is_file():
         return heard(PeftModel.from_pretrained(tree, folder, adapter_name=folder.name))
+    found = _filled_by_lycoris(with_original_names(decoder), lokr)
     with torch.no_grad():
         network, _ = create_lycoris_from_weights(1.0, str(lokr), tree)
     network.apply_to()
+    again = heard(tree)
+    assert torch.allclose(found, again, atol=1e-5, rtol=1e-4)  # by the settings, and by the sizes in the file
+    return found
+
+
+def _filled_by_lycoris(tree: Any, file: Path) -> Tensor:
+    """The network that the settings in the file describe, filled from it."""
+    with safe_open(file, framework="pt") as opened:
+        settings = json.loads(opened.metadata()["lokr_config"])
+    before = {name: value for name, value in vars(LycorisNetwork).items() if name.isupper()}
+    try:
+        LycorisNetwork.apply_preset({"target_name": [rf".*{name}" for name in settings["target_modules"]]})
+        keys = ("linear_dim", "linear_alpha", "factor", "decompose_both", "use_tucker")
+        network = create_lycoris(tree, 1.0, algo="lokr", **{key: settings[key] for key in keys})
+    finally:
+        for name, value in before.items():
+            setattr(LycorisNetwork, name, value)
+    network.apply_to()
+    network.load_weights(str(file))
     return heard(tree)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from acestep.adapters.card import AdapterCard
 from acestep.adapters.files import load_adapter
 from acestep.exporting import rules
 from acestep.exporting.package import export_adapter
-from tests.adapters.small import LORA, make_decoder, save, trained
+from tests.adapters.small import LOKR, LOKR_WHOLE, LORA, make_decoder, save, trained
 from tests.adapters.test_loading import stock_lokr, stock_lora
 from tests.exporting.comfyui import key_map, load_into
 from tests.exporting.models import error, heard
@@ -71,23 +74,66 @@ def test_one_strange_key_spoils_a_file_for_diffusers() -> None:
     assert rules.diffusers(tensors).modules == {}
 
 
-def test_a_lokr_on_every_layer_sounds_the_same_in_the_app_and_in_comfyui(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [{"linear_dim": 10000}, {"linear_dim": 2, "factor": -1}, {"linear_dim": 3}])
+def test_a_lokr_on_every_layer_sounds_the_same_in_the_app_and_in_comfyui(
+    tmp_path: Path, settings: dict[str, int]
+) -> None:
     """The existing trainer's LoKr sit on the first convolution too, which ComfyUI would compute wrongly."""
-    stock_lokr(tmp_path / "run", linear_dim=10000)
+    stock_lokr(tmp_path / "run", **settings)
     decoder = make_decoder()
     base = heard(decoder)
     load_adapter(decoder, tmp_path / "run" / "adapter")
     wanted = heard(decoder)
     written = export_adapter(tmp_path / "run", "all", out=tmp_path / "out")["targets"]
     assert error(by_the_app(make_decoder(), Path(written["acestep"]["adapter"])), wanted, base) < 1e-4
-    assert written["comfyui"]["form"] == "lokr and whole additions"
+    whole = settings["linear_dim"] == 10000
+    assert written["acestep"]["form"] == "lokr"
+    assert written["comfyui"]["form"] == ("lokr and whole additions" if whole else "lokr")
     keys = load_file(written["comfyui"]["adapter"])
-    assert [key for key in keys if key.endswith(".diff")] == ["base_model.model.proj_in.1.diff"]
+    assert [key for key in keys if key.endswith(".diff")] == ["base_model.model.proj_in.1.diff"] * whole
     assert error(by_comfyui(make_decoder(), Path(written["comfyui"]["adapter"])), wanted, base) < 1e-4
     assert "proj_in.1 is left out" in written["diffusers"]["notes"][0]
     assert 0.01 < written["diffusers"]["residual"] < 1
     off = error(by_diffusers(make_decoder(), Path(written["diffusers"]["adapter"])), wanted, base)
     assert 0.01 < off < 1
+
+
+@pytest.mark.parametrize(("wrong", "form"), [({"factor": 8}, "lokr"), ({"linear_dim": 2, "factor": -1}, "lokr")])
+def test_settings_from_which_the_app_would_build_nothing_are_put_right(
+    tmp_path: Path, wrong: dict[str, int], form: str
+) -> None:
+    decoder = make_decoder()
+    base = heard(decoder)
+    adapter = trained(decoder, "lokr", LOKR_WHOLE if "linear_dim" in wrong else LOKR)
+    wanted = heard(decoder)
+    folder = save(adapter, tmp_path / "run" / "final" / "adapter", AdapterCard())
+    file = folder / "lokr_weights.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        told = dict(opened.metadata())
+    settings = {**json.loads(told["lokr_config"]), **wrong}
+    save_file(load_file(file), file, {"lokr_config": json.dumps(settings)})
+    result = export_adapter(tmp_path / "run", "acestep", out=tmp_path / "out")
+    assert result["form"] == form
+    assert error(by_the_app(make_decoder(), tmp_path / "out"), wanted, base) < 1e-4
+
+
+def test_an_unbalanced_lokr_becomes_a_lora_for_the_app(tmp_path: Path) -> None:
+    """No settings that the app keeps build its factors: the larger one comes first."""
+    generator = torch.Generator().manual_seed(3)
+    flat = "lycoris_layers_0_self_attn_q_proj"
+    tensors = {
+        f"{flat}.lokr_w1": torch.randn(16, 4, generator=generator),
+        f"{flat}.lokr_w2": torch.randn(4, 16, generator=generator),
+    }
+    settings = {"linear_dim": 10000, "linear_alpha": 1, "factor": 4, "unbalanced_factorization": True}
+    save_file(tensors, tmp_path / "lokr_weights.safetensors", {"lokr_config": json.dumps(settings)})
+    result = export_adapter(tmp_path / "lokr_weights.safetensors", "acestep", out=tmp_path / "out")
+    assert result["form"] == "lora"
+    assert result["residual"] < 1e-4
+    decoder = make_decoder()
+    base = heard(decoder)
+    load_adapter(decoder, tmp_path / "lokr_weights.safetensors")
+    assert error(by_the_app(make_decoder(), tmp_path / "out"), heard(decoder), base) < 1e-4
 
 
 def test_without_the_export_comfyui_would_play_a_twofold_alpha_at_half_strength(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""Settings from which LyCORIS builds a LoKr of given sizes.
+
+The ACE-Step app builds an empty LoKr from the settings in a file and then fills it. If they make other sizes than the
+file has, it fills nothing, says nothing, and plays the base model (INTEROP B1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from lycoris.functional.general import factorization
+from torch import Tensor
+
+from acestep.adapters.base import StoredAdapter
+from acestep.adapters.configs import LoKRConfig
+from acestep.exporting.source import CONVOLUTIONS, KERNEL
+
+Modules = Mapping[str, Mapping[str, Tensor]]
+
+
+def buildable(adapter: StoredAdapter) -> StoredAdapter | None:
+    """``adapter`` with settings that make its sizes: its own if they do; None if none do. Other kinds as they are."""
+    if adapter.kind != "lokr":
+        return adapter
+    assert isinstance(adapter.config, LoKRConfig)
+    modules = adapter.modules
+    config = adapter.config if _builds_all(adapter.config, modules) else lokr_settings(modules)
+    return dataclasses.replace(adapter, config=config) if config else None
+
+
+def lokr_settings(modules: Modules) -> LoKRConfig | None:
+    """Settings that make the factors of all ``modules``; None if there are none."""
+    dims = {parts[name].shape[0] for parts in modules.values() for name in ("lokr_w1_b", "lokr_w2_b") if name in parts}
+    if len(dims) > 1:
+        return None
+    dim = dims.pop() if dims else LoKRConfig().linear_dim
+    both = any("lokr_w1_a" in parts for parts in modules.values())
+    sizes = {size for name, parts in modules.items() for size in _sizes(name, parts)[0]}
+    for factor in (-1, *sorted(sizes)):
+        config = LoKRConfig(linear_dim=dim, linear_alpha=dim, factor=factor, decompose_both=both)
+        if _builds_all(config, modules):
+            return config
+    return None
+
+
+def _builds_all(config: LoKRConfig, modules: Modules) -> bool:
+    return all(_builds(config, name, parts) for name, parts in modules.items())
+
+
+def _builds(config: LoKRConfig, module: str, parts: Mapping[str, Tensor]) -> bool:
+    """Whether LyCORIS makes factors of these sizes, whole or thin, from ``config`` (lycoris 4.1.3, modules/lokr.py)."""
+    first, second = _sizes(module, parts)
+    rows = factorization(first[0] * second[0], config.factor)
+    columns = factorization(first[1] * second[1], config.factor)
+    thin_first = config.decompose_both and config.linear_dim < max(first) / 2
+    thin_second = config.linear_dim < max(second) / 2
+    return (
+        (rows[0], columns[0]) == first
+        and thin_first == ("lokr_w1_a" in parts)
+        and thin_second == ("lokr_w2" not in parts)
+    )
+
+
+def _sizes(module: str, parts: Mapping[str, Tensor]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """[rows, columns] of both factors; thin ones hold a convolution's kernel in their columns, which does not count."""
+    found = []
+    for half in ("lokr_w1", "lokr_w2"):
+        left, right = (parts[half], parts[half]) if half in parts else (parts[f"{half}_a"], parts[f"{half}_b"])
+        kernel = KERNEL if half == "lokr_w2" and half not in parts and module in CONVOLUTIONS else 1
+        found.append((left.shape[0], right.shape[1] // kernel))
+    return found[0], found[1]

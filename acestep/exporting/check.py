@@ -36,7 +36,7 @@ def compare(source: Source, written: Written) -> Figures:
     """The figures of a written adapter.
 
     Raises:
-        AdapterError: a key or module is lost, something is NaN or adds nothing, or an exact form is not exact.
+        AdapterError: a key or module is lost, something is NaN or falls silent, or an exact form is not exact.
     """
     heard, where = written.heard, source.adapter.file
     lost = [name for name in source.modules if name not in heard.modules and name not in CONVOLUTIONS]
@@ -45,17 +45,18 @@ def compare(source: Source, written: Written) -> Figures:
     if unsound := [name for name, parts in heard.modules.items() if not all(map(_finite, parts.values()))]:
         raise AdapterError(f"{where} cannot be written: {unsound[0]} would hold NaN or infinite values")
     error = whole = 0.0
-    norms = []
+    norms, silent = [], []
     for name in source.modules:
         size, off, heard_size = _sizes(source, name, heard.modules.get(name))
-        norms += [heard_size] if name in heard.modules else []
         error, whole = error + off**2, whole + size**2
+        if name in heard.modules:
+            norms.append(heard_size)
+            silent += [name] if size > 0 and not heard_size > 0 else []
     residual = math.sqrt(error / whole) if whole else math.nan
     limit = _EXACT if source.adapter.dtype == torch.float32 else _ROUNDED
-    if not all(0 < norm < math.inf for norm in norms) or not residual < (limit if written.exact else 1.0):
-        raise AdapterError(
-            f"the export of {where} is not what was trained: it is off by {residual:.2%}, additions from {min(norms):g}"
-        )
+    if silent or not residual < (limit if written.exact else 1.0):
+        worst = f", and {silent[0]} adds nothing" if silent else ""
+        raise AdapterError(f"the export of {where} is not what was trained: it is off by {residual:.2%}{worst}")
     return Figures(len(norms), residual, min(norms), max(norms))
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 
-from acestep.adapters.base import StoredAdapter
+from acestep.adapters.base import StoredAdapter, require_finite
 from acestep.adapters.files import read_adapter
 from acestep.adapters.lokr_file import CONFIG as LOKR_CONFIG
 from acestep.adapters.lora_file import CONFIG as LORA_CONFIG
@@ -31,6 +31,7 @@ Writer = Callable[[Source, Path, str], Written]
 """(adapter, an empty folder, the name it goes by) -> what the program will make of what was written."""
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_USUAL_FILE = re.compile(r"adapter_model|lo\w\w_weights")
 _PARTS_OF_A_RUN = re.compile(r"adapter|final|best|checkpoints|epoch_\d+.*")
 
 
@@ -71,6 +72,10 @@ def export_adapter(
         UnknownName: no such target.
         StorageError: ``out`` holds something else, or cannot be written.
     """
+    if to != ALL:
+        TARGETS[to]  # a wrong name is told before anything is read
+    if require_finite(strength) == 0.0:
+        raise AdapterError("at strength 0 nothing of the adapter is left", hint="Use a number such as 1.0.")
     stored = _told(read_adapter(adapter), prompt, license, dtype)
     base = base_of(stored, checkpoint) if checkpoint is not None or needs_base(stored) else None
     source = Source(stored, base, rank=rank, strength=strength)
@@ -91,12 +96,14 @@ def export_adapter(
 
 
 def run_name(file: Path) -> str:
-    """What an adapter is called: its run, with the epoch if it is an earlier checkpoint."""
+    """What an adapter is called: its run, with the epoch if it is an earlier checkpoint; or as its file is."""
+    if not _USUAL_FILE.fullmatch(file.stem):
+        return file.stem
     folder = file.parent
     epoch = next((part for part in folder.parts[::-1] if part.startswith("epoch_")), "")
     while _PARTS_OF_A_RUN.fullmatch(folder.name):
         folder = folder.parent
-    name = folder.resolve().name or file.stem
+    name = folder.resolve().name
     return f"{name}-{epoch}" if epoch else name
 
 
@@ -159,6 +166,6 @@ def _ours(folder: Path) -> bool:
         with safe_open(folder / files.pop(), framework="pt") as opened:
             told = opened.metadata() or {}
             told |= json.loads(told.get("run_metadata", "{}"))
-    except (SafetensorError, OSError, ValueError):
+    except (SafetensorError, OSError, ValueError, TypeError):
         return False
     return str(told.get("program", "")).startswith("acestep ")

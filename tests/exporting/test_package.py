@@ -97,6 +97,14 @@ def test_an_export_is_named_after_its_run(tmp_path: Path, place: str, name: str)
     assert Path(result["targets"]["acestep"]["adapter"]).name == name
 
 
+def test_an_export_of_a_single_file_is_named_after_the_file(tmp_path: Path) -> None:
+    folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a")
+    (tmp_path / "downloads").mkdir()
+    file = (folder / "adapter_model.safetensors").rename(tmp_path / "downloads" / "jazz.safetensors")
+    result = export_adapter(file, "all", out=tmp_path / "out")
+    assert Path(result["targets"]["comfyui"]["adapter"]).name == "jazz.safetensors"
+
+
 def test_of_a_run_the_best_adapter_stands_in_for_a_missing_final_one(tmp_path: Path) -> None:
     save(trained(make_decoder(), "lora", LORA), tmp_path / "run" / "checkpoints" / "epoch_30" / "adapter")
     best = save(trained(make_decoder(), "lora", LORA), tmp_path / "run" / "best" / "adapter")
@@ -141,6 +149,13 @@ def test_the_strength_is_baked_in(
     assert result["output_error"] < 1e-4
     assert result["residual"] < 1e-4
     assert (result["form"] == "whole additions") == (kind == "dora")
+
+
+@pytest.mark.parametrize("strength", [0.0, float("nan")])
+def test_a_strength_that_would_silence_the_adapter_is_refused(tmp_path: Path, strength: float) -> None:
+    folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a")
+    with pytest.raises(AdapterError, match="strength"):
+        export_adapter(folder, out=tmp_path / "out", strength=strength)
 
 
 def test_an_earlier_export_is_replaced(tmp_path: Path) -> None:

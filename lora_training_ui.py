@@ -10,8 +10,10 @@ if TYPE_CHECKING:
 
 def build_page() -> Page:
     """The page, not yet served."""
+    from acestep.core.log import set_up_logging
     from acestep.ui.trainer.app import build_page
 
+    set_up_logging()
     return build_page()
 
 

@@ -95,8 +95,8 @@ class Fields:
 
     def wire(self, live: Live) -> None:
         """Call last: fill the page when it opens and when the program changes a value; keep what is typed into it."""
-        pushed = gr.State(-1)
-        live.show([pushed], lambda: self._settings.pushed, lambda: [self._settings.pushed])
+        pushed = gr.Textbox("", visible="hidden")  # a State would tell no one of its change when it is not queued
+        live.show([pushed], lambda: self._settings.pushed, lambda: [str(self._settings.pushed)])
         pushed.change(self._stored, None, [widget for widget, _ in self._widgets.values()], **live.quietly)
         for key, (widget, _) in self._widgets.items():
             any_widget: Any = widget

@@ -82,19 +82,18 @@ class Account:
             self.saved.append(event)
 
     @property
-    def seconds_left(self) -> float | None:
-        """From the speed of late; None while there is nothing to tell it by."""
-        if len(self._marks) < 2 or not self.total:
+    def per_second(self) -> float | None:
+        """Units of work in a second, of late; None while there is nothing to tell it by."""
+        if len(self._marks) < 2:
             return None
         (first_s, first), (last_s, last) = self._marks[0], self._marks[-1]
-        return (self.total - last) * (last_s - first_s) / (last - first) if last > first else None
+        return (last - first) / (last_s - first_s) if last > first and last_s > first_s else None
 
     @property
-    def per_second(self) -> float | None:
-        """Units of work in a second, of late."""
-        if len(self._marks) < 2 or self._marks[-1][0] <= self._marks[0][0]:
-            return None
-        return (self._marks[-1][1] - self._marks[0][1]) / (self._marks[-1][0] - self._marks[0][0])
+    def seconds_left(self) -> float | None:
+        """From the speed of late; None without one."""
+        speed = self.per_second
+        return (self.total - self.done) / speed if speed and self.total else None
 
     def _begin(self, event: Started) -> None:
         self.unit, self.total, self.began_s, self._marks = event.unit, event.total, event.time_s, []

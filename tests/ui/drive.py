@@ -126,8 +126,8 @@ def visit(browser: Browser, site: Site, **context: object) -> Iterator[Page]:
     open_page(page, site)
     yield page
     opened.close()
-    assert traffic.outside == []
-    assert traffic.errors == []
+    assert not traffic.outside, traffic.outside
+    assert not traffic.errors, traffic.errors
 
 
 def open_page(page: Page, site: Site) -> None:

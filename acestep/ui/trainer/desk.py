@@ -32,6 +32,7 @@ JOB_NAMES = {
     "download": "a download",
 }
 _OWN_MEMORY = ("preprocess", "train")  # these load models of their own
+_RUNS = "lora_output"
 _SAVE_S = 60  # how long a job may take to save when the program is closed
 _LISTING_S = 3.0
 
@@ -148,8 +149,11 @@ class Desk:
 
     @property
     def runs_folder(self) -> Path:
-        """Where runs are written."""
-        return self.places.path(self.settings.text("train.out", "lora_output"), "Output Dir")
+        """Where runs are written; the usual place while something unusable stands in the field."""
+        try:
+            return self.places.path(self.settings.text("train.out", _RUNS), "Output Dir")
+        except StorageError:
+            return self.places.root / _RUNS
 
     @property
     def pieces_folder(self) -> Path:

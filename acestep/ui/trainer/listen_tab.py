@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -52,7 +53,7 @@ class ListenTab:
         self._pieces = gr.HTML(elem_id="tr-listen-pieces")
         inputs = [*self._form.widgets, self._strength.widget("strength"), self._adapter]
         shell.on(buttons.start.click, self._start, inputs, check=self._form.check)
-        shell.on(self._adapter.change, self._choose, [self._adapter], quiet=True)
+        shell.on(self._adapter.input, self._choose, [self._adapter], quiet=True)
         shell.live.show([self._adapter], lambda: tuple(self._desk.adapters()), self._paint_adapters)
         shell.live.show([self._tag], lambda: self._chosen, self._paint_tag)
         state = self._desk.watches["generate"]
@@ -60,7 +61,11 @@ class ListenTab:
 
     @property
     def _chosen(self) -> str:
-        return self._desk.settings.text("listen.adapter")
+        """What the user chose, as long as it is there; before that the newest adapter."""
+        chosen = self._desk.settings.get("listen.adapter")
+        if isinstance(chosen, str) and (not chosen or Path(chosen).exists()):
+            return chosen
+        return next((value for _, value in self._desk.adapters()), "")
 
     def _missing(self) -> Cure | None:
         if not self._desk.settings.text("service.checkpoint"):
@@ -71,10 +76,7 @@ class ListenTab:
         self._desk.settings.put({"listen.adapter": adapter or ""})
 
     def _paint_adapters(self) -> list[Any]:
-        choices = [_ALONE, *self._desk.adapters()]
-        known = [value for _, value in choices]
-        chosen = self._chosen if self._chosen in known or not self._desk.adapters() else known[1]
-        return [gr.update(choices=choices, value=chosen)]
+        return [gr.update(choices=[_ALONE, *self._desk.adapters()], value=self._chosen)]
 
     def _paint_tag(self) -> list[str]:
         word = trigger_word(self._chosen)

@@ -91,7 +91,8 @@ def _base(spec: MemorySpec) -> Options:
     for base in _BASES[_BASES.index(known) + 1 :]:
         if not (base in _PACKED and spec.device == "mps"):
             compute = base if base == "bf16" else spec.compute
-            yield f"keep the frozen model in {base}", replace(spec, base=base, compute=compute)
+            setting = "mixed_precision" if base == "bf16" else "base_precision"
+            yield f"keep the frozen model in {base} ({setting}={base})", replace(spec, base=base, compute=compute)
 
 
 def _rank(spec: MemorySpec) -> Options:

@@ -150,21 +150,34 @@ def test_checkpointing_makes_the_peak_smaller_the_more_layers_it_takes(kind: str
     assert peaks[0] > 1.2 * peaks[1] > 1.4 * peaks[2]
 
 
-def test_training_loads_the_decoder_and_no_other_part_of_the_model(tmp_path: Path, tiny_checkpoint: Path) -> None:
+@pytest.mark.parametrize("base", ["auto", "nf4"])
+def test_training_loads_the_decoder_and_no_other_part_of_the_model(
+    tmp_path: Path, tiny_checkpoint: Path, base: str
+) -> None:
     tensors = tensors_for(tmp_path / "tensors", tiny_checkpoint)
-    job = make_job(tensors, tiny_checkpoint, tmp_path / "out", gradient_checkpointing=True)
-    job.training.gradient_checkpointing_every = 2
+    job = make_job(tensors, tiny_checkpoint, tmp_path / "out", base_precision=base, ema_decay=0.9)
     prepared = prepare(job, Unstoppable(tmp_path))
-    spec = memory_spec(prepared.checkpoint.config, job.training, job.adapter, device="cpu")
+    parts = estimate(memory_spec(prepared.checkpoint.config, job.training, job.adapter, device="cpu")).parts
     with LiveBytes() as live:
         session = Session(prepared, lambda event: None)
         loaded = live.now
-    decoder: Any = session.adapter.network
     session.close()
-    parts = estimate(spec).parts
-    assert loaded == pytest.approx(parts["model"] + parts["adapter"], abs=1024)
+    assert loaded == pytest.approx(parts["model"] + parts["adapter"] + parts["average"], abs=1024)
+
+
+def test_the_settings_of_checkpointing_reach_the_decoder(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    tensors = tensors_for(tmp_path / "tensors", tiny_checkpoint)
+    settings = {"gradient_checkpointing": True, "gradient_checkpointing_every": 2}
+    job = make_job(tensors, tiny_checkpoint, tmp_path / "out", **settings)
+    session = Session(prepare(job, Unstoppable(tmp_path)), lambda event: None)
+    decoder: Any = session.adapter.network
+    calls = Counter[int]()
+    for index, layer in enumerate(decoder.layers):
+        layer.register_forward_pre_hook(lambda *_, index=index: calls.update([index]))
+    session.fabric.backward(session.model(session.batch_of([0], 0)).sum())
+    session.close()
     assert decoder.gradient_checkpointing
-    assert decoder.checkpoint_every == 2
+    assert calls == {index: 2 - index % 2 for index in range(len(decoder.layers))}
 
 
 def test_settings_become_the_run_that_is_estimated() -> None:
@@ -182,6 +195,7 @@ def test_settings_become_the_run_that_is_estimated() -> None:
     assert (spec.padded, spec.ema, spec.optimizer, spec.base, spec.compute) == (True, True, "prodigy", "bf16", "bf16")
     assert memory_spec(SMALL, TrainingConfig(), LoRAConfig(), longest=700).frames == 700
     assert memory_spec(SMALL, TrainingConfig(), LoRAConfig(), device="cpu").compute == "fp32"
+    assert memory_spec(SMALL, TrainingConfig(base_precision="nf4"), LoRAConfig()).base == "nf4"
 
 
 def test_an_estimate_tells_its_parts_and_whether_it_fits() -> None:

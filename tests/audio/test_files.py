@@ -14,10 +14,10 @@ from tests import bad_files
 
 # A stand-in for the two programs, which are not on every machine: it takes the same arguments and gives the same
 # streams, but reads only WAV. FAIL in the file's name makes it stop half-way, as the real one does on damage.
-STAND_IN = """#!{python}
+STAND_IN = """
 import json, sys
 import soundfile
-program, arguments = sys.argv[0].rsplit("/", 1)[1], sys.argv[1:]
+program, arguments = sys.argv[1], sys.argv[2:]
 assert arguments[arguments.index("-protocol_whitelist") + 1] == "file,pipe", arguments
 name = arguments[arguments.index("-i") + 1]
 assert name.startswith("file:"), arguments
@@ -26,8 +26,8 @@ try:
 except soundfile.LibsndfileError:
     sys.exit("Invalid data found when processing input")
 if program == "ffprobe":
-    facts = {{"sample_rate": str(rate), "channels": samples.shape[1]}}
-    print(json.dumps({{"streams": [facts], "format": {{"duration": str(len(samples) / rate)}}}}))
+    facts = {"sample_rate": str(rate), "channels": samples.shape[1]}
+    print(json.dumps({"streams": [facts], "format": {"duration": str(len(samples) / rate)}}))
 else:
     samples = samples[: len(samples) // 2] if "FAIL" in name else samples
     sys.stdout.buffer.write(samples.tobytes())
@@ -42,8 +42,9 @@ def no_ffmpeg(monkeypatch, tmp_path_factory):
 @pytest.fixture
 def ffmpeg(monkeypatch, tmp_path_factory):
     folder = tmp_path_factory.mktemp("programs")
-    for name in ("ffmpeg", "ffprobe"):
-        (folder / name).write_text(STAND_IN.format(python=sys.executable))
+    (folder / "stand_in.py").write_text(STAND_IN)
+    for name in ("ffmpeg", "ffprobe"):  # through a shell: a first line with a path cannot hold a space
+        (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "{folder}/stand_in.py" {name} "$@"\n')
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(folder))
 

@@ -42,6 +42,7 @@ class Form(Generic[C]):
         choices: Choices | None = None,
         leave_out: Iterable[str] = (),
         defaults: Mapping[str, Any] | None = None,
+        lines: Mapping[str, int] | None = None,
     ) -> None:
         """
         Args:
@@ -49,9 +50,10 @@ class Form(Generic[C]):
             choices: registries whose labels and help are shown for the names that a field may hold.
             leave_out: fields that are set elsewhere.
             defaults: other values to begin with than those of the configuration.
+            lines: how high the boxes of longer texts are.
         """
         self.config_type, self._prefix, self._kept = config_type, prefix, kept
-        self._choices, self._defaults = choices or {}, defaults or {}
+        self._choices, self._defaults, self._lines = choices or {}, defaults or {}, lines or {}
         left_out = set(leave_out)
         self.names = [n for n, f in fields(config_type).items() if n not in left_out and not _is_group(f)]
         self._widgets: dict[str, Component] = {}
@@ -68,9 +70,9 @@ class Form(Generic[C]):
         """In the order of ``names``: the inputs of an event that calls ``read`` or ``check``."""
         return [self._widgets[name] for name in self.names]
 
-    def place(self, *names: str) -> None:
+    def place(self, *names: str, wide: bool = False) -> None:
         """Make the widgets of these fields here, beside each other as far as there is room."""
-        with gr.Row(elem_classes="ac-grid"):
+        with gr.Row(elem_classes=["ac-grid", "ac-wide"] if wide else "ac-grid"):
             for name in names:
                 self._make(name)
 
@@ -122,14 +124,16 @@ class Form(Generic[C]):
     def _make(self, name: str) -> None:
         field = fields(self.config_type)[name]
         default = self._defaults.get(name, None if field.is_required() else field.get_default())
-        widget = _widget(field, _display(field, default), self._id(name), self._choices.get(name))
+        widget = _widget(
+            field, _display(field, default), self._id(name), self._choices.get(name), self._lines.get(name)
+        )
         self._widgets[name] = self._kept.add(self.key(name), widget, lambda value: not self.problem(name, value))
 
     def _id(self, name: str) -> str:
         return f"{self._prefix}-{name}".replace("_", "-").replace(".", "-")
 
 
-def _widget(field: FieldInfo, value: Any, elem_id: str, registry: Registry[Any] | None) -> Component:
+def _widget(field: FieldInfo, value: Any, elem_id: str, registry: Registry[Any] | None, lines: int | None) -> Component:
     unit = _extra(field, "unit")
     about: dict[str, Any] = {
         "label": f"{field.title} ({unit})" if unit else field.title,
@@ -150,7 +154,7 @@ def _widget(field: FieldInfo, value: Any, elem_id: str, registry: Registry[Any] 
         return gr.Slider(_limit(field, Ge), _limit(field, Le), step=5, **about)
     if kind in (int, float):  # no limits here: gradio would refuse without saying which field
         return gr.Number(precision=0 if kind is int else None, **about)
-    return gr.Textbox(**about)
+    return gr.Textbox(lines=lines or 1, max_lines=3 * lines if lines else 1, **about)
 
 
 def _limit(field: FieldInfo, kind: type[Ge] | type[Le]) -> float:

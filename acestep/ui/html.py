@@ -27,10 +27,10 @@ def card(title: str, lines: Iterable[str] = (), tone: Tone = "plain") -> str:
     return f'<div class="ac-card ac-{tone}"{role}><strong>{escape(title)}</strong>{body}</div>'
 
 
-def facts(values: Mapping[str, object]) -> str:
-    """Names and values below each other."""
-    rows = "".join(f"<dt>{escape(name)}</dt><dd>{text(value)}</dd>" for name, value in values.items())
-    return f'<dl class="ac-facts">{rows}</dl>'
+def facts(values: Mapping[str, object], *, columns: bool = False) -> str:
+    """Names and values below each other, in as many columns as fit if there are many."""
+    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{text(value)}</dd></div>" for name, value in values.items())
+    return f'<dl class="ac-facts{" ac-columns" if columns else ""}">{rows}</dl>'
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]], label: str) -> str:

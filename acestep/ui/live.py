@@ -27,6 +27,7 @@ class Live:
 
     def __init__(self) -> None:
         self._parts: list[_Part] = []
+        self._first: tuple[list[Any], Callable[[], Sequence[Any]]] = [], list
         self._waiting: list[Callable[..., Any]] = []
         self._seen = gr.State({})  # part -> version that this page shows
         self.nowhere = gr.HTML(visible="hidden")
@@ -49,10 +50,15 @@ class Live:
         """``paint`` gives a value for each of ``outputs``; it is called when ``version`` has changed."""
         self._parts.append(_Part(list(outputs), version, paint))
 
+    def begin(self, outputs: Sequence[Any], paint: Callable[[], Sequence[Any]]) -> None:
+        """Paint these once, in the same moment as all parts, when the page opens."""
+        self._first = list(outputs), paint
+
     def wire(self, page: gr.Blocks) -> None:
         """Call last: paint everything when the page opens, then look every second or two."""
         outputs = self._outputs
-        page.load(lambda: self._paint({}), None, outputs, **self.quietly)
+        first, paint = self._first
+        page.load(lambda: [*self._paint({}), *paint()], None, [*outputs, *first], **self.quietly)
         gr.Timer(LOOK_EVERY_S).tick(self._paint, self._seen, outputs, trigger_mode="once", **self.quietly)
         for trigger in self._waiting:
             trigger(self._paint, self._seen, outputs, **self.quietly)

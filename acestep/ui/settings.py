@@ -27,6 +27,7 @@ class Settings:
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
         self.version = self.pushed = 0  # number of changes; of those that were not typed into a page
+        self._push_of: dict[str, int] = {}  # key -> the push that set it last
         self._values = self._read()
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -56,6 +57,12 @@ class Settings:
         self.put(values)
         with self._lock:
             self.pushed += 1
+            self._push_of |= dict.fromkeys(values, self.pushed)
+
+    def pushed_after(self, push: int) -> dict[str, Any]:
+        """The values that the program has set since then; all that are kept, if ``push`` is negative."""
+        with self._lock:
+            return {key: value for key, value in self._values.items() if self._push_of.get(key, 0) > push}
 
     def _read(self) -> dict[str, Any]:
         if not self._path.exists():
@@ -95,9 +102,12 @@ class Fields:
 
     def wire(self, live: Live) -> None:
         """Call last: fill the page when it opens and when the program changes a value; keep what is typed into it."""
+        shown = gr.State(0)  # the last push that this page has taken over
+        outputs = [shown, *(widget for widget, _ in self._widgets.values())]
+        live.begin(outputs, lambda: self._take_over(-1))
         pushed = gr.Textbox("", visible="hidden")  # a State would tell no one of its change when it is not queued
         live.show([pushed], lambda: self._settings.pushed, lambda: [str(self._settings.pushed)])
-        pushed.change(self._stored, None, [widget for widget, _ in self._widgets.values()], **live.quietly)
+        pushed.change(self._take_over, shown, outputs, **live.quietly)
         for key, (widget, _) in self._widgets.items():
             any_widget: Any = widget
             triggers = [any_widget.input]
@@ -105,12 +115,12 @@ class Fields:
                 triggers.append(any_widget.blur)
             gr.on(triggers, self._keeper(key), widget, None, trigger_mode="always_last", **live.quietly)
 
-    def _stored(self) -> list[Any]:
-        values = []
-        for key, (_, fits) in self._widgets.items():
-            value = self._settings.get(key, _MISSING)
-            values.append(gr.update(value=value) if value is not _MISSING and fits(value) else gr.skip())
-        return values
+    def _take_over(self, shown: int) -> list[Any]:
+        """Only what the program has set: a field that somebody is typing into is left alone."""
+        now = self._settings.pushed
+        new = self._settings.pushed_after(shown)
+        fitting = {key for key, (_, fits) in self._widgets.items() if key in new and fits(new[key])}
+        return [now, *(gr.update(value=new[key]) if key in fitting else gr.skip() for key in self._widgets)]
 
     def _keeper(self, key: str) -> Callable[[Any], None]:
         def keep(value: Any) -> None:

@@ -137,7 +137,12 @@ def open_page(page: Page, site: Site) -> None:
 
 
 def tab(page: Page, name: str) -> None:
-    page.get_by_role("tab", name=name).click()
+    """Open a tab; on a narrow screen it may be in the menu of those that have no room."""
+    button = page.get_by_role("tab", name=name)
+    if not button.is_visible():
+        page.locator(".overflow-menu > button").click()
+        button = page.locator(".overflow-dropdown button", has_text=name)
+    button.click()
 
 
 def box(page: Page, elem_id: str) -> Locator:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gradio as gr
 
-from acestep.captioning.configs import CaptionJob
 from acestep.ui import html
-from acestep.ui.captioner import config_file
 from acestep.ui.captioner.api import Api
-from acestep.ui.captioner.desk import FORM, Desk
+from acestep.ui.captioner.desk import Desk
 from acestep.ui.captioner.engine_tab import EngineTab
 from acestep.ui.captioner.review_tab import ReviewTab
 from acestep.ui.captioner.run_tab import RunTab
 from acestep.ui.captioner.shell import Shell
 from acestep.ui.captioner.songs_tab import SongsTab
 from acestep.ui.captioner.system_tab import SystemTab
-from acestep.ui.form import Form
 from acestep.ui.places import Workspace
 from acestep.ui.progress import TONES, WORDS
 from acestep.ui.serve import Page
@@ -50,31 +45,11 @@ def build(desk: Desk) -> gr.Blocks:
             with _tab(shell, "system"):
                 SystemTab(shell)
         shell.live.show([head], desk.watch.version, lambda: [_head(desk)])
-        _fill(shell, form)
         shell.kept.wire(shell.live)
         shell.live.wire(page)
         Api(desk).publish()
         page.load(None, js=_SAVE_KEY, api_visibility="private")
     return page
-
-
-def _fill(shell: Shell, form: Form[CaptionJob]) -> None:
-    """Show the kept settings when the page opens, and when a file or another program has set them."""
-    settings = shell.captions.settings
-    names = [*config_file.names(), "config.path"]
-
-    def paint() -> list[Any]:
-        values = [settings.get(name) for name in names]
-        return [
-            gr.skip() if value is None or wrong(name, value) else value
-            for name, value in zip(names, values, strict=True)
-        ]
-
-    def wrong(name: str, value: Any) -> bool:
-        group, _, field = name.partition(".")
-        return group == FORM and bool(form.problem(field, value))
-
-    shell.live.show(shell.kept.widgets(*names), lambda: settings.pushed, paint)
 
 
 def _tab(shell: Shell, name: str) -> gr.Tab:

@@ -23,7 +23,7 @@ from acestep.core.runs import list_runs
 from acestep.dataset.scan import scan_folder
 from acestep.dataset.store import write_dataset
 from acestep.preprocessing.configs import PreprocessJob
-from acestep.training.configs import TrainJob, set_value
+from acestep.training.configs import TrainJob, groups, set_value
 from acestep.ui.errors import OUR_FAULT
 from acestep.ui.jobs import GenerateJob
 from acestep.ui.trainer.desk import Desk
@@ -156,10 +156,10 @@ class Api:
         """Begin a training, or go on with one (resume). ``config``: tensor_dir, checkpoint, out, resume, and settings
         by name as for --set (max_epochs, lora.r ...)."""
         own = {key: value for key, value in config.items() if key in TrainJob.model_fields}
-        job = parse(TrainJob, own)
-        for key, value in config.items():
-            if key not in own:
-                set_value(job, key, value)
+        defaults = TrainJob.model_construct()  # a setting that does not exist is told before what is missing
+        for key in config.keys() - own.keys():
+            set_value(defaults, key, config[key])
+        job = parse(TrainJob, {name: getattr(defaults, name) for name in groups(TrainJob)} | own)
         job.tensor_dir = self._desk.places.folder(str(job.tensor_dir), "tensor_dir")
         job.out = self._desk.places.path(str(job.out), "out")
         return self._begin("train", job, job.out)

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from acestep.adapters.configs import ADAPTERS
 from acestep.core.config import Config
 from acestep.core.errors import CheckpointError, JobBusy, StorageError
 from acestep.core.jobs import JobRunner
 from acestep.models.checkpoint import Checkpoint, find_checkpoint, list_checkpoints
+from acestep.preprocessing.configs import PreprocessJob
 from acestep.tensors.manifest import NAME as MANIFEST
 from acestep.tensors.manifest import Manifest, read_manifest
-from acestep.training.nvidia_smi import CardMemory, card_memory
+from acestep.training.gpu_monitor import VRAMStatus, vram_status
 from acestep.training.run_folder import ADAPTER, RunFolder
 from acestep.ui.places import Workspace
 from acestep.ui.service import SERVICE
@@ -32,9 +34,10 @@ JOB_NAMES = {
     "download": "a download",
 }
 _OWN_MEMORY = ("preprocess", "train")  # these load models of their own
-_RUNS = "lora_output"
+RUNS, TENSORS = "lora_output", str(PreprocessJob.model_fields["out"].default)  # where things are by default
 _SAVE_S = 60  # how long a job may take to save when the program is closed
 _LISTING_S = 3.0
+_CARD_EVERY_S = 5.0
 
 
 class Desk:
@@ -49,8 +52,8 @@ class Desk:
         for name, watch in self.watches.items():
             folder = self.settings.text(f"last.{name}")
             watch.follow(Path(folder) if folder else None)
-        self.card: CardMemory | None = None
-        threading.Thread(target=self._look_for_card, name="graphics card", daemon=True).start()
+        self.card: VRAMStatus | None = None  # the graphics card, as it was a few seconds ago
+        threading.Thread(target=self._watch_card, name="graphics card", daemon=True).start()
         self._listed: dict[str, tuple[float, Any]] = {}  # name -> (when it was looked up, what was found)
 
     def start(self, job: str, config: Config, folder: Path) -> Path:
@@ -108,8 +111,10 @@ class Desk:
         for runner in (self.runner, self.downloader):
             runner.join(_SAVE_S)
 
-    def _look_for_card(self) -> None:
-        self.card = card_memory()
+    def _watch_card(self) -> None:
+        while True:
+            self.card = vram_status()
+            time.sleep(_CARD_EVERY_S)
 
     # What is where.
 
@@ -136,24 +141,29 @@ class Desk:
 
     def tensors(self) -> Manifest:
         """The preprocessed songs that training would use. Raises TensorError, StorageError."""
-        text = self.settings.text("train.tensors", "datasets/preprocessed_tensors")
+        text = self.settings.text("train.tensors", TENSORS)
         return read_manifest(self.places.folder(text, "Tensors Directory"))
 
     def tensors_version(self) -> tuple[str, int]:
         """Changes when other tensors are chosen, or made."""
-        text = self.settings.text("train.tensors", "datasets/preprocessed_tensors")
+        text = self.settings.text("train.tensors", TENSORS)
         try:
             return text, (self.places.path(text, "Tensors Directory") / MANIFEST).stat().st_mtime_ns
         except (OSError, StorageError):
             return text, 0
 
     @property
+    def adapter_kind(self) -> str:
+        """The kind of adapter that is chosen in 4. Train."""
+        return self.settings.text("training.adapter_type", ADAPTERS.names[0])
+
+    @property
     def runs_folder(self) -> Path:
         """Where runs are written; the usual place while something unusable stands in the field."""
         try:
-            return self.places.path(self.settings.text("train.out", _RUNS), "Output Dir")
+            return self.places.path(self.settings.text("train.out", RUNS), "Output Dir")
         except StorageError:
-            return self.places.root / _RUNS
+            return self.places.root / RUNS
 
     @property
     def pieces_folder(self) -> Path:

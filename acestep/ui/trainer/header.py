@@ -12,8 +12,6 @@ from acestep.ui.trainer.shell import Shell
 from acestep.ui.trainer.standing import TABS
 from acestep.ui.watch import ACTIVE
 
-NO_WAY = {"runs", "system"}  # tabs that are no stage of the way
-
 
 def build_header() -> tuple[gr.HTML, gr.HTML, gr.Button]:
     """The widgets, to be placed above the tabs and painted by ``wire_header``."""
@@ -34,7 +32,7 @@ def wire_header(shell: Shell, widgets: tuple[gr.HTML, gr.HTML, gr.Button]) -> No
         words = f"<strong>Next:</strong> {html.text(step.todo)}"
         return _head(desk), words, gr.update(value=f"Go to {TABS[step.tab]}")
 
-    shell.live.show(list(widgets), lambda: standing.version(desk), paint)
+    shell.live.show(list(widgets), lambda: (standing.version(desk), _card(desk)), paint)
     shell.go(button, lambda: standing.next_step(desk).tab)
 
 
@@ -60,7 +58,14 @@ def _state(desk: Desk) -> str:
 def _model(desk: Desk) -> str:
     loaded = desk.service.loaded
     if desk.service.loading:
-        return f"loading {desk.service.loading}"
-    if loaded is not None:
-        return f"{loaded.name} in memory, {loaded.device}, {loaded.precision}"
-    return "no model in memory"
+        words = f"loading {desk.service.loading}"
+    elif loaded is not None:
+        words = f"{loaded.name} in memory, {loaded.device}, {loaded.precision}"
+    else:
+        words = "no model in memory"
+    return f"{words}; {_card(desk)}" if _card(desk) else words
+
+
+def _card(desk: Desk) -> str:
+    card = desk.card
+    return f"{card.name}: {card.free_gb:.1f} of {card.total_gb:.0f} GB free" if card else ""

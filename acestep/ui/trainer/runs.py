@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from acestep.core.config import fields
 from acestep.core.errors import JobBusy, JobError, StorageError
 from acestep.core.events import EventLog
 from acestep.core.files import storage_errors
 from acestep.core.runs import RunSummary, list_runs, read_run
+from acestep.training.configs import TrainJob, groups
 from acestep.ui.trainer.desk import Desk
 from acestep.ui.watch import ACTIVE, Account
 
@@ -30,6 +32,8 @@ _OURS = {
     "samples",
 }
 
+_WORDS = {"None": "automatic", "True": "yes", "False": "no", "{}": "none"}
+
 
 def trainings(desk: Desk) -> list[RunSummary]:
     """The trainings in the folder of runs, the newest first."""
@@ -45,13 +49,22 @@ def account_of(folder: Path) -> Account:
 
 
 def flat_settings(run: RunSummary) -> dict[str, Any]:
-    """The settings of a run by qualified names; of adapters only the kind that was trained."""
+    """The settings of a run by their labels; of adapters only the kind that was trained."""
     config = run.config
     training = config.get("training", {})
     kind = training.get("adapter_type", "lora")
-    found: dict[str, Any] = {"model": Path(str(config.get("checkpoint", ""))).name, "tensors": config.get("tensor_dir")}
-    found |= dict(training)
-    return found | {f"{kind}.{name}": value for name, value in config.get(kind, {}).items()}
+    found: dict[str, Any] = {"Model": Path(str(config.get("checkpoint", ""))).name, "Tensors": config.get("tensor_dir")}
+    for owner, values in (("training", training), (kind, config.get(kind, {}))):
+        found |= {_label(owner, name): value for name, value in values.items()}
+    return {name: _WORDS.get(str(value), value) for name, value in found.items()}
+
+
+def _label(owner: str, name: str) -> str:
+    """What people read about a setting; its name, if a newer program knows it."""
+    kind = groups(TrainJob).get(owner)
+    field = fields(kind).get(name) if kind else None
+    label = str(field.title) if field else name
+    return label if owner == "training" else f"{owner}: {label}"
 
 
 def differences(runs: Sequence[RunSummary]) -> list[tuple[str, list[Any]]]:

@@ -93,7 +93,7 @@ class RunsTab:
             rows = [(setting, *values) for setting, values in differences(runs)]
             words = html.table(["Setting", *curves], rows, "Settings that differ") if rows else _same()
         else:
-            words = html.facts(flat_settings(runs[0])) if runs else ""
+            words = html.facts(flat_settings(runs[0]), columns=True) if runs else ""
         return frame(curves, "loss"), words
 
     def _again(self, names: list[str] | None) -> Any:

@@ -9,6 +9,7 @@ import gradio as gr
 from acestep.core.errors import AceStepError, TrainingError
 from acestep.core.jobs import read_job
 from acestep.training.configs import TrainJob
+from acestep.training.gpu_monitor import VRAMStatus
 from acestep.ui import html
 from acestep.ui.errors import say
 from acestep.ui.progress import JobPanel
@@ -47,6 +48,8 @@ class TrainTab:
         self.settings = settings
         shell.cure("tr-train", self._missing)
         buttons = JobButtons(shell, "train", "Start Training", "Stop Training", pause=True)
+        card = gr.HTML(elem_id="tr-train-card")
+        shell.live.show([card], lambda: str(self._desk.card), lambda: [_card(self._desk.card)])
         self._remedy = gr.Button("", visible=False, elem_id="tr-train-remedy")
         JobPanel(
             shell.live,
@@ -97,6 +100,16 @@ class TrainTab:
         assert isinstance(job, TrainJob)
         resume_run(self._desk, folder, "auto", remedy.change(job.training))
         return gr.skip()
+
+
+def _card(card: VRAMStatus | None) -> str:
+    """How full the graphics card is, and with what else."""
+    if card is None:
+        return ""
+    tones: dict[str, html.Tone] = {"ample": "good", "enough": "warn", "low": "bad"}
+    bar = html.progress_bar(card.used_gb, card.total_gb, "Memory of the graphics card")
+    pill = html.pill(f"{card.free_gb:.1f} GB free", tones[card.level])
+    return f'{bar}<div class="ac-line">{pill}<span class="ac-numbers">{html.text(card)}</span></div>'
 
 
 def _result(result: dict[str, Any]) -> str:

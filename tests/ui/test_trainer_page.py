@@ -1,0 +1,354 @@
+"""The trainer in a real browser: a person's way from a folder of songs to an adapter, on the tiny model.
+
+Each stage is a fixture that does it once, through the page; the tests after it look at what came of it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from gradio_client import Client
+from playwright.sync_api import Browser, expect
+
+from acestep.models.tiny import create_tiny_checkpoint
+from tests.songs import write_song
+from tests.ui.drive import Site, box, chromium, fill, open_page, press, serve, tab, visit, wait_for_state
+
+pytestmark = pytest.mark.browser
+
+SONG_S = 4.0
+ALL_TABS = ("1. Service", "2. Dataset", "3. Preprocess", "4. Train", "5. Listen", "6. Export", "Runs", "System")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with serve(tmp_path_factory.mktemp("workspace")) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def empty_page(browser: Browser, site: Site) -> None:
+    """Before anything is done: the page says what comes first, and no tab is locked."""
+    with visit(browser, site) as page:
+        expect(page.locator("#tr-next-words")).to_contain_text("Choose the model")
+        for name in ALL_TABS:
+            tab(page, name)
+            expect(page.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
+        tab(page, "4. Train")
+        expect(page.locator("#tr-train-missing")).to_contain_text("No model is chosen")
+        press(page, "tr-train-cure")
+        expect(page.get_by_role("tab", name="1. Service")).to_have_attribute("aria-selected", "true")
+
+
+@pytest.fixture(scope="module")
+def model(browser: Browser, site: Site, empty_page: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The path of a checkpoint is typed, and its models are loaded."""
+    checkpoint = create_tiny_checkpoint(tmp_path_factory.mktemp("models"))
+    with visit(browser, site) as page:
+        fill(page, "tr-service-folder", f'"{checkpoint}"')  # as a file manager copies it
+        press(page, "tr-service-look")
+        expect(page.locator("#tr-service-about")).to_contain_text("acestep-v15-tiny: complete")
+        press(page, "tr-service-load")
+        expect(page.locator("#tr-service-about")).to_contain_text("in memory", timeout=120_000)
+        expect(page.locator("#tr-head")).to_contain_text("acestep-v15-tiny in memory")
+    return checkpoint
+
+
+@pytest.fixture(scope="module")
+def songs(browser: Browser, site: Site, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder is scanned; the song without a caption gets one by hand."""
+    folder = tmp_path_factory.mktemp("music") / "my band"
+    for number in (1, 2, 3):
+        write_song(folder / f"track {number}.wav", SONG_S, seed=number)
+    for number in (1, 2):
+        (folder / f"track {number}.caption.txt").write_text(f"calm synthesiser piece {number}")
+    (folder / "broken.mp3").write_bytes(b"not music")
+    with visit(browser, site) as page:
+        tab(page, "2. Dataset")
+        fill(page, "tr-dataset-folder", str(folder))
+        fill(page, "dataset-custom-tag", "zx_band")
+        press(page, "tr-dataset-scan")
+        expect(page.locator("#tr-songs-summary")).to_contain_text("3 songs")
+        expect(page.locator("#tr-songs-summary")).to_contain_text("2 labelled")
+        expect(page.locator("#tr-songs-problems")).to_contain_text("1 file left out")
+        page.get_by_test_id("cell-2-1").click()
+        expect(page.locator("#tr-song-title")).to_contain_text("track 3.wav")
+        expect(box(page, "tr-song-caption")).to_have_value("")
+        fill(page, "tr-song-caption", "a lively piece, written down by hand")
+        press(page, "tr-song-save")
+        expect(page.locator("#tr-song-caption")).to_contain_text("written by you")
+        expect(page.locator("#tr-songs-summary")).to_contain_text("3 labelled")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tensors(browser: Browser, site: Site, songs: Path) -> Path:
+    """The songs are encoded."""
+    with visit(browser, site) as page:
+        tab(page, "3. Preprocess")
+        fill(page, "preprocess-out", "datasets/band")
+        press(page, "tr-preprocess-start")
+        wait_for_state(page, "tr-preprocess", "done")
+        expect(page.locator("#tr-preprocess-status")).to_contain_text("3 of 3 songs ready")
+    return site.workspace / "datasets" / "band"
+
+
+@pytest.fixture(scope="module")
+def stopped_run(browser: Browser, site: Site, tensors: Path) -> str:
+    """Training is begun, the page reloaded while it goes, a second page opened, then it is stopped."""
+    with visit(browser, site) as page:
+        tab(page, "4. Train")
+        expect(page.locator("#tr-train-facts")).to_contain_text("3 songs, trigger word zx_band")
+        fill(page, "training-max-epochs", "5000")
+        press(page, "tr-train-start")
+        run = wait_for_state(page, "tr-train", "running")
+        expect(page.locator("#tr-train-loss svg, #tr-train-loss canvas").first).to_be_visible(timeout=120_000)
+        open_page(page, site)  # a reload
+        tab(page, "4. Train")
+        assert wait_for_state(page, "tr-train", "running").split(":")[0] == run.split(":")[0]
+        with visit(browser, site) as second:
+            tab(second, "4. Train")
+            assert wait_for_state(second, "tr-train", "running").split(":")[0] == run.split(":")[0]
+            expect(second.locator("#tr-train-start")).to_be_disabled()
+            press(second, "tr-train-pause")
+            wait_for_state(page, "tr-train", "paused")
+            press(second, "tr-train-pause")
+            wait_for_state(page, "tr-train", "running")
+        press(page, "tr-train-stop")
+        wait_for_state(page, "tr-train", "stopped")
+        expect(page.locator("#tr-train-status")).to_contain_text("Everything is saved in")
+    return run.split(":")[0]
+
+
+@pytest.fixture(scope="module")
+def adapter(browser: Browser, site: Site, stopped_run: str) -> Path:
+    """The run goes on from where it was stopped, and comes to its end."""
+    run = Path(stopped_run)
+    newest = max(int(re.findall(r"\d+", folder.name)[0]) for folder in (run / "checkpoints").glob("epoch_*"))
+    with visit(browser, site) as page:
+        tab(page, "4. Train")
+        page.get_by_role("button", name="Resume from Checkpoint").click()
+        expect(box(page, "tr-resume-run")).to_have_value(run.name)
+        fill(page, "tr-resume-epochs", str(newest + 3))
+        press(page, "tr-resume-start")
+        wait_for_state(page, "tr-train", "done")
+        expect(page.locator("#tr-train-status")).to_contain_text(f"{newest + 3} epochs")
+    return run / "final" / "adapter"
+
+
+def test_the_page_opens_without_asking_anyone_outside(browser: Browser, site: Site, empty_page: None) -> None:
+    with visit(browser, site) as page:
+        expect(page).to_have_title("ACE-Step trainer")
+
+
+def test_what_was_typed_is_there_after_a_reload(browser: Browser, site: Site, songs: Path) -> None:
+    with visit(browser, site) as page:
+        tab(page, "2. Dataset")
+        expect(box(page, "tr-dataset-folder")).to_have_value(str(songs))
+        expect(box(page, "dataset-custom-tag")).to_have_value("zx_band")
+        expect(box(page, "tr-song-caption")).to_have_value("calm synthesiser piece 1")
+
+
+def test_a_song_can_be_heard(browser: Browser, site: Site, songs: Path) -> None:
+    with visit(browser, site) as page:
+        tab(page, "2. Dataset")
+        expect(page.locator("#tr-song-player")).to_contain_text("0:04")
+        page.locator("#tr-song-player").get_by_label("Play", exact=True).click()
+        expect(page.locator("#tr-song-player").get_by_label("Pause", exact=True)).to_be_visible()
+
+
+def test_many_songs_are_changed_after_a_look_and_changed_back(browser: Browser, site: Site, songs: Path) -> None:
+    with visit(browser, site) as page:
+        tab(page, "2. Dataset")
+        page.get_by_role("button", name="Change many songs at once").click()
+        page.locator("#bulk-action input").first.click()
+        page.get_by_role("option", name="replace").click()
+        fill(page, "bulk-find", "calm")
+        fill(page, "bulk-text", "quiet")
+        press(page, "tr-bulk-preview")
+        expect(page.locator("#tr-bulk-shown")).to_contain_text("2 songs would change")
+        press(page, "tr-bulk-apply")
+        expect(page.locator("#tr-bulk-shown")).to_contain_text("2 songs changed")
+        expect(page.locator("#tr-songs-table")).to_contain_text("quiet synthesiser")
+        press(page, "tr-bulk-undo")
+        expect(page.locator("#tr-songs-table")).to_contain_text("calm synthesiser")
+
+
+def test_a_wrong_value_is_told_at_its_field(browser: Browser, site: Site, tensors: Path) -> None:
+    with visit(browser, site) as page:
+        tab(page, "4. Train")
+        before = box(page, "training-max-epochs").input_value()
+        fill(page, "training-max-epochs", "0")
+        press(page, "tr-train-start")
+        expect(page.locator("#training-max-epochs")).to_contain_text("Must be greater than or equal to 1")
+        fill(page, "training-max-epochs", before)
+
+
+def test_a_resumed_run_comes_to_its_end(adapter: Path) -> None:
+    assert (adapter / "adapter_model.safetensors").is_file()
+
+
+def test_music_is_made_with_the_adapter_and_heard(browser: Browser, site: Site, adapter: Path) -> None:
+    with visit(browser, site) as page:
+        tab(page, "5. Listen")
+        expect(page.locator("#tr-listen-tag")).to_contain_text("zx_band")
+        fill(page, "piece-prompt", "zx_band, calm synthesiser")
+        fill(page, "piece-duration-s", "2")
+        press(page, "tr-generate-start")
+        wait_for_state(page, "tr-generate", "done")
+        sound = page.locator("#tr-listen-pieces audio").first
+        expect(page.locator("#tr-listen-pieces")).to_contain_text("final at 1")
+        sound.evaluate("player => player.play()")
+        page.wait_for_function("document.querySelector('#tr-listen-pieces audio').currentTime > 0.2")
+
+
+def test_the_adapter_is_exported_for_another_program(browser: Browser, site: Site, adapter: Path) -> None:
+    with visit(browser, site) as page:
+        tab(page, "6. Export")
+        fill(page, "tr-export-path", "exports/band")
+        press(page, "tr-export-start")
+        expect(page.locator("#tr-export-result")).to_contain_text("Exported, read back and compared")
+        expect(page.locator("#tr-export-files")).to_contain_text("adapter_model")
+    assert (site.workspace / "exports" / "band" / "adapter_model.safetensors").is_file()
+
+
+def test_nothing_is_exported_outside_the_programs_folder(
+    browser: Browser, site: Site, adapter: Path, tmp_path: Path
+) -> None:
+    with visit(browser, site) as page:
+        tab(page, "6. Export")
+        fill(page, "tr-export-path", str(tmp_path / "stolen"))
+        press(page, "tr-export-start")
+        expect(page.get_by_test_id("toast-body")).to_contain_text("is outside")
+    assert not (tmp_path / "stolen").exists()
+
+
+def test_the_run_is_listed_with_its_settings(browser: Browser, site: Site, adapter: Path) -> None:
+    with visit(browser, site) as page:
+        tab(page, "Runs")
+        expect(page.locator("#tr-runs-list")).to_contain_text("done")
+        expect(page.locator("#tr-runs-about")).to_contain_text("Learning Rate")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_reaches_beyond_the_edge_of_a_phone(browser: Browser, site: Site, adapter: Path, theme: str) -> None:
+    phone = {"viewport": {"width": 390, "height": 844}, "color_scheme": theme, "is_mobile": True, "has_touch": True}
+    with visit(browser, site, **phone) as page:
+        assert page.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
+        for name in ALL_TABS:
+            tab(page, name)
+            expect(page.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+
+
+def test_the_browser_is_given_copies_and_no_file_of_the_user(site: Site, songs: Path, adapter: Path) -> None:
+    outside = [
+        songs / "track 1.wav",
+        adapter / "adapter_config.json",
+        Path("/etc/hostname"),
+        site.workspace / "server.log",
+    ]
+    tricks = [
+        f"{site.workspace}/cache/../server.log",
+        f"{site.workspace}/cache/%2e%2e/server.log",
+        "C:\\Windows\\win.ini",
+    ]
+    (site.workspace / "cache" / "preview" / "link.wav").symlink_to("/etc/hostname")
+    for path in [*map(str, outside), *tricks, f"{site.workspace}/cache/preview/link.wav"]:
+        assert httpx.get(f"{site.url}/gradio_api/file={path}", trust_env=False).status_code in (403, 404), path
+    copy = next((site.workspace / "cache" / "preview").glob("[0-9a-f]*.wav"))
+    assert httpx.get(f"{site.url}/gradio_api/file={copy}", trust_env=False).status_code == 200
+
+
+def test_health_tells_what_is_in_memory(site: Site, adapter: Path) -> None:
+    answer = httpx.get(f"{site.url}/health", trust_env=False).json()
+    assert answer["status"] == "ok"
+    assert answer["llm_loaded"] is False
+    assert isinstance(answer["models_loaded"], bool)
+
+
+@pytest.fixture(scope="module")
+def client(site: Site) -> Iterator[Client]:
+    client = Client(site.url, verbose=False, analytics_enabled=False)
+    yield client
+    client.close()
+
+
+def ask(client: Client, name: str, *values: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = client.predict(*values, api_name=f"/{name}")
+    return answer
+
+
+def until_done(client: Client, run_id: str) -> dict[str, Any]:
+    end = time.monotonic() + 120
+    while (answer := ask(client, "status", run_id))["state"] in ("running", "stopping"):
+        assert time.monotonic() < end, answer
+        time.sleep(0.3)
+    return answer
+
+
+def test_other_programs_see_the_functions_made_for_them_and_no_others(client: Client) -> None:
+    shown = client.view_api(print_info=False, return_format="dict")["named_endpoints"]
+    assert set(shown) == {
+        "/health",
+        "/status",
+        "/stop",
+        "/list_runs",
+        "/samples",
+        "/check_dataset",
+        "/make_dataset",
+        "/start_preprocessing",
+        "/start_training",
+        "/start_generating",
+        "/export",
+    }
+
+
+def test_another_program_does_the_whole_job(
+    client: Client, site: Site, model: Path, songs: Path, tensors: Path, adapter: Path
+) -> None:
+    assert ask(client, "check_dataset", str(songs))["counts"]["songs"] == 3
+    dataset = ask(client, "make_dataset", str(songs), "by program", "zx_band")["dataset"]
+    job = {"source": dataset, "checkpoint": str(model), "out": "datasets/by_program"}
+    encoded = until_done(client, ask(client, "start_preprocessing", job)["run_id"])
+    assert encoded["result"]["ready"] == 2  # the third one's caption stands in the page's own dataset only
+    settings = {
+        "tensor_dir": "datasets/by_program",
+        "checkpoint": str(model),
+        "out": "lora_output/by_program",
+        "max_epochs": 2,
+    }
+    run = ask(client, "start_training", {**settings, "lora.r": 4, "lora.alpha": 4})["run_id"]
+    assert ask(client, "start_training", settings)["error"]["code"] == "JobBusy"
+    trained = until_done(client, run)
+    assert (trained["state"], trained["result"]["epochs"]) == ("done", 2)
+    assert run in [each["run_id"] for each in ask(client, "list_runs")["runs"]]
+    request = {"prompt": "zx_band", "duration_s": 1}
+    final = str(site.workspace / run / "final" / "adapter")
+    piece = ask(client, "start_generating", {"checkpoint": str(model), "adapter": final, "request": request})
+    assert until_done(client, piece["run_id"])["state"] == "done"
+    assert [Path(each["audio"]).is_file() for each in ask(client, "samples", run)["samples"]] == [True]
+    made = ask(client, "export", run, "final", "acestep", "")
+    assert (Path(made["adapter"]) / "adapter_model.safetensors").is_file()
+
+
+def test_another_program_is_told_what_is_wrong(client: Client, tmp_path: Path, adapter: Path) -> None:
+    run = "lora_output/my_lora_dataset"
+    assert "epohcs" in ask(client, "start_training", {"epohcs": 3})["error"]["message"]
+    assert ask(client, "export", run, "final", "acestep", str(tmp_path / "out"))["error"]["code"] == "StorageError"
+    assert ask(client, "export", run, "../../..", "acestep", "")["error"]["code"] == "JobError"
+    assert ask(client, "status", str(tmp_path))["error"]["code"] == "JobError"
+    assert ask(client, "stop", run)["error"]["code"] == "JobError"
+    assert list(tmp_path.iterdir()) == []

@@ -138,6 +138,7 @@ def open_page(page: Page, site: Site) -> None:
 
 def tab(page: Page, name: str) -> None:
     """Open a tab; on a narrow screen it may be in the menu of those that have no room."""
+    expect(page.get_by_role("tab").first).to_be_visible()
     button = page.get_by_role("tab", name=name)
     if not button.is_visible():
         page.locator(".overflow-menu > button").click()

@@ -120,3 +120,11 @@ def wait_for(happened, process, seconds=90):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < end, "timed out"
         time.sleep(0.05)
+
+
+def test_a_setting_is_looked_up_by_its_name(tmp_path):
+    rows = last_json(acestep("settings", "lora.r", "--json"))["settings"]
+    assert [(row["default"], row["takes"]) for row in rows] == [("64", "whole number from 1 to 4096")]
+    done = acestep("settings", "lora.rnak")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "lora.ranks" in done.stderr

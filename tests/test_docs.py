@@ -10,6 +10,7 @@ import pytest
 import typer.main
 
 from acestep.cli import app
+from acestep.cli_settings import reference
 from acestep.core.paths import PROJECT
 
 SOURCES = [PROJECT / "README.md", PROJECT / "TRAINING_GUIDE.md"]
@@ -40,3 +41,8 @@ def test_the_readme_begins_with_the_two_commands_to_set_up() -> None:
 def test_files_that_are_linked_exist(name: str) -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)\)", (PROJECT / name).read_text(encoding="utf-8"))
     assert all((PROJECT / link).exists() for link in links)
+
+
+def test_the_reference_of_the_settings_is_that_of_the_program() -> None:
+    told = (PROJECT / "docs" / "SETTINGS.md").read_text(encoding="utf-8")
+    assert told == reference(), "python -m acestep settings --markdown > docs/SETTINGS.md"

@@ -1,35 +1,32 @@
 """The job: measure and describe all songs, unload, then write down their lyrics.
 
-Each song's labels are on the disk before the next song begins, so a stopped job goes on with what is missing. A song
-that fails is told and left out; only what would fail every song ends the job.
+Each song's labels are on the disk before the next song begins, so a stopped job goes on with what is missing. Its
+label files are read again at that moment: what a person has typed since the job began stays. A song that fails is told
+and left out; only what would fail every song ends the job.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
 from acestep.audio.analysis import analyse
-from acestep.audio.files import AUDIO_EXTENSIONS, SAMPLE_RATE_HZ, load_audio
+from acestep.audio.files import AUDIO_EXTENSIONS
 from acestep.captioning.base import CAPTIONERS, RATE_HZ, TRANSCRIBERS, Captioner, Song, Transcriber
 from acestep.captioning.configs import CaptionJob
+from acestep.captioning.decode import decoded
 from acestep.captioning.measure import METADATA, answered_as_json, measured_as_json, weigh
 from acestep.captioning.plan import Plan, Task, cost_notes, make_plan, place
-from acestep.captioning.sidecar import lyric_labels, mapping, write_labels
+from acestep.captioning.sidecar import at_hand, lyric_labels, mapping, write_labels
+from acestep.captioning.table import write_table
 from acestep.core.errors import AceStepError, CaptionError, DiskFull, JobCancelled, ServiceRefused
 from acestep.core.events import ItemFailed, Noted, Progressed, Saved, Started
-from acestep.core.files import write_text
 from acestep.core.jobs import Context
-from acestep.dataset.scan import scan_folder
 
-_COLUMNS = ["filename", "path", "caption", "bpm", "keyscale", "timesignature", "duration", "genre", "language"]
+_STAYS = "your own text stays"
 
 Work = Callable[[Task, Song], str]
 
@@ -69,7 +66,9 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
     if batch.failed and not any(batch.counts.values()) and len(work) == len(plan.tasks):
         name, reason = next(iter(batch.failed.items()))
         raise CaptionError(f"no song could be labelled; {name}: {reason}")
-    table = _write_csv(config, context) if config.csv else None
+    table = write_table(config) if config.csv else None
+    if table:
+        context.emit(Saved(path=str(table), role="labels"))
     return {
         "songs": len(plan.tasks),
         "skipped": len(plan.tasks) - len(work),
@@ -125,7 +124,7 @@ def _transcribe_all(batch: _Batch, tasks: list[Task]) -> None:
 
 def _each(batch: _Batch, tasks: list[tuple[Task, bool]], work: Work) -> None:
     """Song after song: the border where the error of one song becomes an event."""
-    for task, sound in _decoded(tasks):
+    for task, sound in decoded(tasks):
         batch.context.stop_if_cancelled()
         note = "left out"
         try:
@@ -139,29 +138,6 @@ def _each(batch: _Batch, tasks: list[tuple[Task, bool]], work: Work) -> None:
             batch.fail(task.name, str(error) or type(error).__name__, "This is our fault; the details are in the log.")
         batch.done += 1
         batch.context.emit(Progressed(done=batch.done, total=batch.total, note=f"{task.name}: {note}"))
-
-
-def _decoded(tasks: list[tuple[Task, bool]]) -> Iterator[tuple[Task, Future[Any]]]:
-    """Each song with its sound, if that is needed, while the next one is decoded in the background."""
-    with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
-        ahead: list[Future[Any]] = []
-        try:
-            for number, (task, _) in enumerate(tasks):
-                following = tasks[number + len(ahead) : number + 2]
-                ahead += [pool.submit(_load, later.known.audio, needed) for later, needed in following]
-                yield task, ahead.pop(0)
-        finally:
-            for future in ahead:
-                future.cancel()
-
-
-def _load(path: Path, needed: bool) -> Any:
-    """[S] mono at 16 kHz; None when nobody listens. Raises AudioError."""
-    if not needed:
-        return None
-    from torchaudio.functional import resample
-
-    return resample(load_audio(path).mean(dim=0), SAMPLE_RATE_HZ, RATE_HZ).numpy()
 
 
 def _describe(batch: _Batch, captioner: Captioner | None, task: Task, song: Song) -> str:
@@ -186,22 +162,27 @@ def _describe(batch: _Batch, captioner: Captioner | None, task: Task, song: Song
         labels["genre"] = (said.genre, captioner.name)
     if task.both and said.lyrics is not None:
         labels |= lyric_labels(said.lyrics.text, said.lyrics.language, captioner.name)
-    _write_description(batch, task, labels, {**found, "answered": answered_as_json(said, captioner.name)})
-    batch.counts["described"] += 1
+    written = _write_description(batch, task, labels, {**found, "answered": answered_as_json(said, captioner.name)})
+    batch.counts["described"] += "caption" in written
     if task.both and said.lyrics is not None:
-        batch.counts["transcribed"] += 1
+        batch.counts["transcribed"] += "lyrics" in written
         task.transcribe = False
-    line = " ".join(said.caption.split())
+    line = " ".join(said.caption.split()) if "caption" in written else _STAYS
     return line if len(line) <= 80 else f"{line[:79]}\u2026"
 
 
-def _write_description(batch: _Batch, task: Task, labels: dict[str, tuple[Any, str]], found: dict[str, Any]) -> None:
-    """Write labels with tempo, key and meter as weighed from both sides, of this time or of before."""
+def _write_description(
+    batch: _Batch, task: Task, labels: dict[str, tuple[Any, str]], found: dict[str, Any]
+) -> set[str]:
+    """Write labels with tempo, key and meter as weighed from both sides, of this time or of before.
+
+    Gives the names of those that were written.
+    """
     sides = [found.get(name) or mapping(task.known.extra.get(name)) for name in ("measured", "answered")]
     verdict = weigh(*sides, prefer=batch.config.prefer)
     if verdict.disagreements:
         batch.disagreements[task.name] = verdict.disagreements
-    _write(batch, task, {**verdict.labels, **labels}, {**found, "disagreements": verdict.disagreements})
+    return _write(batch, task, {**verdict.labels, **labels}, {**found, "disagreements": verdict.disagreements})
 
 
 def _transcribe(batch: _Batch, transcriber: Transcriber, task: Task, song: Song) -> str:
@@ -210,32 +191,31 @@ def _transcribe(batch: _Batch, transcriber: Transcriber, task: Task, song: Song)
     if not lyrics.complete:
         message = f"{task.name}: the lyrics may be cut off; allow more lyrics tokens"
         batch.context.emit(Noted(message=message, warning=True))
-    _write(batch, task, lyric_labels(lyrics.text, lyrics.language, transcriber.name), {})
+    written = _write(batch, task, lyric_labels(lyrics.text, lyrics.language, transcriber.name), {})
+    if "lyrics" not in written:
+        return _STAYS
     batch.counts["transcribed"] += 1
     return "instrumental" if lyrics.is_instrumental else f"{lyrics.text.count(chr(10)) + 1} lines, {lyrics.language}"
 
 
-def _write(batch: _Batch, task: Task, labels: dict[str, tuple[Any, str]], extra: dict[str, Any]) -> None:
-    """Write what may be written; what a person typed stays unless all was to be replaced."""
+def _write(batch: _Batch, task: Task, labels: dict[str, tuple[Any, str]], extra: dict[str, Any]) -> set[str]:
+    """Write what may be written, and give its names.
+
+    What a person typed stays, unless all was to be replaced: then what was typed since the job began stays.
+    """
     config = batch.config
-    allowed = {name: value for name, value in labels.items() if task.known.may_write(name, config.existing)}
     extra = {"duration": task.sample.duration, **extra}
     if config.custom_tag.strip():
         extra["custom_tag"] = config.custom_tag.strip()
-    replaced = bool(task.known.locked & set(allowed))
-    path = write_labels(task.known, allowed, extra=extra, texts=config.write_texts, backup=replaced)
+    with at_hand(task.sample) as known:
+        closed = known.typed_since(task.known)
+        allowed = {
+            name: value
+            for name, value in labels.items()
+            if name not in closed and known.may_write(name, config.existing)
+        }
+        replaced = bool(known.locked & set(allowed))
+        path = write_labels(known, allowed, extra=extra, texts=config.write_texts, backup=replaced)
+    task.known.wrote(allowed, known.extra)
     batch.context.emit(Saved(path=str(path), role="labels"))
-
-
-def _write_csv(config: CaptionJob, context: Context) -> Path:
-    """The labels of all songs of the folder as a table."""
-    path = (config.csv or Path("captions.csv")).expanduser()
-    columns = _COLUMNS + (["lyrics"] if config.transcriber != "none" else [])
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, extrasaction="ignore")
-    writer.writeheader()
-    for sample in scan_folder(config.audio_dir).dataset.samples:
-        writer.writerow({**sample.model_dump(), "path": sample.audio_path, "bpm": sample.bpm or ""})
-    write_text(path, text.getvalue())
-    context.emit(Saved(path=str(path), role="labels"))
-    return path
+    return set(allowed)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,19 @@ from acestep.audio.files import AUDIO_EXTENSIONS
 from acestep.core.errors import CaptionError, DatasetError
 from acestep.core.files import read_json, storage_errors, write_bytes, write_json, write_text
 from acestep.dataset.identity import same_name
-from acestep.dataset.labels import FIELDS, INSTRUMENTAL, UNKNOWN_LANGUAGE, is_failure
+from acestep.dataset.labels import FIELDS, INSTRUMENTAL, UNKNOWN_LANGUAGE, Labels, is_failure
+from acestep.dataset.merge import merge_labels
 from acestep.dataset.sample import Sample
-from acestep.dataset.sidecars import sidecar_path, write_sidecar
+from acestep.dataset.sidecars import Folder, read_sidecars, sidecar_path, write_sidecar
 from acestep.dataset.text import read_text
 
 USER = "user"
 LABELS = ("caption", "genre", "bpm", "keyscale", "timesignature", "lyrics", "language", "is_instrumental")
+SUNG = ("lyrics", "language", "is_instrumental")
 TEXT_FILES = {"caption": ".caption.txt", "lyrics": ".lyrics.txt"}
+
+
+_writing = threading.Lock()
 
 
 @dataclass
@@ -42,6 +49,40 @@ class Known:
         if existing == "replace" or label not in self.values:
             return True
         return existing == "redo" and label not in self.locked
+
+    def typed_since(self, before: Known) -> set[str]:
+        """Labels that a machine must leave alone whatever it was told: a person typed them since ``before``.
+
+        Lyrics, their language and the mark of an instrumental piece belong together.
+        """
+        fresh = {
+            label
+            for label in self.locked
+            if label not in before.locked or self.values[label] != before.values.get(label)
+        }
+        silent = "is_instrumental" in fresh and self.values["is_instrumental"]
+        return fresh | set(SUNG) if silent or "lyrics" in fresh else fresh
+
+    def wrote(self, labels: Mapping[str, tuple[Any, str]], extra: dict[str, Any]) -> None:
+        """A machine has written these; ``extra`` is the JSON since then. What others changed is not taken over."""
+        self.values |= {label: value for label, (value, _) in labels.items()}
+        self.locked -= set(labels)
+        self.extra = extra
+
+
+@contextmanager
+def at_hand(sample: Sample) -> Iterator[Known]:
+    """What stands in the files of a song now; nobody else in this program writes them until the block ends.
+
+    What a table said of the song when it was scanned still counts. Raises DatasetError as ``known_of`` does.
+    """
+    with _writing:
+        audio = Path(sample.audio_path)
+        told = {label: getattr(sample, label) for label, who in sample.sources.items() if who.lower().endswith(".csv")}
+        with storage_errors(audio.parent):
+            beside = Folder(audio.parent.iterdir())
+        layers = [Labels(Path("table.csv"), told, sample.sources), *read_sidecars(audio, beside, [])]
+        yield known_of(sample.model_copy(update=merge_labels(layers, all_instrumental=True, problems=[])))
 
 
 def known_of(sample: Sample) -> Known:
@@ -139,7 +180,6 @@ def save_edit(sample: Sample, changes: Mapping[str, Any], *, texts: bool = True)
         DatasetError: no such label, or a value that cannot be.
         DiskFull, NotWritable, StorageError.
     """
-    known = known_of(sample)
     labels: dict[str, tuple[Any, str]] = {}
     for label, value in changes.items():
         if label not in LABELS:
@@ -148,7 +188,8 @@ def save_edit(sample: Sample, changes: Mapping[str, Any], *, texts: bool = True)
             labels[label] = (value if value in (None, "") else FIELDS[label](value), USER)
         except ValueError as problem:
             raise DatasetError(f"{label} {problem}, not {value!r}") from None
-    write_labels(known, labels, extra={}, texts=texts)
+    with at_hand(sample) as known:
+        write_labels(known, labels, extra={}, texts=texts)
     fresh = {label: value for label, (value, _) in labels.items()}
     return sample.model_copy(update={**fresh, "sources": {**sample.sources, **dict.fromkeys(fresh, USER)}})
 

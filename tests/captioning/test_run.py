@@ -242,6 +242,60 @@ def test_typed_labels_stay_whatever_a_machine_says(job, songs):
     assert (songs / "first.caption.txt").read_text(encoding="utf-8") == "My own words.\n"
 
 
+@pytest.fixture
+def while_it_listens(monkeypatch):
+    """Does something, once, while the model works on its first song."""
+
+    def begin(act):
+        ask, waiting = OmniModel.ask, [act]
+
+        def asked(self, *args):
+            if waiting:
+                waiting.pop()()
+            return ask(self, *args)
+
+        monkeypatch.setattr(OmniModel, "ask", asked)
+
+    return begin
+
+
+@pytest.mark.parametrize("existing", ["keep", "redo", "replace"])
+def test_what_is_typed_while_a_run_goes_on_is_never_overwritten(job, songs, while_it_listens, existing):
+    if existing != "keep":
+        job(**BOTH)
+    if existing == "replace":
+        save_edit(sample_of(songs, "first.wav"), {"caption": "Typed before."})
+    typed = {"caption": "Typed meanwhile.", "keyscale": "G Minor", "lyrics": "[Verse]\nMine"}
+    while_it_listens(lambda: save_edit(sample_of(songs, "first.wav"), typed))
+    last, events = job(**BOTH, existing=existing)
+    labels = read(songs / "first.json")
+    assert {name: labels[name] for name in typed} == typed
+    assert {labels["sources"][name] for name in typed} == {USER}
+    assert labels["bpm"] == pytest.approx(120, abs=2)
+    assert (songs / "first.caption.txt").read_text(encoding="utf-8") == "Typed meanwhile.\n"
+    assert (songs / "first.lyrics.txt").read_text(encoding="utf-8") == "[Verse]\nMine\n"
+    assert (last.result["described"], last.result["transcribed"], last.result["failed"]) == (2, 2, {})
+    assert sum("your own text stays" in event.note for event in of(Progressed, events)) == 2
+    assert read(songs / "second.json")["caption"] == CAPTION
+
+
+def test_files_that_an_editor_writes_while_a_run_goes_on_are_never_overwritten(job, songs, while_it_listens):
+    def typed():
+        (songs / "first.caption.txt").write_text("From an editor.\n")
+        (songs / "first.lyrics.txt").write_text("La la la\n")
+        (songs / "second.json").write_text(json.dumps({"caption": "By hand", "bpm": 61, "is_instrumental": True}))
+
+    while_it_listens(typed)
+    job(**BOTH)
+    first, second = sample_of(songs, "first.wav"), read(songs / "second.json")
+    assert (first.caption, first.lyrics, first.is_instrumental) == ("From an editor.", "La la la", False)
+    assert (songs / "first.caption.txt").read_text() == "From an editor.\n"
+    assert (songs / "first.lyrics.txt").read_text() == "La la la\n"
+    assert first.bpm == pytest.approx(120, abs=2)
+    assert (second["caption"], second["bpm"], second["is_instrumental"]) == ("By hand", 61, True)
+    assert "lyrics" not in second
+
+
 def test_corrections_in_any_file_are_locked_and_survive_a_redo(job, songs):
     job(**BOTH)
     labels = read(songs / "first.json")

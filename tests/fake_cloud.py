@@ -46,7 +46,8 @@ class Request:
 @dataclass
 class FakeCloud:
     """``script`` is consumed by the requests that do the work: "ok", "401", "429", "429:SECONDS", "500", "timeout",
-    "malformed", "empty", "quota", "redirect", or a dictionary to answer with; then all is well."""
+    "malformed", "empty", "quota", "redirect", "hold" (until ``go_on`` is set), or a dictionary to answer with; then all
+    is well."""
 
     url: str = ""
     script: list[Any] = field(default_factory=list)
@@ -56,6 +57,7 @@ class FakeCloud:
     language: str = "english"
     words: list[tuple[str, float, float]] = field(default_factory=lambda: list(WORDS))
     answer: dict[str, Any] = field(default_factory=lambda: dict(ANSWER))
+    go_on: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager
@@ -70,6 +72,7 @@ def fake_cloud(*script: Any) -> Iterator[FakeCloud]:
     try:
         yield cloud
     finally:
+        cloud.go_on.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -130,6 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif order == "malformed":
             self._send(200, b'{"text": "Hold me')
         else:
+            if order == "hold":
+                self.cloud.go_on.wait(60)
             answer(request, empty=order == "empty")
 
     def _whisper(self, request: Request, *, empty: bool) -> None:

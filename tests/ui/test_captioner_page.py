@@ -218,6 +218,16 @@ def cloud() -> Iterator[FakeCloud]:
         yield cloud
 
 
+def use_key(page: Page) -> None:
+    """Type the key of the service."""
+    tab(page, "2. Engine")
+    page.locator("#cp-keys > button").click()
+    fill(page, "cp-key-gemini", KEY)
+    press(page, "cp-keys-use")
+    expect(page.locator("#cp-keys-state")).to_contain_text(f"set (...{KEY[-4:]})")
+    expect(box(page, "cp-key-gemini")).to_have_value("")
+
+
 @browser_test
 def test_a_service_is_stopped_gone_on_with_and_tried_again(
     browser: Browser, site: Site, songs: Path, cloud: FakeCloud
@@ -231,11 +241,7 @@ def test_a_service_is_stopped_gone_on_with_and_tried_again(
         tab(page, "2. Engine")
         expect(page.locator("#cp-needs")).to_contain_text("Songs are sent to 127.0.0.1")
         expect(page.locator("#cp-needs")).to_contain_text("Its key is not set")
-        page.locator("#cp-keys > button").click()
-        fill(page, "cp-key-gemini", KEY)
-        press(page, "cp-keys-use")
-        expect(page.locator("#cp-keys-state")).to_contain_text(f"set (...{KEY[-4:]})")
-        expect(box(page, "cp-key-gemini")).to_have_value("")
+        use_key(page)
         tab(page, "3. Run")
         expect(page.locator("#cp-ahead")).to_contain_text("USD")
         press(page, "cp-start")
@@ -259,6 +265,35 @@ def test_a_service_is_stopped_gone_on_with_and_tried_again(
     assert [labels(songs, name)["caption"] for name in NAMES] == [CAPTION] * 3
     written = [path for path in [*site.workspace.rglob("*"), *songs.rglob("*")] if path.is_file()]
     assert [path for path in written if KEY.encode() in path.read_bytes()] == []
+
+
+@browser_test
+def test_a_song_is_edited_while_the_run_waits_for_its_answer(
+    browser: Browser, site: Site, songs: Path, cloud: FakeCloud
+) -> None:
+    settings(site, songs, captioner="gemini", transcriber="none", measure=False, gemini_url=cloud.url)
+    cloud.script += ["ok", "hold"]
+    with visit(browser, site) as page:
+        load(page, songs)
+        use_key(page)
+        tab(page, "3. Run")
+        press(page, "cp-start")
+        expect(page.locator("#cp-table")).to_contain_text(CAPTION)
+        tab(page, "4. Review")
+        page.locator("[data-testid=cell-1-0]").first.click()
+        fill(page, "cp-song-caption", "Typed while it listened")
+        press(page, "cp-song-save")
+        expect(page.locator("#cp-song-caption")).to_contain_text("yours: locked")
+        page.locator("[data-testid=cell-2-0]").first.click()
+        expect(page.locator("#cp-song-title")).to_contain_text(NAMES[2])
+        cloud.go_on.set()
+        wait_for_state(page, "cp-job", "done")
+        fill(page, "cp-song-genre", "folk")  # the caption came after the fields were filled
+        press(page, "cp-song-save")
+        expect(box(page, "cp-song-caption")).to_have_value(CAPTION)
+    assert [labels(songs, name)["caption"] for name in NAMES] == [CAPTION, "Typed while it listened", CAPTION]
+    assert labels(songs, NAMES[2])["sources"] | {"genre": "user"} == labels(songs, NAMES[2])["sources"]
+    assert labels(songs, NAMES[2])["sources"]["caption"] != "user"
 
 
 @browser_test

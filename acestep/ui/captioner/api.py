@@ -14,7 +14,7 @@ from loguru import logger
 
 from acestep.captioning.configs import CaptionJob
 from acestep.core.config import parse
-from acestep.core.errors import AceStepError, JobBusy
+from acestep.core.errors import AceStepError
 from acestep.core.events import Failed, Finished
 from acestep.ui.captioner.desk import Desk
 from acestep.ui.captioner.run_tab import status_of
@@ -97,8 +97,7 @@ class Api:
         return {"folder": str(self._desk.songs.root or ""), "songs": songs}
 
     def save_caption(self, name: str, fields: dict[str, Any]) -> dict[str, Any]:
-        """Save labels that a person wrote for one song of the scanned folder; they are locked from then on."""
-        if self._desk.active:
-            raise JobBusy("songs are being captioned", hint="Save when the run is done, or stop it first.")
+        """Save labels that a person wrote for one song of the scanned folder; they are locked from then on, also for
+        a run that goes on."""
         self._desk.songs.edit(name, fields)
         return self._desk.songs.find(name).sample.model_dump(mode="json")

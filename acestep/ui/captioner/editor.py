@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.components import Component
 
 from acestep.captioning.configs import CaptionJob
-from acestep.core.errors import AceStepError, DatasetError, JobBusy
+from acestep.core.errors import AceStepError, DatasetError
 from acestep.dataset.labels import INSTRUMENTAL, is_sung, tempo
 from acestep.ui import html
 from acestep.ui.captioner.shell import Shell, actions
@@ -31,6 +31,7 @@ class Editor:
     def __init__(self, shell: Shell, table: gr.Dataframe, form: Form[CaptionJob]) -> None:
         self._desk, self._form = shell.captions, form
         self._chosen = gr.State("")
+        self._told = gr.State({})  # the values that the fields were filled with: a run may have written others since
         self._title = gr.HTML(html.card(_NOTHING_CHOSEN), elem_id="cp-song-title")
         with gr.Column(visible=False, elem_id="cp-song") as self._body:
             self._player = gr.Audio(
@@ -43,8 +44,10 @@ class Editor:
                 onward = gr.Button("Save and next", elem_id="cp-song-next")
                 back = gr.Button("Previous", elem_id="cp-song-previous")
                 again = gr.Button("Make again", elem_id="cp-song-again")
-        self._outputs = [self._chosen, self._title, self._body, self._player, self._facts, *self._fields.values()]
-        inputs = [self._chosen, *self._fields.values()]
+        self._outputs = [
+            self._chosen, self._title, self._body, self._player, self._facts, self._told, *self._fields.values()
+        ]  # fmt: skip
+        inputs = [self._chosen, self._told, *self._fields.values()]
         shell.on(table.select, self._select, [], self._outputs, quiet=True)
         shell.on(save.click, self._save, inputs, self._outputs, quiet=True)
         shell.on(onward.click, self._save_and_next, inputs, self._outputs, quiet=True)
@@ -82,12 +85,12 @@ class Editor:
     def _select(self, event: gr.SelectData) -> list[Any]:
         return self._show(self._desk.songs.find(str((event.row_value or [""])[0])))
 
-    def _save(self, chosen: str, *values: Any) -> list[Any]:
-        self._keep(chosen, values)
+    def _save(self, chosen: str, told: dict[str, Any], *values: Any) -> list[Any]:
+        self._keep(chosen, told, values)
         return self._show(self._desk.songs.find(chosen))
 
-    def _save_and_next(self, chosen: str, *values: Any) -> list[Any]:
-        self._keep(chosen, values)
+    def _save_and_next(self, chosen: str, told: dict[str, Any], *values: Any) -> list[Any]:
+        self._keep(chosen, told, values)
         return self._show(self._beside(chosen, 1))
 
     def _previous(self, chosen: str) -> list[Any]:
@@ -102,13 +105,11 @@ class Editor:
         self._desk.start(config)
         say(f"{entry.name} is made again: see 3. Run.")
 
-    def _keep(self, chosen: str, values: tuple[Any, ...]) -> None:
-        """Save the labels that differ from what was shown."""
-        if self._desk.active:  # it would write over labels that it read before they were typed
-            raise JobBusy("songs are being captioned", hint="Save when the run is done, or stop it first.")
+    def _keep(self, chosen: str, told: dict[str, Any], values: tuple[Any, ...]) -> None:
+        """Save the labels that differ from what was shown; a run that goes on leaves them alone."""
         entry = self._desk.songs.find(chosen)
         labels = dict(zip(self._fields, values, strict=True))
-        changed = {name: value for name, value in labels.items() if _shown(entry, name) != value}
+        changed = {name: value for name, value in labels.items() if told.get(name) != value}
         if is_sung(str(changed.get("lyrics", ""))) and "is_instrumental" not in changed:
             changed["is_instrumental"] = False
         elif changed.get("is_instrumental"):
@@ -150,8 +151,9 @@ class Editor:
             sound = str(playable(Path(entry.sample.audio_path)))
         except AceStepError as error:
             title += html.card("It cannot be played", [sentence(error)], "warn")
-        fields = [gr.update(value=_shown(entry, name), info=_origin(entry, name)) for name in self._fields]
-        return [entry.name, title, gr.update(visible=True), gr.update(value=sound), _facts(entry), *fields]
+        told = {name: _shown(entry, name) for name in self._fields}
+        fields = [gr.update(value=value, info=_origin(entry, name)) for name, value in told.items()]
+        return [entry.name, title, gr.update(visible=True), gr.update(value=sound), _facts(entry), told, *fields]
 
 
 def _inserter(section: str) -> Callable[[str], str]:

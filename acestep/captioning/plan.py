@@ -41,8 +41,14 @@ class Plan:
     problems: list[Problem]
 
     @property
-    def steps(self) -> int:
-        return sum((task.describe or task.measure) + (task.transcribe and not task.both) for task in self.tasks)
+    def first(self) -> list[Task]:
+        """The songs of the first pass: to be described, measured or both."""
+        return [task for task in self.tasks if task.describe or task.measure]
+
+    @property
+    def second(self) -> list[Task]:
+        """The songs of the second pass, whose lyrics are written down."""
+        return [task for task in self.tasks if task.transcribe and not task.both]
 
 
 def make_plan(config: CaptionJob) -> Plan:

@@ -7,6 +7,7 @@ and left out; only what would fail every song ends the job.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from acestep.captioning.base import CAPTIONERS, RATE_HZ, TRANSCRIBERS, Captioner
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.decode import decoded
 from acestep.captioning.measure import METADATA, answered_as_json, measured_as_json, weigh
+from acestep.captioning.pace import Pace, Step, describing, steps_of, transcribing
 from acestep.captioning.plan import Plan, Task, cost_notes, make_plan, place
 from acestep.captioning.sidecar import at_hand, lyric_labels, mapping, write_labels
 from acestep.captioning.table import write_table
@@ -38,6 +40,7 @@ class _Batch:
     config: CaptionJob
     context: Context
     total: int
+    pace: Pace
     done: int = 0
     counts: dict[str, int] = field(default_factory=lambda: {"described": 0, "measured": 0, "transcribed": 0})
     failed: dict[str, str] = field(default_factory=dict)
@@ -46,6 +49,12 @@ class _Batch:
     def fail(self, name: str, message: str, hint: str) -> None:
         self.failed[name] = message
         self.context.emit(ItemFailed(item=name, message=message, hint=hint))
+
+    def did(self, step: Step, spent_s: float, note: str) -> None:
+        self.done += 1
+        self.pace.did(step, spent_s)
+        left_s = self.pace.left_s
+        self.context.emit(Progressed(done=self.done, total=self.total, note=note, seconds_left=left_s))
 
 
 def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
@@ -57,12 +66,13 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
         DiskFull, JobCancelled.
     """
     plan = make_plan(config)
-    batch = _Batch(config, context, plan.steps)
+    steps = steps_of(plan, config)
+    batch = _Batch(config, context, len(steps), Pace(steps))
     work = [task for task in plan.tasks if task.open]
-    context.emit(Started(job="caption", total=len(work), unit="songs"))
+    context.emit(Started(job="caption", total=batch.total, unit=_unit(plan)))
     _tell(batch, plan)
-    _describe_all(batch, [task for task in work if task.describe or task.measure])
-    _transcribe_all(batch, [task for task in work if task.transcribe])
+    _describe_all(batch, plan.first)
+    _transcribe_all(batch, plan.second)
     if batch.failed and not any(batch.counts.values()) and len(work) == len(plan.tasks):
         name, reason = next(iter(batch.failed.items()))
         raise CaptionError(f"no song could be labelled; {name}: {reason}")
@@ -77,6 +87,13 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
         "disagreements": batch.disagreements,
         "csv": str(table) if table else None,
     }
+
+
+def _unit(plan: Plan) -> str:
+    """What is counted: each song once for each pass that it takes part in."""
+    if not (plan.first and plan.second):
+        return "songs"
+    return "captions and lyrics" if any(task.describe for task in plan.first) else "measurements and lyrics"
 
 
 def _tell(batch: _Batch, plan: Plan) -> None:
@@ -100,11 +117,8 @@ def _describe_all(batch: _Batch, tasks: list[Task]) -> None:
         if any(task.describe for task in tasks):
             captioner = CAPTIONERS[batch.config.captioner].make(batch.config, batch.context.emit)
         listens = captioner is not None and captioner.listens
-        _each(
-            batch,
-            [(task, task.measure or (listens and task.describe)) for task in tasks],
-            lambda task, song: _describe(batch, captioner, task, song),
-        )
+        work = [(task, task.measure or (listens and task.describe)) for task in tasks]
+        _each(batch, work, describing, lambda task, song: _describe(batch, captioner, task, song))
     finally:
         if captioner is not None:
             captioner.close()
@@ -117,15 +131,16 @@ def _transcribe_all(batch: _Batch, tasks: list[Task]) -> None:
     transcriber = TRANSCRIBERS[batch.config.transcriber].make(batch.config, batch.context.emit)
     try:
         work = [(task, transcriber.listens) for task in tasks]
-        _each(batch, work, lambda task, song: _transcribe(batch, transcriber, task, song))
+        _each(batch, work, transcribing, lambda task, song: _transcribe(batch, transcriber, task, song))
     finally:
         transcriber.close()
 
 
-def _each(batch: _Batch, tasks: list[tuple[Task, bool]], work: Work) -> None:
+def _each(batch: _Batch, tasks: list[tuple[Task, bool]], step: Callable[[Task, CaptionJob], Step], work: Work) -> None:
     """Song after song: the border where the error of one song becomes an event."""
     for task, sound in decoded(tasks):
         batch.context.stop_if_cancelled()
+        began_s = time.monotonic()
         note = "left out"
         try:
             note = work(task, Song(task.known.audio, sound.result()))
@@ -136,8 +151,7 @@ def _each(batch: _Batch, tasks: list[tuple[Task, bool]], work: Work) -> None:
         except Exception as error:  # noqa: BLE001 - one song never ends the batch
             logger.exception("{} failed", task.name)
             batch.fail(task.name, str(error) or type(error).__name__, "This is our fault; the details are in the log.")
-        batch.done += 1
-        batch.context.emit(Progressed(done=batch.done, total=batch.total, note=f"{task.name}: {note}"))
+        batch.did(step(task, batch.config), time.monotonic() - began_s, f"{task.name}: {note}")
 
 
 def _describe(batch: _Batch, captioner: Captioner | None, task: Task, song: Song) -> str:

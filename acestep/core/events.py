@@ -46,11 +46,15 @@ class Noted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progressed(Event):
-    """``done`` of ``total`` units are finished; ``note`` names the latest."""
+    """``done`` of ``total`` units are finished; ``note`` names the latest.
+
+    ``seconds_left`` is given by jobs whose units are of different kinds, which the speed of late would not tell.
+    """
 
     done: int
     total: int
     note: str = ""
+    seconds_left: float | None = None
 
     def __str__(self) -> str:
         return f"[{self.done}/{self.total}] {self.note}".strip()

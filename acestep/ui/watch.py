@@ -51,6 +51,7 @@ class Account:
     began_s: float = 0.0
     latest_s: float = 0.0
     last: Event | None = None
+    told_left_s: float | None = None
     _marks: list[tuple[float, int]] = field(default_factory=list)  # (time, done) since the job began or went on
 
     def add(self, event: Event) -> None:
@@ -91,12 +92,15 @@ class Account:
 
     @property
     def seconds_left(self) -> float | None:
-        """From the speed of late; None without one."""
+        """As the job tells it, or from the speed of late; None without either."""
+        if self.told_left_s is not None:
+            return self.told_left_s
         speed = self.per_second
         return (self.total - self.done) / speed if speed and self.total else None
 
     def _begin(self, event: Started) -> None:
         self.unit, self.total, self.began_s, self._marks = event.unit, event.total, event.time_s, []
+        self.told_left_s = None
         self.done = 0 if event.unit != "steps" else self.done
         self.phase = ""
 
@@ -119,6 +123,7 @@ class Account:
         if self._marks and done < self._marks[-1][1]:
             self._marks = []
         self.done, self.total = done, total
+        self.told_left_s = event.seconds_left if isinstance(event, Progressed) else None
         self._marks = [*self._marks[-_RATE_OVER:], (event.time_s, done)]
 
 

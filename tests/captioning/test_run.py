@@ -17,7 +17,7 @@ from acestep.captioning.omni import OmniModel
 from acestep.captioning.plan import cost_notes, make_plan
 from acestep.captioning.sidecar import USER, save_edit
 from acestep.core.errors import CaptionError
-from acestep.core.events import Cancelled, EventLog, Failed, Finished, ItemFailed, Noted, Progressed, Saved
+from acestep.core.events import Cancelled, EventLog, Failed, Finished, ItemFailed, Noted, Progressed, Saved, Started
 from acestep.core.jobs import Context, run_job, write_job
 from acestep.dataset.scan import scan_folder
 from tests.captioning.test_local import CAPTION, LYRICS, out_of_memory
@@ -108,7 +108,10 @@ def test_a_folder_is_measured_described_and_transcribed_in_two_passes(job, songs
     notes = [event.note for event in of(Progressed, events)]
     assert [note.split(":")[0] for note in notes] == ["first.wav", "second.wav", "sub/third.wav"] * 2
     assert [event.done for event in of(Progressed, events)] == [1, 2, 3, 4, 5, 6]
-    assert of(Progressed, events)[-1].total == 6
+    assert [(event.total, event.unit) for event in of(Started, events)] == [(6, "captions and lyrics")]
+    assert {event.total for event in of(Progressed, events)} == {6}
+    left_s = [event.seconds_left for event in of(Progressed, events)]
+    assert left_s[-1] == 0 < min(left_s[:-1])
     rows = list(csv.DictReader((songs / "labels.csv").open(encoding="utf-8")))
     assert rows[0]["caption"] == CAPTION
     assert rows[0]["lyrics"] == LYRICS
@@ -375,6 +378,14 @@ def test_gemini_gives_caption_and_lyrics_in_one_call(job, songs):
     assert of(Progressed, events)[-1].done == of(Progressed, events)[-1].total == 3
     assert any("USD" in event.message for event in of(Noted, events))
     assert KEY not in "".join(path.read_text() for path in songs.parent.rglob("*.json*"))
+
+
+def test_a_song_that_failed_in_the_one_call_for_both_is_not_sent_a_second_time(job):
+    with fake_cloud("malformed") as cloud:
+        last, events = job(captioner="gemini", transcriber="gemini", measure=False, gemini_url=cloud.url)
+    assert list(last.result["failed"]) == ["first.wav"]
+    assert len(cloud.requests) == 3
+    assert [(event.done, event.total) for event in of(Progressed, events)] == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize("name", ["whisper", "elevenlabs"])

@@ -9,6 +9,7 @@ import gradio as gr
 
 from acestep.captioning.cloud import SERVICES
 from acestep.captioning.configs import CaptionJob
+from acestep.captioning.pace import steps_of
 from acestep.captioning.plan import cost_notes, make_plan
 from acestep.core.errors import AceStepError, ConfigError
 from acestep.ui import html
@@ -23,8 +24,6 @@ from acestep.ui.watch import ACTIVE
 
 _HEADERS = ["Song", "Status", "Caption", "BPM", "Key", "Lyrics", "From", "To check"]
 _CAPTION_CHARS = 80
-_SECONDS = {"local": 30.0, "whisper": 15.0, "elevenlabs": 15.0, "gemini": 15.0}  # a song of 3 min, roughly
-_MEASURE_S = 1.0
 
 
 class RunTab:
@@ -110,12 +109,7 @@ def ahead_of(desk: Desk) -> str:
     work = [task for task in plan.tasks if task.open]
     if not work:
         return html.card("All songs have what is asked for.", ["Choose in 2. Engine to redo existing texts."], "good")
-    seconds = 0.0
-    for task in work:
-        share = max(0.2, task.sample.duration / 180)
-        seconds += share * _SECONDS.get(config.captioner, 0) * task.describe
-        seconds += share * _SECONDS.get(config.transcriber, 0) * (task.transcribe and not task.both)
-        seconds += share * _MEASURE_S * task.measure
+    seconds = sum(step.expected_s for step in steps_of(plan, config))
     lines = [f"Roughly {html.rough(seconds)} in all; a computer without a graphics card needs much longer."]
     chosen = {config.captioner, config.transcriber} & {*SERVICES}
     if chosen == {config.captioner, config.transcriber} - {"none"}:

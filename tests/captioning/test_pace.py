@@ -1,0 +1,62 @@
+"""How long a job says it will take yet."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from acestep.captioning.configs import CaptionJob
+from acestep.captioning.pace import Pace, steps_of
+from acestep.captioning.plan import make_plan
+from acestep.core.events import Progressed, Started
+from acestep.ui.watch import Account
+
+
+@pytest.fixture
+def ahead(songs):
+    def steps(**settings):
+        config = CaptionJob(audio_dir=songs, **settings)
+        return steps_of(make_plan(config), config)
+
+    return steps
+
+
+def test_both_passes_are_ahead_from_the_beginning(ahead):
+    steps = ahead(captioner="local", transcriber="whisper")
+    assert [step.worker for step in steps] == ["local"] * 3 + ["whisper"] * 3
+    assert [step.worker for step in ahead(captioner="none", transcriber="local")] == ["measure"] * 3 + ["local"] * 3
+    assert [step.worker for step in ahead(captioner="gemini", transcriber="gemini")] == ["gemini"] * 3
+
+
+def test_quick_measurements_do_not_promise_quick_lyrics(ahead):
+    """By the speed of the first pass alone the lyrics would seem to be done in seconds."""
+    pace = Pace(ahead(captioner="none", transcriber="local"))
+    lyrics_s = sum(step.expected_s for step in pace.ahead if step.worker == "local")
+    for step in pace.ahead[:3]:
+        pace.did(step, 2 * step.expected_s)
+    assert pace.left_s == pytest.approx(lyrics_s)
+    assert lyrics_s > 15
+
+
+def test_the_speed_of_the_captioner_is_expected_of_the_transcriber_beside_it(ahead):
+    pace = Pace(ahead(captioner="local", transcriber="local", measure=False))
+    expected = pace.left_s
+    for step in pace.ahead[:3]:
+        pace.did(step, 5 * step.expected_s)
+    assert pace.left_s == pytest.approx(2.5 * expected)
+    for step in list(pace.ahead):
+        pace.did(step, 1.0)
+    assert pace.left_s == 0
+
+
+def test_what_a_job_says_counts_more_than_the_speed_of_late():
+    account, now = Account(), time.time()
+    account.add(Started(job="caption", total=6, unit="captions and lyrics", time_s=now))
+    account.add(Progressed(done=1, total=6, time_s=now + 1))
+    account.add(Progressed(done=2, total=6, time_s=now + 2))
+    assert account.seconds_left == pytest.approx(4)
+    account.add(Progressed(done=3, total=6, seconds_left=90.0, time_s=now + 3))
+    assert account.seconds_left == 90
+    account.add(Started(job="caption", total=6, unit="songs", time_s=now + 9))
+    assert account.seconds_left is None

@@ -16,6 +16,7 @@ from loguru import logger
 
 from acestep.captioning.configs import CaptionJob, use_backend
 from acestep.cli_adapters import adapter_commands
+from acestep.cli_bench import bench_commands
 from acestep.cli_memory import memory
 from acestep.cli_settings import settings
 from acestep.console import Json, answer, do, print_error, print_json, say
@@ -286,3 +287,4 @@ def doctor(json_output: Json = False) -> None:
 app.add_typer(adapter_commands)
 app.command()(memory)
 app.command()(settings)
+app.add_typer(bench_commands, name="bench")

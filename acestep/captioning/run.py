@@ -24,9 +24,11 @@ from acestep.captioning.pace import Pace, Step, describing, steps_of, transcribi
 from acestep.captioning.plan import Plan, Task, cost_notes, make_plan, place
 from acestep.captioning.sidecar import at_hand, lyric_labels, mapping, write_labels
 from acestep.captioning.table import write_table
+from acestep.core.card import graphics_card
 from acestep.core.errors import AceStepError, CaptionError, DiskFull, JobCancelled, ServiceRefused
 from acestep.core.events import ItemFailed, Noted, Progressed, Saved, Started
 from acestep.core.jobs import Context
+from acestep.models.device import choose_device
 
 _STAYS = "your own text stays"
 
@@ -71,8 +73,9 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
     work = [task for task in plan.tasks if task.open]
     context.emit(Started(job="caption", total=batch.total, unit=_unit(plan)))
     _tell(batch, plan)
-    _describe_all(batch, plan.first)
-    _transcribe_all(batch, plan.second)
+    with graphics_card(_device(plan, config), "captioning", context):
+        _describe_all(batch, plan.first)
+        _transcribe_all(batch, plan.second)
     if batch.failed and not any(batch.counts.values()) and len(work) == len(plan.tasks):
         name, reason = next(iter(batch.failed.items()))
         raise CaptionError(f"no song could be labelled; {name}: {reason}")
@@ -87,6 +90,12 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
         "disagreements": batch.disagreements,
         "csv": str(table) if table else None,
     }
+
+
+def _device(plan: Plan, config: CaptionJob) -> str:
+    """Where models will be; the processor if none is needed. Raises ConfigError."""
+    local = [config.captioner for task in plan.first if task.describe] + [config.transcriber for _ in plan.second]
+    return choose_device(config.device).value if "local" in local else "cpu"
 
 
 def _unit(plan: Plan) -> str:

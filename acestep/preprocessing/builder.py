@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from acestep.core.card import graphics_card
 from acestep.core.config import parse
 from acestep.core.errors import DatasetError
 from acestep.core.events import Event
@@ -14,16 +15,18 @@ from acestep.core.jobs import Context
 from acestep.dataset.sample import Dataset
 from acestep.dataset.scan import Problem, ScanResult, scan_folder
 from acestep.dataset.store import read_dataset, write_dataset
+from acestep.models.device import choose_device
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.preprocessing.run import preprocess
 
 
 def preprocess_job(config: PreprocessJob, context: Context) -> dict[str, Any]:
     """Scan or read ``config.source`` and encode its songs. Result and errors: ``run.preprocess``."""
-    if not config.source.is_dir():
-        return preprocess(read_dataset(config.source), config.source.parent, config, context)
-    found = scan_folder(config.source, name=config.source.resolve().name)
-    return preprocess(found.dataset, config.source, config, context, found.problems)
+    with graphics_card(choose_device(config.device).value, "preprocessing", context):
+        if not config.source.is_dir():
+            return preprocess(read_dataset(config.source), config.source.parent, config, context)
+        found = scan_folder(config.source, name=config.source.resolve().name)
+        return preprocess(found.dataset, config.source, config, context, found.problems)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from torch import nn
 
 from acestep.adapters.base import require_plain
 from acestep.adapters.targets import target_modules
+from acestep.core.card import graphics_card
 from acestep.core.errors import LossNotFinite
 from acestep.core.events import ItemFailed, Noted, Progressed, Saved, Started
 from acestep.core.files import write_json
@@ -63,11 +64,12 @@ def estimate_job(config: EstimateJob, context: Context) -> dict[str, Any]:
     require_fit(songs, checkpoint, config.tensor_dir, context)
     device = choose_device(config.device)
     context.emit(Noted(message=f"{checkpoint.name} on {device.value}: {device.reason}"))
-    try:
-        norms = _measured(config, checkpoint, songs, torch.device(device.value), context)
-    finally:
-        gc.collect()
-        empty_cache(device.value)
+    with graphics_card(device.value, "estimating", context):
+        try:
+            norms = _measured(config, checkpoint, songs, torch.device(device.value), context)
+        finally:
+            gc.collect()
+            empty_cache(device.value)
     ranked = rank_places(norms if config.granularity == "module" else by_layer(norms))[: config.top_k]
     results, ranks = config.folder / RESULTS, config.folder / RANKS
     write_json(results, [asdict(place) for place in ranked])

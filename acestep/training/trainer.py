@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
+from acestep.core.card import graphics_card
 from acestep.core.errors import JobCancelled, LossNotFinite, StorageError, TrainingError
 from acestep.core.events import EpochLogged, Noted, Saved, Started, StepLogged
 from acestep.core.jobs import Context
@@ -38,9 +39,10 @@ def train_job(config: TrainJob, context: Context) -> dict[str, Any]:
         TrainingError, TensorError, CheckpointError, AdapterError, ConfigError, MissingPackage, StorageError.
     """
     prepared = prepare(config, context)
-    context.emit(Noted(message=f"loading {prepared.checkpoint.name}"))
-    with seeded(config.training.seed, prepared.device), closing(Session(prepared, context.emit)) as session:
-        return _Run(session, context).whole()
+    with graphics_card(str(prepared.device), "training", context):
+        context.emit(Noted(message=f"loading {prepared.checkpoint.name}"))
+        with seeded(config.training.seed, prepared.device), closing(Session(prepared, context.emit)) as session:
+            return _Run(session, context).whole()
 
 
 class _Run:

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from acestep.core.card import WAITS, share_card
 from acestep.core.events import Cancelled, Failed, Finished
 from acestep.ui import html
 from acestep.ui.live import Live
@@ -49,11 +50,17 @@ class JobPanel:
         """
         self._watch, self._nothing_yet, self._result = watch, nothing_yet, result
         self._status = gr.HTML(elem_id=f"{name}-status")
+        self._beside = gr.Button("Go on beside the other job", visible=False, size="sm", elem_id=f"{name}-beside")
+        live.after(self._beside.click(self._share, None, None, **live.quietly))
         with gr.Accordion("Log", open=False, elem_classes="ac-fold", elem_id=f"{name}-log"):
             self._log = gr.HTML()
-        live.show([self._status, self._log], watch.version, self._paint)
+        live.show([self._status, self._log, self._beside], watch.version, self._paint)
 
-    def _paint(self) -> tuple[str, str]:
+    def _share(self) -> None:
+        if self._watch.folder is not None:
+            share_card(self._watch.folder)
+
+    def _paint(self) -> tuple[str, str, Any]:
         state, account = self._watch.look()
         run = f"{self._watch.folder}:{account.began_s}"
         parts = [f'<div class="ac-line">{html.pill(WORDS[state], TONES.get(state, "plain"), state=state, run=run)}']
@@ -63,7 +70,8 @@ class JobPanel:
         parts.append(self._ending(state, account))
         parts.append(_troubles(account))
         empty = "The log appears here when the job starts."
-        return "".join(parts), html.log_box(account.lines, "Log of the job", empty)
+        waits = state == "running" and account.phase.startswith(WAITS)
+        return "".join(parts), html.log_box(account.lines, "Log of the job", empty), gr.update(visible=waits)
 
     def _phase(self, state: State, account: Account) -> str:
         if state == "idle":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from acestep.captioning.configs import CaptionJob
 from acestep.captioning.omni import OmniModel
 from acestep.captioning.plan import cost_notes, make_plan
 from acestep.captioning.sidecar import USER, save_edit
+from acestep.core.card import WAITS, graphics_card, share_card
 from acestep.core.errors import CaptionError
 from acestep.core.events import Cancelled, EventLog, Failed, Finished, ItemFailed, Noted, Progressed, Saved, Started
 from acestep.core.jobs import Context, run_job, write_job
 from acestep.dataset.scan import scan_folder
+from acestep.models.device import Choice
 from tests.captioning.test_local import CAPTION, LYRICS, out_of_memory
 from tests.fake_cloud import ANSWER, KEY, fake_cloud
 from tests.fake_cloud import CAPTION as CLOUD_CAPTION
@@ -204,6 +207,32 @@ def test_no_song_done_is_a_failure_never_complete(job, monkeypatch):
     assert isinstance(last, Failed)
     assert not last.ours
     assert "no song could be labelled" in last.message
+
+
+def test_models_wait_for_a_card_that_another_program_uses_and_may_share_it(job, songs, tmp_path, monkeypatch):
+    from acestep.captioning import run
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(run, "choose_device", lambda wanted: Choice("cuda", "as if there was one"))
+    emit = Context.emit
+
+    def share_when_told(self, event):
+        emit(self, event)
+        if isinstance(event, Noted) and event.message.startswith(WAITS):
+            assert not (songs / "first.json").exists()
+            share_card(self.folder)
+
+    monkeypatch.setattr(Context, "emit", share_when_told)
+    trainer = Context(tmp_path)
+    with graphics_card("cuda", "training", trainer):
+        last, events = job(captioner="local")
+        assert last.result["described"] == 3
+        told = [event.message for event in of(Noted, events)]
+        assert any(f"training in {tmp_path}" in message for message in told)
+        _, events = job(**MEASURE_ONLY, existing="redo")  # needs no card
+        assert not any(event.message.startswith(WAITS) for event in of(Noted, events))
+    _, events = job(captioner="local", existing="redo")
+    assert not any(event.message.startswith(WAITS) for event in of(Noted, events))
 
 
 def test_an_empty_folder_and_a_missing_model_are_told(job, songs, tmp_path):

@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from gradio_client import Client
 from playwright.sync_api import Browser, Page, expect
 
 import captioner_standalone
 from acestep.captioning.tiny import create_tiny_omni
+from acestep.core.card import WAITS
+from acestep.core.events import EventLog, Noted, Progressed, Started
 from acestep.core.paths import PROJECT
 from acestep.dataset.scan import scan_folder
 from acestep.ui.captioner import config_file
@@ -294,6 +297,33 @@ def test_a_song_is_edited_while_the_run_waits_for_its_answer(
     assert [labels(songs, name)["caption"] for name in NAMES] == [CAPTION, "Typed while it listened", CAPTION]
     assert labels(songs, NAMES[2])["sources"] | {"genre": "user"} == labels(songs, NAMES[2])["sources"]
     assert labels(songs, NAMES[2])["sources"]["caption"] != "user"
+
+
+@browser_test
+def test_a_run_that_waits_for_the_card_may_go_on_beside_the_other(
+    browser: Browser, site: Site, songs: Path, models: Path
+) -> None:
+    """A run of another program, which says that the trainer has the card."""
+    settings(site, songs, **local(models))
+    folder = songs / ".captioning"
+    folder.mkdir()
+    log = EventLog(folder / "events.jsonl")
+    with visit(browser, site) as page, FileLock(folder / "lock"):
+        log.emit(Started(job="caption", total=3, unit="songs"))
+        load(page, songs)
+        tab(page, "3. Run")
+        expect(page.locator("#cp-job-status")).to_contain_text("0 of 3 songs")
+        expect(page.locator("#cp-job-beside")).not_to_be_visible()
+        log.emit(Noted(message=f"{WAITS}: training in /runs/mine uses cuda"))
+        expect(page.locator("#cp-job-status")).to_contain_text("training in /runs/mine uses cuda")
+        press(page, "cp-job-beside")
+        expect(page.locator("#cp-job-beside")).to_be_visible()
+        ends = time.monotonic() + 10
+        while not (folder / "share").exists():
+            assert time.monotonic() < ends
+            time.sleep(0.1)
+        log.emit(Progressed(done=1, total=3, note="first.wav: done"))
+        expect(page.locator("#cp-job-beside")).not_to_be_visible()
 
 
 @browser_test

@@ -1,0 +1,119 @@
+"""One heavy job at a time on a graphics card, whichever of our programs does it.
+
+The trainer and the captioner are programs of their own; both loading models onto one small card would end both. A job
+that finds the card taken says by whom and waits. The user may let it go on beside the other one: a file ``share`` in
+its run folder, made by the page's button or by hand.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from acestep.core.errors import JobError
+from acestep.core.events import Noted
+from acestep.core.files import read_json, write_json
+from acestep.core.jobs import Context
+
+WAITS = "waiting for the graphics card"
+_SHARE = "share"
+_LOOK_S = 0.5
+
+
+@contextmanager
+def graphics_card(device: str, what: str, context: Context) -> Iterator[None]:
+    """Keep ``device`` ("cuda", "cuda:1", …) to this job while the block runs; for a processor there is nothing to keep.
+
+    Args:
+        what: names the work for whoever waits: "training", "captioning".
+
+    Raises:
+        JobCancelled: stopped by the user while it waited.
+    """
+    if device.partition(":")[0] == "cpu":
+        yield
+        return
+    place = _place(device)
+    lock = FileLock(place.with_suffix(".lock"))
+    if not _taken(lock, device, place, context):
+        yield
+        return
+    try:
+        write_json(place, {"what": what, "folder": _name(context)})
+        yield
+    finally:
+        lock.release()
+
+
+def share_card(folder: Path) -> None:
+    """Let the job of that run folder, which waits for the card, go on beside the other one."""
+    (folder / _SHARE).touch()
+
+
+def _taken(lock: FileLock, device: str, place: Path, context: Context) -> bool:
+    """Wait for the lock. False when this job goes on without it."""
+    wish = context.folder / _SHARE
+    wish.unlink(missing_ok=True)
+    told = False
+    while True:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            pass
+        else:
+            if told:
+                context.emit(Noted(message="the graphics card is free"))
+            return True
+        holder = _holder(place)
+        if holder.get("folder") == _name(context):
+            return False  # another process of the same job
+        if not told:
+            context.emit(Noted(message=_told(device, holder, context.folder)))
+            told = True
+        if wish.exists():
+            context.emit(Noted(message=f"two jobs share {device}; its memory may not be enough", warning=True))
+            return False
+        context.stop_if_cancelled()
+        time.sleep(_LOOK_S)
+
+
+def _name(context: Context) -> str:
+    return str(context.folder.absolute())
+
+
+def _holder(place: Path) -> dict[str, Any]:
+    """What the job that has the card wrote about itself; empty if it has not yet."""
+    try:
+        told = read_json(place, error=JobError)
+    except JobError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _told(device: str, holder: dict[str, Any], folder: Path) -> str:
+    """Who has the card, and what can be done."""
+    who = f"{holder.get('what', 'a job')} in {holder.get('folder', 'another program')} uses {device}"
+    share = json.dumps(str(folder / _SHARE), ensure_ascii=False)
+    return (
+        f"{WAITS}: {who}. This goes on by itself when that is done. If the memory is enough for both, let it go on "
+        f"beside the other: with the button on the page, or by making an empty file {share}"
+    )
+
+
+def _place(device: str) -> Path:
+    """Where it stands who has the card: one file for a card and a user, in the system's folder for passing things."""
+    kind, _, number = device.partition(":")
+    index = int(number or 0)
+    shown = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    card = shown[index] if kind == "cuda" and index < len(shown) else str(index)
+    name = "".join(letter if letter.isalnum() else "-" for letter in f"acestep-{getpass.getuser()}-{kind}-{card}")
+    return Path(tempfile.gettempdir()) / f"{name}.json"

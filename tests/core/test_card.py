@@ -1,0 +1,129 @@
+"""Two jobs and one graphics card."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+
+import pytest
+
+from acestep.core.card import WAITS, graphics_card, share_card
+from acestep.core.errors import JobCancelled
+from acestep.core.events import EventLog
+from acestep.core.jobs import Context
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """Locks of this test alone."""
+    (tmp_path / "locks").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "locks"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return tmp_path / "locks"
+
+
+@pytest.fixture
+def contexts(tmp_path):
+    folders = [tmp_path / name for name in ("trainer", "captioner")]
+    for folder in folders:
+        folder.mkdir()
+    return [Context(folder) for folder in folders]
+
+
+def told(context):
+    return [event.message for event in EventLog(context.folder / "events.jsonl").read()[0]]
+
+
+class Waiting:
+    """A job that wants the card, in a thread of its own."""
+
+    def __init__(self, context, device="cuda"):
+        self.context, self.device, self.got, self.error = context, device, threading.Event(), None
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.thread.start()
+
+    def _work(self):
+        try:
+            with graphics_card(self.device, "captioning", self.context):
+                self.got.set()
+        except JobCancelled as stop:
+            self.error = stop
+
+    def until_told(self, count=1):
+        ends = time.monotonic() + 10
+        while len(told(self.context)) < count:
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+
+
+def test_a_job_waits_until_the_other_one_is_done_and_says_whom_it_waits_for(contexts):
+    trainer, captioner = contexts
+    with graphics_card("cuda", "training", trainer):
+        waiting = Waiting(captioner, "cuda:0")
+        waiting.until_told()
+        assert not waiting.got.wait(0.7)
+    assert waiting.got.wait(10)
+    first, last = told(captioner)
+    assert first.startswith(WAITS)
+    assert f"training in {trainer.folder}" in first
+    assert str(captioner.folder / "share") in first
+    assert last == "the graphics card is free"
+    assert told(trainer) == []
+
+
+def test_the_user_may_let_it_go_on_beside_the_other_one(contexts):
+    trainer, captioner = contexts
+    share_card(captioner.folder)  # a wish of an earlier time does not count
+    with graphics_card("cuda", "training", trainer):
+        waiting = Waiting(captioner)
+        waiting.until_told()
+        assert not waiting.got.wait(0.7)
+        share_card(captioner.folder)
+        assert waiting.got.wait(10)
+        waiting.thread.join(10)
+        third = Waiting(captioner)  # the first job has the card as before
+        assert not third.got.wait(0.3)
+        share_card(captioner.folder)
+        assert third.got.wait(10)
+    assert "may not be enough" in told(captioner)[1]
+
+
+def test_a_job_that_waits_can_be_stopped(contexts):
+    trainer, captioner = contexts
+    with graphics_card("cuda", "training", trainer):
+        waiting = Waiting(captioner)
+        waiting.until_told()
+        (captioner.folder / "cancel").touch()
+        waiting.thread.join(10)
+    assert isinstance(waiting.error, JobCancelled)
+    assert not waiting.got.is_set()
+
+
+def test_a_processor_and_another_card_are_free(contexts, place, monkeypatch):
+    trainer, captioner = contexts
+    with graphics_card("cpu", "training", trainer), graphics_card("cpu", "captioning", captioner):
+        assert list(place.iterdir()) == []
+    with graphics_card("cuda:0", "training", trainer), graphics_card("cuda:1", "captioning", captioner):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,2")
+        assert Waiting(captioner, "cuda:1").got.wait(10)
+    assert told(captioner) == []
+
+
+def test_processes_of_one_job_do_not_wait_for_each_other(contexts):
+    with graphics_card("cuda", "training", contexts[0]):
+        again = Waiting(Context(contexts[0].folder))
+        assert again.got.wait(10)
+        again.thread.join(10)
+        waiting = Waiting(contexts[1])
+        assert not waiting.got.wait(0.3)
+    assert waiting.got.wait(10)
+    assert told(contexts[0]) == []
+
+
+def test_an_error_in_the_job_gives_the_card_free(contexts):
+    trainer, captioner = contexts
+    with pytest.raises(MemoryError), graphics_card("cuda", "training", trainer):
+        raise MemoryError
+    with graphics_card("cuda", "captioning", captioner):
+        assert told(captioner) == []

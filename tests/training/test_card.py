@@ -1,0 +1,56 @@
+"""Training and preprocessing keep the graphics card to themselves."""
+
+from __future__ import annotations
+
+import tempfile
+from types import SimpleNamespace
+
+import pytest
+
+from acestep.core.card import WAITS, graphics_card
+from acestep.core.errors import JobCancelled
+from acestep.core.events import EventLog
+from acestep.core.jobs import Context
+from acestep.models.device import Choice
+from acestep.preprocessing import builder
+from acestep.preprocessing.configs import PreprocessJob
+from acestep.training import estimator, trainer
+
+CARD = Choice("cuda", "as if there was one")
+
+
+def train(context, monkeypatch):
+    monkeypatch.setattr(trainer, "prepare", lambda config, context: SimpleNamespace(device="cuda"))
+    trainer.train_job(SimpleNamespace(), context)
+
+
+def preprocess(context, monkeypatch):
+    monkeypatch.setattr(builder, "choose_device", lambda wanted: CARD)
+    builder.preprocess_job(PreprocessJob(source=context.folder, checkpoint="tiny", out=context.folder), context)
+
+
+def estimate(context, monkeypatch):
+    monkeypatch.setattr(estimator, "choose_device", lambda wanted: CARD)
+    for name in ("find_checkpoint", "check_checkpoint", "read_manifest", "read_songs", "require_fit"):
+        monkeypatch.setattr(estimator, name, lambda *_: SimpleNamespace(name="tiny"))
+    estimator.estimate_job(SimpleNamespace(checkpoint="", tensor_dir="", device="auto"), context)
+
+
+@pytest.mark.parametrize("job", [train, preprocess, estimate])
+def test_a_card_that_the_captioner_uses_is_waited_for_before_anything_is_loaded(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "captioner").mkdir()
+    (tmp_path / "job").mkdir()
+    context = Context(tmp_path / "job")
+    emit = Context.emit
+
+    def stop_when_told(self, event):
+        emit(self, event)
+        if str(event).startswith(WAITS):
+            (self.folder / "cancel").touch()
+
+    monkeypatch.setattr(Context, "emit", stop_when_told)
+    with graphics_card("cuda", "captioning", Context(tmp_path / "captioner")), pytest.raises(JobCancelled):
+        job(context, monkeypatch)
+    events, _ = EventLog(tmp_path / "job" / "events.jsonl").read()
+    assert "captioning in" in str(events[-1])

@@ -35,7 +35,12 @@ def integrated_loudness(audio: Tensor) -> float:
 
     What is shorter than one block of 400 ms is measured as a whole. Each channel counts fully, as left and right do.
     """
-    power = _block_power(audio)
+    return loudness_of_samples(audio.detach().cpu().numpy())
+
+
+def loudness_of_samples(samples: np.ndarray) -> float:
+    """The same, where the samples are not in a tensor."""
+    power = _block_power(samples)
     power = power[power > _power(_ABSOLUTE_GATE_LUFS)]
     if not power.size:
         return float("-inf")
@@ -67,14 +72,14 @@ def normalize(audio: Tensor, mode: str) -> Tensor:
     return audio * min(10 ** ((TARGET_LUFS - loudness) / 20), ceiling / peak)
 
 
-def _block_power(audio: Tensor) -> np.ndarray:
+def _block_power(samples: np.ndarray) -> np.ndarray:
     """[blocks] mean square of the weighted sound, summed over channels."""
     from scipy.signal import sosfilt
 
-    squared = np.zeros(audio.shape[1])
+    squared = np.zeros(samples.shape[1])
     if not squared.size:
         return squared
-    for channel in audio.detach().cpu().numpy():
+    for channel in samples:
         squared += sosfilt(_K_WEIGHTING, channel.astype(np.float64)) ** 2
     num_hops = len(squared) // _HOP
     if num_hops < _HOPS_A_BLOCK:

@@ -15,6 +15,7 @@ run folder/
 
 from __future__ import annotations
 
+import os
 import pkgutil
 import subprocess
 import sys
@@ -30,22 +31,27 @@ from filelock import FileLock, Timeout
 from loguru import logger
 
 from acestep.core.config import Config, parse
-from acestep.core.errors import AceStepError, JobBusy, JobCancelled, JobError, StorageError
+from acestep.core.errors import AceStepError, JobBusy, JobCancelled, JobError, StorageError, WorkerCrashed
 from acestep.core.events import LAST, Cancelled, Event, EventLog, Failed, Finished, Noted
-from acestep.core.files import read_versioned, storage_errors, write_versioned
+from acestep.core.files import read_versioned, remove_leftovers, storage_errors, write_versioned
 from acestep.core.log import job_log
 from acestep.core.paths import PROJECT
 from acestep.core.registry import nearest_hint
 
 GOES_ON = "goes on after a pause"  # the note that ends one
+WHOLE = "ACESTEP_WHOLE_JOB"  # in the environment of a worker: the run folder of the job that it does a share of
 _PAUSE_LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
 class Context:
-    """A job's only way to the outside: tell an event, learn that it should stop."""
+    """A job's only way to the outside: tell an event, learn that it should stop.
+
+    ``whole`` is the run folder of the job that this one is a share of, if it is one (``core.workers``).
+    """
 
     folder: Path
+    whole: Path | None = None
 
     def emit(self, event: Event) -> None:
         """Tell the world. Raises StorageError when the run folder cannot take it."""
@@ -56,7 +62,7 @@ class Context:
 
     @property
     def cancelled(self) -> bool:
-        return (self.folder / "cancel").exists()
+        return self.wished("cancel")
 
     def stop_if_cancelled(self) -> None:
         """Call between units of work (a song, a step); it waits while the user wants a pause. Raises JobCancelled."""
@@ -68,9 +74,13 @@ class Context:
         if self.cancelled:
             raise JobCancelled("stopped by the user")
 
+    def wished(self, wish: str) -> bool:
+        """Whether the user wants this job, or the whole of which it is a share, to "cancel" or "pause"."""
+        return any((folder / wish).exists() for folder in (self.folder, self.whole) if folder is not None)
+
     @property
     def _paused(self) -> bool:
-        return (self.folder / "pause").exists() and not self.cancelled
+        return self.wished("pause") and not self.cancelled
 
 
 Job = Callable[[Any, Context], dict[str, Any]]
@@ -86,6 +96,7 @@ class JobType:
 
 JOBS = {
     "caption": JobType("acestep.captioning.configs:CaptionJob", "acestep.captioning.run:caption_job"),
+    "compare": JobType("acestep.ui.jobs:CompareJob", "acestep.ui.jobs:compare_job"),
     "download": JobType("acestep.ui.jobs:DownloadJob", "acestep.ui.jobs:download_job"),
     "estimate": JobType("acestep.training.estimate_config:EstimateJob", "acestep.training.estimator:estimate_job"),
     "generate": JobType("acestep.ui.jobs:GenerateJob", "acestep.ui.jobs:generate_job"),
@@ -135,13 +146,29 @@ def run_job(folder: Path) -> Event:
     """
     name, config = read_job(folder)
     with _held(folder), job_log(folder / "log.txt"):
-        context = Context(folder)
+        with storage_errors(folder):
+            remove_leftovers(folder)
+        context = Context(folder, _whole_of(folder))
         last = _outcome(pkgutil.resolve_name(JOBS[name].run), config, context)
         try:
             context.emit(last)
         except StorageError as full:  # the caller is told all the same
             logger.error("the end of the job is not in its folder: {}", full)
     return last
+
+
+def _whole_of(folder: Path) -> Path | None:
+    """The run folder that a worker's ``folder`` is a share of. When the process that started it ends, it stops."""
+    whole = os.environ.get(WHOLE)
+    if whole is None:
+        return None
+
+    def stop_with_starter() -> None:
+        os.read(0, 1)  # waits until the other end is closed
+        (folder / "cancel").touch()
+
+    threading.Thread(target=stop_with_starter, name="starter", daemon=True).start()
+    return Path(whole)
 
 
 @contextmanager
@@ -166,7 +193,8 @@ def _outcome(job: Job, config: Config, context: Context) -> Event:
     except KeyboardInterrupt:
         return Cancelled(message="interrupted")
     except AceStepError as error:
-        return Failed(error=type(error).__name__, message=str(error), hint=error.hint)
+        ours = isinstance(error, WorkerCrashed)
+        return Failed(error=type(error).__name__, message=str(error), hint=error.hint, ours=ours)
     except Exception as error:  # noqa: BLE001 - the border of a job: it never ends without a last event
         logger.exception("the job failed")
         hint = f"This is our fault; the details are in {context.folder / 'log.txt'}."

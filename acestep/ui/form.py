@@ -70,6 +70,11 @@ class Form(Generic[C]):
         """In the order of ``names``: the inputs of an event that calls ``read`` or ``check``."""
         return [self._widgets[name] for name in self.names]
 
+    @property
+    def current(self) -> list[Any]:
+        """The values that stand in the widgets, as far as they are kept, in the order of ``names``."""
+        return [self._kept.value(self.key(name)) for name in self.names]
+
     def place(self, *names: str, wide: bool = False) -> None:
         """Make the widgets of these fields here, beside each other as far as there is room."""
         with gr.Row(elem_classes=["ac-grid", "ac-wide"] if wide else "ac-grid"):

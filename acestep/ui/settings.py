@@ -100,6 +100,11 @@ class Fields:
     def widgets(self, *keys: str) -> list[Component]:
         return [self._widgets[key][0] for key in keys]
 
+    def value(self, key: str) -> Any:
+        """What stands in a field: what is kept, or else what it begins with."""
+        widget: Any = self._widgets[key][0]
+        return self._settings.get(key, widget.value)
+
     def wire(self, live: Live) -> None:
         """Call last: fill the page when it opens and when the program changes a value; keep what is typed into it."""
         shown = gr.State(0)  # the last push that this page has taken over

@@ -17,6 +17,7 @@ from acestep.models.checkpoint import Checkpoint, find_checkpoint, list_checkpoi
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.tensors.manifest import NAME as MANIFEST
 from acestep.tensors.manifest import Manifest, read_manifest
+from acestep.training.configs import TrainJob
 from acestep.training.gpu_monitor import VRAMStatus, vram_status
 from acestep.training.run_folder import ADAPTER, RunFolder
 from acestep.ui.places import Workspace
@@ -31,9 +32,12 @@ JOB_NAMES = {
     "preprocess": "preprocessing",
     "train": "training",
     "generate": "making a piece of music",
+    "compare": "making pieces to compare",
+    "estimate": "the estimation",
+    "merge": "merging",
     "download": "a download",
 }
-_OWN_MEMORY = ("preprocess", "train")  # these load models of their own
+_OWN_MEMORY = ("preprocess", "train", "estimate")  # these load models of their own
 RUNS, TENSORS = "lora_output", str(PreprocessJob.model_fields["out"].default)  # where things are by default
 _SAVE_S = 60  # how long a job may take to save when the program is closed
 _LISTING_S = 3.0
@@ -57,17 +61,28 @@ class Desk:
         self._listed: dict[str, tuple[float, Any]] = {}  # name -> (when it was looked up, what was found)
 
     def start(self, job: str, config: Config, folder: Path) -> Path:
-        """Begin a job in ``folder``. Raises JobBusy, saying what is running, and StorageError."""
+        """Begin a job in ``folder``.
+
+        Raises:
+            JobBusy: saying what is running.
+            TrainingError: a new run would mix with the one that is there. StorageError.
+        """
         runner = self.runner_of(job)
         if runner.busy:
             raise JobBusy(f"{self.at_work(runner)} is running", hint="Stop it, or wait until it is done.")
+        if isinstance(config, TrainJob) and config.resume is None:
+            RunFolder(folder).require_free()
         if job in _OWN_MEMORY:
             self.service.unload()
-        own_process = job == "train" and bool(self.settings.get("train.own-process"))
+        own_process = isinstance(config, TrainJob) and self._needs_own_process(config)
         runner.start(job, config, folder, own_process=own_process)
         self.watches[job].follow(folder)
         self.settings.put({f"last.{job}": str(folder)})
         return folder
+
+    def _needs_own_process(self, job: TrainJob) -> bool:
+        """Several devices are several processes, which this one cannot become."""
+        return bool(self.settings.get("train.own-process")) or int(job.model_dump().get("devices", 1)) > 1
 
     def require_idle(self) -> None:
         """Raises JobBusy, saying what is running, while a job uses the models."""

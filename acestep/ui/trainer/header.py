@@ -48,7 +48,7 @@ def _head(desk: Desk) -> str:
 
 
 def _state(desk: Desk) -> str:
-    for name in ("train", "preprocess", "generate"):
+    for name in (name for name in desk.watches if name != "download"):
         state, _ = desk.watches[name].look()
         if state in ACTIVE:
             return html.pill(f"{name} {WORDS[state]}", TONES.get(state, "plain"), state=state)

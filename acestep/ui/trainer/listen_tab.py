@@ -1,4 +1,4 @@
-"""5. Listen: music from a text, with an adapter at any strength or without."""
+"""5. Listen: checkpoints side by side, and music from a text, with an adapter at any strength or without."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from typing import Any
 
 import gradio as gr
 
-from acestep.core.errors import AceStepError
+from acestep.core.errors import AceStepError, AdapterError
 from acestep.models.configs import GenerationConfig
 from acestep.ui import html
 from acestep.ui.errors import say
 from acestep.ui.form import Form
-from acestep.ui.jobs import GenerateJob
+from acestep.ui.jobs import CompareJob, GenerateJob
 from acestep.ui.progress import JobPanel
+from acestep.ui.trainer.compare_panel import ComparePanel
 from acestep.ui.trainer.job_buttons import JobButtons
 from acestep.ui.trainer.pieces import list_pieces, new_folder, piece_row, trigger_word
-from acestep.ui.trainer.shell import Cure, Shell
+from acestep.ui.trainer.shell import Cure, Shell, heading
+from acestep.ui.trainer.sounds import ALONE, source_of
 
 _ALONE = ("no adapter: the model alone", "")
-_EMPTY = "What you make appears here, to be compared: the newest first."
+_NONE = "none"  # stands for the model alone where several are chosen: a menu does not hold an empty text
+_EMPTY = "What you make appears here: the newest first."
+_SUGGESTED = 4  # checkpoints that are chosen to begin with
 
 
 class ListenTab:
@@ -27,6 +31,30 @@ class ListenTab:
 
     def __init__(self, shell: Shell) -> None:
         self._shell, self._desk = shell, shell.desk
+        heading("Compare checkpoints")
+        self._compare = ComparePanel(shell)
+        heading("Make music")
+        self._make_form(shell)
+        shell.cure("tr-listen", self._missing)
+        buttons = JobButtons(shell, "generate", "Make music", "Stop")
+        JobPanel(
+            shell.live,
+            self._desk.watches["generate"],
+            "tr-generate",
+            nothing_yet="Take the same seed with and without an adapter to hear what it does.",
+            result=lambda result: html.card(f"{result.get('seconds', 0):.0f} s of music, below.", tone="good"),
+        )
+        inputs = [*self._form.widgets, self._strength.widget("strength")]
+        self._make_several(shell, inputs)
+        heading("Your pieces")
+        self._pieces = gr.HTML(elem_id="tr-listen-pieces")
+        shell.on(buttons.start.click, self._start, [*inputs, self._adapter], check=self._form.check)
+        shell.on(self._adapter.input, self._choose, [self._adapter], quiet=True)
+        shell.live.show([self._adapter], lambda: tuple(self._desk.adapters()), self._paint_adapters)
+        shell.live.show([self._tag], lambda: self._chosen, self._paint_tag)
+        shell.live.show([self._pieces], self._pieces_version, self._paint_pieces)
+
+    def _make_form(self, shell: Shell) -> None:
         with gr.Row(elem_classes="ac-grid"):
             self._adapter = gr.Dropdown(
                 [_ALONE],
@@ -42,23 +70,30 @@ class ListenTab:
         self._form = Form(GenerationConfig, "piece", shell.kept, lines={"prompt": 4, "lyrics": 4})
         self._form.place("prompt", "lyrics", wide=True)
         self._form.rest()
-        shell.cure("tr-listen", self._missing)
-        buttons = JobButtons(shell, "generate", "Make music", "Stop")
-        JobPanel(
-            shell.live,
-            self._desk.watches["generate"],
-            "tr-generate",
-            nothing_yet="Take the same seed with and without an adapter to hear what it does.",
-            result=lambda result: html.card(f"{result.get('seconds', 0):.0f} s of music, below.", tone="good"),
+
+    def _make_several(self, shell: Shell, inputs: list[Any]) -> None:
+        """The same piece with several checkpoints of the run that is compared above."""
+        fold = gr.Accordion(
+            "Make it with several checkpoints, to compare", open=False, elem_classes="ac-fold", elem_id="tr-several"
         )
-        self._pieces = gr.HTML(elem_id="tr-listen-pieces")
-        inputs = [*self._form.widgets, self._strength.widget("strength"), self._adapter]
-        shell.on(buttons.start.click, self._start, inputs, check=self._form.check)
-        shell.on(self._adapter.input, self._choose, [self._adapter], quiet=True)
-        shell.live.show([self._adapter], lambda: tuple(self._desk.adapters()), self._paint_adapters)
-        shell.live.show([self._tag], lambda: self._chosen, self._paint_tag)
-        state = self._desk.watches["generate"]
-        shell.live.show([self._pieces], lambda: (state.folder, state.look()[0]), self._paint_pieces)
+        with fold:
+            several = gr.Dropdown(
+                [],
+                label="Made by",
+                info="Checkpoints of the run above. The words, the seed and the strength are those above.",
+                multiselect=True,
+                elem_id="tr-compare-several",
+            )
+            buttons = JobButtons(shell, "compare", "Make them all", "Stop")
+            JobPanel(
+                shell.live,
+                self._desk.watches["compare"],
+                "tr-compare",
+                nothing_yet="They appear in the table at the top, one after the other.",
+                result=lambda result: html.card(f"{html.count(len(result['audio']), 'piece')}, above.", tone="good"),
+            )
+        shell.on(buttons.start.click, self._start_several, [*inputs, several], check=self._form.check)
+        shell.live.show([several], lambda: (self._compare.run, tuple(self._sources())), self._paint_several(several))
 
     @property
     def _chosen(self) -> str:
@@ -73,6 +108,19 @@ class ListenTab:
             return Cure("No model is chosen yet.", "service")
         return None
 
+    def _sources(self) -> list[tuple[str, str]]:
+        """The adapters of the run that is compared, as (words, folder): the model alone, then the newest first."""
+        run = self._compare.run
+        named = [(source_of(run, Path(path)), path) for _, path in self._desk.adapters()] if run else []
+        return [(ALONE, _NONE), *((source, path) for source, path in named if source)]
+
+    def _paint_several(self, several: gr.Dropdown) -> Any:
+        def paint() -> list[Any]:
+            choices = self._sources()
+            return [gr.update(choices=choices, value=[value for _, value in choices[:_SUGGESTED]])]
+
+        return paint
+
     def _choose(self, adapter: str | None) -> None:
         self._desk.settings.put({"listen.adapter": adapter or ""})
 
@@ -86,6 +134,10 @@ class ListenTab:
             if word
             else ""
         ]
+
+    def _pieces_version(self) -> object:
+        watches = self._desk.watches
+        return watches["generate"].folder, watches["generate"].look()[0], watches["compare"].look()[1].done
 
     def _paint_pieces(self) -> list[str]:
         rows = []
@@ -106,3 +158,16 @@ class ListenTab:
         )
         self._desk.start("generate", job, new_folder(self._desk.pieces_folder))
         say("Making music.")
+
+    def _start_several(self, *values: Any) -> None:
+        *told, strength, several = values
+        if not several:
+            raise AdapterError("nothing is chosen to compare", hint="Choose checkpoints under Made by.")
+        job = CompareJob(
+            checkpoint=str(self._desk.checkpoint().folder.resolve()),
+            adapters=["" if each == _NONE else str(self._desk.places.path(each, "Made by")) for each in several],
+            strength=strength,
+            request=self._form.read(told),
+        )
+        self._desk.start("compare", job, new_folder(self._desk.pieces_folder))
+        say(f"Making {html.count(len(several), 'piece')}.")

@@ -45,7 +45,7 @@ def next_step(desk: Desk) -> Step:
 def version(desk: Desk) -> tuple[object, ...]:
     """Changes whenever the answer may have."""
     watches = desk.watches
-    jobs = (watches["train"].look()[0], watches["generate"].look()[0], watches["preprocess"].look()[0])
+    jobs = tuple(watch.look()[0] for watch in watches.values())
     service = desk.service
     return desk.settings.version, desk.songs.version, jobs, desk.tensors_version(), service.loading, service.loaded
 

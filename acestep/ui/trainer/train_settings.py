@@ -37,6 +37,7 @@ _SECTIONS = {
     "Memory": ("max_latent_length", "gradient_checkpointing"),
 }
 _TEXTS = {"prompt": 3, "lyrics": 3}
+_SET_ELSEWHERE = ("tensor_dir", "checkpoint", "out", "resume")
 
 
 class TrainSettings:
@@ -60,17 +61,19 @@ class TrainSettings:
         training.rest("More settings", folded=True)
         for name in (name for name in self.forms if name not in ("training", *ADAPTERS.names)):
             self.forms[name].rest(str(fields(TrainJob)[name].title), folded=True)
+        self._where = Form(TrainJob, "run", shell.kept, leave_out=_SET_ELSEWHERE)
+        self._where.rest("Device", folded=True)
 
     @property
     def inputs(self) -> list[Component]:
         """The widgets that ``read`` and ``check`` take the values of."""
         of_forms = [widget for form in self.forms.values() for widget in form.widgets]
-        return [*of_forms, self._tensors.widget, self._out, self._name]
+        return [*of_forms, *self._where.widgets, self._tensors.widget, self._out, self._name]
 
     def check(self, *values: Any) -> list[str]:
         """What is wrong with each of them."""
         answers: list[str] = []
-        for form in self.forms.values():
+        for form in (*self.forms.values(), self._where):
             answers += form.check(*values[len(answers) : len(answers) + len(form.names)])
         return [*answers, *("" for _ in values[len(answers) :])]
 
@@ -80,9 +83,10 @@ class TrainSettings:
         for name, form in self.forms.items():
             configs[name] = form.read(rest[: len(form.names)])
             rest = rest[len(form.names) :]
-        tensors, out, name = rest
+        *where, tensors, out, name = rest
         self._desk.settings.put({"train.tensors": tensors, "train.out": out, "train.name": name})
-        return TrainJob(
+        return self._where.read(
+            where,
             tensor_dir=self._desk.places.folder(tensors, "Tensors Directory"),
             checkpoint=str(self._desk.checkpoint().folder.resolve()),
             out=self._desk.free_run_folder(safe_name(name.strip() or self._default_name)),
@@ -94,6 +98,7 @@ class TrainSettings:
         values: dict[str, Any] = {"train.preset": CUSTOM, "train.tensors": str(job.tensor_dir)}
         for name, form in self.forms.items():
             values |= form.to_keep(getattr(job, name))
+        values |= self._where.to_keep(job)
         self._desk.settings.push(values)
 
     def _make_place(self) -> tuple[gr.Textbox, gr.Textbox]:

@@ -15,8 +15,11 @@ from acestep.ui.errors import say
 from acestep.ui.progress import JobPanel
 from acestep.ui.trainer.curves import Curves
 from acestep.ui.trainer.job_buttons import JobButtons
+from acestep.ui.trainer.memory_panel import MemoryPanel
 from acestep.ui.trainer.remedies import Remedy, remedy_for
 from acestep.ui.trainer.resume_panel import ResumePanel, resume_run
+from acestep.ui.trainer.samples_panel import SamplesPanel
+from acestep.ui.trainer.sensitivity_panel import SensitivityPanel
 from acestep.ui.trainer.shell import Cure, Shell
 from acestep.ui.trainer.train_settings import TrainSettings
 from acestep.ui.watch import ACTIVE
@@ -38,6 +41,7 @@ class TrainTab:
         with gr.Accordion("Settings", open=True, elem_classes="ac-fold", elem_id="tr-train-settings") as fold:
             settings = TrainSettings(shell)
             ResumePanel(shell)
+            SensitivityPanel(shell, settings.forms)
             own = gr.Checkbox(
                 False,
                 label="In a process of its own",
@@ -47,6 +51,7 @@ class TrainTab:
             shell.kept.add("train.own-process", own)
         self.settings = settings
         shell.cure("tr-train", self._missing)
+        MemoryPanel(shell, settings.forms)
         buttons = JobButtons(shell, "train", "Start Training", "Stop Training", pause=True)
         card = gr.HTML(elem_id="tr-train-card")
         shell.live.show([card], lambda: str(self._desk.card), lambda: [_card(self._desk.card)])
@@ -59,6 +64,7 @@ class TrainTab:
             result=_result,
         )
         Curves(shell)
+        SamplesPanel(shell)
         shell.on(buttons.start.click, self._start, settings.inputs, check=settings.check)
         shell.on(self._remedy.click, self._help, [], [shell.tabs])
         shell.live.show([self._remedy], self._state, self._paint_remedy)

@@ -1,0 +1,45 @@
+"""How much memory of this computer is free, for what is trained without a graphics card."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+
+from loguru import logger
+
+_MEMINFO = Path("/proc/meminfo")
+_KIB = 1024
+
+
+def free_bytes() -> int | None:
+    """What programs can have without others being pushed out; None where the system does not tell."""
+    if sys.platform == "win32":
+        return _free_on_windows()
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    told = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(told["MemAvailable"].split()[0]) * _KIB if "MemAvailable" in told else None
+
+
+class _Status(ctypes.Structure):
+    """MEMORYSTATUSEX of the Windows API."""
+
+    _fields_ = [
+        ("dwLength", ctypes.c_ulong),
+        ("dwMemoryLoad", ctypes.c_ulong),
+        ("ullTotalPhys", ctypes.c_ulonglong),
+        ("ullAvailPhys", ctypes.c_ulonglong),
+        ("rest", ctypes.c_ulonglong * 5),
+    ]
+
+
+def _free_on_windows() -> int | None:
+    windows: object = getattr(ctypes, "windll", None)
+    status = _Status(dwLength=ctypes.sizeof(_Status))
+    if windows is None or not windows.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined]
+        logger.warning("Windows does not tell how much memory is free")
+        return None
+    return int(status.ullAvailPhys)

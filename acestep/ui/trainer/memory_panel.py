@@ -1,0 +1,151 @@
+"""Whether a run with the settings at hand will fit into memory, told while they are changed."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from acestep.core.errors import AceStepError, ConfigError
+from acestep.core.files import read_json
+from acestep.tensors.manifest import NAME as MANIFEST
+from acestep.training.configs import TrainJob, groups, set_value
+from acestep.training.memory import GIB, PARTS, Estimate, estimate
+from acestep.training.memory_advice import Advice, advise
+from acestep.training.memory_spec import FRAMES_PER_S, LONGEST_S, USUAL_TOKENS, memory_spec
+from acestep.ui import html
+from acestep.ui.errors import say, sentence
+from acestep.ui.form import Form
+from acestep.ui.system_memory import free_bytes
+from acestep.ui.trainer.desk import Desk
+from acestep.ui.trainer.shell import Shell
+
+_PAIR = re.compile(r"(\w+)=([\w.]+)")  # a setting in the words of an advice
+_STEP_GB = 0.5  # what is free moves all the time; changes below this are not worth painting
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a run would take of what is there. ``free`` in bytes; None if nobody knows."""
+
+    need: Estimate
+    device: str
+    where: str
+    free: float | None
+    advice: tuple[Advice, ...]
+
+    @property
+    def fits(self) -> bool:
+        return self.free is None or self.need.fits(self.free)
+
+
+class MemoryPanel:
+    """Widgets and what they do."""
+
+    def __init__(self, shell: Shell, forms: Mapping[str, Form[Any]]) -> None:
+        self._desk, self._forms = shell.desk, forms
+        words = gr.HTML(elem_id="tr-train-memory")
+        change = gr.Button("Change these settings", size="sm", visible=False, elem_id="tr-train-fit")
+        shell.on(change.click, self._change, quiet=True)
+        shell.live.show([words, change], self._version, self._paint)
+
+    def _version(self) -> object:
+        settings = self._desk.settings
+        values = tuple(str(settings.get(form.key(name))) for form in self._forms.values() for name in form.names)
+        free = _place(self._desk)[2]
+        chosen = settings.text("service.checkpoint"), self._desk.tensors_version()
+        return values, chosen, None if free is None else round(free / GIB / _STEP_GB)
+
+    def _paint(self) -> list[Any]:
+        try:
+            found = forecast(self._desk, self._job())
+        except ConfigError:
+            return [
+                html.card("How much memory it takes is told once all settings are right."),
+                gr.update(visible=False),
+            ]
+        except AceStepError as error:
+            return [html.card("How much memory it takes is not known yet", [sentence(error)]), gr.update(visible=False)]
+        return [told(found), gr.update(visible=bool(found.advice))]
+
+    def _job(self) -> TrainJob:
+        """The settings as they stand in the fields. Raises ConfigError."""
+        configs = {name: form.read(form.current) for name, form in self._forms.items()}
+        return TrainJob(tensor_dir=Path(), checkpoint="", out=Path(), **configs)
+
+    def _change(self) -> None:
+        """Do what the advice says."""
+        job = self._job()
+        found = forecast(self._desk, job)
+        for advice in found.advice:
+            for name, value in _PAIR.findall(advice.text):
+                set_value(job, name, value)
+        values: dict[str, Any] = {}
+        for name in groups(TrainJob):
+            values |= self._forms[name].to_keep(getattr(job, name))
+        self._desk.settings.push(values)
+        say("The settings now take less memory.")
+
+
+def forecast(desk: Desk, job: TrainJob) -> Forecast:
+    """What ``job`` takes with the model and the tensors that are chosen. Raises CheckpointError."""
+    device, where, free = _place(desk)
+    longest, tokens = _longest(desk)
+    spec = memory_spec(
+        desk.checkpoint().config, job.training, job.adapter, device=device, longest=longest, tokens=tokens
+    )
+    advice = () if free is None else tuple(advise(spec, free))
+    return Forecast(estimate(spec), device, where, free, advice)
+
+
+def told(found: Forecast) -> str:
+    """A forecast as HTML: the figure, the bar, what to change, and where the memory goes."""
+    need = found.need.total / GIB
+    pill = html.pill("fits" if found.fits else "does not fit", "good" if found.fits else "bad", fits=found.fits)
+    if found.free is None:
+        pill, room = html.pill("room unknown"), "how much is free is not known here"
+    else:
+        room = f"{found.free / GIB:.1f} GB free"
+    words = f"About {need:.1f} GB at the peak; {room} ({found.where})."
+    bar = html.progress_bar(min(need, found.free / GIB), found.free / GIB, "Predicted memory") if found.free else ""
+    advice = ""
+    if not found.fits:
+        enough = bool(found.advice) and found.advice[-1].together.fits(found.free or 0.0)
+        lines = [
+            f"{one.text[:1].upper()}{one.text[1:]}: then {one.together.total / GIB:.1f} GB" for one in found.advice
+        ]
+        lines += [] if enough else ["Even then it does not fit: it needs more memory than is free."]
+        advice = html.card("To make it fit", lines, "warn")
+    parts = {PARTS[name].capitalize(): f"{size / GIB:.2f} GB" for name, size in found.need.parts.items() if size}
+    where = f"<details><summary>Where it goes</summary>{html.facts(parts, columns=True)}</details>"
+    return f'<div class="ac-line">{pill}<span class="ac-phase">{html.text(words)}</span></div>{bar}{advice}{where}'
+
+
+def _place(desk: Desk) -> tuple[str, str, float | None]:
+    """The kind of device that a run would take, in words where that is, and its free bytes.
+
+    What a model takes that is only held for listening is freed before a training, but is not counted as free here.
+    """
+    if desk.card is not None:
+        return "cuda", desk.card.name, desk.card.free_gb * GIB
+    if platform.system() == "Darwin" and platform.machine() == "arm64":
+        return "mps", "the memory of this Mac", None
+    return "cpu", "no NVIDIA card: the memory of this computer", free_bytes()
+
+
+def _longest(desk: Desk) -> tuple[int, int]:
+    """Frames and tokens of the longest of the chosen songs; of usual ones, where their list does not tell."""
+    usual = int(LONGEST_S * FRAMES_PER_S), USUAL_TOKENS
+    try:
+        content = read_json(desk.tensors().folder / MANIFEST, error=ConfigError)
+        shapes = [each["shapes"] for each in content["sample_details"]]
+        frames = max(int(shape["target_latents"][0]) for shape in shapes)
+        tokens = max(int(shape["encoder_hidden_states"][0]) for shape in shapes)
+    except (AceStepError, KeyError, TypeError, ValueError, IndexError):
+        return usual
+    return frames, tokens

@@ -1,0 +1,49 @@
+"""The newest samples of the training at hand, to be played while it goes."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from acestep.core.errors import AceStepError
+from acestep.ui import html
+from acestep.ui.trainer.pieces import player
+from acestep.ui.trainer.shell import Shell
+from acestep.ui.trainer.sounds import Sound, newest_samples
+
+
+class SamplesPanel:
+    """Widgets and what they do."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._watch = shell.desk.watches["train"]
+        with gr.Column(visible=False, elem_id="tr-train-samples") as block:
+            list_ = gr.HTML()
+            compare = gr.Button("Compare them in 5. Listen", size="sm", elem_id="tr-train-compare")
+        shell.go(compare, "listen")
+        shell.live.show([block, list_], self._version, self._paint)
+
+    def _version(self) -> object:
+        state, account = self._watch.look()
+        made = sum(saved.role == "sample" for saved in account.saved)
+        return self._watch.folder, made, state
+
+    def _paint(self) -> tuple[object, str]:
+        folder = self._watch.folder
+        found = newest_samples(folder) if folder else []
+        words = [item for sound in found if (item := _item(sound))]
+        title = f"Newest samples: {found[0].source}" if found else ""
+        prompt = str(found[0].request.get("prompt") or "no style given") if found else ""
+        listed = (
+            f'<h3 class="ac-title">{html.text(title)}</h3><p class="ac-phase">{html.text(prompt)}</p>'
+            f'<ul class="ac-samples">{"".join(words)}</ul>'
+        )
+        return gr.update(visible=bool(words)), listed if words else ""
+
+
+def _item(sound: Sound) -> str:
+    """A player with its strength; "" if the file was taken away or cannot be played."""
+    words = f"strength {sound.strength:g}" if sound.strength else "without the adapter"
+    try:
+        return f"<li><span>{html.text(words)}</span>{player(sound.path, f'{sound.source}, {words}')}</li>"
+    except (AceStepError, OSError):
+        return ""

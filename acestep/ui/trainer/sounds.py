@@ -1,0 +1,118 @@
+"""Music of one training: samples that it made as it went, and pieces that were asked for, to be set side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from acestep.core.errors import AceStepError
+from acestep.core.files import read_json
+from acestep.models.configs import GenerationConfig
+from acestep.training.run_folder import ADAPTER, RunFolder
+from acestep.ui.trainer.pieces import list_pieces
+
+ALONE = "model alone"
+_LAST = {"best": 1, "final": 2}  # after all epochs
+_MOST_PIECES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """One sound file. ``source`` names what made it: the model alone, an epoch, best or final.
+
+    ``asked`` is the request as JSON text: what was asked for is the same where it is equal. ``adapter`` is the folder
+    of the adapter, if it is still there.
+    """
+
+    path: Path
+    source: str
+    strength: float
+    asked: str
+    made_s: float
+    adapter: Path | None = None
+
+    @property
+    def request(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.asked)
+        return found
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Sorts sources on the way from the model alone to the end of the run."""
+        if self.source == ALONE:
+            return -1, 0
+        if self.source in _LAST:
+            return _LAST[self.source], 0
+        return 0, int(self.source.split()[1])
+
+
+def samples_of(run: Path) -> list[Sound]:
+    """The samples of a run, in the order of their epochs and strengths. What cannot be read is left out."""
+    found = []
+    for path in RunFolder(run).samples.glob("epoch_*/strength_*.wav"):
+        try:
+            facts = read_json(path.with_suffix(".json"), error=AceStepError)
+            epoch, strength = int(facts["epoch"]), float(facts["strength"])
+            asked, made_s = _asked(facts), path.stat().st_mtime
+        except (AceStepError, KeyError, TypeError, ValueError, OSError):
+            continue
+        adapter = RunFolder(run).checkpoints / f"epoch_{epoch}" / ADAPTER
+        source = f"epoch {epoch}" if epoch else ALONE
+        found.append(Sound(path, source, strength, asked, made_s, adapter if adapter.is_dir() else None))
+    return sorted(found, key=lambda sound: (*sound.place, sound.strength))
+
+
+def newest_samples(run: Path) -> list[Sound]:
+    """Those of the last epoch that has any, by strength."""
+    found = samples_of(run)
+    return [sound for sound in found if sound.source == found[-1].source]
+
+
+def pieces_of(root: Path, run: Path, checkpoint: str) -> list[Sound]:
+    """The pieces below ``root`` that were made with adapters of a run, or with its model alone."""
+    found = []
+    for piece in list_pieces(root, _MOST_PIECES):
+        adapter, asked = piece.request.adapter, _asked(piece.request.request.model_dump(mode="json"))
+        if adapter is None and Path(piece.request.checkpoint).name == Path(checkpoint).name:
+            found.append(Sound(piece.sound, ALONE, 0.0, asked, piece.made_s))
+        elif adapter is not None and (source := source_of(run, adapter)):
+            found.append(Sound(piece.sound, source, piece.request.strength, asked, piece.made_s, adapter))
+    return found
+
+
+def source_of(run: Path, adapter: Path) -> str:
+    """What an adapter of a run is called here; "" if it is of another run."""
+    place = adapter.parent if adapter.name == ADAPTER else adapter
+    if place in (RunFolder(run).best, RunFolder(run).final):
+        return place.name
+    parts = place.name.split("_")
+    if place.parent != RunFolder(run).checkpoints or parts[0] != "epoch" or not parts[1:] or not parts[1].isdigit():
+        return ""
+    step = f" step {parts[3]}" if len(parts) > 3 else ""
+    return f"epoch {parts[1]}{step}"
+
+
+def strengths(sounds: Iterable[Sound]) -> list[float]:
+    """The strengths at which adapters can be heard."""
+    return sorted({sound.strength for sound in sounds if sound.source != ALONE})
+
+
+def requests(sounds: Iterable[Sound]) -> list[str]:
+    """What was asked for, the latest first."""
+    latest: dict[str, float] = {}
+    for sound in sounds:
+        latest[sound.asked] = max(sound.made_s, latest.get(sound.asked, 0.0))
+    return sorted(latest, key=lambda asked: -latest[asked])
+
+
+def newest(sounds: Sequence[Sound], source: str, asked: str) -> Sound | None:
+    """The newest one from there of what was asked for."""
+    found = [sound for sound in sounds if (sound.source, sound.asked) == (source, asked)]
+    return max(found, key=lambda sound: sound.made_s, default=None)
+
+
+def _asked(facts: dict[str, Any]) -> str:
+    return json.dumps({name: facts.get(name) for name in GenerationConfig.model_fields})

@@ -11,9 +11,9 @@ from acestep.core.paths import safe_name
 from acestep.dataset.sample import TagPosition
 from acestep.demo_songs import TAG, write_songs
 from acestep.ui import html
+from acestep.ui.bulk_edit import BulkPanel, LabelEdit
 from acestep.ui.errors import say
 from acestep.ui.form import Form
-from acestep.ui.trainer.bulk_edit import BulkPanel
 from acestep.ui.trainer.shell import Shell
 from acestep.ui.trainer.song_editor import SongEditor
 from acestep.ui.trainer.song_table import SongTable
@@ -55,7 +55,7 @@ class DatasetTab:
                 table = SongTable(shell).table
             with gr.Column(scale=2, min_width=320):
                 editor = SongEditor(shell, table)
-        BulkPanel(shell)
+        BulkPanel(shell, shell.desk.songs, LabelEdit, "tr-bulk")
         self._editor = editor
         self._saver()
         inputs = [folder, *self._form.widgets]

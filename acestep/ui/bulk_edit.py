@@ -1,10 +1,10 @@
-"""One change to many songs: looked at before it is made, and taken back if it was wrong."""
+"""One change to many songs: looked at before it is made, and taken back if it was wrong. The same on both pages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import gradio as gr
 
@@ -14,23 +14,43 @@ from acestep.dataset.sample import Sample
 from acestep.ui import html
 from acestep.ui.errors import say
 from acestep.ui.form import Form
-from acestep.ui.trainer.shell import Shell
+from acestep.ui.shell import BaseShell
 
 _SHOWN = 12
 
 
 class BulkEdit(Config):
-    """What to change in which songs."""
+    """What to change in which songs. A page narrows ``field`` to the labels that it has."""
 
-    field: Literal["caption", "genre", "lyrics", "bpm", "keyscale", "timesignature", "language", "is_instrumental"] = (
-        option("caption", "Field", "Which label is changed.")
-    )
+    field: str = option("caption", "Field", "Which label is changed.")
     action: Literal["set", "replace", "before", "after"] = option(
-        "set", "Action", "Set it, replace a part of it, or put something before or after it."
+        "set", "Action", "Set it, replace a part of it, or put something before or after it where there is something."
     )
     find: str = option("", "Find", "For replace: the part to look for, exactly as it is written.")
     text: str = option("", "Text", "The new text, number, or yes / no.")
     only_empty: bool = option(False, "Only where it is empty", "Leaves every label alone that has been given.")
+
+
+class LabelEdit(BulkEdit):
+    """A change to what a dataset says of its songs."""
+
+    field: Literal["caption", "genre", "lyrics", "bpm", "keyscale", "timesignature", "language", "is_instrumental"] = (
+        option("caption", "Field", "Which label is changed.")
+    )
+
+
+class Songs(Protocol):
+    """The songs of a page."""
+
+    @property
+    def samples(self) -> list[Sample]:
+        """As they are now."""
+
+    def relabel(self, changes: Mapping[int, Mapping[str, Any]]) -> int:
+        """Set labels, by the place of the song in the list; gives how many songs changed. Raises DatasetError."""
+
+    def undo(self) -> None:
+        """Take the last change back. Raises DatasetError when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +70,8 @@ def changes_of(edit: BulkEdit, songs: Sequence[Sample]) -> list[Change]:
     found = []
     for index, song in enumerate(songs):
         before = str(value) if (value := getattr(song, edit.field)) is not None else ""
-        if edit.only_empty and before not in ("", "unknown"):
+        empty = before in ("", "unknown")
+        if edit.only_empty and not empty or edit.action in ("before", "after") and empty:
             continue
         after = _edited(edit, before)
         if after != before:
@@ -69,16 +90,21 @@ def _edited(edit: BulkEdit, before: str) -> str:
 class BulkPanel:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell) -> None:
-        self._songs = shell.desk.songs
-        with gr.Accordion("Change many songs at once", open=False, elem_classes="ac-fold", elem_id="tr-bulk"):
-            form = Form(BulkEdit, "bulk", shell.kept)
+    def __init__(self, shell: BaseShell, songs: Songs, edits: type[BulkEdit], name: str) -> None:
+        """
+        Args:
+            edits: which labels may be changed.
+            name: begins the ids of the widgets.
+        """
+        self._songs = songs
+        with gr.Accordion("Change many songs at once", open=False, elem_classes="ac-fold", elem_id=name):
+            form = Form(edits, "bulk", shell.kept)
             form.rest()
             with gr.Row(elem_classes="ac-actions"):
-                look = gr.Button("Preview", elem_id="tr-bulk-preview")
-                apply = gr.Button("Apply", elem_id="tr-bulk-apply")
-                undo = gr.Button("Undo the last change", elem_id="tr-bulk-undo")
-            shown = gr.HTML(elem_id="tr-bulk-shown")
+                look = gr.Button("Preview", elem_id=f"{name}-preview")
+                apply = gr.Button("Apply", elem_id=f"{name}-apply")
+                undo = gr.Button("Undo the last change", elem_id=f"{name}-undo")
+            shown = gr.HTML(elem_id=f"{name}-shown")
         self._form = form
         shell.on(look.click, self._preview, form.widgets, [shown], check=form.check)
         shell.on(apply.click, self._apply, form.widgets, [shown], check=form.check)

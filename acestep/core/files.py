@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from acestep.core.errors import AceStepError, DiskFull, NotWritable, StorageErro
 
 _TEMPORARY = ".tmp"
 _PREVIOUS = ".old"
+_LEFTOVER = re.compile(rf"\..+\.(\d+)\{_TEMPORARY}")  # as ``write_bytes`` calls them
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -36,6 +38,26 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writes left directly in ``folder``. Raises OSError."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if (found := _LEFTOVER.fullmatch(path.name)) and path.is_file() and not _runs(int(found[1])):
+            path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is another process of that number here. Windows is not asked: there the question would end it."""
+    if os.name == "nt":
+        return pid != os.getpid()
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return pid != os.getpid()
 
 
 def write_text(path: Path, text: str) -> None:

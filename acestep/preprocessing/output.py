@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from acestep.core.files import require_space, storage_errors, write_bytes
+from acestep.core.files import remove_leftovers, require_space, storage_errors, write_bytes
 from acestep.preprocessing.plan import Song
 from acestep.tensors.manifest import SampleDetails, sample_details, tensor_files, write_manifest
 from acestep.tensors.record import TensorRecord, encode_record
@@ -35,6 +35,8 @@ class Output:
             self.folder.mkdir(parents=True, exist_ok=True)
             probe.touch()
             probe.unlink()
+            for folder in (self.folder, self.folder / INTERMEDIATES):
+                remove_leftovers(folder)
 
     def keep(self, song: Song, record: TensorRecord) -> Path:
         """Write a finished song and the manifest that now holds it. Raises DiskFull, NotWritable, StorageError."""

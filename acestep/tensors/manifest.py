@@ -63,7 +63,7 @@ def sample_details(name: str, record: TensorRecord, data: bytes) -> SampleDetail
         shapes={key: list(tensor.shape) for key, tensor in tensors.items()},
         dtype=str(record.target_latents.dtype),
         md5=hashlib.md5(data, usedforsecurity=False).hexdigest(),
-        sample_metadata=record.metadata,
+        sample_metadata=dict(sorted(record.metadata.items())),  # as it is read back: the same, whoever writes it
     )
 
 

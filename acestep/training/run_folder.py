@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep.core.errors import TrainingError
-from acestep.core.files import read_versioned, settle_folder, storage_errors, write_versioned
+from acestep.core.files import read_versioned, remove_leftovers, settle_folder, storage_errors, write_versioned
 from acestep.core.paths import typed_path
 
 ADAPTER, AVERAGE, STATE = "adapter", "adapter_ema", "state"
@@ -87,6 +87,9 @@ class RunFolder:
             settle_folder(leftover.with_name(leftover.name[1:].removesuffix(".old")))
         for leftover in [*self.checkpoints.glob(".*.tmp"), *self.root.glob(".best.tmp"), *self.root.glob(".final.tmp")]:
             shutil.rmtree(leftover, ignore_errors=True)
+        with storage_errors(self.root):
+            for folder in (self.root, self.checkpoints, *self.samples.glob("*/")):
+                remove_leftovers(folder)
 
     def write_settings(self, settings: dict[str, Any]) -> None:
         write_versioned(self.root / _SETTINGS, "training", 1, {"settings": settings})
@@ -191,6 +194,5 @@ def find_source(resume: str | None, run: RunFolder) -> Source | None:
 
 
 def _of_run(run: RunFolder) -> Source | None:
-    run.settle()
     newest = run.newest() or next((folder for folder in (run.final, run.best) if folder.is_dir()), None)
     return None if newest is None else Source(newest, exact=has_state(newest))

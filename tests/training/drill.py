@@ -1,0 +1,223 @@
+"""Fault drill: jobs on the tiny checkpoint that meet trouble at random moments and are gone on with until they end.
+
+    env/bin/python -m tests.training.drill --kills 50 --seed 1
+
+Training of a LoRA and of a LoKr, preprocessing in one pass and in two, in turn. Each is done once undisturbed. Then it
+is begun in a new folder, meets a few faults, and after each the whole folder is looked at; what it leaves in the end
+must equal what the undisturbed one left. The seed decides which fault comes when.
+"""
+
+# ruff: noqa: T201 - it talks to the terminal
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from acestep.core.events import LAST, Cancelled, Event, EventLog, Failed
+from acestep.core.jobs import JobRunner, write_job
+from tests.training.drill_checks import require_whole, steps_in, temporaries
+from tests.training.drill_work import SAVE_EVERY, Work, works
+from tests.training.faults import BATCHES, BYTES, CALLS, OPERATIONS, Fault, faulty_run
+
+KINDS = ("kill", "kill while writing", "SIGTERM", "stop", "out of memory", "NaN batch", "disk full")
+_CLOCKS = {"kill while writing": OPERATIONS, "out of memory": CALLS, "NaN batch": BATCHES, "disk full": BYTES}
+_PRELOADED = [
+    *("acestep.cli", "acestep.training.trainer", "acestep.preprocessing.builder", "tests.training.faults"),
+    *("acestep.adapters.lora", "acestep.adapters.lokr", "torch.utils.tensorboard"),
+]
+_UNIT_S = {"train": 0.05, "preprocess": 0.8}  # about what a step and a song take: a signal comes at any moment of one
+_LATEST = 0.8  # of the whole job; a part of it is done already when it goes on
+_PATIENCE_S = 120.0
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A job without a fault: what it left, and how far its clocks went."""
+
+    results: dict[str, bytes]
+    events: int
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Struck:
+    """What became of one fault: the step (or the number of songs) that the job goes on from, and what is done again."""
+
+    work: str
+    fault: str
+    resumed_from: int
+    lost: int
+
+
+class Drill:
+    """Runs in ``folder``; the first promise that breaks raises AssertionError."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        self._folder, self._chance, self._lives = folder, random.Random(seed), 0
+        self._processes = multiprocessing.get_context("forkserver")  # which loads torch once
+        self._processes.set_forkserver_preload(_PRELOADED)
+        self._undisturbed: dict[str, Undisturbed] = {}
+        self.struck: list[Struck] = []
+        self.compared: list[str] = []
+
+    def run(self, jobs: list[Work], kills: int, per_life: int) -> None:
+        """Let ``kills`` faults come, up to ``per_life`` in one folder, and every job come to its end."""
+        faults = self._faults(kills)
+        while faults:
+            work, self._lives = jobs[self._lives % len(jobs)], self._lives + 1
+            if work.name not in self._undisturbed:
+                self._undisturbed[work.name] = self._whole(work)
+            out = self._folder / f"life {self._lives}"
+            write_job(work.folder(out), work.job, work.make(out))
+            several, here = self._chance.randint(1, per_life), 0
+            while faults and here < several and self._strike(work, out, faults[0], here):
+                faults.pop(0)
+                here += 1
+            self._finish(work, out)
+            shutil.rmtree(out)
+
+    def _faults(self, kills: int) -> list[str]:
+        """Every kind about equally often, in random order."""
+        kinds: list[str] = []
+        while len(kinds) < kills:
+            kinds += self._chance.sample(KINDS, len(KINDS))
+        return kinds[:kills]
+
+    def _whole(self, work: Work) -> Undisturbed:
+        out = self._folder / f"{work.name}, undisturbed"
+        write_job(work.folder(out), work.job, work.make(out))
+        process, notes = self._started(work, out, Fault())
+        process.join(_PATIENCE_S)
+        assert process.exitcode == 0, (notes / "output.txt").read_text()
+        events, _ = EventLog(work.folder(out) / "events.jsonl").read()
+        return Undisturbed(work.results(out), len(events), json.loads((notes / "counts.json").read_text()))
+
+    def _strike(self, work: Work, out: Path, kind: str, before: int) -> bool:
+        """Go on with the job until the fault comes; False if the job has ended without noticing it."""
+        whole, clock, folder = self._undisturbed[work.name], _CLOCKS.get(kind, ""), work.folder(out)
+        share, delay_s = self._chance.uniform(0, _LATEST), self._chance.uniform(0, _UNIT_S[work.job])
+        saved, log = work.saved(out, whole.results), EventLog(folder / "events.jsonl")
+        _, offset = log.read()
+        fault = Fault(clock, 1 + int(share * whole.counts[clock])) if clock else Fault()
+        process, notes = self._started(work, out, fault)
+        if not clock:
+            _await(process, log, offset, 1 + int(share * whole.events))
+            time.sleep(delay_s)
+            _signal(process, folder, kind)
+        process.join(_PATIENCE_S)
+        events, _ = log.read(offset)
+        last = events[-1] if events and isinstance(events[-1], LAST) else None
+        if process.exitcode == 0:
+            return False
+        output = (notes / "output.txt").read_text()
+        _require_end(kind, process.exitcode, last, f"{work.name}, {kind}: {process.exitcode}, {last}\n{output}")
+        self._look(work, out, kind, saved, offset, before)
+        return True
+
+    def _look(self, work: Work, out: Path, kind: str, before: int, offset: int, faults: int) -> None:
+        """After a fault: everything is whole, and no more is lost than since the last save."""
+        told = f"{work.name}, {kind}"
+        require_whole(out, faults + 1)
+        assert kind.startswith("kill") or not temporaries(out), f"{told}: left {temporaries(out)}"
+        saved = work.saved(out, self._undisturbed[work.name].results)
+        assert saved >= before, f"{told}: {before} were saved, {saved} are left"
+        lost = max([saved, *steps_in(work.folder(out), offset)]) - saved if work.job == "train" else 0
+        most = SAVE_EVERY if kind.startswith("kill") or kind == "disk full" else 0
+        assert lost <= most, f"{told}: {lost} steps lost"
+        self.struck.append(Struck(work.name, kind, saved, lost))
+        print(f"{len(self.struck)}. {told}: goes on from {saved}, {lost} lost", file=sys.stderr, flush=True)
+
+    def _finish(self, work: Work, out: Path) -> None:
+        """Go on to the end without a fault and compare. A job that has ended already is delivered again."""
+        wanted = self._undisturbed[work.name].results
+        saved, (_, offset) = work.saved(out, wanted), EventLog(work.folder(out) / "events.jsonl").read()
+        process, notes = self._started(work, out, Fault())
+        process.join(_PATIENCE_S)
+        assert process.exitcode == 0, f"{work.name} does not go on:\n{(notes / 'output.txt').read_text()}"
+        assert steps_in(work.folder(out), offset)[:1] in ([], [saved + 1])
+        results = work.results(out)
+        differing = sorted(name for name in results.keys() | wanted.keys() if results.get(name) != wanted.get(name))
+        assert not differing, f"{work.name}: {differing} differ from the undisturbed job"
+        assert not temporaries(out), f"{work.name}: {temporaries(out)} stayed"
+        self.compared.append(work.name)
+
+    def _started(self, work: Work, out: Path, fault: Fault) -> tuple[BaseProcess, Path]:
+        notes = Path(tempfile.mkdtemp(dir=self._folder, prefix="notes "))
+        process = self._processes.Process(target=faulty_run, args=(work.folder(out), fault, notes), daemon=True)
+        process.start()
+        return process, notes
+
+
+def _await(process: BaseProcess, log: EventLog, offset: int, events: int) -> None:
+    """Until the job has told so many events, or has ended."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while process.is_alive() and len(log.read(offset)[0]) < events and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+def _signal(process: BaseProcess, folder: Path, kind: str) -> None:
+    if kind == "stop":  # as the page does it
+        runner = JobRunner()
+        runner.folder = folder
+        runner.cancel()
+    elif process.is_alive() and process.pid is not None:
+        os.kill(process.pid, signal.SIGKILL if kind == "kill" else signal.SIGTERM)
+
+
+def _require_end(kind: str, code: int | None, last: Event | None, told: str) -> None:
+    """It ended as it should, and said so where it could."""
+    if kind.startswith("kill"):
+        assert code == -signal.SIGKILL, told
+    elif kind in ("SIGTERM", "stop"):
+        assert code == 130, told
+        assert isinstance(last, Cancelled), told
+    else:
+        assert code == 1, told
+        assert kind == "disk full" or (isinstance(last, Failed) and last.hint), told
+
+
+def table(struck: list[Struck]) -> Iterator[str]:
+    """A row for each job and fault."""
+    yield "| job | fault | times | went on from | lost |"
+    yield "|---|---|---|---|---|"
+    for work, fault in dict.fromkeys((one.work, one.fault) for one in sorted(struck, key=lambda s: (s.work, s.fault))):
+        found = [one for one in struck if (one.work, one.fault) == (work, fault)]
+        places = ", ".join(str(one.resumed_from) for one in found)
+        yield f"| {work} | {fault} | {len(found)} | {places} | {', '.join(str(one.lost) for one in found)} |"
+
+
+def main() -> None:
+    from acestep.models import create_tiny_checkpoint
+
+    parser = argparse.ArgumentParser(description="Let jobs meet faults at random moments.")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--per-life", type=int, default=4, help="most faults that one job meets")
+    asked, began = parser.parse_args(), time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        drill = Drill(place, asked.seed)
+        try:
+            jobs = works(place, create_tiny_checkpoint(place / "tiny"))
+            drill.run(jobs, asked.kills, asked.per_life)
+        finally:
+            print("\n".join(table(drill.struck)))
+            told = f"{len(drill.struck)} faults, {len(drill.compared)} jobs ended as the undisturbed ones did"
+            print(f"{told}, {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

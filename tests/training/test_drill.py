@@ -1,0 +1,41 @@
+"""Jobs that meet trouble at random moments go on and end as if nothing had been. The long drill: ``drill.py``."""
+
+import os
+import subprocess
+import sys
+
+from acestep.core.files import remove_leftovers
+from acestep.core.paths import PROJECT
+from tests.training.drill import KINDS, Drill, table
+from tests.training.drill_checks import temporaries
+from tests.training.drill_work import works
+
+SEED = 31  # a kill, a stop and a full disk
+
+
+def test_three_faults_leave_every_file_whole_and_the_end_unchanged(tmp_path, tiny_checkpoint):
+    drill = Drill(tmp_path, seed=SEED)
+    drill.run(works(tmp_path, tiny_checkpoint)[:3], kills=3, per_life=1)
+    assert len({struck.fault for struck in drill.struck}) == 3
+    assert {"lora", "lokr", "one pass"} == set(drill.compared)
+    assert len(list(table(drill.struck))) == 2 + 3
+
+
+def test_a_drill_of_every_kind_of_fault_can_be_repeated(tmp_path):
+    one, other, another = (Drill(tmp_path, seed)._faults(14) for seed in (1, 1, 2))
+    assert one == other != another
+    assert sorted(one) == sorted(KINDS * 2)
+
+
+def test_only_what_ended_processes_have_left_is_removed(tmp_path):
+    code = "import os; print(os.getpid())"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True).stdout.strip()
+    for name in (f".song.pt.{ended}.tmp", f".other.json.{os.getppid()}.tmp", f"a song.{ended}.tmp", ".note.tmp"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f".other.json.{os.getppid()}.tmp",
+        f"a song.{ended}.tmp",
+        ".note.tmp",
+    }
+    assert len(temporaries(tmp_path)) == 2

@@ -20,7 +20,7 @@ from acestep.audio.files import AUDIO_EXTENSIONS
 from acestep.core.errors import CaptionError, DatasetError
 from acestep.core.files import read_json, storage_errors, write_bytes, write_json, write_text
 from acestep.dataset.identity import same_name
-from acestep.dataset.labels import FIELDS, INSTRUMENTAL, UNKNOWN_LANGUAGE, Labels, is_failure
+from acestep.dataset.labels import INSTRUMENTAL, UNKNOWN_LANGUAGE, Labels, is_failure
 from acestep.dataset.merge import merge_labels
 from acestep.dataset.sample import Sample
 from acestep.dataset.sidecars import Folder, read_sidecars, sidecar_path, write_sidecar
@@ -28,6 +28,7 @@ from acestep.dataset.text import read_text
 
 USER = "user"
 LABELS = ("caption", "genre", "bpm", "keyscale", "timesignature", "lyrics", "language", "is_instrumental")
+TAG = "custom_tag"  # the trigger word: noted beside the labels, no part of them
 SUNG = ("lyrics", "language", "is_instrumental")
 TEXT_FILES = {"caption": ".caption.txt", "lyrics": ".lyrics.txt"}
 
@@ -173,25 +174,9 @@ def _content(known: Known, labels: Mapping[str, tuple[Any, str]], extra: Mapping
     return {**content, **extra, "sources": sources, "written": written}
 
 
-def save_edit(sample: Sample, changes: Mapping[str, Any], *, texts: bool = True) -> Sample:
-    """Save what a person typed: those labels are locked from now on. Gives the song as it is then.
-
-    Raises:
-        DatasetError: no such label, or a value that cannot be.
-        DiskFull, NotWritable, StorageError.
-    """
-    labels: dict[str, tuple[Any, str]] = {}
-    for label, value in changes.items():
-        if label not in LABELS:
-            raise DatasetError(f"no label is called {label!r}", hint=f"Known: {', '.join(LABELS)}.")
-        try:
-            labels[label] = (value if value in (None, "") else FIELDS[label](value), USER)
-        except ValueError as problem:
-            raise DatasetError(f"{label} {problem}, not {value!r}") from None
-    with at_hand(sample) as known:
-        write_labels(known, labels, extra={}, texts=texts)
-    fresh = {label: value for label, (value, _) in labels.items()}
-    return sample.model_copy(update={**fresh, "sources": {**sample.sources, **dict.fromkeys(fresh, USER)}})
+def label_files(audio: Path) -> list[Path]:
+    """The files that the labels of a song are written into, its JSON first."""
+    return [sidecar_path(audio), *(audio.with_name(f"{audio.stem}{ending}") for ending in TEXT_FILES.values())]
 
 
 def has_twin(audio: Path) -> bool:

@@ -14,9 +14,10 @@ import soundfile
 from acestep import cli
 from acestep.captioning import cloud as common
 from acestep.captioning.configs import CaptionJob
+from acestep.captioning.edits import save_edit
 from acestep.captioning.omni import OmniModel
 from acestep.captioning.plan import cost_notes, make_plan
-from acestep.captioning.sidecar import USER, save_edit
+from acestep.captioning.sidecar import USER
 from acestep.core.card import WAITS, graphics_card, share_card
 from acestep.core.errors import CaptionError
 from acestep.core.events import Cancelled, EventLog, Failed, Finished, ItemFailed, Noted, Progressed, Saved, Started

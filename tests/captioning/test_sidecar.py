@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from acestep.captioning.sidecar import USER, known_of, lyric_labels, save_edit, write_labels
+from acestep.captioning.edits import save_edit
+from acestep.captioning.sidecar import USER, known_of, lyric_labels, write_labels
 from acestep.core.errors import CaptionError, DatasetError
 from acestep.dataset.labels import is_failure
 from acestep.dataset.scan import scan_folder

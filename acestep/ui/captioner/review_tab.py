@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 
 from acestep.captioning.quality import KINDS, check_captions
+from acestep.core.config import option
 from acestep.dataset.sample import Dataset
 from acestep.ui import html
+from acestep.ui.bulk_edit import BulkEdit, BulkPanel
 from acestep.ui.captioner.editor import Editor
 from acestep.ui.captioner.run_tab import status_of
 from acestep.ui.captioner.shell import Shell
@@ -20,6 +22,14 @@ _FILTERS = ["all songs", "to check"]
 _FILTER = "review.filter"
 _HEADERS = ["Song", "Status", "BPM", "Key", "Caption", "To check"]
 _WIDTHS: list[str | int] = [170, 100, 70, 100, 260, 220]
+
+
+class CaptionEdit(BulkEdit):
+    """A change to what the label files say."""
+
+    field: Literal[
+        "caption", "genre", "lyrics", "bpm", "keyscale", "timesignature", "language", "is_instrumental", "custom_tag"
+    ] = option("caption", "Field", "Which label is changed; custom_tag is the trigger word, noted in the label files.")
 
 
 class ReviewTab:
@@ -44,6 +54,7 @@ class ReviewTab:
                 )
             with gr.Column(scale=3, min_width=320):
                 Editor(shell, table, form)
+        BulkPanel(shell, desk.songs, CaptionEdit, "cp-bulk")
         with gr.Accordion("Quality report", open=False, elem_id="cp-quality"):
             report = gr.HTML(elem_id="cp-quality-report")
         shell.on(choose.input, lambda value: desk.settings.put({_FILTER: value}), [choose], quiet=True)

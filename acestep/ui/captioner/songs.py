@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from acestep.captioning.edits import Edits, save_edit
 from acestep.captioning.plan import place
 from acestep.captioning.quality import check_captions
-from acestep.captioning.sidecar import Known, known_of, save_edit
+from acestep.captioning.sidecar import TAG, Known, known_of
 from acestep.core.errors import AceStepError, DatasetError
 from acestep.dataset.labels import Problem, is_sung
 from acestep.dataset.sample import Dataset, Sample
@@ -50,7 +51,7 @@ class Songs:
     """The scanned folder. Safe to use from several threads; ``version`` changes with the content."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._edits = threading.Lock(), Edits()
         self.root: Path | None = None
         self.entries: list[Entry] = []
         self.problems: list[Problem] = []
@@ -96,6 +97,27 @@ class Songs:
         """Save what a person typed. Raises DatasetError, StorageError."""
         save_edit(self.find(name).sample, changes)
         self.refresh()
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The songs with their labels and trigger words as they are in the files now."""
+        self.refresh()
+        tags = [str(entry.known.extra.get(TAG) or "") if entry.known else "" for entry in self.entries]
+        return [entry.sample.model_copy(update={TAG: tag}) for entry, tag in zip(self.entries, tags, strict=True)]
+
+    def relabel(self, changes: Mapping[int, Mapping[str, Any]]) -> int:
+        """Save what a person wants for many songs, by their place in the list. Raises DatasetError, StorageError."""
+        try:
+            return self._edits.apply([(self.entries[index].sample, labels) for index, labels in changes.items()])
+        finally:
+            self.refresh()
+
+    def undo(self) -> None:
+        """Take the last change to many songs back. Raises DatasetError: there is none, or files were changed since."""
+        try:
+            self._edits.undo()
+        finally:
+            self.refresh()
 
 
 def _doubts(dataset: Dataset) -> dict[str, list[str]]:

@@ -1,0 +1,93 @@
+"""One change to the labels of many songs, looked at, made and taken back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from acestep.captioning.edits import save_edit
+from acestep.captioning.sidecar import USER, known_of, write_labels
+from acestep.core.errors import DatasetError
+from acestep.dataset.scan import scan_folder
+from acestep.ui.bulk_edit import changes_of
+from acestep.ui.captioner.review_tab import CaptionEdit
+from acestep.ui.captioner.songs import Songs
+
+NAMES = ("first", "second", "sub/third")
+
+
+@pytest.fixture
+def desk(songs):
+    """Three songs; a machine described the first two."""
+    for sample in scan_folder(songs).dataset.samples[:2]:
+        caption = (f"A calm piece, {sample.filename}", "model")
+        write_labels(known_of(sample), {"caption": caption}, extra={"rating": 5}, texts=True)
+    found = Songs()
+    found.open(songs)
+    return found
+
+
+def change(desk, **edit):
+    """What the panel does."""
+    wanted = CaptionEdit(**edit)
+    found = changes_of(wanted, desk.samples)
+    return desk.relabel({one.index: {wanted.field: one.after} for one in found})
+
+
+def read(songs, name):
+    return json.loads((songs / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def files(songs):
+    return {path: path.read_bytes() for path in songs.rglob("*.*") if path.suffix != ".wav"}
+
+
+def test_a_word_is_replaced_in_every_caption_and_locked(desk, songs):
+    assert change(desk, action="replace", find="calm", text="quiet") == 2
+    first = read(songs, "first")
+    assert first["caption"] == "A quiet piece, first.wav"
+    assert (first["sources"]["caption"], first["rating"]) == (USER, 5)
+    assert (songs / "first.caption.txt").read_text() == "A quiet piece, first.wav\n"
+    assert not (songs / "sub" / "third.json").exists()
+    assert "caption" in desk.find("first.wav").known.locked
+
+
+def test_a_word_in_front_needs_a_caption_and_a_trigger_word_does_not(desk, songs):
+    assert change(desk, action="before", text="zx_style, ") == 2
+    assert read(songs, "second")["caption"] == "zx_style, A calm piece, second.wav"
+    assert change(desk, field="custom_tag", text=" zx ") == 3
+    assert [read(songs, name)["custom_tag"] for name in NAMES] == ["zx"] * 3
+    assert change(desk, field="custom_tag", text="zx") == 0
+    assert [sample.has_caption for sample in scan_folder(songs).dataset.samples] == [True, True, False]
+
+
+def test_the_last_change_is_taken_back_file_by_file(desk, songs):
+    before = files(songs)
+    change(desk, field="bpm", text="120")
+    assert [read(songs, name)["bpm"] for name in NAMES] == [120] * 3
+    middle = files(songs)
+    change(desk, field="genre", text="folk", only_empty=True)
+    desk.undo()
+    assert files(songs) == middle
+    desk.undo()
+    assert files(songs) == before
+    with pytest.raises(DatasetError, match="nothing to undo"):
+        desk.undo()
+
+
+def test_what_was_written_since_the_change_is_not_taken_back(desk, songs):
+    change(desk, field="genre", text="folk")
+    save_edit(desk.find("second.wav").sample, {"caption": "Typed after that"})
+    with pytest.raises(DatasetError, match=r"1 label files were changed since.*second.json"):
+        desk.undo()
+    assert read(songs, "second")["caption"] == "Typed after that"
+    assert read(songs, "second")["genre"] == "folk"
+    assert "genre" not in read(songs, "first")
+
+
+def test_an_impossible_value_changes_nothing(desk, songs):
+    before = files(songs)
+    with pytest.raises(DatasetError, match="bpm must be a number"):
+        change(desk, field="bpm", text="quick")
+    assert files(songs) == before

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 Tone = Literal["plain", "good", "warn", "bad", "busy"]
 
@@ -54,6 +56,28 @@ def log_box(lines: Sequence[str], label: str, empty: str, limit: int = 200) -> s
     """The last lines, the newest held in view by the style sheet alone."""
     body = escape("\n".join(lines[-limit:]) or empty)
     return f'<div class="ac-log" role="log" tabindex="0" aria-label="{escape(label)}"><pre>{body}</pre></div>'
+
+
+def address(copy: Path) -> str:
+    """Where the browser finds a file of the cache; relative, so that it works behind a proxy."""
+    return quote(f"gradio_api/file={copy}", safe="/=:")
+
+
+def download(copy: Path) -> str:
+    """A list item that fetches a file of the cache."""
+    return (
+        f'<li><a href="{address(copy)}" download="{text(copy.name)}">{text(copy.name)}</a> '
+        f"<span>{size(copy.stat().st_size)}</span></li>"
+    )
+
+
+def size(num_bytes: float) -> str:
+    """``520 B``, ``1.0 MB``, ``4.8 GB``."""
+    for unit in ("B", "KB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} GB"
 
 
 def duration(seconds: float) -> str:

@@ -22,12 +22,15 @@ from acestep.core.paths import safe_name
 from acestep.core.runs import list_runs
 from acestep.dataset.scan import scan_folder
 from acestep.dataset.store import write_dataset
+from acestep.exporting.configs import MergeJob
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.configs import TrainJob, groups, set_value
+from acestep.training.estimate_config import EstimateJob
 from acestep.ui.errors import OUR_FAULT
 from acestep.ui.jobs import GenerateJob
 from acestep.ui.trainer.desk import Desk
 from acestep.ui.trainer.export_tab import export as export_now
+from acestep.ui.trainer.merge_panel import start_merging
 from acestep.ui.trainer.pieces import list_pieces, new_folder
 from acestep.ui.watch import Watch
 
@@ -58,7 +61,8 @@ class Api:
         """Offer all functions in the present gradio context, each under its own name."""
         quick = (self.health, self.status, self.stop, self.list_runs, self.samples)
         slow = (self.check_dataset, self.make_dataset, self.start_preprocessing, self.start_training)
-        for function in (*quick, *slow, self.start_generating, self.export):
+        further = (self.start_estimating, self.start_generating, self.start_merging, self.export)
+        for function in (*quick, *slow, *further):
             api(_answered(function), api_name=function.__name__, queue=function not in quick)
 
     def health(self) -> dict[str, Any]:
@@ -164,12 +168,25 @@ class Api:
         job.out = self._desk.places.path(str(job.out), "out")
         return self._begin("train", job, job.out)
 
+    def start_estimating(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Begin to measure at which parts of a model the songs pull. ``config``: tensor_dir, checkpoint and so on."""
+        job = parse(EstimateJob, config)
+        job.tensor_dir = self._desk.places.folder(str(job.tensor_dir), "tensor_dir")
+        if job.out is not None:
+            job.out = self._desk.places.own(str(job.out), "out")
+        return self._begin("estimate", job, job.folder)
+
     def start_generating(self, config: dict[str, Any]) -> dict[str, Any]:
         """Begin to make a piece of music. ``config``: checkpoint, adapter, strength, request (prompt, seed ...)."""
         job = parse(GenerateJob, config)
         if job.adapter is not None:
             job.adapter = self._desk.places.path(str(job.adapter), "adapter")
         return self._begin("generate", job, new_folder(self._desk.pieces_folder))
+
+    def start_merging(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Begin to make an adapter part of its model. ``config``: checkpoint, adapter, out, strength, layout."""
+        folder = start_merging(self._desk, parse(MergeJob, config))
+        return {"run_id": self._desk.places.short(folder), "state": "running"}
 
     def export(self, run_id: str, checkpoint: str = "final", target: str = "acestep", out: str = "") -> dict[str, Any]:
         """Write the adapter of a run (final, best, or the name of a checkpoint) for another program."""

@@ -1,4 +1,4 @@
-"""6. Export & Merge: an adapter for another program, read back and compared before it counts."""
+"""6. Export & Merge: an adapter for another program, read back and compared before it counts; or part of its model."""
 
 from __future__ import annotations
 
@@ -8,25 +8,46 @@ from typing import Any
 
 import gradio as gr
 
+from acestep.core.config import Config, option
 from acestep.core.errors import AdapterError
 from acestep.core.files import storage_errors
-from acestep.exporting.configs import TARGETS
+from acestep.exporting.configs import ALL, TARGETS
 from acestep.ui import html
 from acestep.ui.errors import say
+from acestep.ui.form import Form
 from acestep.ui.places import cache_folder
 from acestep.ui.trainer.desk import Desk
-from acestep.ui.trainer.shell import Cure, Shell
+from acestep.ui.trainer.merge_panel import MergePanel
+from acestep.ui.trainer.shell import Cure, Shell, heading
 
 EXPORTS = "exports"
+_PROGRAMS = [*((entry.label, entry.name) for entry in TARGETS), ("All of them", ALL)]
+_SHOWN = {"kind": "Kind", "form": "Written as", "modules": "Modules", "residual": "Lost"}
 
 
-def export(desk: Desk, adapter: str, target: str, out: str) -> dict[str, Any]:
+class ExportOptions(Config):
+    """What may be changed on the way out."""
+
+    strength: float = option(1.0, "Strength", "Baked in: below 1 weakens the adapter for good.", ge=-4, le=4)
+    rank: int | None = option(
+        None, "Rank", "Makes it a LoRA of this rank. Empty: changed only where the program demands it.", ge=1, le=4096
+    )
+    thorough: bool = option(
+        False,
+        "Compare with the model",
+        "Also compares the answers of the whole model of 1. Service. Takes longer; DoRA for ComfyUI needs it.",
+    )
+
+
+def export(desk: Desk, adapter: str, target: str, out: str, options: ExportOptions | None = None) -> dict[str, Any]:
     """Write an adapter into a folder of this program. Raises AdapterError, StorageError, UnknownName."""
     from acestep.exporting.package import export_adapter
 
+    options = options or ExportOptions()
     source = desk.places.path(adapter, "Adapter")
     folder = desk.places.own(out.strip() or f"{EXPORTS}/{default_name(source)}-{target}", "Export Path")
-    return export_adapter(source, target, out=folder)
+    model = desk.checkpoint().folder if options.thorough else None
+    return export_adapter(source, target, out=folder, rank=options.rank, strength=options.strength, checkpoint=model)
 
 
 def default_name(adapter: Path) -> str:
@@ -41,75 +62,94 @@ class ExportTab:
     def __init__(self, shell: Shell) -> None:
         self._desk = shell.desk
         shell.cure("tr-export", self._missing)
-        with gr.Row(elem_classes="ac-grid"):
-            self._adapter = gr.Dropdown(
-                [],
-                label="Adapter",
-                info="Final is the best that the run has.",
-                allow_custom_value=True,
-                elem_id="tr-export-adapter",
-            )
-            target = gr.Dropdown(
-                [(entry.label, entry.name) for entry in TARGETS],
-                value=TARGETS.names[0],
-                label="Program",
-                info="Which program will read it.",
-                elem_id="tr-export-target",
-            )
-            path = gr.Textbox(
-                label="Export Path",
-                info="A folder inside the program's own. Empty: exports, and the name of the run.",
-                placeholder=f"{EXPORTS}/my_style",
-                elem_id="tr-export-path",
-            )
-        self._about = gr.HTML(elem_id="tr-export-about")
+        self._adapter = gr.Dropdown(
+            [],
+            label="Adapter",
+            info="What training has left, or the path of an adapter. Final is the best that the run has.",
+            allow_custom_value=True,
+            elem_id="tr-export-adapter",
+        )
+        with gr.Row(equal_height=False, elem_classes="ac-halves"):
+            with gr.Column(scale=1, min_width=320):
+                self._make_export(shell)
+            with gr.Column(scale=1, min_width=320):
+                MergePanel(shell, self._adapter)
+        shell.on(self._adapter.input, self._choose, [self._adapter], quiet=True)
+        shell.live.show([self._adapter], self._adapters_version, self._paint_adapters)
+
+    def _make_export(self, shell: Shell) -> None:
+        heading("Export for another program")
+        target = gr.Radio(_PROGRAMS, value=TARGETS.names[0], label="Program", elem_id="tr-export-target")
+        gr.HTML(html.facts({entry.label: entry.help for entry in TARGETS}), elem_id="tr-export-about")
+        path = gr.Textbox(
+            label="Export Path",
+            info="A folder inside the program's own. Empty: exports, and the name of the run.",
+            placeholder=f"{EXPORTS}/my_style",
+            elem_id="tr-export-path",
+        )
+        self._options = Form(ExportOptions, "export", shell.kept)
+        self._options.rest(folded=True)
         with gr.Row(elem_classes="ac-actions"):
             button = gr.Button("Export", variant="primary", elem_id="tr-export-start")
-        self._result = gr.HTML(elem_id="tr-export-result")
-        self._files = gr.File(label="Files to take along", interactive=False, visible=False, elem_id="tr-export-files")
-        shell.kept.add("export.target", target, lambda value: value in TARGETS.names)
+        result = gr.HTML(elem_id="tr-export-result")
+        files = gr.HTML(elem_id="tr-export-files")
+        shell.kept.add("export.target", target, lambda value: value in [name for _, name in _PROGRAMS])
         shell.kept.add("export.path", path)
-        shell.on(
-            button.click, self._export, [self._adapter, target, path], [self._result, self._files], busy_on=self._result
-        )
-        shell.on(target.input, self._choose, [target], quiet=True)
-        shell.live.show([self._adapter], lambda: tuple(self._desk.adapters()), self._paint_adapters)
-        shell.live.show([self._about], lambda: self._target, self._paint_about)
-
-    @property
-    def _target(self) -> str:
-        return self._desk.settings.text("export.target", TARGETS.names[0])
+        inputs = [*self._options.widgets, self._adapter, target, path]
+        shell.on(button.click, self._export, inputs, [result, files], check=self._options.check, busy_on=result)
 
     def _missing(self) -> Cure | None:
         return None if self._desk.adapters() else Cure("There is no adapter yet.", "train")
 
-    def _choose(self, target: str) -> None:
-        self._desk.settings.put({"export.target": target})
+    def _choose(self, adapter: str | None) -> None:
+        self._desk.settings.put({"export.adapter": adapter or ""})
+
+    @property
+    def _chosen(self) -> str | None:
+        """What the user chose, as long as it is there; before that the newest."""
+        chosen = self._desk.settings.text("export.adapter")
+        if chosen and Path(chosen).exists():
+            return chosen
+        return next((value for _, value in self._desk.adapters()), None)
+
+    def _adapters_version(self) -> object:
+        return tuple(self._desk.adapters()), self._chosen
 
     def _paint_adapters(self) -> list[Any]:
-        choices = self._desk.adapters()
-        return [gr.update(choices=choices, value=choices[0][1] if choices else None)]
+        return [gr.update(choices=self._desk.adapters(), value=self._chosen)]
 
-    def _paint_about(self) -> list[str]:
-        return [f'<p class="ac-phase">{html.text(TARGETS[self._target].help)}</p>']
-
-    def _export(self, adapter: str | None, target: str, out: str) -> tuple[str, Any]:
+    def _export(self, *values: Any) -> tuple[str, str]:
+        *told, adapter, target, out = values
         if not adapter:
             raise AdapterError("no adapter is chosen", hint="Train one in 4. Train, or enter the path of one.")
-        made = export(self._desk, adapter, target, out)
-        place = Path(made["adapter"])
-        word = made.get("trigger_word")
-        facts = {"Give to the program": place, "Made from": made["source"], "Modules": made.get("modules", "")}
-        facts |= {"Trigger word": word} if word else {}
-        notes = [str(note) for note in made.get("notes", [])]
+        made = export(self._desk, adapter, target, out, self._options.read(told))
         say("Exported.")
-        words = html.card("Exported, read back and compared", notes, "good") + html.facts(facts)
-        return words, gr.update(value=_copies(place), visible=True)
+        written = made.get("targets") or {target: made}
+        words = "".join(_told(name, each) for name, each in written.items())
+        refused = made.get("refused") or {}
+        words += "".join(html.card(f"Not for {TARGETS[name].label}", [why], "warn") for name, why in refused.items())
+        return words, _downloads([Path(each["adapter"]) for each in written.values()])
 
 
-def _copies(place: Path) -> list[str]:
-    """The files, in the cache, where the browser may fetch them."""
-    files = [place] if place.is_file() else [path for path in sorted(place.iterdir()) if path.is_file()]
-    folder = cache_folder(f"export/{place.name}")
-    with storage_errors(folder):
-        return [str(shutil.copyfile(path, folder / path.name)) for path in files]
+def _told(target: str, made: dict[str, Any]) -> str:
+    notes = [str(note) for note in made.get("notes", [])]
+    facts: dict[str, Any] = {"Give to the program": made["adapter"], "Made from": made["source"]}
+    facts |= {label: _figure(name, made[name]) for name, label in _SHOWN.items() if made.get(name) not in (None, "")}
+    facts |= {"Trigger word": made["trigger_word"]} if made.get("trigger_word") else {}
+    title = f"Exported, read back and compared: {TARGETS[target].label}"
+    return html.card(title, notes, "good") + html.facts(facts)
+
+
+def _figure(name: str, value: Any) -> str:
+    return f"{value:.3%}" if name == "residual" else str(value)
+
+
+def _downloads(places: list[Path]) -> str:
+    """Links to the files: to copies in the cache, where the browser may fetch them."""
+    links = []
+    for number, place in enumerate(places):
+        files = [place] if place.is_file() else [path for path in sorted(place.iterdir()) if path.is_file()]
+        folder = cache_folder(f"export/{number}-{place.stem}")
+        with storage_errors(folder):
+            links += [html.download(Path(shutil.copyfile(path, folder / path.name))) for path in files]
+    return f'<h4 class="ac-title">Files to take along</h4><ul class="ac-files">{"".join(links)}</ul>'

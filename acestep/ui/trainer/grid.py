@@ -9,7 +9,6 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import gradio as gr
 
@@ -55,8 +54,10 @@ element.addEventListener('keydown', event => {
   const cell = event.target.closest('button[data-src]'), step = steps[event.key];
   if (!cell || !step) return;
   event.preventDefault();
-  let [row, column] = [Number(cell.dataset.row) + step[0], Number(cell.dataset.column) + step[1]];
-  const next = cells().find(other => Number(other.dataset.row) === row && Number(other.dataset.column) === column);
+  const far = other => [Number(other.dataset.row) - cell.dataset.row, Number(other.dataset.column) - cell.dataset.column];
+  const ahead = other => far(other)[0] * step[0] + far(other)[1] * step[1];
+  const inLine = other => far(other)[0] * step[1] === 0 && far(other)[1] * step[0] === 0;
+  const next = cells().filter(other => inLine(other) && ahead(other) > 0).sort((a, b) => ahead(a) - ahead(b))[0];
   if (next) { next.focus(); play(next); }
 });
 watch('value', () => {
@@ -111,9 +112,8 @@ def _cell(sound: Path | None, gains: dict[Path, float], label: str, row: int, co
     if sound is None or sound not in gains:
         return '<td class="ac-none">none</td>'
     copy = playable(sound)
-    address = quote(f"gradio_api/file={copy}", safe="/=:")
     return (
-        f'<td><button type="button" data-key="{copy.stem}" data-src="{address}" data-gain="{gains[sound]:.4f}" '
+        f'<td><button type="button" data-key="{copy.stem}" data-src="{html.address(copy)}" data-gain="{gains[sound]:.4f}" '
         f'data-row="{row}" data-column="{column}" aria-pressed="false" aria-label="{html.text(label)}">'
         f"<span>{html.duration(_measured(sound, sound.stat().st_mtime_ns)[0])}</span></button></td>"
     )

@@ -50,7 +50,8 @@ class MemoryPanel:
     def __init__(self, shell: Shell, forms: Mapping[str, Form[Any]]) -> None:
         self._desk, self._forms = shell.desk, forms
         words = gr.HTML(elem_id="tr-train-memory")
-        change = gr.Button("Change these settings", size="sm", visible=False, elem_id="tr-train-fit")
+        with gr.Row(elem_classes="ac-actions"):
+            change = gr.Button("Change these settings", size="sm", visible=False, elem_id="tr-train-fit")
         shell.on(change.click, self._change, quiet=True)
         shell.live.show([words, change], self._version, self._paint)
 

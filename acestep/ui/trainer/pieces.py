@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from acestep.core.errors import AceStepError
 from acestep.core.files import read_json
@@ -71,8 +70,8 @@ def trigger_word(adapter: str) -> str:
 
 
 def player(sound: Path, label: str) -> str:
-    """A sound as HTML, from the copy in the cache; relative, so that it works behind a proxy."""
-    address = quote(f"gradio_api/file={playable(sound)}", safe="/=:")
+    """A sound as HTML, from the copy in the cache."""
+    address = html.address(playable(sound))
     return f'<audio controls preload="none" src="{address}" aria-label="{html.text(label)}"></audio>'
 
 

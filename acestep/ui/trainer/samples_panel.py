@@ -18,7 +18,8 @@ class SamplesPanel:
         self._watch = shell.desk.watches["train"]
         with gr.Column(visible=False, elem_id="tr-train-samples") as block:
             list_ = gr.HTML()
-            compare = gr.Button("Compare them in 5. Listen", size="sm", elem_id="tr-train-compare")
+            with gr.Row(elem_classes="ac-actions"):
+                compare = gr.Button("Compare them in 5. Listen", size="sm", elem_id="tr-train-compare")
         shell.go(compare, "listen")
         shell.live.show([block, list_], self._version, self._paint)
 

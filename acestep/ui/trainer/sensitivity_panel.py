@@ -34,7 +34,8 @@ class SensitivityPanel:
             self._form.rest()
             buttons = JobButtons(shell, "estimate", "Run Estimation", "Stop Estimation")
             JobPanel(shell.live, self._watch, "tr-estimate", nothing_yet=_NOTHING, result=_table)
-            use = gr.Button("Use these ranks", visible=False, elem_id="tr-estimate-use")
+            with gr.Row(elem_classes="ac-actions"):
+                use = gr.Button("Use these ranks", visible=False, elem_id="tr-estimate-use")
         shell.on(buttons.start.click, self._start, self._form.widgets, check=self._form.check)
         shell.on(use.click, self._use, quiet=True)
         shell.live.show([use], self._done, lambda: [gr.update(visible=self._done())])

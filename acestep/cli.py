@@ -22,7 +22,7 @@ from acestep.cli_settings import settings
 from acestep.console import Json, answer, do, print_error, print_json, say
 from acestep.core.errors import AceStepError, DatasetError, JobCancelled
 from acestep.core.events import told
-from acestep.core.jobs import read_job
+from acestep.core.jobs import WHOLE, read_job
 from acestep.core.log import set_up_logging
 from acestep.core.runs import list_runs
 from acestep.flags import add_command
@@ -112,11 +112,16 @@ def train(
     set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value. May be repeated.")] = None,
     resume: Annotated[str | None, typer.Option(help="auto, or a checkpoint folder to go on from.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")] = "auto",
+    devices: Annotated[int, typer.Option(help="Graphics cards of this machine that share each step.")] = 1,
+    num_nodes: Annotated[int, typer.Option(help="Machines that share each step; see the guide.")] = 1,
+    strategy: Annotated[Literal["ddp", "fsdp"], typer.Option(help="fsdp splits the frozen model; CUDA only.")] = "ddp",
     json_output: Json = False,
 ) -> None:
     """Train an adapter on tensors."""
-    flags = {"tensor_dir": tensor_dir, "checkpoint": checkpoint, "out": out, "resume": resume, "device": device}
-    do("train", train_job_from_flags(flags, config, set_ or [], preset), out, json_output)
+    where = {"device": device, "devices": devices, "num_nodes": num_nodes, "strategy": strategy}
+    flags = {"tensor_dir": tensor_dir, "checkpoint": checkpoint, "out": out, "resume": resume, **where}
+    job = train_job_from_flags(flags, config, set_ or [], preset)
+    do("train", job, job.folder, json_output)
 
 
 def estimate(config: EstimateJob, json_output: bool) -> None:
@@ -131,7 +136,8 @@ add_command(app, "estimate", EstimateJob, estimate, arguments=("tensor_dir",), e
 def run(folder: Annotated[Path, typer.Argument(help="A run folder.")], json_output: Json = False) -> None:
     """Do the job of a run folder, or go on with it where it stopped."""
     name, config = read_job(folder)
-    if isinstance(config, TrainJob) and (config.resume is None or RunFolder(config.out).newest()):
+    anew = WHOLE not in os.environ  # a worker does as the process that started it says
+    if anew and isinstance(config, TrainJob) and (config.resume is None or RunFolder(config.out).newest()):
         config.resume = "auto"  # where this run stands, no longer where it began
     do(name, config, folder, json_output)
 

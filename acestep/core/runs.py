@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from acestep.core.errors import JobError
 from acestep.core.events import Cancelled, EpochLogged, Event, EventLog, Failed, Finished, Started, StepLogged
 from acestep.core.files import read_versioned
+from acestep.core.workers import FOLDER as WORKERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,12 @@ class RunSummary:
 
 
 def list_runs(root: Path) -> list[RunSummary]:
-    """Every run folder at or below ``root``, newest first. Folders that cannot be read are not runs."""
-    folders = sorted({file.parent for file in root.rglob("job.json")}) if root.is_dir() else []
+    """Every run folder at or below ``root``, newest first. Folders that cannot be read are not runs.
+
+    Neither are those of the workers that share a job.
+    """
+    found = root.rglob("job.json") if root.is_dir() else []
+    folders = sorted({file.parent for file in found if file.parts[-3] != WORKERS})
     runs = []
     for folder in folders:
         try:

@@ -36,9 +36,10 @@ class Saver:
         card: Callable[[], AdapterCard],
         state: Callable[[], dict[str, Any]],
         average: MovingAverage | None = None,
+        writes: bool = True,
     ) -> None:
-        """``card`` and ``state`` are asked at each save."""
-        self.run = run
+        """``card`` and ``state`` are asked at each save. Without ``writes`` it only names what another one writes."""
+        self.run, self._writes = run, writes
         self._adapter, self._card, self._state, self._average = adapter, card, state, average
 
     def require_space(self, saves: int) -> None:
@@ -52,8 +53,10 @@ class Saver:
 
     def checkpoint(self, name: str) -> Path:
         """Save everything as ``checkpoints/<name>``. Raises DiskFull, NotWritable, StorageError."""
-        self.require_space(1)
         target = self.run.checkpoints / name
+        if not self._writes:
+            return target
+        self.require_space(1)
         with replace_folder(target) as folder:
             (folder / STATE).mkdir()
             write_state(folder / STATE, self._state())
@@ -67,7 +70,7 @@ class Saver:
 
     def final(self, *, best_known: bool) -> Path:
         """Make ``final/``: the best adapter if there is one, else the present one."""
-        if not (best_known and (self.run.best / ADAPTER).is_dir()):
+        if not (self._writes and best_known and (self.run.best / ADAPTER).is_dir()):
             return self._adapter_alone(self.run.final)
         with replace_folder(self.run.final) as folder:
             for found in (self.run.best / ADAPTER, self.run.best / AVERAGE):
@@ -76,8 +79,9 @@ class Saver:
         return self.run.final
 
     def _adapter_alone(self, target: Path) -> Path:
-        with replace_folder(target) as folder:
-            self._save_adapter(folder)
+        if self._writes:
+            with replace_folder(target) as folder:
+                self._save_adapter(folder)
         return target
 
     def _save_adapter(self, folder: Path) -> None:

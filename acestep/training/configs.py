@@ -5,6 +5,7 @@ The names are those of the existing trainer (SPEC 3.1); values given as text, ``
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -22,6 +23,7 @@ from acestep.core.config import Config, assign, fields, group, option, parse
 from acestep.core.errors import ConfigError, TrainingError
 from acestep.core.files import read_json
 from acestep.core.registry import nearest_hint
+from acestep.core.workers import FOLDER as WORKERS
 from acestep.training.loss_weights import LOSS_WEIGHTS
 from acestep.training.optimizers import OPTIMIZERS
 from acestep.training.run_folder import RunFolder
@@ -206,12 +208,35 @@ class TrainJob(Config):
         None, "Resume", "auto goes on with what the run folder holds; or the folder of a run, checkpoint or adapter."
     )
     device: str = option("auto", "Device", "auto, cpu, cuda, cuda:1, mps or xpu.", advanced=True)
+    devices: int = option(
+        1, "Devices", "Graphics cards of this machine to share each step; as many batches are taken.", ge=1, le=64
+    )
+    num_nodes: int = option(
+        1, "Nodes", "Machines that share each step; see the guide for what they need.", ge=1, le=256, advanced=True
+    )
+    strategy: Literal["ddp", "fsdp"] = option(
+        "ddp",
+        "Strategy",
+        "Of several devices: ddp keeps the model on each, fsdp splits its frozen part between them. fsdp needs CUDA.",
+        advanced=True,
+    )
     training: TrainingConfig = group(TrainingConfig, "Training")
     lora: LoRAConfig = group(LoRAConfig, "LoRA")
     dora: DoRAConfig = group(DoRAConfig, "DoRA")
     lokr: LoKRConfig = group(LoKRConfig, "LoKr")
     loha: LoHaConfig = group(LoHaConfig, "LoHa")
     samples: SampleConfig = group(SampleConfig, "Sample Inference")
+
+    @property
+    def folder(self) -> Path:
+        """Where this node keeps the job: the run folder, or for further nodes one of their own below it."""
+        node = os.environ.get("NODE_RANK", "0") if self.num_nodes > 1 else "0"
+        return self.out if node == "0" else self.out / WORKERS / f"node_{node}"
+
+    @property
+    def num_processes(self) -> int:
+        """One for each device of each node."""
+        return self.devices * self.num_nodes
 
     @property
     def adapter(self) -> AdapterConfig:

@@ -1,7 +1,8 @@
 """Songs in memory, and what is drawn from them: order, crops, noise, times.
 
 All that is random about a song in an epoch comes from one generator seeded by (seed, epoch, name of the song),
-the order of an epoch from (seed, epoch). So neither the batch size nor a resume changes what a song meets.
+the order of an epoch from (seed, epoch). So neither the batch size nor a resume changes what a song meets, nor the
+device that it is computed on.
 """
 
 from __future__ import annotations
@@ -95,8 +96,13 @@ def centre_start(frames: int, max_frames: int) -> int:
 
 def generator_for(*key: object) -> torch.Generator:
     """A generator of its own for ``key``, the same on every machine."""
+    return torch.Generator().manual_seed(seed_for(*key))
+
+
+def seed_for(*key: object) -> int:
+    """63 bits, the same for the same ``key``."""
     digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return int.from_bytes(digest[:8], "little") >> 1
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -151,7 +157,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All steps of a run. The last step of an epoch takes the songs that are left, however few."""
+    """All steps of a run. The last step of an epoch takes the songs that are left, however few.
+
+    The order of the songs depends on the seed alone, so a run goes on with other batches or devices where it stands.
+    """
 
     num_songs: int
     seed: int
@@ -159,10 +168,11 @@ class Plan:
     accumulation: int
     epochs: int
     max_steps: int = 0  # 0: no limit
+    devices: int = 1
 
     @property
     def songs_per_step(self) -> int:
-        return self.batch_size * self.accumulation
+        return self.batch_size * self.accumulation * self.devices
 
     def num_steps(self, epoch: int = 0, songs: int = 0, step: int = 0) -> int:
         """Steps of the whole run, of which ``step`` lie behind and brought it to ``songs`` of ``epoch``."""

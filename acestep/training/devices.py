@@ -1,17 +1,29 @@
-"""Lightning Fabric as training needs it. Several devices and nodes will be chosen here."""
+"""Where a run is computed, and Lightning Fabric as training needs it."""
 
 from __future__ import annotations
 
 import logging
+import os
 import warnings
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.precision import MixedPrecision, Precision
+from lightning.fabric.strategies.ddp import DDPStrategy
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
-from acestep.core.errors import TrainingError
+from acestep.core.errors import ConfigError, TrainingError
+from acestep.models.device import Choice, choose_device, choose_dtype
+from acestep.models.quantize import QUANTIZED
+from acestep.training.configs import TrainJob
 
+PATIENCE = timedelta(days=7)  # one may wait long for another that saves, plays or waits for its card
 _MIXED = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
 
 
@@ -22,13 +34,82 @@ class _Autocast(MixedPrecision):
         return data
 
 
-def make_fabric(device: torch.device, dtype: torch.dtype) -> Fabric:
-    """Fabric on one device; the forward is computed in ``dtype``. Raises TrainingError."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The device of this process and the type that it computes in."""
+
+    device: Choice[str]
+    dtype: Choice[torch.dtype]
+
+
+def choose_place(job: TrainJob) -> Place:
+    """Of several devices, the one that the environment of this process names. Raises ConfigError."""
+    device = choose_device(job.device)
+    if job.num_processes > 1:
+        device = Choice(_one_of_several(job, device.value), device.reason)
+    elif job.strategy == "fsdp":
+        raise ConfigError("strategy fsdp splits the model between devices, and devices is 1", hint="Ask for more.")
+    return Place(device, choose_dtype(device.value, job.training.mixed_precision))
+
+
+def _one_of_several(job: TrainJob, device: str) -> str:
+    if device not in ("cpu", "cuda"):
+        raise ConfigError(f"devices is {job.devices}, and device {device} is one", hint="Set device to auto or cuda.")
+    if job.strategy == "fsdp" and device != "cuda":
+        raise ConfigError(f"strategy fsdp needs CUDA, the device is {device}", hint="Use the strategy ddp.")
+    if job.strategy == "fsdp" and job.training.base_precision in QUANTIZED:
+        raise ConfigError(
+            f"strategy fsdp cannot split a base in {job.training.base_precision}",
+            hint="Use the strategy ddp: such a base is small enough for each device.",
+        )
+    if device == "cpu":
+        return device
+    if job.devices > torch.cuda.device_count():
+        raise ConfigError(
+            f"devices is {job.devices}, PyTorch finds {torch.cuda.device_count()} CUDA devices on this machine",
+            hint="Ask for as many as there are; num_nodes takes further machines.",
+        )
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+
+
+def make_fabric(
+    device: torch.device, dtype: torch.dtype, *, devices: int = 1, num_nodes: int = 1, strategy: str = "ddp"
+) -> Fabric:
+    """Fabric on ``device``, and on others in as many processes; the forward is computed in ``dtype``.
+
+    Waits until all processes are there. Their gradients are brought together by PyTorch's DDP for either strategy.
+
+    Raises:
+        TrainingError.
+    """
     if device.type not in ("cpu", "cuda", "mps"):
         raise TrainingError(f"training on {device.type} is not supported", hint="Set device to cpu, or use a GPU.")
     precision: Any = Precision() if dtype == torch.float32 else _Autocast(_MIXED[dtype], device.type)  # type: ignore[arg-type]
-    devices: Any = [device.index or 0] if device.type == "cuda" else 1
+    several = devices * num_nodes > 1
+    one: Any = [device.index or 0] if device.type == "cuda" else 1
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it recommends other accelerators than the one that was chosen
-        return Fabric(accelerator=device.type, devices=devices, plugins=[precision])
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=devices if several else one,
+            num_nodes=num_nodes,
+            strategy=_together(split=strategy == "fsdp") if several else "auto",
+            plugins=[precision, LightningEnvironment()] if several else [precision],
+        )
+        if several:
+            fabric.launch()
+    return fabric
+
+
+def _together(*, split: bool) -> DDPStrategy:
+    """At the start all get the weights of the first, unless each holds another part of them."""
+    return DDPStrategy(timeout=PATIENCE, broadcast_buffers=False, init_sync=not split)
+
+
+def split_layers(layers: nn.ModuleList, adapter: list[nn.Parameter], device: torch.device) -> None:
+    """Leave on each device of the process group its part of the frozen weights of each layer; a layer is brought
+    together when it computes. The adapter is small: it stays whole everywhere, and its gradients are DDP's."""
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=set(adapter))

@@ -14,6 +14,7 @@ from torch import nn
 
 from acestep.training.data import Song, centre_start, collate, example, generator_for, move, sorted_by_hash
 from acestep.training.flow_matching import Batch, timestep_quantiles
+from acestep.training.team import ALONE, Team
 
 NUM_TIMES = 8  # equally likely times under the law that is trained on
 MAX_SONGS = 8  # of each kind: more would cost more than they tell
@@ -45,8 +46,12 @@ class Yardstick:
         return [self._max_frames, *self._times]
 
     @torch.no_grad()
-    def measure(self, model: nn.Module, device: torch.device, *, stop_if_cancelled: Callable[[], None]) -> Figures:
+    def measure(
+        self, model: nn.Module, device: torch.device, *, stop_if_cancelled: Callable[[], None], team: Team = ALONE
+    ) -> Figures:
         """``model`` answers a batch with its losses [B]. Its mode and all random states are left as they were.
+
+        The processes of ``team`` share the songs and get the same figures.
 
         Raises:
             JobCancelled: from ``stop_if_cancelled``, which is asked between two songs.
@@ -54,8 +59,8 @@ class Yardstick:
         was_training = model.training
         model.eval()
         try:
-            fit = self._mean(self._songs, model, device, stop_if_cancelled)
-            held_out = self._mean(self._held_out, model, device, stop_if_cancelled)
+            fit = self._mean(self._songs, model, device, stop_if_cancelled, team)
+            held_out = self._mean(self._held_out, model, device, stop_if_cancelled, team)
         finally:
             model.train(was_training)
         assert fit is not None
@@ -70,13 +75,18 @@ class Yardstick:
         return float(torch.stack(losses).mean())
 
     def _mean(
-        self, songs: list[Song], model: nn.Module, device: torch.device, stop_if_cancelled: Callable[[], None]
+        self,
+        songs: list[Song],
+        model: nn.Module,
+        device: torch.device,
+        stop_if_cancelled: Callable[[], None],
+        team: Team,
     ) -> float | None:
-        losses = []
-        for song in songs:
+        losses: list[list[float]] = []  # [songs, times]
+        for song, _ in team.share(songs):
             stop_if_cancelled()
-            losses += [model(move(batch, device)) for batch in self._batches(song)]
-        return float(torch.cat(losses).mean()) if losses else None
+            losses.append(torch.cat([model(move(batch, device)) for batch in self._batches(song)]).tolist())
+        return float(torch.tensor(team.gather(losses, len(songs))).mean()) if songs else None
 
     def _batches(self, song: Song) -> Iterator[Batch]:
         """The middle of ``song`` at all times of the grid."""

@@ -1,12 +1,14 @@
 """The training loop, whole, in reading order. What varies is passed in; nothing is looked up.
 
 One order: cancelled? - accumulate - clip - finite? - step - report - save. The device is waited for once a step.
+Several devices share the songs of each step: each knows the losses of all and so decides alike.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol
 
@@ -17,6 +19,7 @@ from acestep.core.errors import LossNotFinite
 from acestep.training.data import Step
 from acestep.training.flow_matching import Batch
 from acestep.training.random_state import RandomState
+from acestep.training.team import ALONE, Team
 
 
 @dataclass(slots=True)
@@ -76,6 +79,7 @@ class Fabric(Protocol):
     @property
     def strategy(self) -> Any: ...
     def backward(self, tensor: Tensor) -> None: ...
+    def no_backward_sync(self, module: Any) -> AbstractContextManager[Any]: ...
     def clip_gradients(
         self, module: Any, optimizer: Any, *, max_norm: float, error_if_nonfinite: bool
     ) -> Tensor | None: ...
@@ -102,8 +106,11 @@ def train(
     max_not_finite: int,
     watcher: Watcher,
     stop_if_cancelled: Callable[[], None],
+    team: Team = ALONE,
 ) -> None:
     """Take the ``steps``. ``batch_of(songs, epoch)`` makes a micro-batch, on the device.
+
+    The processes of ``team`` share the micro-batches of each step, whose gradient is the mean over all of its songs.
 
     A song whose loss is not finite is left out of its step as if it were not there; so is a step whose gradient
     is not finite. ``max_not_finite`` of them without a good step between them end the run; 0 goes on for ever.
@@ -119,8 +126,9 @@ def train(
         losses: list[float] = []
         grad_norm = math.nan
         while songs:
-            batches = _each(songs, step.epoch, batch_of, stop_if_cancelled)
-            losses, grad_norm = _accumulate(fabric, model, optimizer, batches, sum(map(len, songs)), max_grad_norm)
+            batches = _each(team.share(songs), step.epoch, batch_of, stop_if_cancelled)
+            found = _accumulate(fabric, model, batches, sum(map(len, songs)), team)
+            losses, grad_norm = _settle(fabric, model, optimizer, found, len(songs), max_grad_norm, team)
             if all(map(math.isfinite, (*losses, grad_norm))):
                 break
             songs = _without_not_finite(songs, losses, progress, overflowed=_discard(fabric, optimizer))
@@ -144,37 +152,53 @@ def train(
 
 
 def _each(
-    songs: list[list[int]],
+    songs: list[tuple[list[int], bool]],
     epoch: int,
     batch_of: Callable[[list[int], int], Batch],
     stop_if_cancelled: Callable[[], None],
-) -> Iterator[Batch]:
-    for micro_batch in songs:
+) -> Iterator[tuple[Batch, bool]]:
+    for micro_batch, counts in songs:
         stop_if_cancelled()
-        yield batch_of(micro_batch, epoch)
+        yield batch_of(micro_batch, epoch), counts
 
 
 def _accumulate(
+    fabric: Fabric, model: nn.Module, batches: Iterable[tuple[Batch, bool]], num_songs: int, team: Team
+) -> list[Tensor]:
+    """Leave this device's part of the gradient of the mean loss in ``.grad``; gives the losses of its micro-batches.
+
+    ``num_songs`` of all devices is known beforehand, so a short last batch and a short last step count right. Fabric
+    takes the mean over the devices, hence their number. Micro-batches that do not count only keep them in step.
+    """
+    found: list[Tensor] = []
+    with fabric.no_backward_sync(model):
+        for batch, counts in batches:
+            losses = model(batch)  # [B]
+            fabric.backward(losses.sum() * (team.size * counts) / num_songs)
+            found.append(losses.detach())
+    team.meet(None)  # nobody waits for the gradient of one that could not finish it
+    return found
+
+
+def _settle(
     fabric: Fabric,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Iterable[Batch],
-    num_songs: int,
+    found: list[Tensor],
+    count: int,
     max_grad_norm: float,
+    team: Team,
 ) -> tuple[list[float], float]:
-    """The loss of each song and the norm of the gradient of their mean, which is left clipped in ``.grad``.
-
-    ``num_songs`` is known beforehand, so a short last batch and a short last step count right.
-    """
-    found: list[Tensor] = []
-    for batch in batches:
-        losses = model(batch)  # [B]
-        fabric.backward(losses.sum() / num_songs)
-        found.append(losses.detach())
+    """The loss of each song of the step and the norm of its gradient, which is left whole and clipped in ``.grad``."""
+    if team.size > 1:
+        with team.others_needed():
+            fabric.backward(model(None))
     norm = fabric.clip_gradients(model, optimizer, max_norm=max_grad_norm, error_if_nonfinite=False)
     assert norm is not None
     *values, grad_norm = torch.cat([*found, norm.reshape(1)]).tolist()  # waits for the device
-    return values, grad_norm
+    here = iter(values)
+    by_batch = team.gather([[next(here) for _ in losses] for losses in found], count)
+    return [loss for losses in by_batch for loss in losses], grad_norm
 
 
 def _discard(fabric: Fabric, optimizer: torch.optim.Optimizer) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric import Fabric
 
 from acestep.adapters.files import read_card
 from acestep.core.errors import ModelMismatch, TensorError
@@ -16,16 +17,17 @@ from acestep.core.events import ItemFailed, Noted
 from acestep.core.files import require_space, storage_errors
 from acestep.core.jobs import Context
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, encoder_fingerprint, find_checkpoint
-from acestep.models.device import choose_device, choose_dtype
 from acestep.tensors.manifest import Manifest, read_manifest
 from acestep.tensors.record import decode_record, require_fingerprint
 from acestep.training.checkpoint import require_same
 from acestep.training.configs import TrainingConfig, TrainJob, groups
 from acestep.training.data import Draw, Plan, Song, split
+from acestep.training.devices import choose_place, make_fabric
 from acestep.training.figures import Yardstick
 from acestep.training.loss_weights import LOSS_WEIGHTS
 from acestep.training.optimizers import SELF_TUNING, peak_rate
 from acestep.training.run_folder import RunFolder, Source, find_source
+from acestep.training.team import ALONE, Team
 
 _LEAST_SPACE = 64 * 2**20  # bytes; what a save really needs is known once the adapter is there
 _CHANGEABLE = ("dropout",)  # the settings of an adapter that a resumed run may change
@@ -40,6 +42,8 @@ class Prepared:
     checkpoint: Checkpoint
     device: torch.device
     dtype: torch.dtype
+    fabric: Fabric
+    team: Team
     songs: list[Song]
     held_out: list[Song]
     tag: tuple[str, str]  # trigger word and its position
@@ -77,6 +81,7 @@ class Prepared:
             accumulation=self.training.gradient_accumulation_steps,
             epochs=self.training.max_epochs,
             max_steps=self.training.max_steps,
+            devices=self.team.size,
         )
 
     @property
@@ -103,19 +108,20 @@ class Prepared:
         )
 
 
-def prepare(job: TrainJob, context: Context) -> Prepared:
+def prepare(job: TrainJob, context: Context, fabric: Fabric | None = None, team: Team = ALONE) -> Prepared:
     """Find, read and check everything that does not need the model, and tell what was chosen.
+
+    Each process of a ``team`` does so, with the ``fabric`` that joins them.
 
     Raises:
         TrainingError: the folder holds a run, or a resumed run cannot go on with these settings.
         CheckpointError, AdapterError, TensorError, ModelMismatch, ConfigError, DiskFull, NotWritable.
     """
     run = RunFolder(job.out)
-    source = find_source(job.resume, run)
+    place = choose_place(job)
+    source = team.decide(lambda: find_source(job.resume, run))
     checkpoint = find_checkpoint(job.checkpoint)
     check_checkpoint(checkpoint)
-    device = choose_device(job.device)
-    dtype = choose_dtype(device.value, job.training.mixed_precision)
     with storage_errors(run.root):
         run.root.mkdir(parents=True, exist_ok=True)
     require_space(run.root, _LEAST_SPACE)
@@ -128,21 +134,25 @@ def prepare(job: TrainJob, context: Context) -> Prepared:
         require_same(source, fixed)
     elif source is not None:
         read_card(source.folder)
+    device, dtype = torch.device(place.device.value), place.dtype.value
     prepared = Prepared(
         job=job,
         run=run,
         checkpoint=checkpoint,
-        device=torch.device(device.value),
-        dtype=dtype.value,
+        device=device,
+        dtype=dtype,
+        fabric=fabric or make_fabric(device, dtype),
+        team=team,
         songs=songs,
         held_out=held_out,
         tag=_tag(manifest, found),
         fixed=fixed,
         source=source,
     )
-    run.write_settings(job.model_dump(mode="json", include=set(groups(TrainJob))))
-    context.emit(Noted(message=f"{checkpoint.name} on {device.value}: {device.reason}"))
-    context.emit(Noted(message=f"precision {str(dtype.value).removeprefix('torch.')}: {dtype.reason}"))
+    if team.first:
+        run.write_settings(job.model_dump(mode="json", include=set(groups(TrainJob))))
+    context.emit(Noted(message=f"{checkpoint.name} on {device}: {place.device.reason}"))
+    context.emit(Noted(message=f"precision {str(dtype).removeprefix('torch.')}: {place.dtype.reason}"))
     _tell(prepared, context)
     return prepared
 
@@ -232,6 +242,15 @@ def _tell(prepared: Prepared, context: Context) -> None:
     if prepared.held_out:
         names = ", ".join(song.name.removesuffix(".pt") for song in prepared.held_out)
         context.emit(Noted(message=f"held out for validation: {names}"))
+    if (size := prepared.team.size) > 1:
+        context.emit(Noted(message=f"{size} devices share each step ({prepared.job.strategy})"))
+        if prepared.plan.songs_per_step > len(songs):
+            _warn(
+                context,
+                f"{size} devices could take {prepared.plan.songs_per_step} songs a step, there are {len(songs)}",
+            )
+    if prepared.job.samples.enabled and prepared.job.strategy == "fsdp":
+        _warn(context, "samples are not made with the strategy fsdp")
     if training.batch_size > len(songs):
         _warn(context, f"batch size {training.batch_size} is more than there are songs: {len(songs)} is used")
     if prepared.schedule != training.scheduler_type:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from acestep.adapters.base import Adapter
 from acestep.adapters.card import AdapterCard
@@ -19,8 +20,8 @@ from acestep.models.dit import AceStepDiT
 from acestep.models.load import load_dit, load_null_condition
 from acestep.models.quantize import QUANTIZED, quantize
 from acestep.training.best_model import BestTracker
-from acestep.training.data import collate, move
-from acestep.training.devices import make_fabric
+from acestep.training.data import collate, move, seed_for
+from acestep.training.devices import split_layers
 from acestep.training.ema import MovingAverage
 from acestep.training.figures import Figures
 from acestep.training.flow_matching import Batch, FlowMatching
@@ -44,8 +45,13 @@ _FACTS = (
 
 
 def _base(prepared: Prepared) -> AceStepDiT:
-    """The frozen decoder, on the device, in the precision asked for. Raises CheckpointError, MissingPackage."""
+    """The frozen decoder, on the device, in the precision asked for. Raises CheckpointError, MissingPackage.
+
+    One that is going to be split is left on the CPU: whole it may be too large for a device.
+    """
     precision = prepared.training.base_precision
+    if prepared.job.strategy == "fsdp":
+        return load_dit(prepared.checkpoint, dtype=prepared.dtype)
     if precision not in QUANTIZED:
         return load_dit(prepared.checkpoint, device=prepared.device, dtype=prepared.dtype)
     decoder = load_dit(prepared.checkpoint, dtype=prepared.dtype)  # packed on its way to the device
@@ -59,7 +65,7 @@ class Session:
     def __init__(self, prepared: Prepared, emit: Callable[[Event], None]) -> None:
         """Loads the model, puts the adapter in, and goes to where the source of the run stands."""
         self.prepared, self._emit, training = prepared, emit, prepared.training
-        self.fabric = make_fabric(prepared.device, prepared.dtype)
+        self.fabric, self.team = prepared.fabric, prepared.team
         self._decoder = _base(prepared)
         self._null_condition = load_null_condition(prepared.checkpoint, device=prepared.device, dtype=torch.float32)
         if training.gradient_checkpointing:
@@ -67,6 +73,9 @@ class Session:
             self._decoder.checkpoint_every = training.gradient_checkpointing_every
         self.adapter = self._injected()
         self._adapter_is_in = True
+        if prepared.job.strategy == "fsdp":
+            split_layers(self._decoder.layers, self.adapter.parameters(), prepared.device)
+            nn.Module.to(self._decoder, prepared.device)
         self._plain_optimizer = make_optimizer(
             training.optimizer_type, self.adapter.parameters(), lr=prepared.rate, weight_decay=training.weight_decay
         )
@@ -99,13 +108,18 @@ class Session:
         return adapter
 
     def batch_of(self, songs: list[int], epoch: int) -> Batch:
-        """The songs of those indices as they are in ``epoch``, on the device."""
-        draw = self.prepared.draw
-        return move(collate([draw(self.prepared.songs[i], epoch) for i in songs]), self.prepared.device)
+        """The songs of those indices as they are in ``epoch``, on the device.
+
+        The global generators, which adapter dropout draws from, begin anew for it: so what it drops depends neither
+        on the device that computes it nor on what was computed before.
+        """
+        chosen, draw = [self.prepared.songs[i] for i in songs], self.prepared.draw
+        torch.manual_seed(seed_for(draw.seed, epoch, "dropout", *(song.name for song in chosen)))
+        return move(collate([draw(song, epoch) for song in chosen]), self.prepared.device)
 
     def measure(self, stop_if_cancelled: Callable[[], None]) -> Figures:
         """The figures of the adapter as it is now. Raises JobCancelled."""
-        return self._yardstick.measure(self.model, self.prepared.device, stop_if_cancelled=stop_if_cancelled)
+        return self._measure(self.model, stop_if_cancelled)
 
     def measure_untouched(self, stop_if_cancelled: Callable[[], None]) -> None:
         """Fill ``figures`` with those of the model without an adapter. Raises JobCancelled."""
@@ -127,9 +141,12 @@ class Session:
         model = FlowMatching(self._decoder, self._null_condition)
         try:
             with self.fabric.autocast():
-                return self._yardstick.measure(model, self.prepared.device, stop_if_cancelled=stop_if_cancelled)
+                return self._measure(model, stop_if_cancelled)
         finally:
             delivered.remove()
+
+    def _measure(self, model: nn.Module, stop_if_cancelled: Callable[[], None]) -> Figures:
+        return self._yardstick.measure(model, self.prepared.device, stop_if_cancelled=stop_if_cancelled, team=self.team)
 
     def state(self) -> dict[str, Any]:
         """All that an exact resume needs, at the last border between two steps. The rate follows from the step."""

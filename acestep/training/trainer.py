@@ -12,20 +12,23 @@ import torch
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
 from acestep.core.card import graphics_card
-from acestep.core.errors import JobCancelled, LossNotFinite, StorageError, TrainingError
+from acestep.core.errors import JobCancelled, LossNotFinite, StorageError, TrainingError, WorkerCrashed
 from acestep.core.events import EpochLogged, Noted, Saved, Started, StepLogged
 from acestep.core.jobs import Context
 from acestep.training.best_model import first_tracked_epoch
 from acestep.training.checkpoint import Saver
 from acestep.training.configs import TrainJob
+from acestep.training.devices import choose_place, make_fabric
 from acestep.training.loop import StepReport, train
 from acestep.training.memory_watch import MemoryWatch
-from acestep.training.prepare import prepare
+from acestep.training.prepare import Prepared, prepare
 from acestep.training.random_state import seeded
 from acestep.training.run_folder import ADAPTER, AVERAGE, checkpoint_name
 from acestep.training.samples import Samples
 from acestep.training.schedules import make_schedule
 from acestep.training.session import Session
+from acestep.training.team import Team
+from acestep.training.together import train_together
 
 _GO_ON = "Go on with --resume auto."
 
@@ -38,24 +41,48 @@ def train_job(config: TrainJob, context: Context) -> dict[str, Any]:
         LossNotFinite: after saving the last good state.
         TrainingError, TensorError, CheckpointError, AdapterError, ConfigError, MissingPackage, StorageError.
     """
-    prepared = prepare(config, context)
+    place = choose_place(config)
+    if config.num_processes > 1 and context.whole is None:
+        return train_together(config, context)
+    fabric = make_fabric(
+        torch.device(place.device.value),
+        place.dtype.value,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        strategy=config.strategy,
+    )
+    team = Team.of(fabric)
+    with team.as_one():
+        return _train(prepare(config, team.context(context), fabric, team), context)
+
+
+def _train(prepared: Prepared, context: Context) -> dict[str, Any]:
+    """``context`` is that of this process alone: waiting for its card and playing samples are its own affair."""
+    together = prepared.team.context(context)
     with graphics_card(str(prepared.device), "training", context):
-        context.emit(Noted(message=f"loading {prepared.checkpoint.name}"))
-        with seeded(config.training.seed, prepared.device), closing(Session(prepared, context.emit)) as session:
-            return _Run(session, context).whole()
+        together.emit(Noted(message=f"loading {prepared.checkpoint.name}"))
+        seed = prepared.training.seed
+        with seeded(seed, prepared.device), closing(Session(prepared, together.emit)) as session:
+            return _Run(session, together, Samples(prepared.job.samples, session, context)).whole()
 
 
 class _Run:
     """The ``Watcher`` of the loop: reports, measures, tracks the best, saves."""
 
-    def __init__(self, session: Session, context: Context) -> None:
+    def __init__(self, session: Session, context: Context, samples: Samples) -> None:
         prepared, progress = session.prepared, session.progress
         self.session, self.context, self.training, self.progress = session, context, prepared.training, progress
+        self.team = prepared.team
         self.total_steps = prepared.plan.num_steps(progress.epoch, progress.songs, progress.step)
         self.saver = Saver(
-            prepared.run, session.adapter, card=session.card, state=session.state, average=session.average
+            prepared.run,
+            session.adapter,
+            card=session.card,
+            state=session.state,
+            average=session.average,
+            writes=self.team.first,
         )
-        self.samples = Samples(prepared.job.samples, session, context)
+        self.samples = samples if self.team.first and prepared.job.strategy != "fsdp" else None
         self.saved_step = progress.step if prepared.source is not None and prepared.source.exact else -1
         self.logger = TensorBoardLogger(
             prepared.run.root, name="logs", version=0, purge_step=progress.step + 1 if progress.step else None
@@ -75,7 +102,8 @@ class _Run:
                         self.session.figures["fit_loss_before"], self.session.figures["validation_loss_before"]
                     )
                 if not self.ended:
-                    self.samples.baseline()
+                    if self.samples:
+                        self.samples.baseline()
                     self._train()
             return self._deliver()
         finally:
@@ -99,6 +127,7 @@ class _Run:
             max_not_finite=self.training.nan_detection_max,
             watcher=self,
             stop_if_cancelled=self.context.stop_if_cancelled,
+            team=self.team,
         )
 
     @property
@@ -116,7 +145,8 @@ class _Run:
         if self.ended or self._save_is_due(ends_epoch=report.epoch_loss is not None):
             self._save()
         if report.epoch_loss is not None:
-            self.samples.after_epoch(last=self.ended)
+            if self.samples:
+                self.samples.after_epoch(last=self.ended)
             self.epoch_began_s = time.monotonic()
         return self.ended
 
@@ -187,7 +217,7 @@ class _Run:
 
     def _remove_older_than(self, folder: Path) -> None:
         keep = self.training.keep_last_n_checkpoints
-        if not keep:
+        if not keep or not self.team.first:
             return
         try:
             removed = self.saver.run.remove_older(folder, keep)
@@ -211,8 +241,8 @@ class _Run:
             if not self.progress.at_border:
                 raise
             where = f"The last good state is in {self._save()}."
-            if isinstance(problem, LossNotFinite):
-                raise LossNotFinite(str(problem), hint=f"{problem.hint} {where}") from None
+            if isinstance(problem, LossNotFinite | WorkerCrashed):
+                raise type(problem)(str(problem), hint=f"{problem.hint} {where}") from None
             if isinstance(problem, torch.OutOfMemoryError):
                 raise TrainingError(
                     f"the device ran out of memory at step {self.progress.step + 1}",
@@ -224,6 +254,7 @@ class _Run:
         """Write ``final/`` and measure what was written."""
         session, tracker = self.session, self.session.tracker
         final = self.saver.final(best_known=tracker.best is not None and self.training.auto_save_best_after > 0)
+        self.team.meet(None)  # it is there for all
         self.context.emit(Saved(path=str(final), role="final"))
         figures = session.measure_delivered(self.context.stop_if_cancelled)
         self._log_figures(figures.fit_loss, figures.validation_loss)

@@ -42,19 +42,31 @@ class Samples:
         self._duration_s = config.duration_s  # shorter once the memory was too small
 
     def baseline(self) -> None:
-        """The model without the adapter, once in the life of a run. Raises JobCancelled."""
-        if self._config.enabled and not sample_path(self._session.prepared.run, 0, 0.0).is_file():
+        """The model without the adapter, once in the life of a run, and what the end of the run before cut off.
+
+        Raises JobCancelled.
+        """
+        run, progress = self._session.prepared.run, self._session.progress
+        if self._config.enabled and not sample_path(run, 0, 0.0).is_file():
             self._make(0, [0.0])
+        if self._is_due and progress.epoch > 0 and progress.songs == 0:
+            strengths = self._config.strength_values
+            self._make(progress.epoch, [s for s in strengths if not sample_path(run, progress.epoch, s).is_file()])
 
     def after_epoch(self, *, last: bool) -> None:
         """Samples at each strength if they are due, and after the last epoch. Raises JobCancelled."""
-        epoch = self._session.progress.epoch
+        if self._is_due or (last and self._config.enabled):
+            self._make(self._session.progress.epoch, self._config.strength_values)
+
+    @property
+    def _is_due(self) -> bool:
         every = self._config.every_n_epochs or self._session.prepared.training.save_every_n_epochs
-        if self._config.enabled and (last or (every and epoch % every == 0)):
-            self._make(epoch, self._config.strength_values)
+        return self._config.enabled and every > 0 and self._session.progress.epoch % every == 0
 
     def _make(self, epoch: int, strengths: list[float]) -> None:
         """What cannot be made is told; training goes on."""
+        if not strengths:
+            return
         session, device = self._session, self._session.prepared.device
         before, parts = RandomState(device), None
         try:

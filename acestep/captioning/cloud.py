@@ -31,7 +31,7 @@ _MESSAGE_LENGTH = 300
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service and what its use takes. ``usd_per_minute`` is of sound, as listed in autumn 2026."""
+    """A service and what its use takes. ``usd_per_minute`` is of sound; prices change, see ``PRICES_OF``."""
 
     name: str
     label: str
@@ -40,6 +40,7 @@ class Service:
     max_bytes: int
 
 
+PRICES_OF = "November 2026"  # when the three prices below were written down; they were not checked against bills
 OPENAI = Service("whisper", "OpenAI Whisper", ("OPENAI_API_KEY",), 0.006, 25 * 2**20)
 ELEVENLABS = Service("elevenlabs", "ElevenLabs Scribe", ("ELEVENLABS_API_KEY",), 0.0067, 1000 * 2**20)
 GEMINI = Service("gemini", "Google Gemini", ("GEMINI_API_KEY", "GOOGLE_API_KEY"), 0.003, 2000 * 2**20)
@@ -78,7 +79,8 @@ def cost_note(service: str, total_s: float) -> str:
     offer = SERVICES[service]
     cost = offer.usd_per_minute * total_s / 60
     amount = "less than 0.01" if cost < 0.01 else f"about {cost:.2f}"
-    return f"{offer.label}: {total_s / 60:.0f} min of sound, {amount} USD at list prices of autumn 2026"
+    price = f"about {offer.usd_per_minute:g} USD a minute, the price of {PRICES_OF}"
+    return f"{offer.label}: {amount} USD for {total_s / 60:.0f} min of sound, at {price}; look it up before a long run"
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -322,3 +323,11 @@ def test_waiting_for_a_service_ends_when_the_user_stops(song):
 def test_the_cost_is_told_before_anything_is_sent():
     assert "about 0.72 USD" in cost_note("whisper", 7200)
     assert "less than 0.01" in cost_note("gemini", 10)
+
+
+def test_the_price_and_its_date_are_told_with_the_cost_and_stand_in_one_place(monkeypatch):
+    monkeypatch.setattr(common, "PRICES_OF", "May 2031")
+    monkeypatch.setitem(common.SERVICES, "whisper", replace(common.OPENAI, usd_per_minute=0.5))
+    note = cost_note("whisper", 600)
+    assert "about 5.00 USD for 10 min of sound" in note
+    assert "about 0.5 USD a minute, the price of May 2031" in note

@@ -62,6 +62,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield running
 
 
+@pytest.fixture
+def card(site: Site) -> Iterator[Path]:
+    """What NVIDIA's tool will say: nothing until this file is there."""
+    path = site.workspace / "card"
+    yield path
+    path.unlink(missing_ok=True)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with chromium() as browser:
@@ -80,7 +88,11 @@ def songs(tmp_path: Path) -> Path:
 def serve(workspace: Path) -> Iterator[Site]:
     """``python launch.py --mode caption`` over ``workspace``."""
     port = free_port()
-    places = {"ACESTEP_WORKSPACE": str(workspace), "GRADIO_TEMP_DIR": str(workspace / "cache")}
+    tool = workspace / "nvidia-smi"
+    tool.write_text(f'#!/bin/sh\ncase "$1" in *memory.total,name) cat {workspace}/card;; esac\n')
+    tool.chmod(0o755)
+    path = f"{workspace}{os.pathsep}{os.environ['PATH']}"
+    places = {"PATH": path, "ACESTEP_WORKSPACE": str(workspace), "GRADIO_TEMP_DIR": str(workspace / "cache")}
     command = [sys.executable, str(PROJECT / "launch.py"), "--mode", "caption", "--port", str(port)]
     with (workspace / "server.log").open("w") as log:
         process = subprocess.Popen(
@@ -259,7 +271,8 @@ def test_a_service_is_stopped_gone_on_with_and_tried_again(
         expect(page.locator("#cp-needs")).to_contain_text("Its key is not set")
         use_key(page)
         tab(page, "3. Run")
-        expect(page.locator("#cp-ahead")).to_contain_text("USD")
+        expect(page.locator("#cp-ahead")).to_contain_text("Roughly 9 s in all.")
+        expect(page.locator("#cp-ahead")).to_contain_text("less than 0.01 USD")
         press(page, "cp-start")
         expect(page.locator("#cp-table")).to_contain_text(CAPTION)
         page.reload()
@@ -310,6 +323,17 @@ def test_a_song_is_edited_while_the_run_waits_for_its_answer(
     assert [labels(songs, name)["caption"] for name in NAMES] == [CAPTION, "Typed while it listened", CAPTION]
     assert labels(songs, NAMES[2])["sources"] | {"genre": "user"} == labels(songs, NAMES[2])["sources"]
     assert labels(songs, NAMES[2])["sources"]["caption"] != "user"
+
+
+@browser_test
+def test_the_card_is_shown_as_it_fills(browser: Browser, site: Site, card: Path) -> None:
+    with visit(browser, site) as page:
+        tab(page, "3. Run")
+        expect(page.locator("#cp-card")).to_have_text("")
+        card.write_text("3072, 24576, NVIDIA Test Card")
+        expect(page.locator("#cp-card")).to_contain_text("NVIDIA Test Card: 3.0 of 24.0 GB used")
+        card.write_text("12288, 24576, NVIDIA Test Card")
+        expect(page.locator("#cp-card")).to_contain_text("12.0 of 24.0 GB used (50 %), 12.0 GB free")
 
 
 @browser_test

@@ -15,6 +15,7 @@ from acestep.core.jobs import JobRunner
 from acestep.core.registry import Registry
 from acestep.ui.captioner import config_file
 from acestep.ui.captioner.songs import Songs
+from acestep.ui.card import CardWatch
 from acestep.ui.places import Workspace
 from acestep.ui.settings import Settings
 from acestep.ui.watch import ACTIVE, Watch
@@ -37,6 +38,7 @@ class Desk:
         self.songs = Songs()
         self.runner = JobRunner()
         self.watch = Watch(self.runner)
+        self.card = CardWatch()
         self.notes: list[str] = []  # what happened to the configuration when the program started
         self._written, self._read_at, self._read_took_s = 0, 0.0, 0.0
         self._load_config()

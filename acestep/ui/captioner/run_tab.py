@@ -15,7 +15,7 @@ from acestep.core.errors import AceStepError, ConfigError
 from acestep.ui import html
 from acestep.ui.captioner.desk import Desk
 from acestep.ui.captioner.engine_tab import host_of
-from acestep.ui.captioner.shell import Shell, actions
+from acestep.ui.captioner.shell import Shell, actions, phrase
 from acestep.ui.captioner.songs import Entry
 from acestep.ui.errors import sentence, warn
 from acestep.ui.form import Form
@@ -32,6 +32,7 @@ class RunTab:
     def __init__(self, shell: Shell, form: Form[CaptionJob]) -> None:
         self._desk, self._form = shell.captions, form
         ahead = gr.HTML(elem_id="cp-ahead")
+        card = gr.HTML(elem_id="cp-card")
         with actions():
             start = gr.Button("Start Captioning", variant="primary", elem_id="cp-start")
             lyrics = gr.Button("Transcribe Lyrics Only", elem_id="cp-lyrics")
@@ -50,6 +51,7 @@ class RunTab:
         shell.on(stop.click, self._stop, quiet=True)
         shell.live.show([start, lyrics, again, stop, table], self._desk.version, self._paint)
         shell.live.show([ahead], self._settings_version, self._paint_ahead)
+        shell.live.show([card], self._desk.card.words, lambda: [phrase(self._desk.card.words())])
 
     def _start(self, *values: Any) -> None:
         self._desk.start(self._read(values))

@@ -16,10 +16,9 @@ from acestep.ui import html
 from acestep.ui.errors import say
 from acestep.ui.trainer.grid import Row, grid_of, make_grid
 from acestep.ui.trainer.shell import Shell
-from acestep.ui.trainer.sounds import Sound, newest, pieces_of, requests, samples_of, strengths
+from acestep.ui.trainer.sounds import Sound, heading_of, newest, pieces_of, requests, samples_of, strengths
 
 _MOST_ROWS, _MOST_COLUMNS = 12, 3
-_PROMPT_CHARS = 70
 _EMPTY = (
     "Checkpoints of a training are compared here. Turn on Make samples under Sample Inference in 4. Train, or make "
     "pieces with several checkpoints below."
@@ -179,11 +178,3 @@ def sounds_of(pieces: Path, run: Path) -> list[Sound]:
     except AceStepError:
         return []
     return [*samples_of(run), *pieces_of(pieces, run, checkpoint)]
-
-
-def heading_of(asked: str) -> str:
-    """What was asked for, in the words above a column."""
-    request = Sound(Path(), "", 0.0, asked, 0.0).request
-    prompt = str(request.get("prompt") or "no style given")
-    short = prompt if len(prompt) <= _PROMPT_CHARS else f"{prompt[:_PROMPT_CHARS]}..."
-    return f"{short} ({request.get('duration_s') or 0:g} s, seed {request.get('seed')})"

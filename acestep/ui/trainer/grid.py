@@ -18,54 +18,7 @@ from acestep.ui.places import playable
 _QUIET_LUFS = -60.0  # what is below counts as silence, and nothing is brought down to it
 _IDLE = "Nothing is playing. Click a cell; the arrow keys go to another one at the same second, Space pauses."
 
-_SCRIPT = """
-const player = new Audio();
-player.loop = true;
-element.player = player;
-let key = null;
-const cells = () => [...element.querySelectorAll('button[data-src]')];
-const now = () => cells().find(cell => cell.dataset.key === key);
-function mark() {
-  for (const cell of cells()) cell.setAttribute('aria-pressed', String(cell === now() && !player.paused));
-  const line = element.querySelector('.ac-now');
-  if (line && now()) line.textContent = (player.paused ? 'Paused: ' : 'Playing: ') + now().getAttribute('aria-label');
-}
-function play(cell) {
-  if (cell.dataset.key === key) { if (player.paused) player.play(); else player.pause(); return; }
-  const at = player.currentTime || 0;
-  key = cell.dataset.key;
-  player.src = cell.dataset.src;
-  player.volume = Number(cell.dataset.gain);
-  player.onloadedmetadata = () => {
-    player.currentTime = Math.min(at, Math.max(0, player.duration - 0.05));
-    player.play();
-  };
-  mark();
-}
-const steps = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]};
-player.onplay = player.onpause = mark;
-element.addEventListener('click', event => {
-  const cell = event.target.closest('button[data-src]');
-  const pick = event.target.closest('button[data-pick]');
-  if (cell) play(cell);
-  if (pick) trigger('pick', {value: pick.dataset.pick});
-});
-element.addEventListener('keydown', event => {
-  const cell = event.target.closest('button[data-src]'), step = steps[event.key];
-  if (!cell || !step) return;
-  event.preventDefault();
-  const far = other => [Number(other.dataset.row) - cell.dataset.row, Number(other.dataset.column) - cell.dataset.column];
-  const ahead = other => far(other)[0] * step[0] + far(other)[1] * step[1];
-  const inLine = other => far(other)[0] * step[1] === 0 && far(other)[1] * step[0] === 0;
-  const next = cells().filter(other => inLine(other) && ahead(other) > 0).sort((a, b) => ahead(a) - ahead(b))[0];
-  if (next) { next.focus(); play(next); }
-});
-watch('value', () => {
-  if (key && !now()) { player.pause(); key = null; }
-  if (now()) player.volume = Number(now().dataset.gain);
-  mark();
-});
-"""
+_SCRIPT = Path(__file__).with_name("grid.js")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +32,7 @@ class Row:
 
 def make_grid(elem_id: str) -> gr.HTML:
     """The widget, to be given ``grid_of`` as value. Its event ``pick`` carries the row's value."""
-    return gr.HTML(elem_id=elem_id, js_on_load=_SCRIPT)
+    return gr.HTML(elem_id=elem_id, js_on_load=_SCRIPT.read_text(encoding="utf-8"))
 
 
 def grid_of(columns: Sequence[str], rows: Sequence[Row], *, matched: bool, picked: str = "") -> str:
@@ -112,10 +65,12 @@ def _cell(sound: Path | None, gains: dict[Path, float], label: str, row: int, co
     if sound is None or sound not in gains:
         return '<td class="ac-none">none</td>'
     copy = playable(sound)
+    data = {"key": copy.stem, "src": html.address(copy), "gain": f"{gains[sound]:.4f}", "row": row, "column": column}
+    attributes = "".join(f' data-{name}="{value}"' for name, value in data.items())
+    length = html.duration(_measured(sound, sound.stat().st_mtime_ns)[0])
     return (
-        f'<td><button type="button" data-key="{copy.stem}" data-src="{html.address(copy)}" data-gain="{gains[sound]:.4f}" '
-        f'data-row="{row}" data-column="{column}" aria-pressed="false" aria-label="{html.text(label)}">'
-        f"<span>{html.duration(_measured(sound, sound.stat().st_mtime_ns)[0])}</span></button></td>"
+        f'<td><button type="button"{attributes} aria-pressed="false" aria-label="{html.text(label)}">'
+        f"<span>{length}</span></button></td>"
     )
 
 

@@ -13,14 +13,17 @@ from acestep.core.jobs import read_job
 from acestep.core.runs import RunSummary, read_run
 from acestep.training.configs import TrainJob
 from acestep.ui import html
+from acestep.ui.chart import COLORS, line_chart
 from acestep.ui.errors import say
-from acestep.ui.trainer.curves import SMOOTH, Points, frame, smooth, thin
+from acestep.ui.trainer.curves import SMOOTH, Points, smooth, thin
+from acestep.ui.trainer.grid import make_grid
 from acestep.ui.trainer.runs import account_of, delete_run, differences, flat_settings, trainings
 from acestep.ui.trainer.shell import Shell
+from acestep.ui.trainer.sounds_of_runs import last_samples
 from acestep.ui.trainer.train_settings import TrainSettings
 
 _HEADERS = ["Name", "Date", "Model", "Adapter", "Epochs", "Steps", "Loss", "Validation", "State"]
-_MOST = 6  # runs side by side
+_MOST = len(COLORS)  # runs side by side
 _SMOOTHING = 0.9
 _EMPTY = "No run yet. Trainings of this program, from this page or from the command line, are listed here."
 
@@ -40,21 +43,14 @@ class RunsTab:
                 max_choices=_MOST,
                 elem_id="tr-runs-chosen",
             )
-            self._curves = gr.LinePlot(
-                frame({}, "loss"),
-                x="step",
-                y="loss",
-                color="curve",
-                title=f"Loss, {SMOOTH}",
-                height=280,
-                show_label=False,
-                elem_id="tr-runs-curves",
-            )
+            self._curves = gr.HTML(elem_id="tr-runs-curves")
+            self._sounds = make_grid("tr-runs-sounds")
             self._about = gr.HTML(elem_id="tr-runs-about")
             with gr.Row(elem_classes="ac-actions"):
                 again = gr.Button("Same settings again", elem_id="tr-runs-again")
             confirm, delete = self._remover()
-        shell.on(self._chosen.change, self._look, [self._chosen], [self._curves, self._about], quiet=True)
+        outputs = [self._curves, self._sounds, self._about]
+        shell.on(self._chosen.change, self._look, [self._chosen], outputs, quiet=True)
         shell.on(again.click, self._again, [self._chosen], [shell.tabs])
         shell.on(delete.click, self._delete, [confirm], [confirm, self._chosen])
         shell.live.show([self._list, self._body, self._chosen], self._version, self._paint)
@@ -83,7 +79,7 @@ class RunsTab:
     def _summary(self, name: str) -> RunSummary:
         return read_run(self._desk.runs_folder / Path(name).name)
 
-    def _look(self, names: list[str] | None) -> tuple[Any, str]:
+    def _look(self, names: list[str] | None) -> tuple[str, str, str]:
         runs = [self._summary(name) for name in names or []]
         curves: dict[str, Points] = {}
         for run in runs:
@@ -94,7 +90,7 @@ class RunsTab:
             words = html.table(["Setting", *curves], rows, "Settings that differ") if rows else _same()
         else:
             words = html.facts(flat_settings(runs[0]), columns=True) if runs else ""
-        return frame(curves, "loss"), words
+        return line_chart(curves, f"Loss, {SMOOTH}", "step"), last_samples([run.folder for run in runs]), words
 
     def _again(self, names: list[str] | None) -> Any:
         if not names:

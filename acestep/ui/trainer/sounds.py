@@ -17,6 +17,7 @@ from acestep.ui.trainer.pieces import list_pieces
 ALONE = "model alone"
 _LAST = {"best": 1, "final": 2}  # after all epochs
 _MOST_PIECES = 200
+_PROMPT_CHARS = 70
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,14 @@ def newest(sounds: Sequence[Sound], source: str, asked: str) -> Sound | None:
     """The newest one from there of what was asked for."""
     found = [sound for sound in sounds if (sound.source, sound.asked) == (source, asked)]
     return max(found, key=lambda sound: sound.made_s, default=None)
+
+
+def heading_of(asked: str) -> str:
+    """What was asked for, in the words above a column."""
+    request = json.loads(asked)
+    prompt = str(request.get("prompt") or "no style given")
+    short = prompt if len(prompt) <= _PROMPT_CHARS else f"{prompt[:_PROMPT_CHARS]}..."
+    return f"{short} ({request.get('duration_s') or 0:g} s, seed {request.get('seed')})"
 
 
 def _asked(facts: dict[str, Any]) -> str:

@@ -1,0 +1,33 @@
+"""The last samples of several trainings, one under the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from acestep.ui.trainer.grid import Row, grid_of
+from acestep.ui.trainer.sounds import Sound, heading_of, newest_samples, requests
+
+_MOST_COLUMNS = 3
+
+
+def last_samples(runs: Sequence[Path]) -> str:
+    """A grid of the newest sample of each run, at the strength next to 1; "" if none made any."""
+    found = {run.name: sounds for run in runs if (sounds := _last(run))}
+    if not found:
+        return ""
+    columns = requests(sound for sounds in found.values() for sound in sounds)[:_MOST_COLUMNS]
+    rows = [
+        Row(f"{name}, {sounds[0].source}", "", [_first(sounds, asked) for asked in columns])
+        for name, sounds in found.items()
+    ]
+    title = '<h3 class="ac-title">Newest samples</h3>'
+    return title + grid_of([heading_of(asked) for asked in columns], rows, matched=True)
+
+
+def _last(run: Path) -> list[Sound]:
+    return sorted(newest_samples(run), key=lambda sound: abs(sound.strength - 1.0))
+
+
+def _first(sounds: Sequence[Sound], asked: str) -> Path | None:
+    return next((sound.path for sound in sounds if sound.asked == asked), None)

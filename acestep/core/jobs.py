@@ -197,8 +197,16 @@ def _outcome(job: Job, config: Config, context: Context) -> Event:
         return Failed(error=type(error).__name__, message=str(error), hint=error.hint, ours=ours)
     except Exception as error:  # noqa: BLE001 - the border of a job: it never ends without a last event
         logger.exception("the job failed")
+        if _memory_was_full(error):
+            hint = "Close other programs that use it, or choose settings that need less. What was saved before stands."
+            return Failed(error=type(error).__name__, message="the device ran out of memory", hint=hint)
         hint = f"This is our fault; the details are in {context.folder / 'log.txt'}."
         return Failed(error=type(error).__name__, message=str(error) or repr(error), hint=hint, ours=True)
+
+
+def _memory_was_full(error: Exception) -> bool:
+    """Also torch's error, known by its name: this module does without torch."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def exit_code(last: Event) -> int:

@@ -133,13 +133,17 @@ add_command(app, "estimate", EstimateJob, estimate, arguments=("tensor_dir",), e
 
 
 @app.command()
-def run(folder: Annotated[Path, typer.Argument(help="A run folder.")], json_output: Json = False) -> None:
+def run(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    json_output: Json = False,
+    as_written: Annotated[bool, typer.Option("--as-written", hidden=True)] = False,
+) -> None:
     """Do the job of a run folder, or go on with it where it stopped."""
     name, config = read_job(folder)
-    anew = WHOLE not in os.environ  # a worker does as the process that started it says
-    if anew and isinstance(config, TrainJob) and (config.resume is None or RunFolder(config.out).newest()):
+    as_written = as_written or WHOLE in os.environ  # the page's process, or a worker: as whoever started it says
+    if not as_written and isinstance(config, TrainJob) and (config.resume is None or RunFolder(config.out).newest()):
         config.resume = "auto"  # where this run stands, no longer where it began
-    do(name, config, folder, json_output)
+    do(name, config, folder, json_output, written=as_written)
 
 
 # Short commands.

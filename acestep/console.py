@@ -16,9 +16,13 @@ from acestep.core.jobs import exit_code, run_job, write_job
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
 
 
-def do(name: str, config: Config, folder: Path, json_output: bool) -> None:
-    """Run a job here, its events on stderr; Ctrl-C and SIGTERM stop it between two units of work."""
-    write_job(folder, name, config)
+def do(name: str, config: Config, folder: Path, json_output: bool, *, written: bool = False) -> None:
+    """Run a job here, its events on stderr; Ctrl-C and SIGTERM stop it between two units of work.
+
+    ``written`` if another program has just put it into ``folder``: then a stop that was asked for since counts.
+    """
+    if not written:
+        write_job(folder, name, config)
     with stopped_by_signals(folder, say), following(folder, say):
         last = run_job(folder)
     if isinstance(last, Finished):

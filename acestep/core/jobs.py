@@ -220,7 +220,7 @@ class JobRunner:
     """The one heavy job of this program, in a thread or in a process of its own."""
 
     def __init__(self, command: list[str] | None = None) -> None:
-        self._command = command or [sys.executable, "-m", "acestep", "run"]
+        self._command = command or [sys.executable, "-m", "acestep", "run", "--as-written"]
         self._guard = threading.Lock()
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None

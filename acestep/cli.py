@@ -71,7 +71,7 @@ def _refuse(error: BaseException, code: int, arguments: list[str]) -> int:
 
 def preprocess(config: PreprocessJob, json_output: bool) -> None:
     """Turn songs and labels into training tensors."""
-    do("preprocess", config, config.out / "_job", json_output)
+    do("preprocess", config, config.folder, json_output)
 
 
 add_command(app, "preprocess", PreprocessJob, preprocess, arguments=("source",), extra={"json_output": (Json, False)})

@@ -98,6 +98,7 @@ JOBS = {
     "caption": JobType("acestep.captioning.configs:CaptionJob", "acestep.captioning.run:caption_job"),
     "compare": JobType("acestep.ui.jobs:CompareJob", "acestep.ui.jobs:compare_job"),
     "download": JobType("acestep.ui.jobs:DownloadJob", "acestep.ui.jobs:download_job"),
+    "encode": JobType("acestep.preprocessing.configs:EncodeJob", "acestep.preprocessing.share:encode_job"),
     "estimate": JobType("acestep.training.estimate_config:EstimateJob", "acestep.training.estimator:estimate_job"),
     "generate": JobType("acestep.ui.jobs:GenerateJob", "acestep.ui.jobs:generate_job"),
     "merge": JobType("acestep.exporting.configs:MergeJob", "acestep.exporting.merge:merge_job"),

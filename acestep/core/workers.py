@@ -17,14 +17,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from acestep.core import errors
 from acestep.core.config import Config
 from acestep.core.errors import AceStepError, JobCancelled, WorkerCrashed
-from acestep.core.events import LAST, Cancelled, Event, EventLog, Failed, Finished
+from acestep.core.events import LAST, Cancelled, Event, EventLog, Failed, Finished, Noted, Progressed, Started
 from acestep.core.jobs import WHOLE, write_job
 from acestep.core.paths import PROJECT
 
@@ -69,6 +69,25 @@ def run_shares(
     return _results(workers)
 
 
+class Merged:
+    """Tells what workers tell as one job would: their counts added up, what all of them say once."""
+
+    def __init__(self, emit: Callable[[Event], None], total: int) -> None:
+        self._emit, self._total = emit, total
+        self._done: dict[int, int] = {}
+
+    def __call__(self, number: int, event: Event) -> None:
+        if isinstance(event, Progressed):
+            self._done[number] = event.done
+            self._emit(replace(event, done=sum(self._done.values()), total=self._total))
+        elif not isinstance(event, Started) and (number == 0 or not _is_plain(event)):
+            self._emit(event)
+
+
+def _is_plain(event: Event) -> bool:
+    return isinstance(event, Noted) and not event.warning
+
+
 class _Worker:
     """One process and its folder."""
 
@@ -79,11 +98,16 @@ class _Worker:
         self.killed = False
         self._log = EventLog(self.folder / "events.jsonl")
         _, self._offset = self._log.read()  # those are of an earlier run
-        environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **share.environment, WHOLE: str(whole.resolve())}
+        environment = {
+            "OMP_NUM_THREADS": str(threads),
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+            **share.environment,
+            WHOLE: str(whole.resolve()),
+        }
         with (self.folder / "output.txt").open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "acestep", "run", str(self.folder.resolve())],
-                cwd=PROJECT,
                 env=environment,
                 stdin=subprocess.PIPE,  # closes when this process ends, however it does
                 stdout=output,

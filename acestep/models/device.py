@@ -41,6 +41,26 @@ def choose_device(wanted: str = "auto") -> Choice[str]:
     return Choice("cpu", "no graphics card that PyTorch can use was found")
 
 
+def choose_devices(wanted: str, count: int) -> list[Choice[str]]:
+    """A device for each of ``count`` processes on this machine; a CPU is shared by them.
+
+    Raises:
+        ConfigError: there are not so many.
+    """
+    chosen = choose_device(wanted)
+    if count == 1 or chosen.value == "cpu":
+        return [chosen] * count
+    if chosen.value != "cuda":
+        raise ConfigError([f"devices is {count}, and {chosen.value} is one device"], hint="Set device to auto or cuda.")
+    found = torch.cuda.device_count()
+    if count > found:
+        raise ConfigError(
+            [f"devices is {count}, PyTorch finds {found} CUDA devices on this machine"],
+            hint="Ask for as many as there are.",
+        )
+    return [Choice(f"cuda:{number}", chosen.reason) for number in range(count)]
+
+
 def _existing(name: str) -> str:
     try:
         device = torch.device(name)

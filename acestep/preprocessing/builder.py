@@ -22,11 +22,13 @@ from acestep.preprocessing.run import preprocess
 
 def preprocess_job(config: PreprocessJob, context: Context) -> dict[str, Any]:
     """Scan or read ``config.source`` and encode its songs. Result and errors: ``run.preprocess``."""
-    with graphics_card(choose_device(config.device).value, "preprocessing", context):
+    alone = config.devices == 1  # else those that share the work keep a card each
+    with graphics_card(choose_device(config.device).value if alone else "cpu", "preprocessing", context):
+        folder = context.folder
         if not config.source.is_dir():
-            return preprocess(read_dataset(config.source), config.source.parent, config, context)
+            return preprocess(read_dataset(config.source), config.source.parent, config, context, folder=folder)
         found = scan_folder(config.source, name=config.source.resolve().name)
-        return preprocess(found.dataset, config.source, config, context, found.problems)
+        return preprocess(found.dataset, config.source, config, context, found.problems, folder=folder)
 
 
 @dataclass(frozen=True, slots=True)

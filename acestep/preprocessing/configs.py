@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from acestep.core.config import Config, option
+from acestep.core.config import Config, group, option
 
 
 class PreprocessJob(Config):
@@ -37,4 +37,19 @@ class PreprocessJob(Config):
     )
     seed: int = option(42, "Seed", "The same seed gives the same tensors.", ge=0, le=2**63 - 1, advanced=True)
     device: str = option("auto", "Device", "auto, cpu, cuda, cuda:1, mps or xpu.", advanced=True)
+    devices: int = option(
+        1, "Devices", "Graphics cards of this machine that share the songs.", ge=1, le=64, advanced=True
+    )
     dtype: str = option("auto", "Precision", "auto, fp32, bf16 or fp16.", advanced=True)
+
+    @property
+    def folder(self) -> Path:
+        """Where the job is kept."""
+        return self.out / "_job"
+
+
+class EncodeJob(Config):
+    """What one of several processes does: its share of the songs of a ``PreprocessJob``."""
+
+    songs: Path = option(..., "Songs", "JSON file of the planned songs.")
+    job: PreprocessJob = group(PreprocessJob, "Preprocessing")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep.core.files import remove_leftovers, require_space, storage_errors, write_bytes
-from acestep.preprocessing.plan import Song
+from acestep.preprocessing.plan import Song, up_to_date
 from acestep.tensors.manifest import SampleDetails, sample_details, tensor_files, write_manifest
 from acestep.tensors.record import TensorRecord, encode_record
 
@@ -47,6 +47,13 @@ class Output:
         self.write_manifest()
         return path
 
+    def take(self, file: str) -> None:
+        """A finished song that another process has written. Raises DiskFull, NotWritable, StorageError."""
+        song = next(song for song in self.songs if song.file == file)
+        if details := up_to_date(self.folder, song):
+            self.ready[file] = details
+            self.write_manifest()
+
     def write_manifest(self) -> None:
         """The manifest of what is ready. Raises DiskFull, NotWritable, StorageError."""
         ready = [self.ready[song.file] for song in self.songs if song.file in self.ready]
@@ -56,10 +63,6 @@ class Output:
         """Tensor files in the folder that the manifest does not hold."""
         return [path.name for path in tensor_files(self.folder) if path.name not in self.ready]
 
-    def intermediate(self, song: Song) -> Path:
-        """Where pass 1 of two leaves a song for pass 2."""
-        return self.folder / INTERMEDIATES / f"{Path(song.file).stem}.tmp.pt"
-
     def remove_intermediates(self) -> None:
         """Also those of songs that have left the dataset since pass 1. Raises NotWritable, StorageError."""
         with storage_errors(self.folder):
@@ -67,3 +70,8 @@ class Output:
                 path.unlink()
             if (self.folder / INTERMEDIATES).is_dir():
                 (self.folder / INTERMEDIATES).rmdir()
+
+
+def intermediate(folder: Path, song: Song) -> Path:
+    """Where pass 1 of two leaves a song of that output folder for pass 2."""
+    return folder / INTERMEDIATES / f"{Path(song.file).stem}.tmp.pt"

@@ -6,61 +6,43 @@ the next one goes on with what is missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
-from loguru import logger
-from torch import Tensor
+from typing import Any
 
 from acestep.audio.files import SAMPLE_RATE_HZ
-from acestep.core.errors import AceStepError, DatasetError, JobCancelled, JobError, StorageError, TensorError
-from acestep.core.events import Event, ItemFailed, Noted, Progressed, Saved, Started
+from acestep.core.errors import AceStepError, DatasetError, JobCancelled
+from acestep.core.events import Event, ItemFailed, Noted, Saved, Started
+from acestep.core.workers import Merged
 from acestep.dataset.labels import Problem
 from acestep.dataset.sample import Dataset, DatasetMetadata
 from acestep.models.checkpoint import check_checkpoint, check_companions, find_checkpoint
-from acestep.models.device import choose_device, choose_dtype
-from acestep.models.text import MAX_LYRIC_TOKENS, MAX_PROMPT_TOKENS
+from acestep.models.device import choose_devices, choose_dtype
 from acestep.preprocessing.configs import PreprocessJob
+from acestep.preprocessing.encode import Encoder, Reporter
 from acestep.preprocessing.output import Output
 from acestep.preprocessing.plan import Song, apply_overrides, plan_songs, short_name, up_to_date
-from acestep.preprocessing.stages import (
-    ConditionStage,
-    Features,
-    FeatureStage,
-    LiveModels,
-    Place,
-    decoded_ahead,
-    read_features,
-    release,
-    write_features,
-)
-from acestep.tensors.record import TensorRecord
+from acestep.preprocessing.share import encode_shares
+from acestep.preprocessing.stages import Place
 
 SONG_BYTES = 5 * 2**20  # about a song of four minutes in bf16; its intermediate takes as much again
 
 
-class Reporter(Protocol):
-    """The way to whoever waits: a job's Context, or the listener of a DatasetBuilder."""
-
-    def emit(self, event: Event) -> None:
-        """Told of every event, in the thread that works."""
-
-    def stop_if_cancelled(self) -> None:
-        """Asked between two songs. Raises JobCancelled to stop; what is done stays."""
-
-
 def preprocess(
-    dataset: Dataset, root: Path, config: PreprocessJob, reporter: Reporter, problems: Iterable[Problem] = ()
+    dataset: Dataset,
+    root: Path,
+    config: PreprocessJob,
+    reporter: Reporter,
+    problems: Iterable[Problem] = (),
+    *,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """Encode the songs of ``dataset`` into ``config.out``.
 
     Args:
         root: the folder that relative audio paths start from.
         problems: what scanning had to leave out; it is told and listed with the songs that fail here.
+        folder: the job's run folder, where several devices have theirs; without it there is one in ``config.out``.
 
     Returns:
         Plain JSON: how many songs are ready, made and up to date, what failed and why, which files in the folder
@@ -75,12 +57,12 @@ def preprocess(
     checkpoint = find_checkpoint(config.checkpoint)
     check_checkpoint(checkpoint)
     check_companions(checkpoint)
-    device = choose_device(config.device)
+    device, *_ = choose_devices(config.device, config.devices)
     dtype = choose_dtype(device.value, config.dtype)
     reporter.emit(Noted(message=f"device {device.value}: {device.reason}"))
     place = Place(checkpoint, device.value, dtype.value)
     reporter.emit(Noted(message=f"precision {place.precision}: {dtype.reason}"))
-    run = _Run(apply_overrides(dataset, config), config, place, reporter)
+    run = _Run(apply_overrides(dataset, config), config, place, reporter, folder or config.folder)
     try:
         run.plan(root.resolve(), problems)
         run.encode()
@@ -93,9 +75,10 @@ def preprocess(
 class _Run:
     """What one run knows: its songs and their files, what failed, how much memory the models take."""
 
-    def __init__(self, dataset: Dataset, config: PreprocessJob, place: Place, reporter: Reporter) -> None:
+    def __init__(self, dataset: Dataset, config: PreprocessJob, place: Place, reporter: Reporter, folder: Path) -> None:
         self._dataset, self._config, self._place, self._reporter = dataset, config, place, reporter
-        self._live = LiveModels()
+        self._folder = folder
+        self._peak_bytes = 0
         self._failed: list[dict[str, str]] = []
         self._up_to_date = 0
         self.output = Output(
@@ -133,8 +116,30 @@ class _Run:
         self.output.prepare(len(todo) * SONG_BYTES * passes)
         unit = "songs" if passes == 1 else "song passes"
         self._reporter.emit(Started(job="preprocess", total=len(todo) * passes, unit=unit))
-        if todo:
-            (self._in_two_passes if self._config.two_pass else self._in_one_pass)(todo)
+        if todo and self._config.devices > 1:
+            self._share(todo, total=len(todo) * passes)
+        elif todo:
+            encoder = Encoder(self._config, self._place, self._reporter, keep=self.output.keep, refuse=self._refuse)
+            encoder.encode(todo)
+            self._peak_bytes = encoder.live.peak_bytes
+        if self._config.two_pass:
+            self.output.remove_intermediates()
+
+    def _share(self, todo: list[Song], *, total: int) -> None:
+        """A process for each device takes its share; this one keeps the manifest."""
+        number = min(self._config.devices, len(todo))
+        self._note(f"{number} devices share {len(todo)} songs")
+        results = encode_shares(self._config, todo, self._folder, Merged(self._hear, total))
+        self._peak_bytes = max(result["peak_model_bytes"] for result in results)
+
+    def _hear(self, event: Event) -> None:
+        """What a worker tells of the songs that are its share."""
+        if isinstance(event, ItemFailed):
+            self._refuse(event.item, AceStepError(event.message, hint=event.hint))
+            return
+        if isinstance(event, Saved):
+            self.output.take(Path(event.path).name)
+        self._reporter.emit(event)
 
     def conclude(self) -> dict[str, Any]:
         """Write the final manifest and say what became of every song. Raises DatasetError when none is ready."""
@@ -155,88 +160,8 @@ class _Run:
             "up_to_date": self._up_to_date,
             "failed": self._failed,
             "unused_files": unused,
-            "peak_model_bytes": self._live.peak_bytes,
+            "peak_model_bytes": self._peak_bytes,
         }
-
-    def _in_one_pass(self, todo: list[Song]) -> None:
-        features_of, condition_of = FeatureStage(self._place, self._live), ConditionStage(self._place, self._live)
-        self._note_memory("VAE, text encoder and condition encoder")
-        for number, (song, audio) in enumerate(self._sounds(todo), start=1):
-            with self._border(song):
-                self._keep(song, condition_of(song, self._features(features_of, song, audio)))
-            self._reporter.emit(Progressed(done=number, total=len(todo), note=song.name))
-
-    def _in_two_passes(self, todo: list[Song]) -> None:
-        halfway = self._first_pass(todo)
-        release(self._place.device)
-        self._note_memory("pass 1 is done, its models are freed")
-        if halfway:
-            self._second_pass(halfway, total=2 * len(todo))
-        self.output.remove_intermediates()
-
-    def _first_pass(self, todo: list[Song]) -> list[Song]:
-        """The songs whose features are on the disk, now or from an interrupted run."""
-        done = {song.file for song in todo if read_features(self.output.intermediate(song), song)}
-        pending = [song for song in todo if song.file not in done]
-        if pending:
-            features_of = FeatureStage(self._place, self._live)
-            self._note_memory("pass 1 of 2, VAE and text encoder")
-        for number, (song, audio) in enumerate(self._sounds(pending), start=len(done) + 1):
-            with self._border(song):
-                features = self._features(features_of, song, audio)
-                write_features(self.output.intermediate(song), song, features)
-                done.add(song.file)
-            self._reporter.emit(Progressed(done=number, total=2 * len(todo), note=f"{song.name} (pass 1)"))
-        return [song for song in todo if song.file in done]
-
-    def _second_pass(self, songs: list[Song], *, total: int) -> None:
-        condition_of = ConditionStage(self._place, self._live)
-        self._note_memory("pass 2 of 2, condition encoder")
-        for number, song in enumerate(songs, start=total - len(songs) + 1):
-            self._reporter.stop_if_cancelled()
-            with self._border(song):
-                features = read_features(self.output.intermediate(song), song)
-                if features is None:
-                    raise TensorError("what pass 1 made of it has gone", hint="Start again.")
-                self._keep(song, condition_of(song, features))
-            self.output.intermediate(song).unlink(missing_ok=True)
-            self._reporter.emit(Progressed(done=number, total=total, note=f"{song.name} (pass 2)"))
-
-    def _sounds(self, songs: list[Song]) -> Iterator[tuple[Song, Future[Tensor]]]:
-        for song, audio in decoded_ahead(songs, self._config.normalize, self._config.max_duration_s):
-            self._reporter.stop_if_cancelled()
-            yield song, audio
-
-    def _features(self, features_of: FeatureStage, song: Song, audio: Future[Tensor]) -> Features:
-        features = features_of(song, audio.result())
-        for what, states, limit in (
-            ("caption", features.text_hidden_states, MAX_PROMPT_TOKENS),
-            ("lyrics", features.lyric_hidden_states, MAX_LYRIC_TOKENS),
-        ):
-            if len(states) >= limit:
-                self._note(f"{song.name}: the model reads the first {limit} tokens of the {what} only", warning=True)
-        return features
-
-    def _keep(self, song: Song, record: TensorRecord) -> None:
-        path = self.output.keep(song, record)
-        self._reporter.emit(Saved(path=str(path), role="tensor"))
-
-    @contextmanager
-    def _border(self, song: Song) -> Iterator[None]:
-        """One song's trouble ends here; that of the disk, the memory or the user ends the run."""
-        try:
-            yield
-        except (JobCancelled, StorageError):
-            raise
-        except torch.OutOfMemoryError:
-            hint = "Use two-pass preprocessing, close other programs, or choose the device cpu."
-            raise JobError(f"{self._place.device} has too little memory for {song.name}", hint=hint) from None
-        except AceStepError as problem:
-            message = str(problem).removeprefix(str(song.audio)).lstrip(" :")  # the song is named anyway
-            self._refuse(song.name, AceStepError(message, hint=problem.hint))
-        except Exception as problem:  # noqa: BLE001 - the border of one song: the rest goes on
-            logger.exception("{} failed", song.name)
-            self._refuse(song.name, AceStepError(repr(problem), hint="This is our fault; the log has the details."))
 
     def _refuse(self, name: str, problem: AceStepError) -> None:
         self._failed.append({"item": name, "message": str(problem), "hint": problem.hint})
@@ -250,6 +175,3 @@ class _Run:
 
     def _note(self, message: str, *, warning: bool = False) -> None:
         self._reporter.emit(Noted(message=message, warning=warning))
-
-    def _note_memory(self, what: str) -> None:
-        self._note(f"{what}: {self._live.bytes / 2**20:.1f} MiB of models in memory")

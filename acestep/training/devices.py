@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from acestep.core.errors import ConfigError, TrainingError
-from acestep.models.device import Choice, choose_device, choose_dtype
+from acestep.models.device import Choice, choose_devices, choose_dtype
 from acestep.models.quantize import QUANTIZED
 from acestep.training.configs import TrainJob
 
@@ -44,32 +44,22 @@ class Place:
 
 def choose_place(job: TrainJob) -> Place:
     """Of several devices, the one that the environment of this process names. Raises ConfigError."""
-    device = choose_device(job.device)
-    if job.num_processes > 1:
-        device = Choice(_one_of_several(job, device.value), device.reason)
-    elif job.strategy == "fsdp":
-        raise ConfigError("strategy fsdp splits the model between devices, and devices is 1", hint="Ask for more.")
+    device = choose_devices(job.device, job.devices)[int(os.environ.get("LOCAL_RANK", 0)) if job.devices > 1 else 0]
+    if job.strategy == "fsdp":
+        _require_splittable(job, torch.device(device.value))
     return Place(device, choose_dtype(device.value, job.training.mixed_precision))
 
 
-def _one_of_several(job: TrainJob, device: str) -> str:
-    if device not in ("cpu", "cuda"):
-        raise ConfigError(f"devices is {job.devices}, and device {device} is one", hint="Set device to auto or cuda.")
-    if job.strategy == "fsdp" and device != "cuda":
-        raise ConfigError(f"strategy fsdp needs CUDA, the device is {device}", hint="Use the strategy ddp.")
-    if job.strategy == "fsdp" and job.training.base_precision in QUANTIZED:
+def _require_splittable(job: TrainJob, device: torch.device) -> None:
+    if device.type != "cuda":
+        raise ConfigError(f"strategy fsdp needs CUDA, the device is {device.type}", hint="Use the strategy ddp.")
+    if job.num_processes == 1:
+        raise ConfigError("strategy fsdp splits the model between devices, and devices is 1", hint="Ask for more.")
+    if job.training.base_precision in QUANTIZED:
         raise ConfigError(
             f"strategy fsdp cannot split a base in {job.training.base_precision}",
             hint="Use the strategy ddp: such a base is small enough for each device.",
         )
-    if device == "cpu":
-        return device
-    if job.devices > torch.cuda.device_count():
-        raise ConfigError(
-            f"devices is {job.devices}, PyTorch finds {torch.cuda.device_count()} CUDA devices on this machine",
-            hint="Ask for as many as there are; num_nodes takes further machines.",
-        )
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
 
 
 def make_fabric(

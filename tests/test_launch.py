@@ -141,6 +141,16 @@ def test_other_web_pages_are_kept_out(pages: Running, page: str, headers: dict[s
     assert httpx.get(pages.url(page), headers=headers, trust_env=False).status_code == 403
 
 
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/call/stop", "/login"])
+@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "http://127.0.0.1:1"}])
+def test_other_web_pages_can_neither_send_files_nor_start_anything(
+    pages: Running, page: str, path: str, headers: dict[str, str]
+) -> None:
+    sent = httpx.post(pages.url(page) + path, headers=headers, files={"files": b"music"}, trust_env=False)
+    assert sent.status_code == 403
+
+
 def test_the_browser_is_told_to_talk_to_this_server_alone(pages: Running) -> None:
     answer = httpx.get(pages.url("trainer"), trust_env=False)
     assert "default-src 'self'" in answer.headers["content-security-policy"]

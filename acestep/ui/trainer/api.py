@@ -192,7 +192,7 @@ class Api:
         """Write the adapter of a run (final, best, or the name of a checkpoint) for another program."""
         folder = self._folder(run_id)
         names = [path for path in (folder / checkpoint, folder / "checkpoints" / checkpoint) if path.is_dir()]
-        if not names or checkpoint != Path(checkpoint).name:
+        if not names or checkpoint == ".." or checkpoint != Path(checkpoint).name:
             raise JobError(f"{run_id} has no checkpoint {checkpoint!r}", hint="Take final, best or epoch_<N>.")
         return export_now(self._desk, str(names[0]), target, out)
 

@@ -41,12 +41,12 @@ class ExportOptions(Config):
 
 def export(desk: Desk, adapter: str, target: str, out: str, options: ExportOptions | None = None) -> dict[str, Any]:
     """Write an adapter into a folder of this program. Raises AdapterError, StorageError, UnknownName."""
-    from acestep.exporting.package import export_adapter
-
     options = options or ExportOptions()
     source = desk.places.path(adapter, "Adapter")
     folder = desk.places.own(out.strip() or f"{EXPORTS}/{default_name(source)}-{target}", "Export Path")
     model = desk.checkpoint().folder if options.thorough else None
+    from acestep.exporting.package import export_adapter  # brings torch: after what can be refused without
+
     return export_adapter(source, target, out=folder, rank=options.rank, strength=options.strength, checkpoint=model)
 
 

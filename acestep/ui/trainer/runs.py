@@ -30,6 +30,8 @@ _OURS = {
     "final",
     "logs",
     "samples",
+    "training.json",
+    "workers",
 }
 
 _WORDS = {"None": "automatic", "True": "yes", "False": "no", "{}": "none"}
@@ -83,7 +85,7 @@ def delete_run(desk: Desk, name: str) -> None:
         JobBusy: it is at work.
         StorageError: it lies outside this program's folder.
     """
-    if not name or name != Path(name).name or not (desk.runs_folder / name).is_dir():
+    if name in ("", "..") or name != Path(name).name or not (desk.runs_folder / name).is_dir():
         raise JobError(f"there is no run {name!r} in {desk.runs_folder}", hint="Type the name of one in the list.")
     folder = desk.runs_folder / name
     if folder.is_symlink() or desk.places.own(str(folder), "Run") != folder.resolve():

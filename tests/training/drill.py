@@ -29,16 +29,20 @@ from acestep.core.events import LAST, Cancelled, Event, EventLog, Failed
 from acestep.core.jobs import JobRunner, write_job
 from tests.training.drill_checks import require_whole, steps_in, temporaries
 from tests.training.drill_work import SAVE_EVERY, Work, works
-from tests.training.faults import BATCHES, BYTES, CALLS, OPERATIONS, Fault, faulty_run
+from tests.training.faults import BATCHES, BYTES, CALLS, LOADS, OPERATIONS, STEPS, Fault, faulty_run
 
 KINDS = ("kill", "kill while writing", "SIGTERM", "stop", "out of memory", "NaN batch", "disk full")
-_CLOCKS = {"kill while writing": OPERATIONS, "out of memory": CALLS, "NaN batch": BATCHES, "disk full": BYTES}
+_CLOCKS = {
+    "kill while writing": (OPERATIONS,),
+    "out of memory": (CALLS, CALLS, STEPS, LOADS),
+    "NaN batch": (BATCHES,),
+    "disk full": (BYTES,),
+}
 _PRELOADED = [
     *("acestep.cli", "acestep.training.trainer", "acestep.preprocessing.builder", "tests.training.faults"),
     *("acestep.adapters.lora", "acestep.adapters.lokr", "torch.utils.tensorboard"),
 ]
 _UNIT_S = {"train": 0.05, "preprocess": 0.8}  # about what a step and a song take: a signal comes at any moment of one
-_LATEST = 0.8  # of the whole job; a part of it is done already when it goes on
 _PATIENCE_S = 120.0
 
 
@@ -107,8 +111,10 @@ class Drill:
 
     def _strike(self, work: Work, out: Path, kind: str, before: int) -> bool:
         """Go on with the job until the fault comes; False if the job has ended without noticing it."""
-        whole, clock, folder = self._undisturbed[work.name], _CLOCKS.get(kind, ""), work.folder(out)
-        share, delay_s = self._chance.uniform(0, _LATEST), self._chance.uniform(0, _UNIT_S[work.job])
+        whole, folder = self._undisturbed[work.name], work.folder(out)
+        possible = [clock for clock in _CLOCKS.get(kind, ()) if whole.counts[clock]]
+        clock = self._chance.choice(possible) if possible else ""
+        share, delay_s = self._chance.random(), self._chance.uniform(0, _UNIT_S[work.job])
         saved, log = work.saved(out, whole.results), EventLog(folder / "events.jsonl")
         _, offset = log.read()
         fault = Fault(clock, 1 + int(share * whole.counts[clock])) if clock else Fault()

@@ -1,8 +1,9 @@
 """What can go wrong in a run, made to happen from outside: nothing in the program knows of it.
 
 ``faulty_run`` is the program's own command ``run`` in a process of its own; what it calls of the system and of torch
-is replaced before. Each fault has its own clock: operations on files, bytes written, calls of the model's parts, or
-batches. Without a fault the clocks are counted to the end and written down, so that moments can be chosen from them.
+is replaced before. Each fault has its own clock: operations on files, bytes written, models loaded, calls of their
+parts, steps of the optimizer, or batches. Without a fault the clocks are counted to the end and written down, so that
+moments can be chosen from them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-OPERATIONS, BYTES, CALLS, BATCHES = CLOCKS = ("operations", "bytes", "calls", "batches")
+OPERATIONS, BYTES, LOADS, CALLS, STEPS, BATCHES = CLOCKS = ("operations", "bytes", "loads", "calls", "steps", "batches")
 """The moments within a process that a fault can wait for."""
 
 
@@ -146,15 +147,23 @@ def _replace_model(clocks: _Clocks) -> None:
     from torch.nn.modules.module import register_module_forward_pre_hook
     from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+    from acestep.models import load
     from acestep.preprocessing import stages
     from acestep.training import session
 
-    def too_little_memory(*_: object) -> None:
-        if clocks.tick(CALLS):
-            raise torch.OutOfMemoryError("out of memory (a drill)")
+    def scarce(clock: str, then: Any = None) -> Any:
+        def called(*arguments: Any, **named: Any) -> Any:
+            if clocks.tick(clock):
+                raise torch.OutOfMemoryError("out of memory (a drill)")
+            return then(*arguments, **named) if then else None
 
-    register_module_forward_pre_hook(too_little_memory)
-    register_optimizer_step_pre_hook(too_little_memory)
+        return called
+
+    register_module_forward_pre_hook(scarce(CALLS))
+    register_optimizer_step_pre_hook(scarce(STEPS))
+    session.load_dit = scarce(LOADS, session.load_dit)  # type: ignore[attr-defined]
+    for name in ("load_vae", "load_text_encoder", "load_condition_encoder"):
+        setattr(load, name, scarce(LOADS, getattr(load, name)))
     collate, encode_condition = session.collate, stages.encode_condition
 
     def batch(*arguments: Any) -> Any:

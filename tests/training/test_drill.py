@@ -4,11 +4,18 @@ import os
 import subprocess
 import sys
 
+import torch
+
+from acestep.cli import main
+from acestep.core.events import Cancelled, Failed, Finished
 from acestep.core.files import remove_leftovers
+from acestep.core.jobs import JobRunner, run_job, write_job
 from acestep.core.paths import PROJECT
+from acestep.training import session
 from tests.training.drill import KINDS, Drill, table
 from tests.training.drill_checks import temporaries
 from tests.training.drill_work import works
+from tests.training.runs import log_of, make_job, tensors_for
 
 SEED = 31  # a kill, a stop and a full disk
 
@@ -39,3 +46,28 @@ def test_only_what_ended_processes_have_left_is_removed(tmp_path):
         ".note.tmp",
     }
     assert len(temporaries(tmp_path)) == 2
+
+
+def test_a_stop_that_is_asked_for_while_a_process_starts_counts_once(tmp_path, tiny_checkpoint):
+    job = make_job(tensors_for(tmp_path / "tensors", tiny_checkpoint, [(20, 6)]), tiny_checkpoint, tmp_path / "run")
+    write_job(job.out, "train", job)
+    (job.out / "cancel").touch()
+    own_process = JobRunner()._command[3:]
+    assert main([*own_process, str(job.out)]) == 130
+    assert isinstance(log_of(job.out)[-1], Cancelled)
+    assert main(["run", str(job.out)]) == 0
+    assert isinstance(log_of(job.out)[-1], Finished)
+
+
+def test_too_little_memory_for_the_model_is_told_in_words(tmp_path, tiny_checkpoint, monkeypatch):
+    def scarce(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(session, "load_dit", scarce)
+    job = make_job(tensors_for(tmp_path / "tensors", tiny_checkpoint, [(20, 6)]), tiny_checkpoint, tmp_path / "run")
+    write_job(job.out, "train", job)
+    last = run_job(job.out)
+    assert isinstance(last, Failed)
+    assert not last.ours
+    assert last.message == "the device ran out of memory"
+    assert last.hint

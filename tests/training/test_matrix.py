@@ -3,6 +3,7 @@
 The combinations come from the registries: a new entry is tested by being there.
 """
 
+import functools
 import itertools
 
 import pytest
@@ -27,21 +28,23 @@ def tensors(tmp_path_factory, tiny_checkpoint):
     return tensors_for(tmp_path_factory.mktemp("tensors"), tiny_checkpoint, [(20, 6), (16, 5)])
 
 
+def check(tensors, checkpoint, folder, **settings):
+    """Train without a break, and with one: both learn something and end the same."""
+    settings = {"max_epochs": 3, "gradient_accumulation_steps": 1, "save_every_n_steps": 3, **settings}
+    whole = make_job(tensors, checkpoint, folder / "whole", **settings)
+    result, _ = run(whole)
+    assert result["fit_loss"] != result["fit_loss_before"]
+    broken = make_job(tensors, checkpoint, folder / "broken", **settings)
+    with pytest.raises(JobCancelled):
+        run(broken, stop_when=(broken.out / "checkpoints").exists)
+    broken.resume = "auto"
+    run(broken)
+    assert_same_end(whole.out, broken.out)
+
+
 @pytest.fixture
 def stopped_run_equals_unbroken(tensors, tiny_checkpoint, tmp_path):
-    def check(**settings):
-        settings |= {"max_epochs": 3, "gradient_accumulation_steps": 1, "save_every_n_steps": 3}
-        whole = make_job(tensors, tiny_checkpoint, tmp_path / "whole", **settings)
-        result, _ = run(whole)
-        assert result["fit_loss"] != result["fit_loss_before"]
-        broken = make_job(tensors, tiny_checkpoint, tmp_path / "broken", **settings)
-        with pytest.raises(JobCancelled):
-            run(broken, stop_when=(broken.out / "checkpoints").exists)
-        broken.resume = "auto"
-        run(broken)
-        assert_same_end(whole.out, broken.out)
-
-    return check
+    return functools.partial(check, tensors, tiny_checkpoint, tmp_path)
 
 
 @pytest.mark.parametrize(("kind", "base"), itertools.product(ADAPTERS.names, BASES))

@@ -22,7 +22,7 @@ from acestep.cli_settings import settings
 from acestep.console import Json, answer, do, print_error, print_json, say
 from acestep.core.errors import AceStepError, DatasetError, JobCancelled
 from acestep.core.events import told
-from acestep.core.jobs import WHOLE, read_job
+from acestep.core.jobs import read_job
 from acestep.core.log import set_up_logging
 from acestep.core.runs import list_runs
 from acestep.flags import add_command
@@ -140,7 +140,6 @@ def run(
 ) -> None:
     """Do the job of a run folder, or go on with it where it stopped."""
     name, config = read_job(folder)
-    as_written = as_written or WHOLE in os.environ  # the page's process, or a worker: as whoever started it says
     if not as_written and isinstance(config, TrainJob) and (config.resume is None or RunFolder(config.out).newest()):
         config.resume = "auto"  # where this run stands, no longer where it began
     do(name, config, folder, json_output, written=as_written)

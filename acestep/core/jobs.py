@@ -39,6 +39,8 @@ from acestep.core.paths import PROJECT
 from acestep.core.registry import nearest_hint
 
 GOES_ON = "goes on after a pause"  # the note that ends one
+# With a run folder behind it: its job, just as it is described there, in a process of its own.
+COMMAND = [sys.executable, "-m", "acestep", "run", "--as-written"]
 WHOLE = "ACESTEP_WHOLE_JOB"  # in the environment of a worker: the run folder of the job that it does a share of
 _PAUSE_LOOK_S = 0.2
 
@@ -221,7 +223,7 @@ class JobRunner:
     """The one heavy job of this program, in a thread or in a process of its own."""
 
     def __init__(self, command: list[str] | None = None) -> None:
-        self._command = command or [sys.executable, "-m", "acestep", "run", "--as-written"]
+        self._command = command or COMMAND
         self._guard = threading.Lock()
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,7 @@ from acestep.core import errors
 from acestep.core.config import Config
 from acestep.core.errors import AceStepError, JobCancelled, WorkerCrashed
 from acestep.core.events import LAST, Cancelled, Event, EventLog, Failed, Finished, Noted, Progressed, Started
-from acestep.core.jobs import WHOLE, write_job
+from acestep.core.jobs import COMMAND, WHOLE, write_job
 from acestep.core.paths import PROJECT
 
 FOLDER = "workers"
@@ -37,12 +36,17 @@ _GRACE_S = 120.0  # to save and end after another worker has failed; what still 
 class Share:
     """What one worker does, and what it finds in its environment beside ours."""
 
+    job: str
     config: Config
     environment: dict[str, str] = field(default_factory=dict)
 
 
 def run_shares(
-    job: str, shares: Sequence[Share], folder: Path, on_event: Callable[[int, Event], None]
+    shares: Sequence[Share],
+    folder: Path,
+    on_event: Callable[[int, Event], None],
+    *,
+    command: Sequence[str] = COMMAND,
 ) -> list[dict[str, Any]]:
     """Do each share in a process of its own; gives their results, in order.
 
@@ -59,7 +63,7 @@ def run_shares(
     workers: list[_Worker] = []
     try:
         for number, share in enumerate(shares):
-            workers.append(_Worker(job, share, folder, number, threads=_threads(len(shares))))
+            workers.append(_Worker(share, folder, number, command, threads=_threads(len(shares))))
         while any(worker.running for worker in workers) and not any(worker.failed for worker in workers):
             _pass_on(workers, on_event)
             time.sleep(_LOOK_S)
@@ -91,9 +95,9 @@ def _is_plain(event: Event) -> bool:
 class _Worker:
     """One process and its folder."""
 
-    def __init__(self, job: str, share: Share, whole: Path, number: int, *, threads: int) -> None:
+    def __init__(self, share: Share, whole: Path, number: int, command: Sequence[str], *, threads: int) -> None:
         self.number, self.folder = number, whole / FOLDER / str(number)
-        write_job(self.folder, job, share.config)
+        write_job(self.folder, share.job, share.config)
         self.last: Event | None = None
         self.killed = False
         self._log = EventLog(self.folder / "events.jsonl")
@@ -107,7 +111,7 @@ class _Worker:
         }
         with (self.folder / "output.txt").open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "acestep", "run", str(self.folder.resolve())],
+                [*command, str(self.folder.resolve())],
                 env=environment,
                 stdin=subprocess.PIPE,  # closes when this process ends, however it does
                 stdout=output,

@@ -41,8 +41,8 @@ def encode_shares(
         mine = [asdict(song) | {"audio": str(song.audio)} for song in songs[number :: config.devices]]
         write_versioned(file, _KIND, _VERSION, {"songs": mine})
         job = config.model_copy(update={"device": device.value, "devices": 1})
-        shares.append(Share(EncodeJob(songs=file.resolve(), job=job)))
-    return run_shares("encode", shares, folder, on_event)
+        shares.append(Share("encode", EncodeJob(songs=file.resolve(), job=job)))
+    return run_shares(shares, folder, on_event)
 
 
 def encode_job(config: EncodeJob, context: Context) -> dict[str, Any]:

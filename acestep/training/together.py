@@ -28,8 +28,8 @@ def train_together(config: TrainJob, context: Context) -> dict[str, Any]:
     if config.resume is None:
         RunFolder(config.out).require_free()
     node, common = _common(config)
-    shares = [Share(config, {**common, **_own(config, node, local)}) for local in range(config.devices)]
-    return run_shares("train", shares, context.folder, lambda number, event: context.emit(event))[0]
+    shares = [Share("train", config, {**common, **_own(config, node, local)}) for local in range(config.devices)]
+    return run_shares(shares, context.folder, lambda number, event: context.emit(event))[0]
 
 
 def _own(config: TrainJob, node: int, local: int) -> dict[str, str]:

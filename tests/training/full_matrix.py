@@ -21,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from acestep.adapters.configs import ADAPTERS
 from acestep.training.optimizers import OPTIMIZERS
 from acestep.training.schedules import SCHEDULES
@@ -53,7 +55,7 @@ def _holds(name: str, check: Check, bases: dict[str, dict[str, Any]]) -> bool:
     settings = {"adapter_type": kind, "optimizer_type": optimizer, "scheduler_type": schedule}
     try:
         check(**settings, **bases[base], **STEPS)
-    except (Exception, SystemExit) as problem:  # noqa: BLE001 - the others are tried all the same
+    except (Exception, pytest.fail.Exception) as problem:  # noqa: BLE001 - the others are tried all the same
         print(f"FAILED {name}: {problem!r}", file=sys.stderr, flush=True)
         return False
     return True

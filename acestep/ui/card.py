@@ -21,11 +21,16 @@ class CardWatch:
 
     def words(self) -> str:
         """The card, how full it is, who else is on it, and what this program's tensors take; "" without a card."""
+        status = self.look()
+        return f"{status}{self._own}" if status else ""
+
+    def look(self) -> VRAMStatus | None:
+        """The card as it was a few seconds ago; None without one, and before it was read."""
         with self._guard:
             if not self._begun:
                 self._begun = True
                 threading.Thread(target=self._read, name="graphics card", daemon=True).start()
-        return f"{self._status}{self._own}" if self._status else ""
+        return self._status
 
     def _read(self) -> None:
         while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from html import escape
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
 from loguru import logger
@@ -14,6 +14,7 @@ from acestep.core.errors import AceStepError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Answer = dict[str, Any]  # what the API gives: plain JSON
 
 OUR_FAULT = "Something went wrong that should not have. The details are in the terminal window of this program."
 
@@ -38,6 +39,22 @@ def told(handler: Callable[P, R]) -> Callable[P, R]:
         except Exception:  # noqa: BLE001 - the border of an event: the page goes on whatever happened
             logger.exception("an event of the page failed")
             raise gr.Error(OUR_FAULT, duration=None, print_exception=False) from None
+
+    return guarded
+
+
+def answered(function: Callable[..., Answer]) -> Callable[..., Answer]:
+    """``function`` of the API, whose errors become ``{"error": {"code", "message", "hint"}}``."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Answer:
+        try:
+            return function(*args, **kwargs)
+        except AceStepError as error:
+            return {"error": {"code": type(error).__name__, "message": str(error), "hint": error.hint}}
+        except Exception:  # noqa: BLE001 - the border of a call
+            logger.exception("a call of the API failed")
+            return {"error": {"code": "OurFault", "message": OUR_FAULT, "hint": ""}}
 
     return guarded
 

@@ -5,36 +5,16 @@ They do what the page does, on the same desk; problems come back as ``{"error": 
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 from gradio.events import api
-from loguru import logger
 
 from acestep.captioning.configs import CaptionJob
 from acestep.core.config import parse
-from acestep.core.errors import AceStepError
 from acestep.core.events import Failed, Finished
 from acestep.ui.captioner.desk import Desk
 from acestep.ui.captioner.run_tab import status_of
-from acestep.ui.errors import OUR_FAULT
-
-Answer = dict[str, Any]
-
-
-def _answered(function: Callable[..., Answer]) -> Callable[..., Answer]:
-    @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> Answer:
-        try:
-            return function(*args, **kwargs)
-        except AceStepError as error:
-            return {"error": {"code": type(error).__name__, "message": str(error), "hint": error.hint}}
-        except Exception:  # noqa: BLE001 - the border of a call
-            logger.exception("a call of the API failed")
-            return {"error": {"code": "OurFault", "message": OUR_FAULT, "hint": ""}}
-
-    return guarded
+from acestep.ui.errors import answered
 
 
 class Api:
@@ -47,7 +27,7 @@ class Api:
         """Offer all functions in the present gradio context, each under its own name."""
         quick = (self.status, self.stop)
         for function in (*quick, self.scan, self.start_captioning, self.results, self.save_caption):
-            api(_answered(function), api_name=function.__name__, queue=function not in quick)
+            api(answered(function), api_name=function.__name__, queue=function not in quick)
 
     def status(self) -> dict[str, Any]:
         """How the newest run in the scanned folder stands, with its result or its error."""

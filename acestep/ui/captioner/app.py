@@ -10,7 +10,7 @@ from acestep.ui.captioner.desk import Desk
 from acestep.ui.captioner.engine_tab import EngineTab
 from acestep.ui.captioner.review_tab import ReviewTab
 from acestep.ui.captioner.run_tab import RunTab
-from acestep.ui.captioner.shell import Shell
+from acestep.ui.captioner.shell import TABS, Shell
 from acestep.ui.captioner.songs_tab import SongsTab
 from acestep.ui.captioner.system_tab import SystemTab
 from acestep.ui.places import Workspace
@@ -20,7 +20,6 @@ from acestep.ui.watch import ACTIVE
 
 TITLE = "ACE-Step captioner"
 _PREVIEWS_STAY_S = 86_400
-_TABS = {"songs": "1. Songs", "engine": "2. Engine", "run": "3. Run", "review": "4. Review", "system": "System"}
 _SAVE_KEY = """() => document.addEventListener("keydown", event => {
   if (event.key === "Enter" && event.ctrlKey) document.querySelector("#cp-song-next")?.click();
 })"""
@@ -53,7 +52,7 @@ def build(desk: Desk) -> gr.Blocks:
 
 
 def _tab(shell: Shell, name: str) -> gr.Tab:
-    shell.tab = gr.Tab(_TABS[name], id=name, elem_id=f"cp-tab-{name}")
+    shell.tab = gr.Tab(TABS[name], id=name, elem_id=f"cp-tab-{name}")
     return shell.tab
 
 

@@ -17,7 +17,7 @@ from acestep.ui.captioner.desk import ENGINES, FORM, LEFT_OUT, Desk
 from acestep.ui.captioner.shell import Shell
 from acestep.ui.errors import say
 from acestep.ui.form import Form
-from acestep.ui.trainer.shell import heading
+from acestep.ui.shell import heading
 
 ADDRESSES = {"whisper": "openai_url", "elevenlabs": "elevenlabs_url", "gemini": "gemini_url"}
 _MODELS = {"captioner": "captioner_model", "transcriber": "transcriber_model"}

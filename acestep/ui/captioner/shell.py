@@ -1,21 +1,21 @@
-"""What the tabs of the captioner are built with: as in the trainer, over another desk."""
+"""What the tabs of the captioner are built with."""
 
 from __future__ import annotations
-
-from typing import Any, cast
 
 import gradio as gr
 
 from acestep.ui import html
 from acestep.ui.captioner.desk import Desk
-from acestep.ui.trainer.shell import Shell as TrainerShell
+from acestep.ui.shell import BaseShell
+
+TABS = {"songs": "1. Songs", "engine": "2. Engine", "run": "3. Run", "review": "4. Review", "system": "System"}
 
 
-class Shell(TrainerShell):
+class Shell(BaseShell):
     """One page of the captioner. ``captions`` is the desk it works on."""
 
     def __init__(self, desk: Desk, page: gr.Blocks, tabs: gr.Tabs) -> None:
-        super().__init__(cast(Any, desk), page, tabs)
+        super().__init__(desk.settings, page, tabs, TABS)
         self.captions = desk
 
 

@@ -15,7 +15,7 @@ from acestep.ui.captioner.desk import FOLDER
 from acestep.ui.captioner.shell import Shell, phrase
 from acestep.ui.captioner.songs import Entry
 from acestep.ui.errors import say, sentence, warn
-from acestep.ui.trainer.split_panel import SplitPanel
+from acestep.ui.split_panel import SplitPanel
 
 _FILTERS = ["all songs", "with something missing"]
 _FILTER = "songs.filter"
@@ -48,7 +48,7 @@ class SongsTab:
         shell.kept.add(_FILTER, choose, lambda value: value in _FILTERS)
         table = gr.HTML(elem_id="cp-songs")
         self._config(shell)
-        SplitPanel(shell)
+        SplitPanel(shell, desk.places)
         with gr.Accordion("From the command line", open=False, elem_id="cp-commands"):
             gr.Markdown(_COMMANDS)
         for trigger in (scan.click, folder.submit):

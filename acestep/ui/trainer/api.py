@@ -6,16 +6,13 @@ A job is started and its id comes back at once; ``status`` and ``stop`` take tha
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gradio.events import api
-from loguru import logger
 
 from acestep.core.config import parse
-from acestep.core.errors import AceStepError, JobError
+from acestep.core.errors import JobError
 from acestep.core.events import Failed, Finished
 from acestep.core.jobs import read_job
 from acestep.core.paths import safe_name
@@ -26,29 +23,13 @@ from acestep.exporting.configs import MergeJob
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.configs import TrainJob, groups, set_value
 from acestep.training.estimate_config import EstimateJob
-from acestep.ui.errors import OUR_FAULT
+from acestep.ui.errors import answered
 from acestep.ui.jobs import GenerateJob
 from acestep.ui.trainer.desk import Desk
 from acestep.ui.trainer.export_tab import export as export_now
 from acestep.ui.trainer.merge_panel import start_merging
 from acestep.ui.trainer.pieces import list_pieces, new_folder
 from acestep.ui.watch import Watch
-
-Answer = dict[str, Any]
-
-
-def _answered(function: Callable[..., Answer]) -> Callable[..., Answer]:
-    @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> Answer:
-        try:
-            return function(*args, **kwargs)
-        except AceStepError as error:
-            return {"error": {"code": type(error).__name__, "message": str(error), "hint": error.hint}}
-        except Exception:  # noqa: BLE001 - the border of a call
-            logger.exception("a call of the API failed")
-            return {"error": {"code": "OurFault", "message": OUR_FAULT, "hint": ""}}
-
-    return guarded
 
 
 class Api:
@@ -63,7 +44,7 @@ class Api:
         slow = (self.check_dataset, self.make_dataset, self.start_preprocessing, self.start_training)
         further = (self.start_estimating, self.start_generating, self.start_merging, self.export)
         for function in (*quick, *slow, *further):
-            api(_answered(function), api_name=function.__name__, queue=function not in quick)
+            api(answered(function), api_name=function.__name__, queue=function not in quick)
 
     def health(self) -> dict[str, Any]:
         """Whether models are in memory."""

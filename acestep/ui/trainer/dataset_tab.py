@@ -14,10 +14,10 @@ from acestep.ui import html
 from acestep.ui.bulk_edit import BulkPanel, LabelEdit
 from acestep.ui.errors import say
 from acestep.ui.form import Form
+from acestep.ui.split_panel import SplitPanel
 from acestep.ui.trainer.shell import Shell
 from acestep.ui.trainer.song_editor import SongEditor
 from acestep.ui.trainer.song_table import SongTable
-from acestep.ui.trainer.split_panel import SplitPanel
 
 _OF_SCAN = ("all_instrumental",)  # counts when a folder is scanned; the others whenever they change
 
@@ -49,7 +49,7 @@ class DatasetTab:
         self._form = Form(ScanSettings, "dataset", shell.kept)
         self._form.rest()
         path, load = self._loader()
-        SplitPanel(shell)
+        SplitPanel(shell, self._desk.places)
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=320):
                 table = SongTable(shell).table

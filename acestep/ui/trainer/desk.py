@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,9 @@ from acestep.preprocessing.configs import PreprocessJob
 from acestep.tensors.manifest import NAME as MANIFEST
 from acestep.tensors.manifest import Manifest, read_manifest
 from acestep.training.configs import TrainJob
-from acestep.training.gpu_monitor import VRAMStatus, vram_status
+from acestep.training.gpu_monitor import VRAMStatus
 from acestep.training.run_folder import ADAPTER, RunFolder
+from acestep.ui.card import CardWatch
 from acestep.ui.places import Workspace
 from acestep.ui.service import SERVICE
 from acestep.ui.settings import Settings
@@ -41,7 +41,6 @@ _OWN_MEMORY = ("preprocess", "train", "estimate")  # these load models of their 
 RUNS, TENSORS = "lora_output", str(PreprocessJob.model_fields["out"].default)  # where things are by default
 _SAVE_S = 60  # how long a job may take to save when the program is closed
 _LISTING_S = 3.0
-_CARD_EVERY_S = 5.0
 
 
 class Desk:
@@ -56,8 +55,7 @@ class Desk:
         for name, watch in self.watches.items():
             folder = self.settings.text(f"last.{name}")
             watch.follow(Path(folder) if folder else None)
-        self.card: VRAMStatus | None = None  # the graphics card, as it was a few seconds ago
-        threading.Thread(target=self._watch_card, name="graphics card", daemon=True).start()
+        self._card = CardWatch()
         self._listed: dict[str, tuple[float, Any]] = {}  # name -> (when it was looked up, what was found)
 
     def start(self, job: str, config: Config, folder: Path) -> Path:
@@ -82,7 +80,7 @@ class Desk:
 
     def _needs_own_process(self, job: TrainJob) -> bool:
         """Several devices are several processes, which this one cannot become."""
-        return bool(self.settings.get("train.own-process")) or int(job.model_dump().get("devices", 1)) > 1
+        return bool(self.settings.get("train.own-process")) or job.devices * job.num_nodes > 1
 
     def require_idle(self) -> None:
         """Raises JobBusy, saying what is running, while a job uses the models."""
@@ -126,10 +124,10 @@ class Desk:
         for runner in (self.runner, self.downloader):
             runner.join(_SAVE_S)
 
-    def _watch_card(self) -> None:
-        while True:
-            self.card = vram_status()
-            time.sleep(_CARD_EVERY_S)
+    @property
+    def card(self) -> VRAMStatus | None:
+        """The graphics card, as it was a few seconds ago."""
+        return self._card.look()
 
     # What is where.
 

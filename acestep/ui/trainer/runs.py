@@ -32,6 +32,7 @@ _OURS = {
     "samples",
     "training.json",
     "workers",
+    "share",
 }
 
 _WORDS = {"None": "automatic", "True": "yes", "False": "no", "{}": "none"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gradio as gr
 
 from acestep.ui import html
-from acestep.ui.trainer.shell import Shell
+from acestep.ui.places import Workspace
+from acestep.ui.shell import BaseShell
 
 _SECONDS = [30, 60]
 _SHOWN = 20
@@ -14,8 +15,8 @@ _SHOWN = 20
 class SplitPanel:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell) -> None:
-        self._places = shell.desk.places
+    def __init__(self, shell: BaseShell, places: Workspace) -> None:
+        self._places = places
         with gr.Accordion("Split Long Audio Files", open=False, elem_classes="ac-fold", elem_id="tr-split"):
             with gr.Row(elem_classes="ac-grid"):
                 source = gr.Textbox(

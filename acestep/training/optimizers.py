@@ -6,7 +6,9 @@ A package that is missing or does not work here refuses with a hint; no optimize
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from acestep.core.errors import MissingPackage
@@ -65,9 +67,10 @@ def adafactor(parameters: list[Parameter], lr: float, weight_decay: float) -> Op
 
 @OPTIMIZERS.register("prodigy", label="Prodigy", help="Finds its own learning rate; leave the rate empty.")
 def prodigy(parameters: list[Parameter], lr: float, weight_decay: float) -> Optimizer:
-    optimizer: Optimizer = _package("prodigyopt").Prodigy(
-        parameters, lr=lr, weight_decay=weight_decay, safeguard_warmup=True, use_bias_correction=True
-    )
+    with redirect_stdout(io.StringIO()):  # where it says how it decays weights, and the command line its answer
+        optimizer: Optimizer = _package("prodigyopt").Prodigy(
+            parameters, lr=lr, weight_decay=weight_decay, safeguard_warmup=True, use_bias_correction=True
+        )
     return optimizer
 
 

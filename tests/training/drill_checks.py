@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from acestep.adapters.files import read_adapter
-from acestep.core.events import EventLog, Saved, StepLogged
+from acestep.core.events import EventLog, Saved, Started, StepLogged
 from acestep.tensors.manifest import read_manifest, tensor_files
 from acestep.training.run_folder import ADAPTER, STATE, RunFolder
 from acestep.training.state import read_state
@@ -96,11 +96,11 @@ def steps_in(folder: Path, offset: int = 0) -> list[int]:
 
 
 def _step_at(folder: Path, saved: Saved) -> int:
-    """The last step that was told before ``saved``."""
+    """The last step that was told in the same sitting before ``saved``; 0 if there was none."""
     steps = 0
     for event in EventLog(folder / "events.jsonl").read()[0]:
-        if isinstance(event, StepLogged):
-            steps = event.step
+        if isinstance(event, Started | StepLogged):
+            steps = event.step if isinstance(event, StepLogged) else 0
         if event == saved:
             break
     return steps

@@ -75,3 +75,9 @@ def test_prodigy_guards_its_estimate_during_the_warm_up():
     group = make_optimizer("prodigy", bowl()[0], lr=1.0, weight_decay=0.01).param_groups[0]
     assert group["safeguard_warmup"]
     assert group["use_bias_correction"]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS.names)
+def test_no_optimizer_writes_where_the_command_line_answers(name, capsys):
+    make_optimizer(name, [torch.nn.Parameter(torch.zeros(4))], lr=1.0, weight_decay=0.01)
+    assert capsys.readouterr().out == ""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from gradio_client import Client
 from playwright.sync_api import Browser, expect
@@ -39,8 +40,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def empty_page(browser: Browser, site: Site) -> None:
-    """Before anything is done: the page says what comes first, and no tab is locked."""
+def empty_page(browser: Browser, site: Site) -> list[str]:
+    """Before anything is done: the page says what comes first, and no tab is locked. Gives what torch has loaded."""
     with visit(browser, site) as page:
         expect(page.locator("#tr-next-words")).to_contain_text("Choose the model")
         for name in ALL_TABS:
@@ -50,10 +51,11 @@ def empty_page(browser: Browser, site: Site) -> None:
         expect(page.locator("#tr-train-missing")).to_contain_text("No model is chosen")
         press(page, "tr-train-cure")
         expect(page.get_by_role("tab", name="1. Service")).to_have_attribute("aria-selected", "true")
+    return [file.path for file in psutil.Process(site.process.pid).memory_maps() if "libtorch" in file.path]
 
 
 @pytest.fixture(scope="module")
-def model(browser: Browser, site: Site, empty_page: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(browser: Browser, site: Site, empty_page: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The path of a checkpoint is typed, and its models are loaded."""
     checkpoint = create_tiny_checkpoint(tmp_path_factory.mktemp("models"))
     with visit(browser, site) as page:
@@ -111,6 +113,11 @@ def stopped_run(browser: Browser, site: Site, tensors: Path) -> str:
     with visit(browser, site) as page:
         tab(page, "4. Train")
         expect(page.locator("#tr-train-facts")).to_contain_text("3 songs, trigger word zx_band")
+        page.locator("#samples-advanced > button").click()
+        page.locator("#samples-enabled input").check()
+        fill(page, "samples-prompt", "calm synthesiser")
+        fill(page, "samples-duration-s", "3")
+        fill(page, "samples-strengths", "1.0")
         fill(page, "training-max-epochs", "5000")
         press(page, "tr-train-start")
         run = wait_for_state(page, "tr-train", "running")
@@ -148,7 +155,11 @@ def adapter(browser: Browser, site: Site, stopped_run: str) -> Path:
     return run / "final" / "adapter"
 
 
-def test_the_page_opens_without_asking_anyone_outside(browser: Browser, site: Site, empty_page: None) -> None:
+def test_every_tab_is_shown_without_torch(empty_page: list[str]) -> None:
+    assert empty_page == []
+
+
+def test_the_page_opens_without_asking_anyone_outside(browser: Browser, site: Site, empty_page: list[str]) -> None:
     with visit(browser, site) as page:
         expect(page).to_have_title("ACE-Step trainer")
 
@@ -196,8 +207,89 @@ def test_a_wrong_value_is_told_at_its_field(browser: Browser, site: Site, tensor
         fill(page, "training-max-epochs", before)
 
 
+def test_the_memory_of_a_run_is_told_while_its_settings_change(browser: Browser, site: Site, tensors: Path) -> None:
+    def told() -> float:
+        return float(re.findall(r"About ([\d.]+) GB", page.locator("#tr-train-memory").inner_text())[0])
+
+    with visit(browser, site) as page:
+        tab(page, "4. Train")
+        expect(page.locator("#tr-train-memory [data-fits]")).to_have_attribute("data-fits", "True")
+        before, batch = told(), box(page, "training-batch-size").input_value()
+        fill(page, "training-batch-size", "256")
+        expect(page.locator("#tr-train-memory")).not_to_contain_text(f"About {before} GB")
+        assert told() > before
+        fill(page, "training-batch-size", batch)
+        expect(page.locator("#tr-train-memory")).to_contain_text(f"About {before} GB")
+
+
+def test_gradient_sensitivity_is_measured_and_its_ranks_are_taken(browser: Browser, site: Site, adapter: Path) -> None:
+    with visit(browser, site) as page:
+        tab(page, "4. Train")
+        page.locator("#tr-sensitivity > button").click()
+        fill(page, "estimate-batches", "2")
+        press(page, "tr-estimate-start")
+        wait_for_state(page, "tr-estimate", "done")
+        expect(page.locator("#tr-estimate-status table")).to_contain_text("self_attn")
+        press(page, "tr-estimate-use")
+        page.locator("#lora-advanced > button").click()
+        expect(box(page, "lora-ranks")).to_have_value(re.compile("self_attn"))
+        fill(page, "lora-ranks", "")
+
+
 def test_a_resumed_run_comes_to_its_end(adapter: Path) -> None:
     assert (adapter / "adapter_model.safetensors").is_file()
+
+
+def test_the_newest_samples_can_be_played_where_the_run_is(browser: Browser, site: Site, adapter: Path) -> None:
+    with visit(browser, site) as page:
+        tab(page, "4. Train")
+        expect(page.locator("#tr-train-samples")).to_contain_text("Newest samples: epoch")
+        expect(page.locator("#tr-train-samples")).to_contain_text("strength 1")
+        page.locator("#tr-train-samples audio").first.evaluate("player => player.play()")
+        page.wait_for_function("document.querySelector('#tr-train-samples audio').currentTime > 0.2")
+
+
+_PLAYER = (
+    "[document.querySelector('#tr-compare-grid'), ...document.querySelectorAll('#tr-compare-grid *')]"
+    ".map(element => element.player).find(Boolean)"
+)
+
+
+def test_going_to_another_sample_keeps_the_place_in_the_music(browser: Browser, site: Site, adapter: Path) -> None:
+    with visit(browser, site) as page:
+        tab(page, "5. Listen")
+        expect(page.locator("#tr-compare-grid")).to_contain_text("model alone")
+        first, second = (page.locator("#tr-compare-grid button[data-src]").nth(number) for number in (0, 1))
+        first.click()
+        page.wait_for_function(f"{_PLAYER}.currentTime > 0.8")
+        page.keyboard.press("ArrowDown")
+        expect(second).to_have_attribute("aria-pressed", "true")
+        expect(first).to_have_attribute("aria-pressed", "false")
+        page.wait_for_function(f"!{_PLAYER}.paused && {_PLAYER}.readyState > 2")
+        assert page.evaluate(f"{_PLAYER}.currentTime") >= 0.8
+        assert second.get_attribute("data-src") in page.evaluate(f"{_PLAYER}.src")
+        page.keyboard.press("Space")
+        page.wait_for_function(f"{_PLAYER}.paused")
+        expect(page.locator("#tr-compare-grid .ac-now")).to_contain_text("Paused: epoch")
+
+
+def test_a_choice_between_hidden_names_shows_them_and_leads_to_the_export(
+    browser: Browser, site: Site, adapter: Path
+) -> None:
+    with visit(browser, site) as page:
+        tab(page, "5. Listen")
+        expect(page.locator("#tr-compare-grid")).to_contain_text("model alone")
+        page.locator("#tr-compare-blind input").check()
+        expect(page.locator("#tr-compare-grid")).to_contain_text("Version A")
+        expect(page.locator("#tr-compare-grid")).not_to_contain_text(re.compile("model alone|epoch|final"))
+        page.get_by_role("button", name="Pick Version A").click()
+        expect(page.locator("#tr-compare-grid")).to_contain_text("model alone")
+        expect(page.locator("#tr-compare-picked")).to_contain_text("Version A was")
+        page.get_by_role("button", name=re.compile("Pick epoch")).last.click()
+        expect(page.locator("#tr-compare-picked")).to_contain_text("Picked: epoch")
+        press(page, "tr-compare-export")
+        expect(page.get_by_role("tab", name="6. Export")).to_have_attribute("aria-selected", "true")
+        expect(box(page, "tr-export-adapter")).to_have_value(re.compile("epoch_"))
 
 
 def test_music_is_made_with_the_adapter_and_heard(browser: Browser, site: Site, adapter: Path) -> None:
@@ -212,6 +304,19 @@ def test_music_is_made_with_the_adapter_and_heard(browser: Browser, site: Site, 
         expect(page.locator("#tr-listen-pieces")).to_contain_text("final at 1")
         sound.evaluate("player => player.play()")
         page.wait_for_function("document.querySelector('#tr-listen-pieces audio').currentTime > 0.2")
+
+
+def test_one_piece_is_made_with_several_checkpoints_and_compared(browser: Browser, site: Site, adapter: Path) -> None:
+    with visit(browser, site) as page:
+        tab(page, "5. Listen")
+        expect(page.locator("#tr-compare-grid")).to_contain_text("model alone")
+        fill(page, "piece-prompt", "zx_band, three at once")
+        fill(page, "piece-duration-s", "1")
+        page.locator("#tr-several > button").click()
+        press(page, "tr-compare-start")
+        wait_for_state(page, "tr-compare", "done")
+        expect(page.locator("#tr-compare-grid thead")).to_contain_text("zx_band, three at once (1 s, seed 42)")
+        assert page.locator("#tr-compare-grid button[data-src]").count() >= 5  # two samples, three pieces and more
 
 
 def test_the_adapter_is_exported_for_another_program(browser: Browser, site: Site, adapter: Path) -> None:
@@ -232,6 +337,21 @@ def test_nothing_is_exported_outside_the_programs_folder(
         fill(page, "tr-export-path", str(tmp_path / "stolen"))
         press(page, "tr-export-start")
         expect(page.get_by_test_id("toast-body")).to_contain_text("is outside")
+    assert not (tmp_path / "stolen").exists()
+
+
+def test_the_adapter_becomes_part_of_the_model(browser: Browser, site: Site, adapter: Path, tmp_path: Path) -> None:
+    with visit(browser, site) as page:
+        tab(page, "6. Export")
+        fill(page, "tr-merge-out", str(tmp_path / "stolen"))
+        press(page, "tr-merge-start")
+        expect(page.get_by_test_id("toast-body")).to_contain_text("is outside")
+        page.get_by_test_id("toast-close").click()
+        fill(page, "tr-merge-out", "checkpoints/acestep-v15-band")
+        press(page, "tr-merge-start")
+        wait_for_state(page, "tr-merge", "done")
+        expect(page.locator("#tr-merge-status")).to_contain_text("weights changed")
+    assert (site.workspace / "checkpoints" / "acestep-v15-band" / "config.json").is_file()
     assert not (tmp_path / "stolen").exists()
 
 
@@ -256,17 +376,30 @@ def test_nothing_reaches_beyond_the_edge_of_a_phone(browser: Browser, site: Site
 def test_the_browser_is_given_copies_and_no_file_of_the_user(site: Site, songs: Path, adapter: Path) -> None:
     outside = [
         songs / "track 1.wav",
+        songs,
         adapter / "adapter_config.json",
+        next(site.workspace.glob("lora_output/*/samples/*/*.wav")),
+        next(site.workspace.glob("datasets/band/*.pt")),
         Path("/etc/hostname"),
         site.workspace / "server.log",
     ]
     tricks = [
         f"{site.workspace}/cache/../server.log",
         f"{site.workspace}/cache/%2e%2e/server.log",
+        f"{site.workspace}/cache/..%2fserver.log",
+        f"{site.workspace}/cache/preview/../../server.log",
         "C:\\Windows\\win.ini",
+        "D:/music.wav",
+        "//server/share/music.wav",
+        "\\\\server\\share\\music.wav",
+        "file:///etc/hostname",
+        "http://127.0.0.1:1/music.wav",
     ]
-    (site.workspace / "cache" / "preview" / "link.wav").symlink_to("/etc/hostname")
-    for path in [*map(str, outside), *tricks, f"{site.workspace}/cache/preview/link.wav"]:
+    preview = site.workspace / "cache" / "preview"
+    (preview / "link.wav").symlink_to("/etc/hostname")
+    (preview / "folder").symlink_to(songs)
+    links = [f"{preview}/link.wav", f"{preview}/folder/track 1.wav"]
+    for path in [*map(str, outside), *tricks, *links]:
         assert httpx.get(f"{site.url}/gradio_api/file={path}", trust_env=False).status_code in (403, 404), path
     copy = next((site.workspace / "cache" / "preview").glob("[0-9a-f]*.wav"))
     assert httpx.get(f"{site.url}/gradio_api/file={copy}", trust_env=False).status_code == 200
@@ -311,7 +444,9 @@ def test_other_programs_see_the_functions_made_for_them_and_no_others(client: Cl
         "/make_dataset",
         "/start_preprocessing",
         "/start_training",
+        "/start_estimating",
         "/start_generating",
+        "/start_merging",
         "/export",
     }
 
@@ -342,6 +477,33 @@ def test_another_program_does_the_whole_job(
     assert [Path(each["audio"]).is_file() for each in ask(client, "samples", run)["samples"]] == [True]
     made = ask(client, "export", run, "final", "acestep", "")
     assert (Path(made["adapter"]) / "adapter_model.safetensors").is_file()
+    merging = {"checkpoint": str(model), "adapter": final, "out": "checkpoints/by_program"}
+    assert until_done(client, ask(client, "start_merging", merging)["run_id"])["result"]["merged"] > 0
+    measuring = {"tensor_dir": "datasets/by_program", "checkpoint": str(model), "batches": 1}
+    assert until_done(client, ask(client, "start_estimating", measuring)["run_id"])["result"]["modules"] > 0
+
+
+def test_runs_are_laid_over_each_other_and_one_is_deleted_by_its_name(
+    browser: Browser, site: Site, adapter: Path
+) -> None:
+    with visit(browser, site) as page:
+        tab(page, "Runs")
+        expect(page.locator("#tr-runs-list")).to_contain_text("by_program")
+        page.locator("#tr-runs-chosen input").click()
+        page.get_by_role("option", name="my_lora_dataset").click()
+        expect(page.locator("#tr-runs-curves polyline")).to_have_count(2)
+        expect(page.locator("#tr-runs-about")).to_contain_text("Max Epochs")
+        expect(page.locator("#tr-runs-sounds")).to_contain_text("my_lora_dataset, epoch")
+        page.keyboard.press("Escape")
+        page.locator("#tr-runs-delete > button").click()
+        fill(page, "tr-runs-confirm", "by_progra")
+        press(page, "tr-runs-delete-start")
+        expect(page.get_by_test_id("toast-body")).to_contain_text("no run 'by_progra'")
+        fill(page, "tr-runs-confirm", "by_program")
+        press(page, "tr-runs-delete-start")
+        expect(page.locator("#tr-runs-list")).not_to_contain_text("by_program")
+    assert not (site.workspace / "lora_output" / "by_program").exists()
+    assert adapter.is_dir()
 
 
 def test_another_program_is_told_what_is_wrong(client: Client, tmp_path: Path, adapter: Path) -> None:
@@ -349,6 +511,11 @@ def test_another_program_is_told_what_is_wrong(client: Client, tmp_path: Path, a
     assert "epohcs" in ask(client, "start_training", {"epohcs": 3})["error"]["message"]
     assert ask(client, "export", run, "final", "acestep", str(tmp_path / "out"))["error"]["code"] == "StorageError"
     assert ask(client, "export", run, "../../..", "acestep", "")["error"]["code"] == "JobError"
+    assert ask(client, "export", run, "..", "acestep", "")["error"]["code"] == "JobError"
+    merging = {"checkpoint": "none", "adapter": str(adapter), "out": str(tmp_path / "out")}
+    assert ask(client, "start_merging", merging)["error"]["code"] == "StorageError"
+    again = {"tensor_dir": "datasets/band", "checkpoint": "none", "out": run}
+    assert ask(client, "start_training", again)["error"]["code"] == "TrainingError"
     assert ask(client, "status", str(tmp_path))["error"]["code"] == "JobError"
     assert ask(client, "stop", run)["error"]["code"] == "JobError"
     assert list(tmp_path.iterdir()) == []

@@ -25,7 +25,7 @@ from acestep.ui.system_memory import free_bytes
 from acestep.ui.trainer.desk import Desk
 from acestep.ui.trainer.shell import Shell
 
-_PAIR = re.compile(r"(\w+)=([\w.]+)")  # a setting in the words of an advice
+SETTING = re.compile(r"(\w+)=([\w.]+)")  # a setting in the words of an advice
 _STEP_GB = 0.5  # what is free moves all the time; changes below this are not worth painting
 
 
@@ -84,7 +84,7 @@ class MemoryPanel:
         job = self._job()
         found = forecast(self._desk, job)
         for advice in found.advice:
-            for name, value in _PAIR.findall(advice.text):
+            for name, value in SETTING.findall(advice.text):
                 set_value(job, name, value)
         values: dict[str, Any] = {}
         for name in groups(TrainJob):

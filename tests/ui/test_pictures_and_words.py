@@ -1,0 +1,149 @@
+"""Small things that pages are made of, without a browser: the grid of sounds, curves, the words about memory."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from acestep.adapters.configs import LoRAConfig
+from acestep.training.configs import TrainingConfig, TrainJob, set_value
+from acestep.training.memory import GIB, estimate
+from acestep.training.memory_advice import advise
+from acestep.training.memory_spec import FAMILIES, memory_spec
+from acestep.ui import html
+from acestep.ui.chart import line_chart
+from acestep.ui.places import Workspace
+from acestep.ui.system_memory import free_bytes
+from acestep.ui.trainer.grid import Row, grid_of
+from acestep.ui.trainer.memory_panel import SETTING, Forecast, told
+from acestep.ui.trainer.sounds import ALONE, newest_samples, samples_of, source_of, strengths
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
+
+
+def write_noise(path: Path, level: float) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, level * np.random.default_rng(0).uniform(-1, 1, (48_000, 2)), 48_000)
+    return path
+
+
+def gains(page: str) -> list[float]:
+    return [float(gain) for gain in re.findall(r'data-gain="([\d.]+)"', page)]
+
+
+def test_louder_sounds_are_turned_down_to_the_quietest(tmp_path: Path) -> None:
+    loud, quiet = write_noise(tmp_path / "loud.wav", 0.8), write_noise(tmp_path / "quiet.wav", 0.2)
+    rows = [Row("loud", "", [loud]), Row("quiet", "", [quiet])]
+    assert gains(grid_of(["a"], rows, matched=True)) == pytest.approx([0.25, 1.0], abs=0.01)
+    assert gains(grid_of(["a"], rows, matched=False)) == [1.0, 1.0]
+
+
+def test_silence_does_not_silence_the_others(tmp_path: Path) -> None:
+    rows = [Row(name, "", [write_noise(tmp_path / f"{name}.wav", level)]) for name, level in (("a", 0.5), ("b", 0.0))]
+    assert gains(grid_of(["x"], rows, matched=True)) == [1.0, 1.0]
+
+
+def test_what_is_no_sound_leaves_its_cell_empty(tmp_path: Path) -> None:
+    (tmp_path / "broken.wav").write_bytes(b"nothing")
+    page = grid_of(["a", "b"], [Row("x", "x", [tmp_path / "broken.wav", tmp_path / "gone.wav"])], matched=True)
+    assert page.count('class="ac-none"') == 2
+
+
+def test_names_and_requests_are_text_and_never_markup(tmp_path: Path) -> None:
+    evil = '<img src=x onerror=alert(1)>"'
+    page = grid_of([evil], [Row(evil, evil, [write_noise(tmp_path / "a.wav", 0.5)])], matched=True, picked=evil)
+    page += line_chart({evil: [(0, 1.0), (1, 2.0)]}, evil, evil)
+    assert "<img" not in page
+    assert 'onerror=alert(1)>"' not in page
+
+
+def test_samples_of_a_run_go_from_the_model_alone_to_the_last_epoch(tmp_path: Path) -> None:
+    for epoch, strength in ((20, 1.0), (0, 0.0), (100, 0.5), (100, 1.0)):
+        name = f"strength_{strength:.2f}".replace(".", "_")
+        path = write_noise(tmp_path / "samples" / f"epoch_{epoch}" / f"{name}.wav", 0.5)
+        facts = {"epoch": epoch, "step": 1, "strength": strength, "prompt": "calm", "seed": 1, "duration_s": 1.0}
+        path.with_suffix(".json").write_text(json.dumps(facts))
+    write_noise(tmp_path / "samples" / "epoch_7" / "strength_1_00.wav", 0.5)  # without a word about it
+    found = samples_of(tmp_path)
+    assert [(sound.source, sound.strength) for sound in found] == [
+        (ALONE, 0.0),
+        ("epoch 20", 1.0),
+        ("epoch 100", 0.5),
+        ("epoch 100", 1.0),
+    ]
+    assert [sound.strength for sound in newest_samples(tmp_path)] == [0.5, 1.0]
+    assert strengths(found) == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "source"),
+    [
+        ("checkpoints/epoch_3/adapter", "epoch 3"),
+        ("checkpoints/epoch_3_step_40/adapter", "epoch 3 step 40"),
+        ("final/adapter", "final"),
+        ("best", "best"),
+        ("../other/final/adapter", ""),
+        ("checkpoints/kept by hand/adapter", ""),
+    ],
+)
+def test_an_adapter_is_called_by_its_place_in_the_run(adapter: str, source: str) -> None:
+    assert source_of(Path("/runs/one"), Path("/runs/one") / adapter) == source
+
+
+def test_each_curve_is_drawn_and_named(tmp_path: Path) -> None:
+    page = line_chart({"one": [(1, 2.0), (2, 1.0)], "two": [(1, 3.0)], "none": []}, "Loss", "step")
+    assert page.count("<polyline") == 2
+    assert "one ends at 1; two ends at 3" in page
+    assert line_chart({"none": []}, "Loss", "step") == ""
+
+
+def forecast(free_gb: float | None) -> Forecast:
+    spec = memory_spec(FAMILIES["2b"], TrainingConfig(batch_size=4), LoRAConfig())
+    advice = () if free_gb is None else tuple(advise(spec, free_gb * GIB))
+    return Forecast(estimate(spec), "cuda", "a card", None if free_gb is None else free_gb * GIB, advice)
+
+
+def test_a_run_that_will_not_fit_is_told_with_what_to_change() -> None:
+    page = told(forecast(8.0))
+    assert "does not fit" in page
+    assert "To make it fit" in page
+    assert "batch_size=1" in page or "gradient_checkpointing=true" in page
+    assert "Even then it does not fit" in told(forecast(0.5))
+
+
+def test_a_run_that_fits_needs_no_advice() -> None:
+    assert "To make it fit" not in told(forecast(80.0))
+    assert "not known" in told(forecast(None))
+
+
+def test_each_advice_can_be_followed_by_a_button(tmp_path: Path) -> None:
+    job = TrainJob(tensor_dir=tmp_path, checkpoint="", out=tmp_path, training=TrainingConfig(batch_size=4))
+    for advice in forecast(5.0).advice:
+        pairs = SETTING.findall(advice.text)
+        assert pairs, advice.text
+        for name, value in pairs:
+            set_value(job, name, value)
+    spec = memory_spec(FAMILIES["2b"], job.training, job.adapter)
+    assert estimate(spec).total == forecast(5.0).advice[-1].together.total
+
+
+def test_the_memory_of_this_computer_is_known() -> None:
+    free = free_bytes()
+    assert free is not None
+    assert free > 50 * 2**20
+
+
+def test_sizes_are_told_in_units_that_suit_them() -> None:
+    assert [html.size(number) for number in (520, 1_048_576, 5 * 2**30)] == ["520 B", "1.0 MB", "5.0 GB"]
+
+
+def test_places_are_told_from_the_programs_folder_on(tmp_path: Path) -> None:
+    assert Workspace(tmp_path).short(tmp_path / "runs" / "one") == "runs/one"

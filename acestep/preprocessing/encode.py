@@ -39,7 +39,7 @@ class Reporter(Protocol):
         """Told of every event, in the thread that works."""
 
     def stop_if_cancelled(self) -> None:
-        """Asked between two songs. Raises JobCancelled to stop; what is done stays."""
+        """Asked between two songs by whoever encodes them. Raises JobCancelled to stop; what is done stays."""
 
 
 class Encoder:

@@ -7,6 +7,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,12 +15,14 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.precision import MixedPrecision, Precision
 from lightning.fabric.strategies.ddp import DDPStrategy
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.utils.checkpoint import checkpoint
 
 from acestep.core.errors import ConfigError, TrainingError
 from acestep.models.device import Choice, choose_devices, choose_dtype
+from acestep.models.dit import AceStepDiT
 from acestep.models.quantize import QUANTIZED
 from acestep.training.configs import TrainJob
 
@@ -93,13 +96,23 @@ def make_fabric(
 
 
 def _together(*, split: bool) -> DDPStrategy:
-    """At the start all get the weights of the first, unless each holds another part of them."""
-    return DDPStrategy(timeout=PATIENCE, broadcast_buffers=False, init_sync=not split)
+    """At the start all get the weights of the first, unless each holds another part of them.
+
+    With ``find_unused_parameters`` DDP does not wait for the other devices in the forward pass of the second step.
+    """
+    return DDPStrategy(timeout=PATIENCE, broadcast_buffers=False, init_sync=not split, find_unused_parameters=True)
 
 
-def split_layers(layers: nn.ModuleList, adapter: list[nn.Parameter], device: torch.device) -> None:
-    """Leave on each device of the process group its part of the frozen weights of each layer; a layer is brought
-    together when it computes. The adapter is small: it stays whole everywhere, and its gradients are DDP's."""
-    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    for layer in layers:
+def split_layers(decoder: AceStepDiT, adapter: list[nn.Parameter], device: torch.device) -> None:
+    """Leave on each device of the process group its part of the frozen weights of each layer.
+
+    A layer is brought together when it computes, so what is computed twice must be so inside of it. The adapter is
+    small: it stays whole everywhere, and its gradients are DDP's.
+    """
+    mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
+    for number, layer in enumerate(decoder.layers):
+        if decoder.gradient_checkpointing and number % decoder.checkpoint_every == 0:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=set(adapter))
+    decoder.disable_gradient_checkpointing()
+    nn.Module.to(decoder, device)  # what is not in a layer is small

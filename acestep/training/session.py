@@ -74,8 +74,7 @@ class Session:
         self.adapter = self._injected()
         self._adapter_is_in = True
         if prepared.job.strategy == "fsdp":
-            split_layers(self._decoder.layers, self.adapter.parameters(), prepared.device)
-            nn.Module.to(self._decoder, prepared.device)
+            split_layers(self._decoder, self.adapter.parameters(), prepared.device)
         self._plain_optimizer = make_optimizer(
             training.optimizer_type, self.adapter.parameters(), lr=prepared.rate, weight_decay=training.weight_decay
         )

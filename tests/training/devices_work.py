@@ -1,0 +1,177 @@
+"""What two processes of a run do in test_devices, beside whole runs: trouble on one of them, and a model split in two.
+
+``python -m tests.training.devices_work CHECKPOINT OUT`` in the environment of a worker; writes OUT/<rank>.json.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from acestep.adapters.base import Adapter
+from acestep.adapters.card import AdapterCard
+from acestep.adapters.configs import LoRAConfig
+from acestep.adapters.files import inject, load_adapter
+from acestep.core.errors import AceStepError, DiskFull
+from acestep.models.load import load_dit, load_null_condition
+from acestep.training.data import Draw, Plan, collate
+from acestep.training.devices import make_fabric, split_layers
+from acestep.training.flow_matching import Batch, FlowMatching
+from acestep.training.loop import Progress, StepReport, train
+from acestep.training.random_state import RandomState
+from acestep.training.team import ALONE, Team
+from tests.training.songs import ToyDecoder, make_songs
+
+CPU = torch.device("cpu")
+LENGTHS = [(6 + 2 * i, 2 + i) for i in range(5)]
+DRAW = Draw(seed=1, max_frames=8, mu=-0.4, sigma=1.0, cfg_dropout=0.2, weight=lambda t: 1.0)
+
+
+class Rig:
+    """Three steps of the loop on ``model``; the processes of ``team`` share them."""
+
+    def __init__(self, fabric: Any, team: Team, model: FlowMatching, parameters: list[Any]) -> None:
+        self.team, self.fabric, self.losses = team, fabric, []
+        self.songs = make_songs(LENGTHS, width=model.null_condition.shape[-1])
+        self.model, self.optimizer = fabric.setup(model, torch.optim.SGD(parameters, lr=0.1))
+        self.progress = Progress()
+
+    def batch_of(self, songs: list[int], epoch: int) -> Batch:
+        return collate([DRAW(self.songs[i], epoch) for i in songs])
+
+    def after_step(self, report: StepReport) -> bool:
+        self.losses.append(report.loss)
+        return self.progress.step == 3
+
+    def run(self, accumulation: int) -> Rig:
+        plan = Plan(len(self.songs), seed=4, batch_size=1, accumulation=accumulation, epochs=3, devices=self.team.size)
+        train(
+            fabric=self.fabric,
+            model=self.model,
+            optimizer=self.optimizer,
+            rate_at=lambda step: 0.1,
+            steps=plan.steps(),
+            batch_of=self.batch_of,
+            progress=self.progress,
+            random=RandomState(CPU),
+            max_grad_norm=1e9,
+            max_not_finite=10,
+            watcher=self,
+            stop_if_cancelled=lambda: None,
+            team=self.team,
+        )
+        return self
+
+
+class Spoilt(Rig):
+    """The loss of one song is never a number."""
+
+    def batch_of(self, songs: list[int], epoch: int) -> Batch:
+        weight = torch.tensor([math.nan if i == 2 else 1.0 for i in songs])
+        return super().batch_of(songs, epoch)._replace(weight=weight)
+
+
+class Crowded(Rig):
+    """The second process runs out of memory in the second step, after its first micro-batch."""
+
+    def batch_of(self, songs: list[int], epoch: int) -> Batch:
+        if self.progress.step == 1 and self.team.rank == 1:
+            raise torch.OutOfMemoryError("full")
+        return super().batch_of(songs, epoch)
+
+
+class NoRoom(Rig):
+    """The first process cannot save after the second step."""
+
+    def after_step(self, report: StepReport) -> bool:
+        if self.progress.step == 2 and self.team.first:
+            raise DiskFull("full", hint="Make room.")
+        return super().after_step(report)
+
+
+def toy(kind: type[Rig], fabric: Any, team: Team, accumulation: int) -> tuple[Rig, ToyDecoder]:
+    decoder = ToyDecoder()
+    rig = kind(fabric, team, FlowMatching(decoder, torch.zeros(1, 1, 64)), list(decoder.parameters()))
+    return rig.run(accumulation), decoder
+
+
+def ended_together(kind: type[Rig], fabric: Any) -> str:
+    """What the trouble of one process ends this one with."""
+    team = Team.of(fabric)
+    try:
+        with team.as_one():
+            toy(kind, fabric, team, 1)
+    except (AceStepError, torch.OutOfMemoryError) as problem:
+        return f"{type(problem).__name__}: {problem} {getattr(problem, 'hint', '')}".strip()
+    return "nothing"
+
+
+def spoilt(fabric: Any, team: Team) -> float:
+    """How far the weights are from those of one process after steps with a song that has no finite loss."""
+    _, here = toy(Spoilt, fabric, team, 1)
+    _, alone = toy(Spoilt, make_fabric(CPU, torch.float32), ALONE, 2)
+    return max(float((a - b).abs().max().detach()) for a, b in zip(here.parameters(), alone.parameters(), strict=True))
+
+
+def split(checkpoint: str, fabric: Any, team: Team, out: Path) -> dict[str, Any]:
+    """How far a model whose frozen part is split in two gets from a whole one, and how much of it is here.
+
+    ``delivered`` is how far its loss is from that of the adapter's file, read back.
+    """
+    found = []
+    for mine, who, accumulation in ((fabric, team, 1), (make_fabric(CPU, torch.float32), ALONE, 2)):
+        decoder = load_dit(checkpoint)
+        decoder.enable_gradient_checkpointing()
+        adapter = inject(decoder, "lora", LoRAConfig(r=4, alpha=8, dropout=0.0), "both", True, seed=3)
+        whole = sum(p.numel() for p in decoder.layers.parameters() if not p.requires_grad)
+        if who.size > 1:
+            split_layers(decoder, adapter.parameters(), CPU)
+            frozen = [p for p in decoder.layers.parameters() if not p.requires_grad]
+            kept = sum(p.to_local().numel() for p in frozen)  # type: ignore[attr-defined]
+            share, shared = kept / whole, (decoder, adapter)
+        rig = Rig(mine, who, FlowMatching(adapter.network, load_null_condition(checkpoint)), adapter.parameters())
+        found.append((rig.run(accumulation).losses, adapter.state()))
+    (losses, state), (others, other) = found
+    far = max(float((state[key] - other[key]).abs().max()) for key in state)
+    return {
+        "losses": max(abs(a - b) for a, b in zip(losses, others, strict=True)),
+        "weights": far,
+        "share": share,
+        "delivered": delivered(*shared, load_null_condition(checkpoint), out / f"adapter {team.rank}"),
+    }
+
+
+def delivered(decoder: Any, adapter: Adapter, null_condition: Tensor, folder: Path) -> float:
+    """How far the loss of an adapter's file is from that of the adapter."""
+    batch = collate([DRAW(song, 7) for song in make_songs(LENGTHS, width=null_condition.shape[-1])])
+    losses = []
+    with torch.no_grad():
+        losses.append(FlowMatching(adapter.network, null_condition)(batch))
+        folder.mkdir()
+        adapter.save(folder, AdapterCard(base_model="tiny", family="2b"), dtype=torch.float32)
+        adapter.remove()
+        load_adapter(decoder, folder)
+        losses.append(FlowMatching(decoder, null_condition)(batch))
+    return float((losses[0] - losses[1]).abs().max())
+
+
+def main(checkpoint: str, out: str) -> None:
+    fabric = make_fabric(CPU, torch.float32, devices=2)
+    team = Team.of(fabric)
+    result = {
+        "spoilt": spoilt(fabric, team),
+        "memory": ended_together(Crowded, fabric),
+        "disk": ended_together(NoRoom, fabric),
+    }
+    result["split"] = split(checkpoint, make_fabric(CPU, torch.float32, devices=2, strategy="fsdp"), team, Path(out))
+    Path(out, f"{team.rank}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,234 @@
+"""Two processes on the CPU train as one does with twice the batch, end together, and leave nobody behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from acestep.core.errors import ConfigError
+from acestep.core.events import Cancelled, EpochLogged, Failed, Finished, Noted, Saved, StepLogged
+from acestep.core.jobs import run_job, write_job
+from acestep.core.paths import PROJECT
+from acestep.training.devices import choose_place
+from acestep.training.run_folder import RunFolder
+from acestep.training.state import read_values
+from acestep.training.together import _common
+from tests.training.runs import log_of, make_job, of_kind, tensors_for
+
+STEPS, EPOCHS = 20, 10
+LENGTHS = [(24, 5), (17, 7), (30, 4), (21, 6), (26, 5), (19, 3), (28, 8), (22, 4)]  # seven to train on, one held out
+CLOSE = {"rel": 0, "abs": 1e-5}
+SETTINGS = {
+    "max_epochs": EPOCHS,
+    "scheduler_type": "constant",
+    "cfg_dropout_prob": 0.3,
+    "lora__dropout": 0.2,
+    "measure_every_n_epochs": 5,
+    "save_every_n_steps": 3,
+    "auto_save_best_after": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def tensors(tmp_path_factory, tiny_checkpoint):
+    return tensors_for(tmp_path_factory.mktemp("tensors"), tiny_checkpoint, LENGTHS)
+
+
+@pytest.fixture(scope="module")
+def job(tensors, tiny_checkpoint, tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+
+    def make(name, *, devices, **settings):
+        """Four songs a step, on however many devices."""
+        share = {"gradient_accumulation_steps": 4 // devices}
+        made = make_job(tensors, tiny_checkpoint, root / name, **{**SETTINGS, **share, **settings})
+        made.devices = devices
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def alone(job):
+    """A run of one process with twice the batch."""
+    config = job("alone", devices=1)
+    write_job(config.out, "train", config)
+    assert isinstance(run_job(config.out), Finished)
+    return config.out
+
+
+def last_state(out: Path) -> dict[str, torch.Tensor]:
+    """The adapter in the newest checkpoint, exactly."""
+    state = load_file(RunFolder(out).newest() / "state" / "state.safetensors")
+    return {key: value for key, value in state.items() if key.startswith("adapter.")}
+
+
+def saved_step(out: Path) -> int:
+    return read_values(RunFolder(out).newest() / "state")["progress"]["step"]
+
+
+def losses(out: Path) -> dict[int, float]:
+    return {event.step: event.loss for event in of_kind(log_of(out), StepLogged)}
+
+
+def assert_same_run(out: Path, other: Path) -> None:
+    """The same loss at each step, the same figures, the same adapter."""
+    assert sorted(losses(out)) == list(range(1, STEPS + 1))
+    assert losses(out) == pytest.approx(losses(other), **CLOSE)
+    figures = [
+        {name: value for name, value in of_kind(log_of(run), Finished)[-1].result.items() if "loss" in name}
+        for run in (out, other)
+    ]
+    assert figures[0] == pytest.approx(figures[1], **CLOSE)
+    ours, theirs = last_state(out), last_state(other)
+    assert ours.keys() == theirs.keys()
+    assert max(float((ours[key] - theirs[key]).abs().max()) for key in ours) < 1e-5
+
+
+def processes_of(folder: Path) -> dict[str, int]:
+    """The workers of a run that are alive: number to process id."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it has just ended
+            continue
+        if folder in [Path(word).parent.parent for word in words if "workers" in word]:
+            found[Path(next(word for word in words if "workers" in word)).name] = int(path.parent.name)
+    return found
+
+
+@dataclass
+class Background:
+    """A job that runs while the test interferes."""
+
+    folder: Path
+    last: list = field(default_factory=list)
+
+    def __post_init__(self):
+        self._thread = threading.Thread(target=lambda: self.last.append(run_job(self.folder)))
+        self._thread.start()
+
+    def wait_for_step(self, step):
+        end = time.monotonic() + 180
+        while step not in losses(self.folder):
+            assert time.monotonic() < end
+            assert self._thread.is_alive(), log_of(self.folder)[-1]
+            time.sleep(0.02)
+
+    def end(self):
+        self._thread.join(120)
+        assert not self._thread.is_alive()
+        assert processes_of(self.folder) == {}
+        return self.last[0]
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(job, alone):
+    config = job("together", devices=2)
+    write_job(config.out, "train", config)
+    last = run_job(config.out)
+    assert isinstance(last, Finished), last
+    assert_same_run(config.out, alone)
+    epochs = [[event.loss for event in of_kind(log_of(out), EpochLogged)] for out in (config.out, alone)]
+    assert epochs[0] == pytest.approx(epochs[1], **CLOSE)
+    told = [[str(event) for event in of_kind(log_of(out), Saved)] for out in (config.out, alone)]
+    assert [text.replace("together", "alone") for text in told[0]] == told[1]  # each of them once
+    assert processes_of(config.out) == {}
+    assert len(list((config.out / "logs").rglob("events.out.*"))) == 1
+
+
+def test_a_run_is_stopped_goes_on_with_other_numbers_of_devices_and_survives_a_crash(job, alone):
+    two = job("moved", devices=2)
+    write_job(two.out, "train", two)
+    running = Background(two.out)
+    running.wait_for_step(4)
+    os.kill(processes_of(two.out)["1"], signal.SIGTERM)  # to the one that writes nothing
+    stopped = running.end()
+    assert isinstance(stopped, Cancelled)
+    assert str(RunFolder(two.out).newest()) in stopped.message
+    reached = max(losses(two.out))
+    assert saved_step(two.out) == reached
+    assert reached < STEPS - 6
+
+    one = job("moved", devices=1, max_steps=reached + 3)
+    one.resume = "auto"
+    write_job(one.out, "train", one)
+    assert isinstance(run_job(one.out), Finished)
+    assert max(losses(one.out)) == reached + 3
+
+    two.resume = "auto"
+    write_job(two.out, "train", two)
+    running = Background(two.out)
+    running.wait_for_step(reached + 4)
+    os.kill(processes_of(two.out)["1"], signal.SIGKILL)
+    crashed = running.end()
+    assert isinstance(crashed, Failed)
+    assert (crashed.error, crashed.ours) == ("WorkerCrashed", True)
+    assert "process 2 of 2 ended without a word, exit code -9" in crashed.message
+    assert f"The last good state is in {RunFolder(two.out).newest()}" in crashed.hint
+    assert saved_step(two.out) == max(losses(two.out))
+
+    one = job("moved", devices=1)
+    one.resume = "auto"
+    write_job(one.out, "train", one)
+    assert isinstance(run_job(one.out), Finished)
+    begun = [event.message for event in of_kind(log_of(one.out), Noted) if event.message.startswith("goes on from")]
+    assert len(begun) == 3
+    assert_same_run(one.out, alone)
+
+
+def test_trouble_of_one_process_ends_both_in_the_same_words_and_a_model_can_be_split(tiny_checkpoint, tmp_path):
+    _, common = _common(make_job(tmp_path, tiny_checkpoint, tmp_path))
+    command = [sys.executable, "-m", "tests.training.devices_work", str(tiny_checkpoint), str(tmp_path)]
+    environment = {**os.environ, **common, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(command, cwd=PROJECT, env={**environment, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
+    ]
+    assert [process.wait(180) for process in processes] == [0, 0]
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in "01"]
+    for here in found:
+        assert here["spoilt"] < 1e-6
+        assert here["memory"] == "OutOfMemoryError: full"
+        assert here["disk"] == "DiskFull: full Make room."
+        assert here["split"]["losses"] < 1e-5
+        assert here["split"]["weights"] < 1e-5
+        assert here["split"]["delivered"] < 1e-5
+        assert here["split"]["share"] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "hint"),
+    [
+        ({"strategy": "fsdp", "devices": 2}, "strategy fsdp needs CUDA, the device is cpu", "ddp"),
+        ({"devices": 2, "device": "cuda"}, "devices is 2, PyTorch finds 1 CUDA devices", "as there are"),
+        ({"devices": 2, "device": "cuda:0"}, "devices is 2, and cuda:0 is one device", "auto or cuda"),
+        ({"strategy": "fsdp", "device": "cuda"}, "and devices is 1", "Ask for more"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_in_words(settings, said, hint, job, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    config = job("refused", devices=1).model_copy(update=settings)
+    with pytest.raises(ConfigError, match=said) as refused:
+        choose_place(config)
+    assert hint in refused.value.hint
+
+
+def test_several_nodes_must_be_told_where_the_first_one_is(job, monkeypatch):
+    config = job("nodes", devices=1)
+    config.num_nodes = 2
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    write_job(config.folder, "train", config)
+    last = run_job(config.folder)
+    assert "MASTER_ADDR, MASTER_PORT, NODE_RANK is not set" in last.message
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert config.folder != config.out

@@ -37,6 +37,15 @@ def test_the_octave_of_the_tempo_that_was_not_chosen_is_named():
     )
 
 
+@pytest.mark.parametrize(
+    "song",
+    [Song("bossa nova", 115.2, "C# Minor", 40), Song("metal", 180.4, "C Minor", 29)],
+    ids=lambda song: song.style,
+)
+def test_a_beat_that_carries_about_two_notes_is_not_taken_for_half_of_one(song):
+    assert analyse(play(song), RATE_HZ).bpm == pytest.approx(song.bpm, rel=0.01)
+
+
 @pytest.mark.parametrize("rate", [22_050, 44_100])
 def test_the_sample_rate_and_the_number_of_channels_do_not_matter(rate):
     song = Song("ballad", 72, "A Minor", 5)

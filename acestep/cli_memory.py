@@ -16,6 +16,7 @@ from acestep.training.configs import train_job_from_flags
 from acestep.training.gpu_monitor import vram_status
 from acestep.training.memory import GIB, PARTS, estimate
 from acestep.training.memory_advice import Advice, advise
+from acestep.training.memory_samples import estimate_samples
 from acestep.training.memory_spec import FAMILIES, FRAMES_PER_S, LONGEST_S, USUAL_TOKENS, MemorySpec, memory_spec
 
 Family = Literal["2b", "xl"]
@@ -49,6 +50,8 @@ def memory(
     spec = memory_spec(model, job.training, job.adapter, device=device, longest=frames, tokens=tokens)
     room = _room(free, device)
     found = _found(spec, room, [] if room is None else advise(spec, room))
+    if job.samples.enabled:
+        found["samples"] = _samples(spec, room, job.samples.duration_s)
     typer.echo(json.dumps({"ok": True, **found}) if json_output else _told(spec, found))
 
 
@@ -73,6 +76,14 @@ def _found(spec: MemorySpec, room: float | None, advice: list[Advice]) -> dict[s
     }
 
 
+def _samples(spec: MemorySpec, room: float | None, duration_s: float) -> dict[str, Any]:
+    """The moments at which samples are made."""
+    result = estimate_samples(spec, duration_s)
+    parts = {name: size / GIB for name, size in result.parts.items()}
+    fits = None if room is None else result.fits(room)
+    return {"seconds": duration_s, "parts": parts, "total": result.total / GIB, "fits": fits}
+
+
 def _told(spec: MemorySpec, found: dict[str, Any]) -> str:
     """For people: GB throughout."""
     layers = f"every {spec.checkpoint_every}. layer" if spec.checkpoint_every > 1 else "every layer"
@@ -83,6 +94,9 @@ def _told(spec: MemorySpec, found: dict[str, Any]) -> str:
         *(f"{size:8.2f} GB  {PARTS[name]}" for name, size in found["parts"].items() if size),
         f"{found['total']:8.2f} GB  at the peak",
     ]
+    if sampled := found.get("samples"):
+        outcome = ": they will be shorter or left out" if sampled["fits"] is False else ""
+        lines.append(f"{sampled['total']:8.2f} GB  while samples of {sampled['seconds']:g} s are made{outcome}")
     if found["fits"] is None:
         return "\n".join([*lines, "How much is free is not known here: say it with --free."])
     lines.append(f"{found['free']:8.2f} GB  free: it {'fits' if found['fits'] else 'does not fit'}")

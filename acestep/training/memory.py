@@ -6,8 +6,8 @@ change.
 
 Only the decoder, the null condition, the adapter and its optimizer are on the device while a run trains: the condition
 encoder, the audio tokenizer, the VAE and the text encoder did their work when the songs were preprocessed. What the
-existing trainer calls encoder offloading is therefore always so, and there is nothing more to save by it. A run that
-makes samples loads those parts for that moment; where they do not fit it says so and trains on.
+existing trainer calls encoder offloading is therefore always so, and there is nothing more to save by it. What a run
+that makes samples takes for that moment is told by ``memory_samples``.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ PARTS = {
     "gradients": "gradients of the adapter",
     "activations": "kept from the forward pass for the backward pass",
     "working": "taken for a moment",
+    "sampling": "text encoder, condition encoder and VAE, for samples alone",
     "program": "program, libraries, and what allocators keep",
 }
 """The parts of an estimate, in words."""
@@ -70,7 +71,7 @@ def estimate(spec: MemorySpec) -> Estimate:
     moments = list(_moments(spec))
     peak = max(moments, key=lambda moment: sum(moment.values()))
     kept = SLACK[spec.device] * (peak["activations"] + peak["working"])
-    return Estimate({**_resident(spec), **peak, "program": int(PROGRAM[spec.device] + kept)})
+    return Estimate({**resident(spec), **peak, "program": int(PROGRAM[spec.device] + kept)})
 
 
 def frozen_bytes(config: Mapping[str, Any], base: str, compute: str) -> int:
@@ -88,7 +89,7 @@ def frozen_bytes(config: Mapping[str, Any], base: str, compute: str) -> int:
     return int(total)
 
 
-def _resident(spec: MemorySpec) -> dict[str, int]:
+def resident(spec: MemorySpec) -> dict[str, int]:
     """What is there from the first step to the last."""
     costs = [cost for index in range(spec.passes.depth) for cost in spec.passes.costs(index)]
     weights = [shape for cost in costs for shape in cost.weights]

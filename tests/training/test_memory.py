@@ -23,10 +23,14 @@ from acestep.training.configs import TrainingConfig
 from acestep.training.flow_matching import FlowMatching
 from acestep.training.memory import GIB, PARTS, estimate
 from acestep.training.memory_advice import advise
+from acestep.training.memory_samples import Companions, estimate_samples
 from acestep.training.memory_spec import FAMILIES, MemorySpec, memory_spec
 from acestep.training.optimizers import OPTIMIZERS
 from acestep.training.prepare import prepare
+from acestep.training.sample_config import SampleConfig
+from acestep.training.samples import Samples
 from acestep.training.session import Session
+from acestep.training.trainer import train_job
 from tests.live_bytes import LiveBytes
 from tests.training.memory_runs import SMALL, SMALL_XL, Measured, make_batch, make_decoder, measure
 from tests.training.runs import Unstoppable, make_job, tensors_for
@@ -165,6 +169,41 @@ def test_training_loads_the_decoder_and_no_other_part_of_the_model(
     assert loaded == pytest.approx(parts["model"] + parts["adapter"] + parts["average"], abs=1024)
 
 
+@pytest.mark.parametrize(("precision", "seconds"), [("fp32", 1), ("bf16", 4)])
+def test_what_samples_take_for_a_moment_is_foreseen(
+    tmp_path: Path, tiny_checkpoint: Path, precision: str, seconds: float
+) -> None:
+    tensors = tensors_for(tmp_path / "tensors", tiny_checkpoint, [(20, 6)])
+    settings = {"mixed_precision": precision, "ema_decay": 0.9, "max_epochs": 1, "gradient_accumulation_steps": 1}
+    job = make_job(tensors, tiny_checkpoint, tmp_path / "out", **settings)
+    job.samples = SampleConfig(enabled=True, duration_s=seconds, steps=1, strengths="1")
+    peaks, made = [], Samples._make
+
+    def counted(samples: Samples, epoch: int, strengths: list[float]) -> None:
+        live.peak = live.now
+        made(samples, epoch, strengths)
+        peaks.append(live.peak)
+
+    with pytest.MonkeyPatch.context() as patch, LiveBytes() as live:
+        patch.setattr(Samples, "_make", counted)
+        train_job(job, Unstoppable(tmp_path))
+    spec = memory_spec(find_checkpoint(tiny_checkpoint).config, job.training, job.adapter, device="cpu")
+    assert len(peaks) == 2
+    for peak in peaks:  # before the first step the optimizer is empty
+        assert estimate_samples(spec, seconds, TINY).tensors == pytest.approx(peak, rel=0.01)
+
+
+TINY = Companions(text_encoder=26_944, vae=2_936_096, vae_width=16, vae_stride=10)
+
+
+def test_samples_need_room_for_the_other_parts_and_no_more_when_they_are_longer_than_a_tile() -> None:
+    spec = memory_spec(FAMILIES["2b"], TrainingConfig(), LoRAConfig())
+    short, long, longer = (estimate_samples(spec, seconds) for seconds in (5, 30, 120))
+    assert short.total < long.total == longer.total
+    assert long.parts["sampling"] == pytest.approx(2 * (596e6 + 169e6 + 609e6), rel=0.01)
+    assert "gradients" not in long.parts
+
+
 def test_the_settings_of_checkpointing_reach_the_decoder(tmp_path: Path, tiny_checkpoint: Path) -> None:
     tensors = tensors_for(tmp_path / "tensors", tiny_checkpoint)
     settings = {"gradient_checkpointing": True, "gradient_checkpointing_every": 2}
@@ -274,6 +313,16 @@ def test_the_command_answers_for_a_checkpoint_in_words(
     assert "it fits" in told
     expected = memory_spec(find_checkpoint(tiny_checkpoint).config, TrainingConfig(), LoRAConfig())
     assert f"{estimate(expected).parts['adapter'] / GIB:.2f} GB  adapter" in told
+
+
+def test_the_command_tells_what_samples_take(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["memory", "--preset", "vram_8gb", "--set", "samples.enabled=true", "--set", "samples.duration_s=20"]
+    assert main([*command, "--free", "6"]) == 0
+    assert "GB  while samples of 20 s are made: they will be shorter or left out" in capsys.readouterr().out
+    assert main([*command, "--free", "80", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["samples"]
+    assert found["fits"]
+    assert found["total"] == pytest.approx(sum(found["parts"].values()))
 
 
 @pytest.mark.parametrize(

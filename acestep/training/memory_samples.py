@@ -1,0 +1,56 @@
+"""What it takes to make samples during a run: parts of the model that are loaded for that moment alone.
+
+The decoder, its adapter and the optimizer stay where they are; the batch, the gradients and the activations are gone.
+Where samples do not fit the run says so and trains on, so this is not part of its peak. Importing this does not import
+torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from acestep.models.layout import expected_shapes
+from acestep.training.memory import PROGRAM, SLACK, Estimate, resident
+from acestep.training.memory_adapters import FP32
+from acestep.training.memory_spec import FRAMES_PER_S, SIZES, MemorySpec
+
+_TILE_FRAMES = 512  # the VAE makes longer pieces of music in parts (models/vae.py)
+_SAMPLES_PER_FRAME = 1920
+_KEPT, _TAKEN = 2, 2
+"""In the last block of the VAE's decoder (diffusers 0.42.1, autoencoder_oobleck.py): signals of its width that are
+kept beside its input, and that its activation takes for a moment. On graphics cards autocast computes the activation
+in fp32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Companions:
+    """The parts beside a checkpoint: numbers in the weights of each; of the VAE's last block the width, and by how much
+    it lengthens its input."""
+
+    text_encoder: int = 595_776_512  # Qwen3-Embedding-0.6B
+    vae: int = 168_660_608
+    vae_width: int = 128
+    vae_stride: int = 2
+    silence_frames: int = 15_000
+
+
+def estimate_samples(spec: MemorySpec, duration_s: float, companions: Companions | None = None) -> Estimate:
+    """The peak while samples of that length are made, which is when they are decoded."""
+    beside, size = companions or Companions(), SIZES[spec.compute]
+    encoder = sum(prod(shape) for name, shape in expected_shapes(spec.config).items() if name.startswith("encoder."))
+    silence = beside.silence_frames * 64
+    fixed = {name: size for name, size in resident(spec).items() if name != "batch"}
+    parts = {
+        **fixed,
+        "sampling": size * (encoder + silence + beside.text_encoder + beside.vae),
+        "working": _decoding(spec, duration_s, beside),
+    }
+    return Estimate({**parts, "program": int(PROGRAM[spec.device] + SLACK[spec.device] * parts["working"])})
+
+
+def _decoding(spec: MemorySpec, duration_s: float, beside: Companions) -> int:
+    frames, size = min(round(duration_s * FRAMES_PER_S), _TILE_FRAMES), SIZES[spec.compute]
+    signal = frames * _SAMPLES_PER_FRAME * beside.vae_width
+    taken = size if spec.device == "cpu" else FP32
+    return int(signal * ((_KEPT + 1 / beside.vae_stride) * size + _TAKEN * taken))

@@ -81,6 +81,7 @@ def both(cache: Path) -> Iterator[Running]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,  # a group of its own, as in a terminal
     )
     running = Running(process, port)
     assert process.stdout is not None
@@ -176,6 +177,27 @@ def test_when_the_launcher_ends_no_process_stays(tmp_path: Path, kind: signal.Si
         assert running.process.wait(5) == (0 if kind == signal.SIGTERM else -signal.SIGKILL)
         assert psutil.wait_procs(captioner, timeout=5)[1] == []
     assert not [line for line in running.lines if "Traceback" in line or "Fatal" in line]
+
+
+def test_ctrl_c_in_the_terminal_ends_both_pages(tmp_path: Path) -> None:
+    with both(tmp_path) as running:
+        captioner = running.family()[1:]
+        assert len(captioner) == 1
+        os.killpg(running.process.pid, signal.SIGINT)  # a terminal tells both processes
+        assert running.process.wait(10) == 0
+        assert psutil.wait_procs(captioner, timeout=5)[1] == []
+    assert not [line for line in running.lines if "Traceback" in line or "Fatal" in line]
+
+
+def test_a_killed_captioner_leaves_the_trainer_open(tmp_path: Path) -> None:
+    with both(tmp_path) as running:
+        running.family()[1].kill()
+        running.wait_for("The captioner has ended (exit code -9); the trainer goes on.")
+        assert httpx.get(running.url("trainer"), trust_env=False).status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(running.url("captioner"), trust_env=False)
+        os.killpg(running.process.pid, signal.SIGINT)
+        assert running.process.wait(10) == 0
 
 
 def test_before_it_knows_what_is_installed_it_needs_the_standard_library_alone() -> None:

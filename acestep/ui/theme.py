@@ -66,6 +66,8 @@ _CONTRAST: dict[str, Any] = {
     "block_label_text_color_dark": "*neutral_100",
     "block_info_text_color": "*neutral_600",
     "block_info_text_color_dark": "*neutral_300",
+    "input_placeholder_color": "*neutral_500",
+    "input_placeholder_color_dark": "*neutral_400",
     "body_text_color_subdued": "*neutral_600",
     "body_text_color_subdued_dark": "*neutral_300",
     "button_primary_background_fill": "*primary_700",

@@ -20,8 +20,8 @@ from acestep.ui.trainer.sounds import Sound, heading_of, newest, pieces_of, requ
 
 _MOST_ROWS, _MOST_COLUMNS = 12, 3
 _EMPTY = (
-    "Checkpoints of a training are compared here. Turn on Make samples under Sample Inference in 4. Train, or make "
-    "pieces with several checkpoints below."
+    "Checkpoints of a training stand side by side here. Turn on Make samples under Sample Inference in 4. Train, or "
+    "make one piece with several checkpoints below."
 )
 
 
@@ -88,7 +88,7 @@ class ComparePanel:
             gr.update(choices=runs, value=str(run) if run else None),
             gr.update(choices=[(f"{each:g}", each) for each in known], value=strength if known else None),
             gr.update(value=shuffled is not None),
-            self._table(rows, shown) if rows else html.card(_EMPTY),
+            self._table(rows, shown) if rows else html.card("Nothing to compare yet", [_EMPTY]),
             gr.update(visible=bool(picked)),
             picked,
         ]

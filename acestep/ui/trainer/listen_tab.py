@@ -22,7 +22,7 @@ from acestep.ui.trainer.sounds import ALONE, source_of
 
 _ALONE = ("no adapter: the model alone", "")
 _NONE = "none"  # stands for the model alone where several are chosen: a menu does not hold an empty text
-_EMPTY = "What you make appears here: the newest first."
+_EMPTY = "What you make appears here, the newest first."
 _SUGGESTED = 4  # checkpoints that are chosen to begin with
 
 
@@ -146,7 +146,7 @@ class ListenTab:
                 rows.append(piece_row(piece))
             except AceStepError:
                 continue  # removed or damaged by hand since
-        return [f'<ul class="ac-pieces">{"".join(rows)}</ul>' if rows else html.card(_EMPTY)]
+        return [f'<ul class="ac-pieces">{"".join(rows)}</ul>' if rows else html.card("No piece yet", [_EMPTY])]
 
     def _start(self, *values: Any) -> None:
         *told, strength, adapter = values

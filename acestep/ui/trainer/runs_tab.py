@@ -25,7 +25,7 @@ from acestep.ui.trainer.train_settings import TrainSettings
 _HEADERS = ["Name", "Date", "Model", "Adapter", "Epochs", "Steps", "Loss", "Validation", "State"]
 _MOST = len(COLORS)  # runs side by side
 _SMOOTHING = 0.9
-_EMPTY = "No run yet. Trainings of this program, from this page or from the command line, are listed here."
+_EMPTY = "Trainings of this program, from this page or from the command line, are listed here."
 
 
 class RunsTab:
@@ -73,7 +73,7 @@ class RunsTab:
     def _paint(self) -> list[Any]:
         runs = trainings(self._desk)
         names = [run.folder.name for run in runs]
-        table = html.table(_HEADERS, map(_row, runs), "Runs") if runs else html.card(_EMPTY)
+        table = html.table(_HEADERS, map(_row, runs), "Runs") if runs else html.card("No run yet", [_EMPTY])
         return [table, gr.update(visible=bool(runs)), gr.update(choices=names, value=names[:1])]
 
     def _summary(self, name: str) -> RunSummary:

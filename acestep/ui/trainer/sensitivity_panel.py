@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from acestep.adapters.configs import ADAPTERS
 from acestep.core.errors import TrainingError
 from acestep.core.files import read_json
 from acestep.training.configs import TrainJob, set_value
@@ -55,17 +56,18 @@ class SensitivityPanel:
         _, account = self._watch.look()
         result = getattr(account.last, "result", {})
         content = read_json(Path(str(result.get("ranks", ""))), error=TrainingError, hint="Run the estimation again.")
-        job = TrainJob.model_construct()
-        for owner in ("training", "lora"):
+        job, kind = TrainJob.model_construct(), content["training"]["adapter_type"]
+        for owner in ("training", kind):
             for name, value in content[owner].items():
                 set_value(job, f"{owner}.{name}", value)
-        values = {"train.preset": CUSTOM, self._forms["training"].key("adapter_type"): "lora"}
-        for owner in ("training", "lora"):
+        values = {"train.preset": CUSTOM}
+        for owner in ("training", kind):
             for name in content[owner]:
                 form = self._forms[owner]
                 values[form.key(name)] = form.displayed(name, getattr(getattr(job, owner), name))
         self._desk.settings.push(values)
-        say(f"{html.count(len(content['lora']['ranks']), 'module')} of a LoRA have ranks of their own now.")
+        modules, label = html.count(len(content[kind]["ranks"]), "module"), ADAPTERS[kind].label
+        say(f"{modules} of a {label} have ranks of their own now.")
 
 
 def _table(result: dict[str, Any]) -> str:

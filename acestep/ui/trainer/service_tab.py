@@ -56,9 +56,9 @@ class ServiceTab:
         with gr.Row(elem_classes="ac-actions"):
             load = gr.Button("Initialize Service", variant="primary", elem_id="tr-service-load")
             free = gr.Button("Unload", elem_id="tr-service-unload")
-        with gr.Group(visible=False, elem_classes="ac-first") as self._first:
+        with gr.Column(visible=False) as self._first:
             gr.HTML(html.card("No model yet", [_FIRST]))
-            with gr.Row():
+            with gr.Row(elem_classes="ac-actions"):
                 fetch = gr.Button("Download the turbo model (6.4 GB)", elem_id="tr-service-download")
                 tiny = gr.Button("Make the tiny demo model", elem_id="tr-service-tiny")
         on = self._shell.on
@@ -126,7 +126,7 @@ class ServiceTab:
         try:
             words = self._describe(self._desk.checkpoint())
         except AceStepError as error:
-            words = html.card("No model is in use", [sentence(error)], "plain" if nothing else "warn")
+            words = "" if nothing else html.card("No model is in use", [sentence(error)], "warn")
         return [words, gr.update(visible=nothing)]
 
     def _describe(self, checkpoint: Checkpoint) -> str:

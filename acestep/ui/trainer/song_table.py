@@ -17,7 +17,7 @@ _TYPES: list[Any] = ["number", "str", "str", "str", "str", "number", "str", "str
 _WIDTHS: list[str | int] = [45, 170, 70, 85, 115, 60, 90, 130, 320]
 _FILTERS = ["all songs", "with problems", "without a caption"]
 _CAPTION_CHARS = 90
-_EMPTY = "No songs yet. Put 5 to 50 songs into a folder, enter its path above and scan it. Or try the demo songs."
+_EMPTY = "Put 5 to 50 songs into a folder, enter its path above and scan it. Or try the demo songs."
 
 
 def problems_of(song: Sample) -> list[str]:
@@ -81,7 +81,7 @@ class SongTable:
         listed = [(problem.path.name, problem.message, problem.hint) for problem in problems]
         there = bool(songs)
         return [
-            self._summary() if there else html.card(_EMPTY),
+            self._summary() if there else html.card("No songs yet", [_EMPTY]),
             gr.update(visible=there),
             gr.update(visible=there, value=[row for row, _ in rows]),
             gr.update(

@@ -56,6 +56,11 @@ def remember_key(service: str, key: str) -> None:
         _remembered[service] = key.strip()
 
 
+def keys_for_others() -> dict[str, str]:
+    """Typed keys by the names of environment variables, for processes of this program that share the work."""
+    return {SERVICES[service].variables[0]: key for service, key in _remembered.items()}
+
+
 def has_key(service: str) -> bool:
     """Whether a request could be made without asking for a key."""
     return bool(_remembered.get(service) or any(os.environ.get(name) for name in SERVICES[service].variables))

@@ -43,6 +43,9 @@ class CaptionJob(Config):
     checkpoints: Path | None = option(None, "Checkpoints folder", "Searched first for the models.", advanced=True)
     download: bool = option(True, "Download missing models", "22 GB each, once. Off: a missing model is an error.")
     device: str = option("auto", "Device", "auto, cpu, mps, xpu, cuda or cuda:1.", advanced=True)
+    devices: int = option(
+        1, "Devices", "Graphics cards of this machine that share the songs.", ge=1, le=64, advanced=True
+    )
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = option(
         "auto", "Number type", "auto takes what is fast on the device.", advanced=True
     )

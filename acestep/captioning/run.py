@@ -22,12 +22,14 @@ from acestep.captioning.decode import decoded
 from acestep.captioning.measure import METADATA, answered_as_json, measured_as_json, weigh
 from acestep.captioning.pace import Pace, Step, describing, steps_of, transcribing
 from acestep.captioning.plan import Plan, Task, cost_notes, make_plan, place
+from acestep.captioning.share import caption_shares
 from acestep.captioning.sidecar import at_hand, lyric_labels, mapping, write_labels
 from acestep.captioning.table import write_table
 from acestep.core.card import graphics_card
 from acestep.core.errors import AceStepError, CaptionError, DiskFull, JobCancelled, ServiceRefused
-from acestep.core.events import ItemFailed, Noted, Progressed, Saved, Started
+from acestep.core.events import Event, ItemFailed, Noted, Progressed, Saved, Started
 from acestep.core.jobs import Context
+from acestep.core.workers import Merged
 from acestep.models.device import choose_device
 
 _STAYS = "your own text stays"
@@ -72,11 +74,15 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
     batch = _Batch(config, context, len(steps), Pace(steps))
     work = [task for task in plan.tasks if task.open]
     context.emit(Started(job="caption", total=batch.total, unit=_unit(plan)))
-    _tell(batch, plan)
-    with graphics_card(_device(plan, config), "captioning", context):
-        _describe_all(batch, plan.first)
-        _transcribe_all(batch, plan.second)
-    if batch.failed and not any(batch.counts.values()) and len(work) == len(plan.tasks):
+    if context.whole is None:  # else the whole job, of which this is a share, has told it
+        _tell(batch, plan)
+    if config.devices > 1 and work:
+        _share(batch, work)
+    else:
+        with graphics_card(_device(plan, config), "captioning", context):
+            _describe_all(batch, plan.first)
+            _transcribe_all(batch, plan.second)
+    if context.whole is None and batch.failed and not any(batch.counts.values()) and len(work) == len(plan.tasks):
         name, reason = next(iter(batch.failed.items()))
         raise CaptionError(f"no song could be labelled; {name}: {reason}")
     table = write_table(config) if config.csv else None
@@ -117,6 +123,20 @@ def _tell(batch: _Batch, plan: Plan) -> None:
         batch.context.emit(Noted(message=f"{finished} songs have all that is asked for and are left as they are"))
     for note in cost_notes(plan, batch.config):
         batch.context.emit(Noted(message=note))
+
+
+def _share(batch: _Batch, work: list[Task]) -> None:
+    """A process for each device labels its share of the songs."""
+
+    def hear(event: Event) -> None:
+        if isinstance(event, ItemFailed):
+            batch.failed[event.item] = event.message
+        batch.context.emit(event)
+
+    merged = Merged(hear, batch.total)
+    for result in caption_shares(batch.config, [task.name for task in work], batch.context.folder, merged):
+        batch.counts = {name: count + result[name] for name, count in batch.counts.items()}
+        batch.disagreements |= result["disagreements"]
 
 
 def _describe_all(batch: _Batch, tasks: list[Task]) -> None:

@@ -38,6 +38,15 @@ SETTINGS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """As many as each of two processes has here; more would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def tensors(tmp_path_factory, tiny_checkpoint):
     return tensors_for(tmp_path_factory.mktemp("tensors"), tiny_checkpoint, LENGTHS)

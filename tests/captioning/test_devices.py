@@ -1,0 +1,33 @@
+"""Two processes share the songs and write the labels of one."""
+
+import json
+import shutil
+
+from acestep.captioning.configs import CaptionJob
+from acestep.core.events import EventLog, Finished, Progressed
+from acestep.core.jobs import run_job, write_job
+
+
+def labels(folder):
+    return {path.name: json.loads(path.read_text().replace(str(folder), "")) for path in folder.rglob("*.json")}
+
+
+def test_two_processes_label_each_song_once_and_one_table_is_written(songs, tmp_path):
+    found = {}
+    for devices in (1, 2):
+        folder, run = tmp_path / f"songs {devices}", tmp_path / f"run {devices}"
+        shutil.copytree(songs, folder)
+        (folder / "cut.wav").write_bytes((folder / "first.wav").read_bytes()[:3000])
+        table = tmp_path / f"{devices}.csv"
+        config = CaptionJob(audio_dir=folder, captioner="none", device="cpu", devices=devices, csv=table)
+        write_job(run, "caption", config)
+        last = run_job(run)
+        assert isinstance(last, Finished), last
+        events = EventLog(run / "events.jsonl").read()[0]
+        counted = [(event.done, event.total) for event in events if isinstance(event, Progressed)]
+        rows = table.read_text().replace(str(folder), "").splitlines()
+        found[devices] = {**last.result, "csv": None}, labels(folder), counted, rows
+    assert found[1] == found[2]
+    result, _, counted, rows = found[2]
+    assert (result["measured"], list(result["failed"])) == (3, ["cut.wav"])
+    assert (counted, len(rows)) == ([(1, 3), (2, 3), (3, 3)], 4)

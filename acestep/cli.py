@@ -125,7 +125,7 @@ def train(
 
 
 def estimate(config: EstimateJob, json_output: bool) -> None:
-    """Rank the parts of a model by how much the songs would change them, and propose ranks for a LoRA."""
+    """Rank the parts of a model by how much the songs would change them, and propose a rank for each."""
     do("estimate", config, config.folder, json_output)
 
 

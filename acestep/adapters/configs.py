@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field
 
-from acestep.core.config import Config, option
+from acestep.core.config import Config, fields, option
 from acestep.core.registry import Registry
 
 ATTENTION_TYPES = ("both", "self", "cross")
@@ -22,6 +22,27 @@ class AdapterConfig(Config):
     """Base of the settings of one kind. ``implementation`` is the dotted name of its class (adapters.base)."""
 
     implementation: ClassVar[str]
+
+
+def _from_text(value: Any) -> Any:
+    """Command lines and forms give text."""
+    try:
+        return json.loads(value or "{}") if isinstance(value, str) else value
+    except json.JSONDecodeError:
+        raise ValueError(f"ranks must be a JSON object of modules and ranks, got {value!r:.80}") from None
+
+
+Ranks = Annotated[dict[str, Annotated[int, Field(ge=1, le=4096)]], BeforeValidator(_from_text)]
+
+
+def _ranks() -> Any:
+    """The field of kinds whose modules may differ in rank."""
+    return option(
+        {},
+        "Ranks per module",
+        'Other ranks for single modules, as JSON: {"layers.0.mlp.up_proj": 16} or, for all layers, {"up_proj": 16}.',
+        advanced=True,
+    )
 
 
 ADAPTERS = Registry("adapter")
@@ -56,21 +77,7 @@ class LoRAConfig(AdapterConfig):
         "has twice the rank, and it needs a base that is not quantised.",
         advanced=True,
     )
-    ranks: dict[str, Annotated[int, Field(ge=1, le=4096)]] = option(
-        {},
-        "Ranks per module",
-        'Other ranks for single modules, as JSON: {"layers.0.mlp.up_proj": 16} or, for all layers, {"up_proj": 16}.',
-        advanced=True,
-    )
-
-    @field_validator("ranks", mode="before")
-    @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        """Command lines and forms give text."""
-        try:
-            return json.loads(value or "{}") if isinstance(value, str) else value
-        except json.JSONDecodeError:
-            raise ValueError(f"ranks must be a JSON object of modules and ranks, got {value!r:.80}") from None
+    ranks: Ranks = _ranks()
 
 
 @ADAPTERS.register(
@@ -132,3 +139,8 @@ class LoHaConfig(AdapterConfig):
     r: int = option(16, "Rank", "Width of the thin matrices; the addition reaches the square of it.", ge=1, le=1024)
     alpha: int = option(8, "Alpha", "The addition is scaled by alpha / rank; half the rank is usual.", ge=1, le=65536)
     dropout: float = option(0.0, "Dropout", "Share of the adapter's outputs that a step leaves out.", ge=0.0, le=0.5)
+    ranks: Ranks = _ranks()
+
+
+WITH_RANKS = tuple(entry.name for entry in ADAPTERS if "ranks" in fields(entry.make))
+"""The kinds whose modules may differ in rank. A LoKr has one dim for all: its readers take it from its settings."""

@@ -16,6 +16,8 @@ from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import LoHaConfig
 from acestep.adapters.loha_file import SCALED, read_loha, write_loha
 from acestep.adapters.lycoris import LycorisAdapter
+from acestep.adapters.targets import module_from_underscores, ranks_of
+from acestep.models.names import diffusers_to_original
 
 
 class _Module(LohaModule):  # type: ignore[misc]
@@ -34,8 +36,16 @@ class LoHaAdapter(LycorisAdapter):
     kind: ClassVar[str] = "loha"
     config: LoHaConfig
 
+    def __init__(self, decoder: nn.Module, modules: list[str], config: LoHaConfig, *, seed: int) -> None:
+        names = [diffusers_to_original(name) for name in modules]
+        self._ranks = ranks_of(names, config.r, config.ranks)
+        super().__init__(decoder, modules, config, seed=seed)
+
     def _module(self, name: str, layer: nn.Module) -> _Module:
-        return _Module(name, layer, lora_dim=self.config.r, alpha=self.config.alpha, bypass_mode=True)
+        """A module of another rank keeps the scale of the others."""
+        rank = self._ranks[module_from_underscores(name)]
+        alpha = self.config.alpha * rank / self.config.r
+        return _Module(name, layer, lora_dim=rank, alpha=alpha, bypass_mode=True)
 
     @classmethod
     def recognises(cls, keys: list[str]) -> bool:

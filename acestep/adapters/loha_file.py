@@ -39,11 +39,11 @@ def read_loha(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) 
         else:
             raise AdapterError(f"{file} holds {key}, which is not part of a LoHa", hint="Only plain LoHa is read.")
     settings, scale = _settings(file, card, metadata, alphas, lycoris=next(iter(tensors)).startswith(LYCORIS_PREFIX))
-    known = card.config
-    for module, parts in StoredAdapter(file, "loha", LoHaConfig(), weights, card).modules.items():
-        rank = _rank(file, module, parts)
+    modules = StoredAdapter(file, "loha", LoHaConfig(), weights, card).modules
+    ranks = {module: _rank(file, module, parts) for module, parts in modules.items()}
+    for module, rank in ranks.items():
         weights[f"{module}.{SCALED}"] *= scale(module, rank)
-        known = known or {"r": rank, "alpha": max(1, round(scale(module, rank) * rank))}
+    known = card.config or _known(ranks, scale)
     return StoredAdapter(file, "loha", recorded_config(file, LoHaConfig, known), weights, card.with_tag(settings))
 
 
@@ -70,6 +70,13 @@ def _settings(
         return json_object(metadata.get("loha_config", "{}")), lambda module, rank: alphas.get(module, rank) / rank
     settings = read_settings(file, card, "loha", alpha="alpha")
     return settings, scale_rule(settings, alpha="alpha")
+
+
+def _known(ranks: Mapping[str, int], scale: Scale) -> dict[str, Any]:
+    """What the sizes of another trainer's matrices mean in our settings."""
+    module, rank = next(iter(ranks.items()))
+    others = {name: each for name, each in ranks.items() if each != rank}
+    return {"r": rank, "alpha": max(1, round(scale(module, rank) * rank)), "ranks": others}
 
 
 def _rank(file: Path, module: str, parts: Mapping[str, Tensor]) -> int:

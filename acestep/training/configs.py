@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from acestep.adapters.configs import (
     ADAPTERS,
     ATTENTION_TYPES,
+    WITH_RANKS,
     AdapterConfig,
     DoRAConfig,
     LoHaConfig,
@@ -308,11 +309,22 @@ def train_job_from_flags(
             set_value(job, key, value)
         except ConfigError as error:
             problems += [f"{problem} ({error.hint})" if error.hint else problem for problem in error.problems]
-    if problems:
+    problems += [_idle_ranks(key, job) for key, value in pairs if value and key.endswith(".ranks")]
+    if problems := [problem for problem in problems if problem]:
         raise ConfigError(problems)
     if job.resume is None:
         RunFolder(job.out).require_free()
     return job
+
+
+def _idle_ranks(key: str, job: TrainJob) -> str:
+    """Why ranks of single modules (``estimate`` proposes some) are not those of the adapter; "" if they are."""
+    kind, chosen = key.partition(".")[0], job.training.adapter_type
+    if kind == chosen or kind not in WITH_RANKS:
+        return ""
+    if chosen in WITH_RANKS:
+        return f"{key} is for a {ADAPTERS[kind].label} and {chosen} is trained: ask estimate for ranks of that kind"
+    return f"{key} is for a {ADAPTERS[kind].label}: a {ADAPTERS[chosen].label} has one size for all of its modules"
 
 
 def _of_preset(name: str, pairs: list[tuple[str, Any]]) -> list[tuple[str, Any]]:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from acestep.adapters.configs import ADAPTERS, WITH_RANKS
 from acestep.core.config import Config, option
+
+if TYPE_CHECKING:
+    KindWithRanks: TypeAlias = str
+else:  # what the registry holds are the choices
+    KindWithRanks = Literal[WITH_RANKS]
 
 
 class EstimateJob(Config):
@@ -27,8 +33,18 @@ class EstimateJob(Config):
         "both", "Attention Target", "Which attention is looked at: self (the music), cross (the text) or both."
     )
     train_mlp: bool = option(False, "Train MLP", "Look at the feed-forward layers too.")
-    rank: int = option(
-        64, "Rank", "The mean of the ranks that are proposed for the single modules.", ge=1, le=1024, advanced=True
+    adapter_type: KindWithRanks = option(
+        "lora",
+        "Ranks for",
+        "Kind of adapter that ranks are proposed for. A LoKr has one dim for all modules: there are none for it.",
+    )
+    rank: int | None = option(
+        None,
+        "Rank",
+        "The mean of the ranks that are proposed for the single modules; empty takes the usual rank of the kind.",
+        ge=1,
+        le=1024,
+        advanced=True,
     )
     max_latent_length: int = option(
         1500, "Max Crop Length", "Part of each song; 0 takes it whole.", unit="frames of 0.04 s", ge=0, le=15_000
@@ -38,6 +54,12 @@ class EstimateJob(Config):
     mixed_precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
         "auto", "Precision", "Of the model and the arithmetic.", advanced=True
     )
+
+    @property
+    def mean_rank(self) -> int:
+        """``rank``, or that which the kind of adapter has by itself."""
+        usual: int = ADAPTERS[self.adapter_type].make().r  # type: ignore[attr-defined]
+        return usual if self.rank is None else self.rank
 
     @property
     def folder(self) -> Path:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from acestep.adapters.base import require_plain
+from acestep.adapters.configs import ADAPTERS, LoHaConfig, LoRAConfig
 from acestep.adapters.targets import target_modules
 from acestep.core.card import graphics_card
 from acestep.core.errors import LossNotFinite
@@ -197,11 +198,15 @@ def propose_ranks(norms: Mapping[str, float], rank: int) -> dict[str, int]:
 
 
 def _settings(config: EstimateJob, norms: Mapping[str, float]) -> dict[str, Any]:
-    """What a run needs for the proposed ranks, under the names of its settings."""
+    """What a run needs for the proposed ranks, under the names of its settings. Alpha is to rank as usual."""
+    kind, rank, usual = config.adapter_type, config.mean_rank, ADAPTERS[config.adapter_type].make()
+    assert isinstance(usual, LoRAConfig | LoHaConfig)
+    alpha = max(1, round(rank * usual.alpha / usual.r))
+    label = ADAPTERS[kind].label
     return {
-        "_description": f"Ranks by gradient sensitivity on {config.tensor_dir.name}, {config.rank} on average.",
-        "training": {"attention_type": config.attention_type, "train_mlp": config.train_mlp},
-        "lora": {"r": config.rank, "alpha": 2 * config.rank, "ranks": propose_ranks(norms, config.rank)},
+        "_description": f"Ranks of a {label} by gradient sensitivity on {config.tensor_dir.name}, {rank} on average.",
+        "training": {"adapter_type": kind, "attention_type": config.attention_type, "train_mlp": config.train_mlp},
+        kind: {"r": rank, "alpha": alpha, "ranks": propose_ranks(norms, rank)},
     }
 
 

@@ -140,7 +140,8 @@ def _factor(rows: int, columns: int, dim: int) -> tuple[tuple[int, int], ...]:
 
 def _loha(config: Any, layer: Layer, arithmetic: Arithmetic) -> Cost:
     """((w1a w1b) * (w2a w2b)) x: the product of the four is a whole weight, kept to pass gradients to x."""
-    halves = ((config.r, layer.into), (layer.out, config.r)) * 2
+    rank = _rank(config, layer.name)
+    halves = ((rank, layer.into), (layer.out, rank)) * 2
     mask = layer.out * arithmetic.mask(arithmetic.size) if config.dropout else 0
     per_row = (0 if layer.kept else layer.into * arithmetic.size) + mask
     return Cost(

@@ -54,7 +54,11 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "both split": {"linear_dim": 1, "linear_alpha": 2.0, "factor": 4, "decompose_both": True},
         "whole": {},
     },
-    "loha": {"alpha = r": {"r": 3, "alpha": 3}, "alpha = 2r": {"r": 3, "alpha": 6}},
+    "loha": {
+        "alpha = r": {"r": 3, "alpha": 3},
+        "alpha = 2r": {"r": 3, "alpha": 6},
+        "rank pattern": {"r": 3, "alpha": 6, "ranks": {"v_proj": 2, "layers.0.mlp.up_proj": 5}},
+    },
 }
 _SIZES_OF_KIND = {"lora": 0.6, "dora": 0.6, "lokr": 0.5, "loha": 0.7}
 EVERY = [(kind, setting) for kind in ADAPTERS.names for setting in SETTINGS[kind]]

@@ -4,13 +4,15 @@ import json
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from acestep.adapters.configs import LoRAConfig
-from acestep.adapters.files import inject
-from acestep.core.errors import AdapterError, JobCancelled
+from acestep.adapters.configs import ADAPTERS, WITH_RANKS, LoRAConfig
+from acestep.adapters.files import find_adapter, inject
+from acestep.core.errors import AdapterError, ConfigError, JobCancelled
 from acestep.core.events import Finished, Progressed
 from acestep.core.jobs import run_job, write_job
+from acestep.models.checkpoint import find_checkpoint
 from acestep.models.load import load_dit, load_null_condition
 from acestep.tensors.manifest import read_manifest
 from acestep.training.configs import train_job_from_flags
@@ -18,6 +20,8 @@ from acestep.training.data import Draw, collate, sorted_by_hash
 from acestep.training.estimate_config import EstimateJob
 from acestep.training.estimator import by_layer, estimate_job, gradient_norms, propose_ranks
 from acestep.training.flow_matching import FlowMatching
+from acestep.training.memory_adapters import numbers
+from acestep.training.memory_spec import memory_spec
 from acestep.training.prepare import read_songs
 from acestep.training.run_folder import RunFolder
 from tests.training.runs import SETTINGS, Unstoppable, of_kind, run, tensors_for
@@ -70,22 +74,54 @@ def test_layers_are_means_of_their_weights_and_few_songs_are_taken_again(job):
     assert by_layer({"layers.0.mlp.up_proj": 1.0, "layers.0.mlp.down_proj": 3.0}) == {"layers.0.mlp": 2.0}
 
 
-def test_the_proposed_ranks_are_trained_with(job, tensors, tiny_checkpoint, tmp_path):
-    estimate_job(job(attention_type="cross", train_mlp=True, rank=4), Unstoppable(job().folder))
+SIZES = {"lora": ".lora_A.weight", "dora": ".lora_A.weight", "loha": ".hada_w1_b"}  # [rank, in] in the file
+
+
+@pytest.mark.parametrize("kind", WITH_RANKS)
+def test_the_proposed_ranks_are_trained_with(kind, job, tensors, tiny_checkpoint, tmp_path):
+    asked = job(attention_type="cross", train_mlp=True, rank=4, adapter_type=kind)
+    estimate_job(asked, Unstoppable(asked.folder))
     flags = {"tensor_dir": tensors, "checkpoint": str(tiny_checkpoint), "out": tmp_path / "run", "device": "cpu"}
     settings = [f"{key}={value}" for key, value in SETTINGS.items() if key not in ("attention_type", "lora.r")]
-    train = train_job_from_flags(flags, job().folder / "ranks.json", [*settings, "max_steps=1"])
-    assert (train.training.attention_type, train.training.train_mlp) == ("cross", True)
-    run(train)
-    weights = load_file(RunFolder(train.out).final / "adapter" / "adapter_model.safetensors")
+    train = train_job_from_flags(flags, asked.folder / "ranks.json", [*settings, "max_steps=2", "save_every_n_steps=1"])
+    training, adapter = train.training, train.adapter
+    assert (training.adapter_type, training.attention_type, training.train_mlp) == (kind, "cross", True)
+    with pytest.raises(JobCancelled):
+        run(train, stop_when=(train.out / "checkpoints").exists)
+    result, _ = run(train.model_copy(update={"resume": "auto"}))
+    assert result["steps"] == 2
+    weights = load_file(find_adapter(RunFolder(train.out).final))
     ranks = {
-        key.removeprefix("base_model.model.").removesuffix(".lora_A.weight"): value.shape[0]
+        key.removeprefix("base_model.model.").removesuffix(SIZES[kind]): value.shape[0]
         for key, value in weights.items()
-        if "lora_A" in key
+        if key.endswith(SIZES[kind])
     }
-    assert ranks == train.lora.ranks
+    assert ranks == adapter.ranks
     assert len(set(ranks.values())) > 1
     assert sum(ranks.values()) / len(ranks) == pytest.approx(4, abs=0.5)
+    passes = memory_spec(find_checkpoint(tiny_checkpoint).config, training, adapter, device="cpu").passes
+    costs = [cost for index in range(passes.depth) for cost in passes.costs(index)]
+    again = inject(load_dit(tiny_checkpoint), kind, adapter, "cross", True)
+    assert sum(numbers(cost.weights) for cost in costs) == sum(value.numel() for value in again.parameters())
+
+
+@pytest.mark.parametrize(("kind", "words"), [("lokr", "one size for all of its modules"), ("loha", "ask estimate")])
+def test_ranks_for_another_kind_of_adapter_are_refused_in_words(kind, words, job, tensors, tiny_checkpoint, tmp_path):
+    estimate_job(asked := job(batches=1), Unstoppable(job().folder))
+    flags = {"tensor_dir": tensors, "checkpoint": str(tiny_checkpoint), "out": tmp_path / "run"}
+    with pytest.raises(ConfigError, match=words):
+        train_job_from_flags(flags, asked.folder / "ranks.json", [f"adapter_type={kind}"])
+
+
+def test_ranks_have_the_usual_mean_of_their_kind_and_a_lokr_has_none(job):
+    for kind in WITH_RANKS:
+        usual = ADAPTERS[kind].make()
+        estimate_job(asked := job(batches=1, adapter_type=kind), Unstoppable(job().folder))
+        settings = json.loads((asked.folder / "ranks.json").read_text())[kind]
+        assert (settings["r"], settings["alpha"]) == (usual.r, usual.alpha)
+        assert sum(settings["ranks"].values()) / len(settings["ranks"]) == pytest.approx(usual.r, rel=0.05)
+    with pytest.raises(ValidationError, match="adapter_type"):
+        job(adapter_type="lokr")
 
 
 def test_proposed_ranks_keep_their_mean_and_their_limits():

@@ -235,6 +235,7 @@ def other_value(config, name):
         *tries,
         {"up_proj": 4},
         "pissa",
+        "fsdp",
         "lokr",
         "self",
         "prodigy",

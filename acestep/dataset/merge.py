@@ -12,8 +12,9 @@ def merge_labels(layers: Iterable[Labels], *, all_instrumental: bool, problems: 
     """The label fields of a sample, ``labeled``, ``raw_lyrics`` and ``sources`` among them.
 
     Lyrics and the instrumental mark belong together: whoever gives the lyrics that count decides, a mark without
-    lyrics counts only where no one has any. Words are never given up for the mark of an instrumental piece, which
-    captioners write when they were not asked for lyrics: that is told in ``problems``.
+    lyrics counts only where no one has any. Words are not given up for the mark of an instrumental piece, which
+    captioners write when they were not asked for lyrics: that is told in ``problems``. They are where the file names
+    who found the piece instrumental, and that was a person, or the words stand in a table, which is older.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -21,11 +22,14 @@ def merge_labels(layers: Iterable[Labels], *, all_instrumental: bool, problems: 
         taken = dict(layer.values)
         sung = is_sung(values.get("lyrics", ""))
         if "lyrics" in taken:
-            if sung and not is_sung(taken["lyrics"]):
+            if sung and not is_sung(taken["lyrics"]) and not _knows(layer, origins["lyrics"]):
                 problems.append(_disagree(layer, origins["lyrics"]))
                 taken = {key: value for key, value in taken.items() if key not in ("lyrics", "is_instrumental")}
             else:
                 taken.setdefault("is_instrumental", not is_sung(taken["lyrics"]))
+                if sung and not is_sung(taken["lyrics"]):  # the language was that of the words
+                    values.pop("language", None)
+                    origins.pop("language", None)
         elif sung:
             taken.pop("is_instrumental", None)
         if layer.path.suffix.lower() == ".txt" and is_sung(taken.get("lyrics", "")):
@@ -35,6 +39,12 @@ def merge_labels(layers: Iterable[Labels], *, all_instrumental: bool, problems: 
     instrumental = values.setdefault("is_instrumental", all_instrumental)
     values.setdefault("lyrics", INSTRUMENTAL if instrumental else "")
     return {**values, "labeled": "caption" in values, "sources": origins}
+
+
+def _knows(layer: Labels, words_from: str) -> bool:
+    """Whether the mark of an instrumental piece is worth more than words in another file."""
+    who = layer.origins.get("lyrics", layer.path.name)
+    return who == "user" or (who != layer.path.name and words_from.lower().endswith(".csv"))
 
 
 def _disagree(layer: Labels, lyrics_file: str) -> Problem:

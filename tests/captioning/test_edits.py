@@ -91,3 +91,14 @@ def test_an_impossible_value_changes_nothing(desk, songs):
     with pytest.raises(DatasetError, match="bpm must be a number"):
         change(desk, field="bpm", text="quick")
     assert files(songs) == before
+
+
+@pytest.mark.parametrize(
+    ("ending", "words"), [("csv", "File,Lyrics,Language\nfirst.wav,La la,en\n"), ("txt", "La la\n")]
+)
+def test_a_song_that_a_person_calls_instrumental_is_so_whatever_older_files_say(desk, songs, ending, words):
+    (songs / f"first.{ending}").write_text(words)
+    assert desk.samples[0].lyrics == "La la"
+    desk.edit("first.wav", {"lyrics": "[Instrumental]", "is_instrumental": True})
+    sample = desk.find("first.wav").sample
+    assert (sample.lyrics, sample.is_instrumental, sample.language) == ("[Instrumental]", True, "unknown")

@@ -236,6 +236,37 @@ def test_gradient_sensitivity_is_measured_and_its_ranks_are_taken(browser: Brows
         fill(page, "lora-ranks", "")
 
 
+def test_a_profile_gives_back_all_settings_and_songs(
+    browser: Browser, site: Site, tensors: Path, tmp_path: Path
+) -> None:
+    with visit(browser, site) as page:
+        page.locator("#tr-profiles > button").click()
+        fill(page, "tr-profile-path", str(tmp_path / "outside.json"))
+        press(page, "tr-profile-save")
+        expect(page.get_by_test_id("toast-body")).to_contain_text("is outside")
+        page.get_by_test_id("toast-close").click()
+        fill(page, "tr-profile-path", "profiles/band.json")
+        press(page, "tr-profile-save")
+        expect(page.locator("#tr-profile-status")).to_contain_text("band.json")
+        press(page, "tr-sidestep-export")
+        expect(page.locator("#tr-profile-status")).to_contain_text("my_sidestep.json")
+        tab(page, "4. Train")
+        before = box(page, "training-max-epochs").input_value()
+        fill(page, "training-max-epochs", "7")
+        press(page, "tr-profile-load")
+        expect(page.locator("#tr-profile-status")).to_contain_text("3 songs")
+        expect(box(page, "training-max-epochs")).to_have_value(before)
+        fill(page, "training-max-epochs", "7")
+        fill(page, "tr-sidestep-path", "profiles/my_sidestep.json")
+        press(page, "tr-sidestep-import")
+        expect(page.locator("#tr-profile-status")).to_contain_text("Imported my_sidestep")
+        expect(box(page, "training-max-epochs")).to_have_value(before)
+        tab(page, "2. Dataset")
+        expect(box(page, "dataset-custom-tag")).to_have_value("zx_band")
+        expect(page.locator("#tr-songs-summary")).to_contain_text("3 labelled")
+    assert not (tmp_path / "outside.json").exists()
+
+
 def test_a_resumed_run_comes_to_its_end(adapter: Path) -> None:
     assert (adapter / "adapter_model.safetensors").is_file()
 

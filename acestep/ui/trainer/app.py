@@ -13,6 +13,7 @@ from acestep.ui.trainer.export_tab import ExportTab
 from acestep.ui.trainer.header import build_header, wire_header
 from acestep.ui.trainer.listen_tab import ListenTab
 from acestep.ui.trainer.preprocess_tab import PreprocessTab
+from acestep.ui.trainer.profiles_panel import ProfilesPanel
 from acestep.ui.trainer.runs_tab import RunsTab
 from acestep.ui.trainer.service_tab import ServiceTab
 from acestep.ui.trainer.shell import Shell
@@ -30,10 +31,12 @@ def build(desk: Desk) -> gr.Blocks:
     page: gr.Blocks
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=stay, fill_width=True) as page:
         header = build_header()
+        profiles = ProfilesPanel()
         tabs = gr.Tabs(elem_id="tr-tabs")
         shell = Shell(desk, page, tabs)
         with tabs:
-            _fill_tabs(shell)
+            train, preprocess = _fill_tabs(shell)
+        profiles.wire(shell, train.settings, preprocess.form)
         wire_header(shell, header)
         shell.kept.wire(shell.live)
         shell.live.wire(page)
@@ -41,13 +44,13 @@ def build(desk: Desk) -> gr.Blocks:
     return page
 
 
-def _fill_tabs(shell: Shell) -> None:
+def _fill_tabs(shell: Shell) -> tuple[TrainTab, PreprocessTab]:
     with _tab(shell, "service"):
         ServiceTab(shell)
     with _tab(shell, "dataset"):
         DatasetTab(shell)
     with _tab(shell, "preprocess"):
-        PreprocessTab(shell)
+        preprocess = PreprocessTab(shell)
     with _tab(shell, "train"):
         train = TrainTab(shell)
     with _tab(shell, "listen"):
@@ -58,6 +61,7 @@ def _fill_tabs(shell: Shell) -> None:
         RunsTab(shell, train.settings)
     with _tab(shell, "system"):
         SystemTab(shell)
+    return train, preprocess
 
 
 def _tab(shell: Shell, name: str) -> gr.Tab:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -20,10 +18,10 @@ from acestep.training.memory_advice import Advice, advise
 from acestep.training.memory_spec import FRAMES_PER_S, LONGEST_S, USUAL_TOKENS, memory_spec
 from acestep.ui import html
 from acestep.ui.errors import say, sentence
-from acestep.ui.form import Form
 from acestep.ui.system_memory import free_bytes
 from acestep.ui.trainer.desk import Desk
 from acestep.ui.trainer.shell import Shell
+from acestep.ui.trainer.train_settings import TrainSettings
 
 SETTING = re.compile(r"(\w+)=([\w.]+)")  # a setting in the words of an advice
 _STEP_GB = 0.5  # what is free moves all the time; changes below this are not worth painting
@@ -47,8 +45,8 @@ class Forecast:
 class MemoryPanel:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell, forms: Mapping[str, Form[Any]]) -> None:
-        self._desk, self._forms = shell.desk, forms
+    def __init__(self, shell: Shell, settings: TrainSettings) -> None:
+        self._desk, self._settings, self._forms = shell.desk, settings, settings.forms
         words = gr.HTML(elem_id="tr-train-memory")
         with gr.Row(elem_classes="ac-actions"):
             change = gr.Button("Change these settings", size="sm", visible=False, elem_id="tr-train-fit")
@@ -64,7 +62,7 @@ class MemoryPanel:
 
     def _paint(self) -> list[Any]:
         try:
-            found = forecast(self._desk, self._job())
+            found = forecast(self._desk, self._settings.current())
         except ConfigError:
             return [
                 html.card("How much memory it takes is told once all settings are right."),
@@ -74,14 +72,9 @@ class MemoryPanel:
             return [html.card("How much memory it takes is not known yet", [sentence(error)]), gr.update(visible=False)]
         return [told(found), gr.update(visible=bool(found.advice))]
 
-    def _job(self) -> TrainJob:
-        """The settings as they stand in the fields. Raises ConfigError."""
-        configs = {name: form.read(form.current) for name, form in self._forms.items()}
-        return TrainJob(tensor_dir=Path(), checkpoint="", out=Path(), **configs)
-
     def _change(self) -> None:
         """Do what the advice says."""
-        job = self._job()
+        job = self._settings.current()
         found = forecast(self._desk, job)
         for advice in found.advice:
             for name, value in SETTING.findall(advice.text):

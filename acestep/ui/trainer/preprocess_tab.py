@@ -29,8 +29,8 @@ class PreprocessTab:
             elem_id="tr-preprocess-source",
         )
         shell.kept.add("preprocess.source", source)
-        self._form = Form(PreprocessJob, "preprocess", shell.kept, leave_out=_SET_ELSEWHERE)
-        self._form.rest()
+        self.form = Form(PreprocessJob, "preprocess", shell.kept, leave_out=_SET_ELSEWHERE)
+        self.form.rest()
         shell.cure("tr-preprocess", self._missing)
         buttons = JobButtons(shell, "preprocess", "Preprocess Tensors", "Stop Preprocessing")
         JobPanel(
@@ -40,8 +40,8 @@ class PreprocessTab:
             nothing_yet="Songs are encoded once; trainings with other settings use the same tensors.",
             result=_result,
         )
-        inputs = [*self._form.widgets, source]
-        shell.on(buttons.start.click, self._start, inputs, check=self._form.check)
+        inputs = [*self.form.widgets, source]
+        shell.on(buttons.start.click, self._start, inputs, check=self.form.check)
 
     def _missing(self) -> Cure | None:
         settings = self._desk.settings
@@ -55,8 +55,8 @@ class PreprocessTab:
         *told, source = values
         checkpoint = self._desk.checkpoint()
         self._desk.require_idle()
-        out = self._desk.places.path(str(told[self._form.names.index("out")]), "Output Directory")
-        config = self._form.read(
+        out = self._desk.places.path(str(told[self.form.names.index("out")]), "Output Directory")
+        config = self.form.read(
             told, source=self._source(source, out), checkpoint=str(checkpoint.folder.resolve()), out=out
         )
         self._desk.start("preprocess", config, out / _JOB)

@@ -68,6 +68,10 @@ class Songs:
         self._take(dataset, [])
         return dataset
 
+    def take(self, dataset: Dataset) -> None:
+        """Take songs that something else has read in place of those at hand."""
+        self._take(dataset, [])
+
     def save(self, path: Path) -> None:
         """Write the dataset file. Raises DatasetError without songs, DiskFull, NotWritable, StorageError."""
         with self._lock:

@@ -19,7 +19,7 @@ from acestep.training.optimizers import OPTIMIZERS
 from acestep.training.schedules import SCHEDULES
 from acestep.ui import html
 from acestep.ui.form import Form
-from acestep.ui.trainer.desk import RUNS
+from acestep.ui.trainer.desk import RUNS, TENSORS
 from acestep.ui.trainer.presets import CUSTOM, PresetPicker
 from acestep.ui.trainer.shell import Shell, heading
 from acestep.ui.trainer.tensors_picker import TensorsPicker
@@ -91,6 +91,17 @@ class TrainSettings:
             checkpoint=str(self._desk.checkpoint().folder.resolve()),
             out=self._desk.free_run_folder(safe_name(name.strip() or self._default_name)),
             **configs,
+        )
+
+    def current(self) -> TrainJob:
+        """The settings as they stand in the fields, for a run that is not begun. Raises ConfigError."""
+        settings = self._desk.settings
+        return self._where.read(
+            self._where.current,
+            tensor_dir=settings.text("train.tensors", TENSORS),
+            checkpoint=settings.text("service.checkpoint"),
+            out=settings.text("train.out", RUNS),
+            **{name: form.read(form.current) for name, form in self.forms.items()},
         )
 
     def take(self, job: TrainJob) -> None:

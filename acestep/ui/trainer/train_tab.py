@@ -51,7 +51,7 @@ class TrainTab:
             shell.kept.add("train.own-process", own)
         self.settings = settings
         shell.cure("tr-train", self._missing)
-        MemoryPanel(shell, settings.forms)
+        MemoryPanel(shell, settings)
         buttons = JobButtons(shell, "train", "Start Training", "Stop Training", pause=True)
         card = gr.HTML(elem_id="tr-train-card")
         shell.live.show([card], lambda: str(self._desk.card), lambda: [_card(self._desk.card)])

@@ -1,0 +1,156 @@
+"""Profiles: everything that is set on the page, and its songs, in a file; and presets of Side-Step, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import gradio as gr
+
+from acestep.adapters.configs import ADAPTERS
+from acestep.core.config import Config
+from acestep.core.errors import CheckpointError, ConfigError
+from acestep.models.checkpoint import find_checkpoint
+from acestep.training.configs import groups
+from acestep.training.interop import read_sidestep, write_sidestep
+from acestep.training.profiles import read_profile, write_profile
+from acestep.training.settings import Remark, apply_fitting
+from acestep.ui import html
+from acestep.ui.form import Form
+from acestep.ui.trainer.desk import Desk
+from acestep.ui.trainer.shell import Shell
+from acestep.ui.trainer.train_settings import TrainSettings
+
+# Fields of the page that belong to no configuration: the existing trainer's names and ours.
+CONTROLS = {
+    "custom_ckpt_dir": "service.folder",
+    "split_input_dir": "split.in",
+    "split_output_dir": "split.out",
+    "split_duration": "split.seconds",
+    "audio_directory": "dataset.folder",
+    "load_dataset_path": "dataset.load",
+    "dataset_name": "dataset.name",
+    "custom_tag": "dataset.custom_tag",
+    "tag_position": "dataset.tag_position",
+    "all_instrumental": "dataset.all_instrumental",
+    "genre_ratio": "dataset.genre_ratio",
+    "save_path": "dataset.save",
+    "estimate_batches": "estimate.batches",
+    "estimate_granularity": "estimate.granularity",
+    "estimate_top_k": "estimate.top_k",
+    "export_path": "export.path",
+    "merge_output_dir": "merge.out",
+}
+_PROFILE, _SIDESTEP = "profiles/my_profile.json", "profiles/my_sidestep.json"
+_SHOWN = 12  # remarks
+
+
+class ProfilesPanel:
+    """Widgets, to be placed above the tabs; ``wire`` is called when the forms are there."""
+
+    def __init__(self) -> None:
+        with gr.Accordion("Profiles", open=False, elem_classes="ac-fold", elem_id="tr-profiles"):
+            with gr.Row(elem_classes="ac-with-button"):
+                about = "All settings of this page and the songs with their labels; never a key or a password."
+                self._profile = gr.Textbox(
+                    label="Profile JSON", info=about, placeholder=_PROFILE, elem_id="tr-profile-path", scale=5
+                )
+                self._load = gr.Button("Load Profile", elem_id="tr-profile-load", scale=0)
+                self._save = gr.Button("Save Profile", elem_id="tr-profile-save", scale=0)
+            with gr.Row(elem_classes="ac-with-button"):
+                about = "A preset of Side-Step, or the training_config.json of one of its runs."
+                self._sidestep = gr.Textbox(
+                    label="Side-Step Config (.json)",
+                    info=about,
+                    placeholder=_SIDESTEP,
+                    elem_id="tr-sidestep-path",
+                    scale=5,
+                )
+                self._import = gr.Button("Import Side-Step", elem_id="tr-sidestep-import", scale=0)
+                self._export = gr.Button("Export Side-Step", elem_id="tr-sidestep-export", scale=0)
+            self._told = gr.HTML(elem_id="tr-profile-status")
+
+    def wire(self, shell: Shell, train: TrainSettings, preprocess: Form[Any]) -> None:
+        """Let the buttons work on these forms."""
+        work = _Work(shell.desk, train, preprocess)
+        shell.kept.add("profile.path", self._profile)
+        shell.kept.add("sidestep.path", self._sidestep)
+        for button, act, path in (
+            (self._load, work.load, self._profile),
+            (self._save, work.save, self._profile),
+            (self._import, work.take_sidestep, self._sidestep),
+            (self._export, work.give_sidestep, self._sidestep),
+        ):
+            shell.on(button.click, act, [path], [self._told])
+
+
+class _Work:
+    """From files to the settings of the page, and back. Each gives what to tell."""
+
+    def __init__(self, desk: Desk, train: TrainSettings, preprocess: Form[Any]) -> None:
+        self._desk, self._train, self._preprocess = desk, train, preprocess
+
+    def save(self, text: str) -> str:
+        """Into the program's own folder alone."""
+        path = self._desk.places.own(text if text.strip() else _PROFILE, "Profile JSON")
+        kept = {name: self._desk.settings.get(key) for name, key in CONTROLS.items()}
+        controls = {name: value for name, value in kept.items() if value is not None}
+        songs, folder = self._desk.songs.dataset, self._desk.settings.text("dataset.folder")
+        write_profile(path, self._configs(), controls=controls, dataset=songs, folder=folder)
+        return html.card(f"Saved in {path}", tone="good")
+
+    def load(self, text: str) -> str:
+        profile = read_profile(self._desk.places.file(text, "Profile JSON"))
+        configs = self._configs()
+        remarks = [*profile.remarks, *profile.apply(configs)]
+        told = {CONTROLS[name]: value for name, value in profile.controls.items() if name in CONTROLS}
+        self._desk.settings.push(told)
+        if profile.dataset is not None:
+            self._desk.songs.take(profile.dataset)
+        remarks += self._choose_model(str(profile.settings.get("job.checkpoint") or ""))
+        self._show(configs)
+        songs = f", {html.count(len(profile.dataset.samples), 'song')}" if profile.dataset else ""
+        return _told(f"Loaded: {html.count(len(profile.settings) + len(told), 'setting')}{songs}", remarks)
+
+    def take_sidestep(self, text: str) -> str:
+        found = read_sidestep(self._desk.places.file(text, "Side-Step Config"))
+        configs = self._configs()
+        remarks = [*found.remarks, *apply_fitting(found.settings, configs)]
+        self._show(configs)
+        return _told(f"Imported {found.name}: {html.count(len(found.settings), 'setting')}", remarks, found.description)
+
+    def give_sidestep(self, text: str) -> str:
+        """Into the program's own folder alone."""
+        path = self._desk.places.own(text if text.strip() else _SIDESTEP, "Side-Step Config")
+        known = {name: config for name, config in self._configs().items() if name in ("training", *ADAPTERS.names)}
+        written, remarks = write_sidestep(path, known)
+        return _told(f"Saved in {written}", remarks)
+
+    def _configs(self) -> dict[str, Config]:
+        """The settings of the page by their groups. Raises ConfigError when one of them is wrong."""
+        job = self._train.current()
+        elsewhere = {"source": "", "checkpoint": job.checkpoint}
+        encoding: Config = self._preprocess.read(self._preprocess.current, **elsewhere)
+        return {"job": job, "preprocess": encoding, **{name: getattr(job, name) for name in groups(type(job))}}
+
+    def _show(self, configs: dict[str, Config]) -> None:
+        """Put them into the fields of the page."""
+        job: Any = configs["job"]
+        self._train.take(job)
+        self._desk.settings.push({"train.out": str(job.out), **self._preprocess.to_keep(configs["preprocess"])})
+
+    def _choose_model(self, name: str) -> list[Remark]:
+        if not name:
+            return []
+        try:
+            found = find_checkpoint(name, self._desk.checkpoints_folder)
+        except (CheckpointError, ConfigError):
+            return [Remark("checkpoint", name, "this model is not on this computer")]
+        self._desk.settings.put({"service.checkpoint": str(found.folder)})
+        return []
+
+
+def _told(title: str, remarks: Iterable[Remark], description: str = "") -> str:
+    lines = [str(remark) for remark in remarks]
+    more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return html.card(title, [description, *lines[:_SHOWN], *more], "warn" if lines else "good")

@@ -103,8 +103,8 @@ def _together(*, split: bool) -> DDPStrategy:
     return DDPStrategy(timeout=PATIENCE, broadcast_buffers=False, init_sync=not split, find_unused_parameters=True)
 
 
-def split_layers(decoder: AceStepDiT, adapter: list[nn.Parameter], device: torch.device) -> None:
-    """Leave on each device of the process group its part of the frozen weights of each layer.
+def split_layers(decoder: AceStepDiT, own: set[nn.Parameter], device: torch.device) -> None:
+    """Leave on each device of the process group its part of the decoder's ``own`` weights in each layer.
 
     A layer is brought together when it computes, so what is computed twice must be so inside of it. The adapter is
     small: it stays whole everywhere, and its gradients are DDP's.
@@ -113,6 +113,6 @@ def split_layers(decoder: AceStepDiT, adapter: list[nn.Parameter], device: torch
     for number, layer in enumerate(decoder.layers):
         if decoder.gradient_checkpointing and number % decoder.checkpoint_every == 0:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=set(adapter))
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=set(layer.parameters()) - own)
     decoder.disable_gradient_checkpointing()
     nn.Module.to(decoder, device)  # what is not in a layer is small

@@ -71,10 +71,11 @@ class Session:
         if training.gradient_checkpointing:
             self._decoder.enable_gradient_checkpointing()
             self._decoder.checkpoint_every = training.gradient_checkpointing_every
+        own = set(self._decoder.parameters())
         self.adapter = self._injected()
         self._adapter_is_in = True
         if prepared.job.strategy == "fsdp":
-            split_layers(self._decoder, self.adapter.parameters(), prepared.device)
+            split_layers(self._decoder, own, prepared.device)
         self._plain_optimizer = make_optimizer(
             training.optimizer_type, self.adapter.parameters(), lr=prepared.rate, weight_decay=training.weight_decay
         )

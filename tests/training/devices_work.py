@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from acestep.adapters.base import Adapter
 from acestep.adapters.card import AdapterCard
-from acestep.adapters.configs import LoRAConfig
+from acestep.adapters.configs import AdapterConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import inject, load_adapter
 from acestep.core.errors import AceStepError, DiskFull
 from acestep.models.load import load_dit, load_null_condition
@@ -29,6 +30,10 @@ from acestep.training.team import ALONE, Team
 from tests.training.songs import ToyDecoder, make_songs
 
 CPU = torch.device("cpu")
+KINDS: dict[str, AdapterConfig] = {
+    "lora": LoRAConfig(r=4, alpha=8, dropout=0.0, init="pissa"),
+    "lokr": LoKRConfig(linear_dim=2, factor=4),
+}
 LENGTHS = [(6 + 2 * i, 2 + i) for i in range(5)]
 DRAW = Draw(seed=1, max_frames=8, mu=-0.4, sigma=1.0, cfg_dropout=0.2, weight=lambda t: 1.0)
 
@@ -119,21 +124,21 @@ def spoilt(fabric: Any, team: Team) -> float:
     return max(float((a - b).abs().max().detach()) for a, b in zip(here.parameters(), alone.parameters(), strict=True))
 
 
-def split(checkpoint: str, fabric: Any, team: Team, out: Path) -> dict[str, Any]:
+def split(checkpoint: str, kind: str, config: AdapterConfig, team: Team, out: Path) -> dict[str, Any]:
     """How far a model whose frozen part is split in two gets from a whole one, and how much of it is here.
 
     ``delivered`` is how far its loss is from that of the adapter's file, read back.
     """
-    found = []
+    found, fabric = [], make_fabric(CPU, torch.float32, devices=2, strategy="fsdp")
     for mine, who, accumulation in ((fabric, team, 1), (make_fabric(CPU, torch.float32), ALONE, 2)):
         decoder = load_dit(checkpoint)
         decoder.enable_gradient_checkpointing()
-        adapter = inject(decoder, "lora", LoRAConfig(r=4, alpha=8, dropout=0.0), "both", True, seed=3)
-        whole = sum(p.numel() for p in decoder.layers.parameters() if not p.requires_grad)
+        own = set(decoder.parameters())
+        adapter = inject(decoder, kind, config, "both", True, seed=3)
+        whole = sum(p.numel() for p in decoder.layers.parameters() if p in own)
         if who.size > 1:
-            split_layers(decoder, adapter.parameters(), CPU)
-            frozen = [p for p in decoder.layers.parameters() if not p.requires_grad]
-            kept = sum(p.to_local().numel() for p in frozen)  # type: ignore[attr-defined]
+            split_layers(decoder, own, CPU)
+            kept = sum(p.to_local().numel() for p in decoder.layers.parameters() if isinstance(p, DTensor))
             share, shared = kept / whole, (decoder, adapter)
         rig = Rig(mine, who, FlowMatching(adapter.network, load_null_condition(checkpoint)), adapter.parameters())
         found.append((rig.run(accumulation).losses, adapter.state()))
@@ -143,7 +148,7 @@ def split(checkpoint: str, fabric: Any, team: Team, out: Path) -> dict[str, Any]
         "losses": max(abs(a - b) for a, b in zip(losses, others, strict=True)),
         "weights": far,
         "share": share,
-        "delivered": delivered(*shared, load_null_condition(checkpoint), out / f"adapter {team.rank}"),
+        "delivered": delivered(*shared, load_null_condition(checkpoint), out / f"{kind} {team.rank}"),
     }
 
 
@@ -164,12 +169,13 @@ def delivered(decoder: Any, adapter: Adapter, null_condition: Tensor, folder: Pa
 def main(checkpoint: str, out: str) -> None:
     fabric = make_fabric(CPU, torch.float32, devices=2)
     team = Team.of(fabric)
-    result = {
+    result: dict[str, Any] = {
         "spoilt": spoilt(fabric, team),
         "memory": ended_together(Crowded, fabric),
         "disk": ended_together(NoRoom, fabric),
     }
-    result["split"] = split(checkpoint, make_fabric(CPU, torch.float32, devices=2, strategy="fsdp"), team, Path(out))
+    for kind, config in KINDS.items():
+        result[kind] = split(checkpoint, kind, config, team, Path(out))
     Path(out, f"{team.rank}.json").write_text(json.dumps(result))
 
 

@@ -130,18 +130,18 @@ class Drill:
             return False
         output = (notes / "output.txt").read_text()
         _require_end(kind, process.exitcode, last, f"{work.name}, {kind}: {process.exitcode}, {last}\n{output}")
-        self._look(work, out, kind, saved, offset, before)
+        at_any_moment = kind.startswith("kill") or clock in (BYTES, STEPS)  # also while the weights move
+        self._look(work, out, kind, saved, offset, before, most=SAVE_EVERY if at_any_moment else 0)
         return True
 
-    def _look(self, work: Work, out: Path, kind: str, before: int, offset: int, faults: int) -> None:
-        """After a fault: everything is whole, and no more is lost than since the last save."""
+    def _look(self, work: Work, out: Path, kind: str, before: int, offset: int, faults: int, *, most: int) -> None:
+        """After a fault: everything is whole, and no more steps are lost than ``most``, those since the last save."""
         told = f"{work.name}, {kind}"
         require_whole(out, faults + 1)
         assert kind.startswith("kill") or not temporaries(out), f"{told}: left {temporaries(out)}"
         saved = work.saved(out, self._undisturbed[work.name].results)
         assert saved >= before, f"{told}: {before} were saved, {saved} are left"
         lost = max([saved, *steps_in(work.folder(out), offset)]) - saved if work.job == "train" else 0
-        most = SAVE_EVERY if kind.startswith("kill") or kind == "disk full" else 0
         assert lost <= most, f"{told}: {lost} steps lost"
         self.struck.append(Struck(work.name, kind, saved, lost))
         print(f"{len(self.struck)}. {told}: goes on from {saved}, {lost} lost", file=sys.stderr, flush=True)

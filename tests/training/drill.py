@@ -55,18 +55,24 @@ class Undisturbed:
     counts: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Struck:
-    """What became of one fault: the step (or the number of songs) that the job goes on from, and what is done again."""
+    """What became of one fault.
+
+    Attributes:
+        resumed_from: the step, or the number of songs, that the job goes on from; lost: steps that are done again.
+        verdict: on the folder in the end.
+    """
 
     work: str
     fault: str
     resumed_from: int
     lost: int
+    verdict: str = "?"
 
 
 class Drill:
-    """Runs in ``folder``; the first promise that breaks raises AssertionError."""
+    """Runs in ``folder``. ``broken`` tells the promises that were; ``compared`` the jobs that ended as they should."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -76,6 +82,7 @@ class Drill:
         self._undisturbed: dict[str, Undisturbed] = {}
         self.struck: list[Struck] = []
         self.compared: list[str] = []
+        self.broken: list[str] = []
 
     def run(self, jobs: list[Work], kills: int, per_life: int) -> None:
         """Let ``kills`` faults come, up to ``per_life`` in one folder, and every job come to its end."""
@@ -84,14 +91,26 @@ class Drill:
             work, self._lives = jobs[self._lives % len(jobs)], self._lives + 1
             if work.name not in self._undisturbed:
                 self._undisturbed[work.name] = self._whole(work)
-            out = self._folder / f"life {self._lives}"
-            write_job(work.folder(out), work.job, work.make(out))
-            several, here = self._chance.randint(1, per_life), 0
-            while faults and here < several and self._strike(work, out, faults[0], here):
-                faults.pop(0)
-                here += 1
-            self._finish(work, out)
+            out, before = self._folder / f"life {self._lives}", len(self.struck)
+            try:
+                self._live(work, out, faults, self._chance.randint(1, per_life))
+                verdict = "same end"
+            except AssertionError as broken:
+                verdict = "BROKEN"
+                self.broken.append(str(broken))
+                print(broken, file=sys.stderr, flush=True)
+            for struck in self.struck[before:]:
+                struck.verdict = verdict
             shutil.rmtree(out)
+
+    def _live(self, work: Work, out: Path, faults: list[str], several: int) -> None:
+        """One folder: at most so many of the ``faults``, which are taken away, and the end."""
+        write_job(work.folder(out), work.job, work.make(out))
+        for before in range(several):
+            if faults and not self._strike(work, out, fault := faults.pop(0), before):
+                faults.insert(0, fault)  # the job ended without it
+                break
+        self._finish(work, out)
 
     def _faults(self, kills: int) -> list[str]:
         """Every kind about equally often, in random order."""
@@ -197,15 +216,16 @@ def _require_end(kind: str, code: int | None, last: Event | None, told: str) -> 
 
 def table(struck: list[Struck]) -> Iterator[str]:
     """A row for each job and fault."""
-    yield "| job | fault | times | went on from | lost |"
-    yield "|---|---|---|---|---|"
+    yield "| job | fault | times | went on from | lost | verdict |"
+    yield "|---|---|---|---|---|---|"
     for work, fault in dict.fromkeys((one.work, one.fault) for one in sorted(struck, key=lambda s: (s.work, s.fault))):
         found = [one for one in struck if (one.work, one.fault) == (work, fault)]
         places = ", ".join(str(one.resumed_from) for one in found)
-        yield f"| {work} | {fault} | {len(found)} | {places} | {', '.join(str(one.lost) for one in found)} |"
+        lost, verdicts = ", ".join(str(one.lost) for one in found), ", ".join(dict.fromkeys(o.verdict for o in found))
+        yield f"| {work} | {fault} | {len(found)} | {places} | {lost} | {verdicts} |"
 
 
-def main() -> None:
+def main() -> int:
     from acestep.models import create_tiny_checkpoint
 
     parser = argparse.ArgumentParser(description="Let jobs meet faults at random moments.")
@@ -216,14 +236,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         drill = Drill(place, asked.seed)
-        try:
-            jobs = works(place, create_tiny_checkpoint(place / "tiny"))
-            drill.run(jobs, asked.kills, asked.per_life)
-        finally:
-            print("\n".join(table(drill.struck)))
-            told = f"{len(drill.struck)} faults, {len(drill.compared)} jobs ended as the undisturbed ones did"
-            print(f"{told}, {time.monotonic() - began:.0f} s")
+        drill.run(works(place, create_tiny_checkpoint(place / "tiny")), asked.kills, asked.per_life)
+    print("\n".join(table(drill.struck)))
+    told = f"{len(drill.struck)} faults, {len(drill.compared)} jobs ended as the undisturbed ones did"
+    print(f"{told}, {len(drill.broken)} promises broken, {time.monotonic() - began:.0f} s")
+    return min(len(drill.broken), 1)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -23,6 +23,8 @@ SEED = 31  # a kill, a stop and a full disk
 def test_three_faults_leave_every_file_whole_and_the_end_unchanged(tmp_path, tiny_checkpoint):
     drill = Drill(tmp_path, seed=SEED)
     drill.run(works(tmp_path, tiny_checkpoint)[:3], kills=3, per_life=1)
+    assert not drill.broken
+    assert {struck.verdict for struck in drill.struck} == {"same end"}
     assert len({struck.fault for struck in drill.struck}) == 3
     assert {"lora", "lokr", "one pass"} == set(drill.compared)
     assert len(list(table(drill.struck))) == 2 + 3

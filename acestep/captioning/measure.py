@@ -11,6 +11,7 @@ from acestep.captioning.base import Description
 
 MEASURED = "measured"
 METADATA = ("bpm", "keyscale", "timesignature")
+_WORDS = {"bpm": "tempo", "keyscale": "key", "timesignature": "beats"}
 
 _CONFIDENCES = {"bpm": "bpm_confidence", "keyscale": "key_confidence", "timesignature": "meter_confidence"}
 _LEAST = 0.1  # below it a measurement is no better than a guess: the tempo of noise has 0.03
@@ -49,7 +50,7 @@ def weigh(measured: Mapping[str, Any], answered: Mapping[str, Any], *, prefer: s
         for name, value in values.items():
             labels.setdefault(name, (value, who))
     both = [name for name in found if name in told and _differ(name, found[name], told[name])]
-    return Verdict(labels, [f"{name}: measured {found[name]}, {by} says {told[name]}" for name in both])
+    return Verdict(labels, [f"{_WORDS[name]}: measured {found[name]}, {by} says {told[name]}" for name in both])
 
 
 def _trusted(measured: Mapping[str, Any], name: str) -> Any:

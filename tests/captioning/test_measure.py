@@ -21,9 +21,9 @@ def test_the_preferred_side_counts_and_the_difference_is_told():
         "timesignature": ("4", "measured"),
     }
     assert verdict.disagreements == [
-        "bpm: measured 120, model says 100",
-        "keyscale: measured A Minor, model says C Major",
-        "timesignature: measured 4, model says 3",
+        "tempo: measured 120, model says 100",
+        "key: measured A Minor, model says C Major",
+        "beats: measured 4, model says 3",
     ]
     assert weigh(SURE, SAID, prefer="model").labels["keyscale"] == ("C Major", "model")
 

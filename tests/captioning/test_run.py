@@ -106,7 +106,7 @@ def test_a_folder_is_measured_described_and_transcribed_in_two_passes(job, songs
     assert labels["answered"] == {
         "by": "acestep-captioner", "genre": "jazz", "bpm": None, "keyscale": "D Minor", "timesignature": "4"
     }  # fmt: skip
-    assert any("keyscale: measured E Minor" in sentence for sentence in last.result["disagreements"]["first.wav"])
+    assert any("key: measured E Minor" in sentence for sentence in last.result["disagreements"]["first.wav"])
     assert (songs / "first.caption.txt").read_text(encoding="utf-8") == CAPTION + "\n"
     assert (songs / "sub" / "third.lyrics.txt").read_text(encoding="utf-8") == LYRICS + "\n"
     notes = [event.note for event in of(Progressed, events)]

@@ -383,8 +383,14 @@ def test_what_is_saved_and_loaded_again_is_the_same_and_a_phone_shows_it(
         tab(page, "2. Engine")
         expect(page.locator("#caption-captioner")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        page.get_by_label("More tabs").click()
-        page.get_by_role("button", name="3. Run").click()
+        tab(page, "1. Songs")
+        press(page, "cp-scan")
+        message = page.locator(".toast-body").first.bounding_box()
+        tabs = page.get_by_role("tablist").first.bounding_box()
+        assert message is not None
+        assert tabs is not None
+        assert message["y"] > tabs["y"] + tabs["height"]  # it does not lie over the tabs
+        tab(page, "3. Run")
         expect(page.locator("#cp-start")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 

@@ -37,14 +37,14 @@ class EngineTab:
                     self.form.place(*group)
         needs = gr.HTML(elem_id="cp-needs")
         self.form.place("existing", "custom_tag", "csv")
-        with gr.Accordion("Keys of online services", open=False, elem_id="cp-keys"):
+        with gr.Accordion("Keys of online services", open=False, elem_classes="ac-fold", elem_id="cp-keys"):
             keys = gr.HTML(elem_id="cp-keys-state")
             with gr.Row(elem_classes="ac-grid"):
                 boxes = [self._key_box(name) for name in SERVICES]
             with gr.Row(elem_classes="ac-actions"):
                 use = gr.Button("Use these keys", elem_id="cp-keys-use")
                 forget = gr.Button("Forget typed keys", elem_id="cp-keys-forget")
-        with gr.Accordion("Models on this computer", open=False, elem_id="cp-models"):
+        with gr.Accordion("Models on this computer", open=False, elem_classes="ac-fold", elem_id="cp-models"):
             self.form.place("captioner_model", "transcriber_model", "checkpoints")
             self.form.place("quantization", "download", "device", "dtype")
             self.form.place("max_tokens", "lyrics_max_tokens")

@@ -17,10 +17,12 @@ from acestep.ui.captioner.run_tab import status_of
 from acestep.ui.captioner.shell import Shell
 from acestep.ui.captioner.songs import Entry
 from acestep.ui.form import Form
+from acestep.ui.shell import Cure
 
 _FILTERS = ["all songs", "to check"]
 _FILTER = "review.filter"
 _HEADERS = ["Song", "Status", "BPM", "Key", "Caption", "To check"]
+_NO_SONGS = "There are no songs yet. Choose the folder that holds yours and scan it."
 _WIDTHS: list[str | int] = [170, 100, 70, 100, 260, 220]
 
 
@@ -37,9 +39,10 @@ class ReviewTab:
 
     def __init__(self, shell: Shell, form: Form[Any]) -> None:
         self._desk = desk = shell.captions
+        shell.cure("cp-review", lambda: None if desk.songs.entries else Cure(_NO_SONGS, "songs"))
         choose = gr.Radio(_FILTERS, value=_FILTERS[0], label="Show", container=False, elem_id="cp-review-filter")
         shell.kept.add(_FILTER, choose, lambda value: value in _FILTERS)
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=False) as body:
             with gr.Column(scale=2, min_width=320):
                 table = gr.Dataframe(
                     headers=_HEADERS,
@@ -55,10 +58,12 @@ class ReviewTab:
             with gr.Column(scale=3, min_width=320):
                 Editor(shell, table, form)
         BulkPanel(shell, desk.songs, CaptionEdit, "cp-bulk")
-        with gr.Accordion("Quality report", open=False, elem_id="cp-quality"):
+        with gr.Accordion("Quality report", open=False, elem_classes="ac-fold", elem_id="cp-quality"):
             report = gr.HTML(elem_id="cp-quality-report")
         shell.on(choose.input, lambda value: desk.settings.put({_FILTER: value}), [choose], quiet=True)
-        shell.live.show([table, report], lambda: (desk.version(), desk.settings.get(_FILTER)), self._paint)
+        shell.live.show(
+            [choose, body, table, report], lambda: (desk.version(), desk.settings.get(_FILTER)), self._paint
+        )
 
     def _paint(self) -> Sequence[Any]:
         entries = self._desk.songs.entries
@@ -66,7 +71,8 @@ class ReviewTab:
         failed = {item.item for item in account.left_out}
         checked = self._desk.settings.get(_FILTER) == _FILTERS[1]
         rows = [_row(entry, entry.name in failed) for entry in entries if entry.doubts or not checked]
-        return gr.update(value=rows), quality_report(entries)
+        there = gr.update(visible=bool(entries))
+        return there, there, gr.update(value=rows), quality_report(entries)
 
 
 def quality_report(entries: list[Entry]) -> str:

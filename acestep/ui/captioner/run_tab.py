@@ -13,17 +13,19 @@ from acestep.captioning.pace import steps_of
 from acestep.captioning.plan import cost_notes, make_plan
 from acestep.core.errors import AceStepError, ConfigError
 from acestep.ui import html
-from acestep.ui.captioner.desk import Desk
+from acestep.ui.captioner.desk import FOLDER, Desk
 from acestep.ui.captioner.engine_tab import host_of
 from acestep.ui.captioner.shell import Shell, actions, phrase
 from acestep.ui.captioner.songs import Entry
 from acestep.ui.errors import sentence, warn
 from acestep.ui.form import Form
 from acestep.ui.progress import JobPanel
+from acestep.ui.shell import Cure
 from acestep.ui.watch import ACTIVE
 
 _HEADERS = ["Song", "Status", "Caption", "BPM", "Key", "Lyrics", "From", "To check"]
 _CAPTION_CHARS = 80
+_NO_FOLDER = "No folder is chosen yet. Choose the one that holds your songs and scan it."
 
 
 class RunTab:
@@ -31,6 +33,7 @@ class RunTab:
 
     def __init__(self, shell: Shell, form: Form[CaptionJob]) -> None:
         self._desk, self._form = shell.captions, form
+        shell.cure("cp-run", lambda: None if self._desk.settings.text(FOLDER) else Cure(_NO_FOLDER, "songs"))
         ahead = gr.HTML(elem_id="cp-ahead")
         card = gr.HTML(elem_id="cp-card")
         with actions():
@@ -45,7 +48,7 @@ class RunTab:
             nothing_yet="The folder keeps what is finished: a run that was stopped goes on with what is missing.",
             result=_result,
         )
-        table = gr.HTML(elem_id="cp-table", css_template="td:nth-child(3) { min-width: 200px; }")
+        table = gr.HTML(elem_id="cp-table", css_template="td:nth-child(3), td:nth-child(8) { min-width: 200px; }")
         for button, handler in ((start, self._start), (lyrics, self._lyrics_only), (again, self._again)):
             shell.on(button.click, handler, form.widgets, check=form.check)
         shell.on(stop.click, self._stop, quiet=True)
@@ -103,6 +106,8 @@ class RunTab:
 
 def ahead_of(desk: Desk) -> str:
     """What a start would do now: how many songs, for how long, at what cost, and who hears them."""
+    if not desk.settings.text(FOLDER):
+        return ""
     try:
         config = desk.config()
         plan = make_plan(config)

@@ -49,7 +49,7 @@ class SongsTab:
         table = gr.HTML(elem_id="cp-songs")
         self._config(shell)
         SplitPanel(shell, desk.places)
-        with gr.Accordion("From the command line", open=False, elem_id="cp-commands"):
+        with gr.Accordion("From the command line", open=False, elem_classes="ac-fold", elem_id="cp-commands"):
             gr.Markdown(_COMMANDS)
         for trigger in (scan.click, folder.submit):
             shell.on(trigger, self._scan, [folder], busy_on=summary)
@@ -57,7 +57,7 @@ class SongsTab:
         shell.live.show([summary, choose, table], lambda: (desk.version(), desk.settings.get(_FILTER)), self._paint)
 
     def _config(self, shell: Shell) -> None:
-        with gr.Accordion("Config", open=False, elem_id="cp-config"):
+        with gr.Accordion("Config", open=False, elem_classes="ac-fold", elem_id="cp-config"):
             with gr.Row(elem_classes="ac-with-button"):
                 path = gr.Textbox(
                     value=config_file.NAME,

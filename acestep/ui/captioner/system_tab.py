@@ -16,14 +16,17 @@ _NEEDS = (
 )
 
 
+_LOOKING = "Looking; this takes a few seconds."
+
+
 class SystemTab:
     """Widgets and what they do."""
 
     def __init__(self, shell: Shell) -> None:
         heading("GPU Status")
-        card = gr.HTML(elem_id="cp-gpu")
+        card = gr.HTML(html.card(_LOOKING), elem_id="cp-gpu")
         heading("This computer")
-        checks = gr.HTML(elem_id="cp-checks")
+        checks = gr.HTML(html.card(_LOOKING), elem_id="cp-checks")
         with actions():
             again = gr.Button("Check again", elem_id="cp-check")
         shell.on(shell.tab.select, _look, [], [card, checks], quiet=True)

@@ -11,6 +11,7 @@ run folder/
     pause          exists while the user wants it to wait
     log.txt        the job's log
     lock           held by the one program that works in this folder
+    workers/       the folders of the processes that share it, if there are several (core.workers)
 """
 
 from __future__ import annotations

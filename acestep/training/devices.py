@@ -100,7 +100,13 @@ def _together(*, split: bool) -> DDPStrategy:
 
     With ``find_unused_parameters`` DDP does not wait for the other devices in the forward pass of the second step.
     """
-    return DDPStrategy(timeout=PATIENCE, broadcast_buffers=False, init_sync=not split, find_unused_parameters=True)
+    return DDPStrategy(
+        process_group_backend=None if distributed.is_nccl_available() else "gloo",  # Windows has no NCCL
+        timeout=PATIENCE,
+        broadcast_buffers=False,
+        init_sync=not split,
+        find_unused_parameters=True,
+    )
 
 
 def split_layers(decoder: AceStepDiT, own: set[nn.Parameter], device: torch.device) -> None:

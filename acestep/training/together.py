@@ -47,6 +47,8 @@ def _common(config: TrainJob) -> tuple[int, dict[str, str]]:
                 f"num_nodes is {config.num_nodes}, and {', '.join(missing)} is not set in the environment",
                 hint="Set NODE_RANK to 0 on the first node, 1 on the next, and the others to where the first is.",
             )
+    if os.name == "nt":  # PyTorch is built without libuv there, and asks for it by default
+        place["USE_LIBUV"] = "0"
     return int(place["NODE_RANK"]), {**place, "WORLD_SIZE": str(config.num_processes)}
 
 

@@ -134,14 +134,14 @@ class Background:
         self._wait(lambda: text in [str(event) for event in of_kind(log_of(self.folder), Noted)])
 
     def _wait(self, came):
-        end = time.monotonic() + 180
+        end = time.monotonic() + 400
         while not came():
             assert time.monotonic() < end
             assert self._thread.is_alive(), log_of(self.folder)[-1]
             time.sleep(0.02)
 
     def end(self):
-        self._thread.join(120)
+        self._thread.join(400)
         assert not self._thread.is_alive()
         assert processes_of(self.folder) == {}
         return self.last[0]
@@ -215,7 +215,7 @@ def test_trouble_of_one_process_ends_both_in_the_same_words_and_a_model_can_be_s
     processes = [
         subprocess.Popen(command, cwd=PROJECT, env={**environment, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
     ]
-    assert [process.wait(180) for process in processes] == [0, 0]
+    assert [process.wait(400) for process in processes] == [0, 0]
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in "01"]
     for here in found:
         assert here["spoilt"] < 1e-6

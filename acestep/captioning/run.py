@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from loguru import logger
 
 from acestep.audio.analysis import analyse
-from acestep.audio.files import AUDIO_EXTENSIONS
 from acestep.captioning.base import CAPTIONERS, RATE_HZ, TRANSCRIBERS, Captioner, Song, Transcriber
+from acestep.captioning.batch import Batch, tell, unit_of
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.decode import decoded
 from acestep.captioning.measure import METADATA, answered_as_json, measured_as_json, weigh
 from acestep.captioning.pace import Pace, Step, describing, steps_of, transcribing
-from acestep.captioning.plan import Plan, Task, cost_notes, make_plan, place
+from acestep.captioning.plan import Plan, Task, make_plan
 from acestep.captioning.share import caption_shares
 from acestep.captioning.sidecar import at_hand, lyric_labels, mapping, write_labels
 from acestep.captioning.table import write_table
 from acestep.core.card import graphics_card
 from acestep.core.errors import AceStepError, CaptionError, DiskFull, JobCancelled, ServiceRefused
-from acestep.core.events import Event, ItemFailed, Noted, Progressed, Saved, Started
+from acestep.core.events import Event, ItemFailed, Noted, Saved, Started
 from acestep.core.jobs import Context
 from acestep.core.workers import Merged
 from acestep.models.device import choose_device
@@ -35,30 +34,6 @@ from acestep.models.device import choose_device
 _STAYS = "your own text stays"
 
 Work = Callable[[Task, Song], str]
-
-
-@dataclass
-class _Batch:
-    """The state of a job: what it was told, how far it is, what went wrong."""
-
-    config: CaptionJob
-    context: Context
-    total: int
-    pace: Pace
-    done: int = 0
-    counts: dict[str, int] = field(default_factory=lambda: {"described": 0, "measured": 0, "transcribed": 0})
-    failed: dict[str, str] = field(default_factory=dict)
-    disagreements: dict[str, list[str]] = field(default_factory=dict)
-
-    def fail(self, name: str, message: str, hint: str) -> None:
-        self.failed[name] = message
-        self.context.emit(ItemFailed(item=name, message=message, hint=hint))
-
-    def did(self, step: Step, spent_s: float, note: str) -> None:
-        self.done += 1
-        self.pace.did(step, spent_s)
-        left_s = self.pace.left_s
-        self.context.emit(Progressed(done=self.done, total=self.total, note=note, seconds_left=left_s))
 
 
 def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
@@ -71,11 +46,11 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
     """
     plan = make_plan(config)
     steps = steps_of(plan, config)
-    batch = _Batch(config, context, len(steps), Pace(steps))
+    batch = Batch(config, context, len(steps), Pace(steps))
     work = [task for task in plan.tasks if task.open]
-    context.emit(Started(job="caption", total=batch.total, unit=_unit(plan)))
+    context.emit(Started(job="caption", total=batch.total, unit=unit_of(plan)))
     if context.whole is None:  # else the whole job, of which this is a share, has told it
-        _tell(batch, plan)
+        tell(batch, plan)
     if config.devices > 1 and work:
         _share(batch, work)
     else:
@@ -104,28 +79,7 @@ def _device(plan: Plan, config: CaptionJob) -> str:
     return choose_device(config.device).value if "local" in local else "cpu"
 
 
-def _unit(plan: Plan) -> str:
-    """What is counted: each song once for each pass that it takes part in."""
-    if not (plan.first and plan.second):
-        return "songs"
-    return "captions and lyrics" if any(task.describe for task in plan.first) else "measurements and lyrics"
-
-
-def _tell(batch: _Batch, plan: Plan) -> None:
-    """What is left out, what is left as it is, what it will cost."""
-    for problem in plan.problems:
-        if problem.path.suffix.lower() in AUDIO_EXTENSIONS:
-            batch.fail(place(problem.path, plan.root), problem.message, problem.hint)
-        else:
-            batch.context.emit(Noted(message=f"{place(problem.path, plan.root)} {problem.message}", warning=True))
-    finished = sum(not task.open for task in plan.tasks)
-    if finished:
-        batch.context.emit(Noted(message=f"{finished} songs have all that is asked for and are left as they are"))
-    for note in cost_notes(plan, batch.config):
-        batch.context.emit(Noted(message=note))
-
-
-def _share(batch: _Batch, work: list[Task]) -> None:
+def _share(batch: Batch, work: list[Task]) -> None:
     """A process for each device labels its share of the songs."""
 
     def hear(event: Event) -> None:
@@ -139,7 +93,7 @@ def _share(batch: _Batch, work: list[Task]) -> None:
         batch.disagreements |= result["disagreements"]
 
 
-def _describe_all(batch: _Batch, tasks: list[Task]) -> None:
+def _describe_all(batch: Batch, tasks: list[Task]) -> None:
     """Pass 1: caption, genre, tempo, key, meter; lyrics too where the captioner hears both."""
     captioner: Captioner | None = None
     try:
@@ -153,7 +107,7 @@ def _describe_all(batch: _Batch, tasks: list[Task]) -> None:
             captioner.close()
 
 
-def _transcribe_all(batch: _Batch, tasks: list[Task]) -> None:
+def _transcribe_all(batch: Batch, tasks: list[Task]) -> None:
     """Pass 2: lyrics of the songs that still have none."""
     if not tasks:
         return
@@ -165,7 +119,7 @@ def _transcribe_all(batch: _Batch, tasks: list[Task]) -> None:
         transcriber.close()
 
 
-def _each(batch: _Batch, tasks: list[tuple[Task, bool]], step: Callable[[Task, CaptionJob], Step], work: Work) -> None:
+def _each(batch: Batch, tasks: list[tuple[Task, bool]], step: Callable[[Task, CaptionJob], Step], work: Work) -> None:
     """Song after song: the border where the error of one song becomes an event."""
     for task, sound in decoded(tasks):
         batch.context.stop_if_cancelled()
@@ -183,7 +137,7 @@ def _each(batch: _Batch, tasks: list[tuple[Task, bool]], step: Callable[[Task, C
         batch.did(step(task, batch.config), time.monotonic() - began_s, f"{task.name}: {note}")
 
 
-def _describe(batch: _Batch, captioner: Captioner | None, task: Task, song: Song) -> str:
+def _describe(batch: Batch, captioner: Captioner | None, task: Task, song: Song) -> str:
     """Measure and describe one song, and write it. Gives what to tell about it."""
     found: dict[str, Any] = {}
     if task.measure and song.audio is not None:
@@ -214,9 +168,7 @@ def _describe(batch: _Batch, captioner: Captioner | None, task: Task, song: Song
     return line if len(line) <= 80 else f"{line[:79]}\u2026"
 
 
-def _write_description(
-    batch: _Batch, task: Task, labels: dict[str, tuple[Any, str]], found: dict[str, Any]
-) -> set[str]:
+def _write_description(batch: Batch, task: Task, labels: dict[str, tuple[Any, str]], found: dict[str, Any]) -> set[str]:
     """Write labels with tempo, key and meter as weighed from both sides, of this time or of before.
 
     Gives the names of those that were written.
@@ -228,7 +180,7 @@ def _write_description(
     return _write(batch, task, {**verdict.labels, **labels}, {**found, "disagreements": verdict.disagreements})
 
 
-def _transcribe(batch: _Batch, transcriber: Transcriber, task: Task, song: Song) -> str:
+def _transcribe(batch: Batch, transcriber: Transcriber, task: Task, song: Song) -> str:
     """Write down the words of one song."""
     lyrics = transcriber.transcribe(song, stop=lambda: batch.context.cancelled)
     if not lyrics.complete:
@@ -241,7 +193,7 @@ def _transcribe(batch: _Batch, transcriber: Transcriber, task: Task, song: Song)
     return "instrumental" if lyrics.is_instrumental else f"{lyrics.text.count(chr(10)) + 1} lines, {lyrics.language}"
 
 
-def _write(batch: _Batch, task: Task, labels: dict[str, tuple[Any, str]], extra: dict[str, Any]) -> set[str]:
+def _write(batch: Batch, task: Task, labels: dict[str, tuple[Any, str]], extra: dict[str, Any]) -> set[str]:
     """Write what may be written, and give its names.
 
     What a person typed stays, unless all was to be replaced: then what was typed since the job began stays.

@@ -61,8 +61,7 @@ def share_card(folder: Path) -> None:
 
 def _taken(lock: FileLock, device: str, place: Path, context: Context) -> bool:
     """Wait for the lock. False when this job goes on without it."""
-    wish = context.folder / _SHARE
-    wish.unlink(missing_ok=True)
+    (context.folder / _SHARE).unlink(missing_ok=True)  # of an earlier time
     told = False
     while True:
         try:
@@ -77,9 +76,9 @@ def _taken(lock: FileLock, device: str, place: Path, context: Context) -> bool:
         if holder.get("folder") == _name(context):
             return False  # another process of the same job
         if not told:
-            context.emit(Noted(message=_told(device, holder, context.folder)))
+            context.emit(Noted(message=_told(device, holder, context.whole or context.folder)))
             told = True
-        if wish.exists():
+        if context.wished(_SHARE):
             context.emit(Noted(message=f"two jobs share {device}; its memory may not be enough", warning=True))
             return False
         context.stop_if_cancelled()
@@ -87,7 +86,7 @@ def _taken(lock: FileLock, device: str, place: Path, context: Context) -> bool:
 
 
 def _name(context: Context) -> str:
-    return str(context.folder.absolute())
+    return str((context.whole or context.folder).absolute())
 
 
 def _holder(place: Path) -> dict[str, Any]:

@@ -110,6 +110,18 @@ def test_a_processor_and_another_card_are_free(contexts, place, monkeypatch):
     assert told(captioner) == []
 
 
+def test_the_shares_of_a_job_heed_what_the_user_wants_of_the_whole(contexts, tmp_path):
+    trainer, whole = contexts
+    (tmp_path / "share0").mkdir()
+    share = Context(tmp_path / "share0", whole.folder)
+    with graphics_card("cuda", "training", trainer):
+        waiting = Waiting(share)
+        waiting.until_told()
+        assert str(whole.folder / "share") in told(share)[0]
+        share_card(whole.folder)
+        assert waiting.got.wait(10)
+
+
 def test_processes_of_one_job_do_not_wait_for_each_other(contexts):
     with graphics_card("cuda", "training", contexts[0]):
         again = Waiting(Context(contexts[0].folder))

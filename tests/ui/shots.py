@@ -1,8 +1,8 @@
 """Pictures of every tab: empty and full, light and dark, on a desk and on a phone.
 
-    python -m tests.ui.shots OUT [--workspace DIR]
+    python -m tests.ui.shots OUT [--workspace DIR] [--docs]
 
-With a workspace that was filled before, the work is not done again.
+With a workspace that was filled before, the work is not done again. ``--docs`` makes those of README and guide alone.
 """
 
 from __future__ import annotations
@@ -37,19 +37,48 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Pictures of every tab of the trainer.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--workspace", type=Path, help="kept, and used again")
+    parser.add_argument("--docs", action="store_true", help="only the pictures that the documents show")
     parser.add_argument("--only", default="", help="part of the pictures' names")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as spare, chromium() as browser:
-        with serve(Path(spare) / "empty") as site:
-            shoot(browser, site, arguments.out, "empty", arguments.only)
+        if not arguments.docs:
+            with serve(Path(spare) / "empty") as site:
+                shoot(browser, site, arguments.out, "empty", arguments.only)
         workspace = arguments.workspace or Path(spare) / "full"
         known = (workspace / "lora_output").is_dir()
         with serve(workspace) as site:
             if not known:
                 fill_workspace(browser, site)
-            shoot(browser, site, arguments.out, "full", arguments.only)
+            if arguments.docs:
+                show_in_docs(browser, site, arguments.out)
+            else:
+                shoot(browser, site, arguments.out, "full", arguments.only)
     return 0
+
+
+def show_in_docs(browser: Browser, site: Site, out: Path) -> None:
+    """A training half-way, and the samples of another one while one of them plays."""
+    with visit(browser, site, viewport={"width": 1280, "height": 1000}) as page:
+        _begin(page, "half-way", "24", every="8")
+        half_way = "document.querySelector('#tr-train-status progress')?.value >= 26"
+        page.wait_for_function(half_way, timeout=400_000)
+        time.sleep(PAINTED_S)
+        page.screenshot(path=out / "page-train.png", full_page=True)
+        press(page, "tr-train-stop")
+        wait_for_state(page, "tr-train", "stopped")
+    with visit(browser, site, viewport={"width": 1280, "height": 800}, color_scheme="dark") as page:
+        tab(page, "5. Listen")
+        page.locator("#tr-compare-run input").click()
+        page.get_by_role("option", name="lively").click()
+        expect(page.locator("#tr-compare-grid")).to_contain_text("epoch 20")
+        page.locator("#tr-compare-grid button[data-src]").nth(3).click()
+        time.sleep(PAINTED_S)
+        page.screenshot(path=out / "page-listen.png")
+    with visit(browser, site, viewport={"width": 1280, "height": 900}) as page:
+        tab(page, "2. Dataset")
+        time.sleep(PAINTED_S)
+        page.screenshot(path=out / "page-dataset.png")
 
 
 def shoot(browser: Browser, site: Site, out: Path, state: str, only: str) -> None:
@@ -100,10 +129,15 @@ def fill_workspace(browser: Browser, site: Site) -> None:
 
 
 def _train(page: Page, name: str, epochs: str) -> None:
+    _begin(page, name, epochs)
+    wait_for_state(page, "tr-train", "done")
+
+
+def _begin(page: Page, name: str, epochs: str, every: str = "20") -> None:
     tab(page, "4. Train")
     fill(page, "tr-train-name", name)
     fill(page, "training-max-epochs", epochs)
-    fill(page, "training-save-every-n-epochs", "20")
+    fill(page, "training-save-every-n-epochs", every)
     for fold in ("training", "samples"):
         if not page.locator(f"#{fold}-advanced input").first.is_visible():
             page.locator(f"#{fold}-advanced > button").click()
@@ -114,7 +148,6 @@ def _train(page: Page, name: str, epochs: str) -> None:
         fill(page, "samples-duration-s", "6")
     press(page, "tr-train-start")
     wait_for_state(page, "tr-train", "running")
-    wait_for_state(page, "tr-train", "done")
 
 
 if __name__ == "__main__":

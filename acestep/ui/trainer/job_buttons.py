@@ -22,7 +22,7 @@ class JobButtons:
             self.start = gr.Button(start, variant="primary", elem_id=f"tr-{job}-start")
             self._pause = gr.Button("Pause", elem_id=f"tr-{job}-pause", visible=pause)
             self._stop = gr.Button(stop, variant="stop", elem_id=f"tr-{job}-stop")
-        self._why = gr.HTML(elem_id=f"tr-{job}-why")
+        self._why = gr.HTML(visible=False, elem_id=f"tr-{job}-why")
         shell.on(self._stop.click, self._ask_to_stop, quiet=True)
         shell.on(self._pause.click, self._ask_to_wait, quiet=True)
         shell.live.show([self.start, self._pause, self._stop, self._why], self._version, self._paint)
@@ -39,7 +39,7 @@ class JobButtons:
             gr.update(interactive=not active and not other),
             gr.update(interactive=state in ("running", "paused"), value="Go on" if state == "paused" else "Pause"),
             gr.update(interactive=state in ("running", "paused")),
-            f'<p class="ac-phase">{html.text(why)}</p>' if why else "",
+            gr.update(value=f'<p class="ac-phase">{html.text(why)}</p>', visible=bool(why)),
         ]
 
     def _ask_to_stop(self) -> None:

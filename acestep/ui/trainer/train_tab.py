@@ -53,7 +53,7 @@ class TrainTab:
         shell.cure("tr-train", self._missing)
         MemoryPanel(shell, settings)
         buttons = JobButtons(shell, "train", "Start Training", "Stop Training", pause=True)
-        card = gr.HTML(elem_id="tr-train-card")
+        card = gr.HTML(visible=False, elem_id="tr-train-card")
         shell.live.show([card], lambda: str(self._desk.card), lambda: [_card(self._desk.card)])
         self._remedy = gr.Button("", visible=False, elem_id="tr-train-remedy")
         JobPanel(
@@ -108,14 +108,15 @@ class TrainTab:
         return gr.skip()
 
 
-def _card(card: VRAMStatus | None) -> str:
+def _card(card: VRAMStatus | None) -> Any:
     """How full the graphics card is, and with what else."""
     if card is None:
-        return ""
+        return gr.update(visible=False)
     tones: dict[str, html.Tone] = {"ample": "good", "enough": "warn", "low": "bad"}
     bar = html.progress_bar(card.used_gb, card.total_gb, "Memory of the graphics card")
     pill = html.pill(f"{card.free_gb:.1f} GB free", tones[card.level])
-    return f'{bar}<div class="ac-line">{pill}<span class="ac-numbers">{html.text(card)}</span></div>'
+    words = f'{bar}<div class="ac-line">{pill}<span class="ac-numbers">{html.text(card)}</span></div>'
+    return gr.update(value=words, visible=True)
 
 
 def _result(result: dict[str, Any]) -> str:

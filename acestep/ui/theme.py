@@ -49,6 +49,8 @@ _LINES: dict[str, Any] = {
     "button_secondary_background_fill": "white",
     "button_secondary_background_fill_dark": "*neutral_700",
     "button_secondary_background_fill_hover": "*neutral_100",
+    "button_secondary_background_fill_hover_dark": "*neutral_600",  # a disabled button has this colour too
+    "button_cancel_background_fill_hover_dark": "*neutral_600",
     "button_secondary_border_color": "*neutral_300",
     "button_secondary_border_color_dark": "*neutral_600",
     "button_border_width": "1px",

@@ -45,7 +45,8 @@ def run_all(only: str, check: Check, bases: dict[str, dict[str, Any]]) -> int:
             good = sum(_holds(name, check, bases) for name in wanted)
             cells.append(f"{good} of {len(wanted)}")
             done, failed = done + len(wanted), failed + len(wanted) - good
-        print(f"| {kind}, {base} | {' | '.join(cells)} |", flush=True)
+        if any(cell != "0 of 0" for cell in cells):
+            print(f"| {kind}, {base} | {' | '.join(cells)} |", flush=True)
     print(f"\n{done} combinations, {failed} failed, {time.monotonic() - began:.0f} s")
     return failed
 

@@ -15,13 +15,15 @@ from acestep.models.device import Choice
 from acestep.preprocessing import builder
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.training import estimator, trainer
+from acestep.training.configs import TrainJob
+from acestep.training.team import ALONE
 
 CARD = Choice("cuda", "as if there was one")
 
 
 def train(context, monkeypatch):
-    monkeypatch.setattr(trainer, "prepare", lambda config, context: SimpleNamespace(device="cuda"))
-    trainer.train_job(SimpleNamespace(), context)
+    monkeypatch.setattr(trainer, "prepare", lambda *_: SimpleNamespace(device="cuda", team=ALONE))
+    trainer.train_job(TrainJob(tensor_dir=context.folder, checkpoint="", out=context.folder, device="cpu"), context)
 
 
 def preprocess(context, monkeypatch):

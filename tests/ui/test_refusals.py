@@ -17,6 +17,7 @@ from acestep.ui.places import Workspace
 from acestep.ui.trainer.desk import Desk
 from acestep.ui.trainer.export_tab import export
 from acestep.ui.trainer.merge_panel import start_merging
+from acestep.ui.trainer.resume_panel import sources_of
 from acestep.ui.trainer.runs import delete_run
 
 
@@ -133,3 +134,12 @@ def test_a_run_that_another_program_works_in_is_neither_removed_nor_begun(desk: 
         with pytest.raises(JobBusy):
             desk.start("train", TrainJob(tensor_dir=run, checkpoint="none", out=run, resume="auto"), run)
     assert (run / "checkpoints").is_dir()
+
+
+def test_a_run_goes_on_from_its_newest_state_or_any_checkpoint_in_the_order_of_steps(tmp_path: Path) -> None:
+    for name in ("epoch_9", "epoch_10", "epoch_2", "epoch_10_step_70"):
+        (tmp_path / "checkpoints" / name / "adapter").mkdir(parents=True)
+    for name in ("best", "final"):
+        (tmp_path / name / "adapter").mkdir(parents=True)
+    words = [words.partition(" (")[0] for words, _ in sources_of(tmp_path)]
+    assert words == ["newest", "epoch_10", "epoch_10_step_70", "epoch_9", "epoch_2", "best", "final"]

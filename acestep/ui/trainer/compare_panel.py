@@ -30,6 +30,7 @@ class ComparePanel:
 
     def __init__(self, shell: Shell) -> None:
         self._shell, self._desk = shell, shell.desk
+        self._opened = False  # measuring sounds takes a moment: not before somebody looks
         with gr.Row(elem_classes="ac-grid", visible=False) as self._choices:
             self._run = gr.Dropdown([], label="Run", info="Whose sounds are compared.", elem_id="tr-compare-run")
             self._strength = gr.Dropdown(
@@ -56,6 +57,7 @@ class ComparePanel:
         shell.on(self._blind.input, self._hide, [self._blind], quiet=True)
         shell.on(self._grid.pick, self._pick, [], quiet=True)
         shell.on(export.click, self._export, [], [shell.tabs])
+        shell.on(shell.tab.select, self._open, quiet=True)
         outputs = [self._choices, self._run, self._strength, self._blind, self._grid, self._picked_row, self._picked]
         shell.live.show(outputs, self._version, self._paint)
 
@@ -66,7 +68,12 @@ class ComparePanel:
         chosen = self._desk.settings.text("compare.run")
         return next((run for run in runs if str(run) == chosen), runs[0] if runs else None)
 
+    def _open(self) -> None:
+        self._opened = True
+
     def _version(self) -> object:
+        if not self._opened:
+            return None
         settings, watches = self._desk.settings, self._desk.watches
         _, training = watches["train"].look()
         made = sum(saved.role == "sample" for saved in training.saved), watches["compare"].look()[1].done
@@ -75,6 +82,8 @@ class ComparePanel:
         return self.run, len(self._desk.run_folders()), made, states, str(chosen)
 
     def _paint(self) -> Sequence[Any]:
+        if not self._opened:
+            return [gr.skip()] * 7
         run = self.run
         sounds = sounds_of(self._desk.pieces_folder, run) if run else []
         runs = [(folder.name, str(folder)) for folder in self._desk.run_folders()]

@@ -13,13 +13,13 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from acestep.core.errors import JobError
+from acestep.core.errors import JobError, StorageError
 from acestep.core.events import Noted
 from acestep.core.files import read_json, write_json
 from acestep.core.jobs import Context
@@ -48,7 +48,8 @@ def graphics_card(device: str, what: str, context: Context) -> Iterator[None]:
         yield
         return
     try:
-        write_json(place, {"what": what, "folder": _name(context)})
+        with suppress(StorageError):  # whoever waits is then not told for whom
+            write_json(place, {"what": what, "folder": _name(context)})
         yield
     finally:
         lock.release()
@@ -68,6 +69,9 @@ def _taken(lock: FileLock, device: str, place: Path, context: Context) -> bool:
             lock.acquire(timeout=0)
         except Timeout:
             pass
+        except OSError as problem:  # a folder that cannot be written is no reason not to work
+            context.emit(Noted(message=f"other jobs do not see that {device} is taken: {problem}", warning=True))
+            return False
         else:
             if told:
                 context.emit(Noted(message="the graphics card is free"))

@@ -133,6 +133,13 @@ def test_processes_of_one_job_do_not_wait_for_each_other(contexts):
     assert told(contexts[0]) == []
 
 
+def test_a_folder_that_takes_no_locks_stops_no_job(contexts, place):
+    place.rmdir()
+    place.write_text("a file where a folder should be")
+    with graphics_card("cuda", "training", contexts[0]):
+        assert "do not see that cuda is taken" in told(contexts[0])[0]
+
+
 def test_an_error_in_the_job_gives_the_card_free(contexts):
     trainer, captioner = contexts
     with pytest.raises(MemoryError), graphics_card("cuda", "training", trainer):

@@ -93,7 +93,7 @@ def _tell(checks: list[Check], *, all_of_them: bool = False) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from acestep.ui.serve import Address, open_page, prepare_environment, stop_signals
+    from acestep.ui.serve import Address, import_gradio, open_page, prepare_environment, stop_signals
 
     mode = "train" if arguments.mode == "both" else arguments.mode
     port = arguments.port or (TRAINER_PORT if mode == "train" else CAPTIONER_PORT)
@@ -102,6 +102,7 @@ def _run(arguments: argparse.Namespace) -> int:
         wanted.check_free()
     for note in prepare_environment(os.environ):
         print(f"Note: {note}.", file=sys.stderr)
+    import_gradio()
     page = importlib.import_module(PAGES[mode]).build_page()
     with stop_signals() as stop, ExitStack() as running:
         if arguments.with_parent:

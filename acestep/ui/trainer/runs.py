@@ -59,7 +59,14 @@ def flat_settings(run: RunSummary) -> dict[str, Any]:
     found: dict[str, Any] = {"Model": Path(str(config.get("checkpoint", ""))).name, "Tensors": config.get("tensor_dir")}
     for owner, values in (("training", training), (kind, config.get(kind, {}))):
         found |= {_label(owner, name): value for name, value in values.items()}
-    return {name: _WORDS.get(str(value), value) for name, value in found.items()}
+    return {name: _WORDS.get(str(value), _brief(value)) for name, value in found.items()}
+
+
+def _brief(value: Any) -> Any:
+    """Numbers of single modules as how many there are, and from which to which they go."""
+    if not isinstance(value, dict) or not value:
+        return value
+    return f"{len(value)} modules, {min(value.values())} to {max(value.values())}"
 
 
 def _label(owner: str, name: str) -> str:

@@ -5,6 +5,7 @@ Each stage is a fixture that does it once, through the page; the tests after it 
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -236,6 +237,16 @@ def test_gradient_sensitivity_is_measured_and_its_ranks_are_taken(browser: Brows
         fill(page, "lora-ranks", "")
 
 
+def until_kept(site: Site, key: str, value: Any) -> None:
+    """Wait until the program has heard of a value that was typed, as it has when a person goes on to a button."""
+    end = time.monotonic() + 40
+    path = site.workspace / "profiles" / ".pages" / "trainer.json"
+    while json.loads(path.read_text())["values"].get(key) != value:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    time.sleep(1)  # leaving the field tells it once more
+
+
 def test_a_profile_gives_back_all_settings_and_songs(
     browser: Browser, site: Site, tensors: Path, tmp_path: Path
 ) -> None:
@@ -253,10 +264,12 @@ def test_a_profile_gives_back_all_settings_and_songs(
         tab(page, "4. Train")
         before = box(page, "training-max-epochs").input_value()
         fill(page, "training-max-epochs", "7")
+        until_kept(site, "training.max_epochs", 7)
         press(page, "tr-profile-load")
         expect(page.locator("#tr-profile-status")).to_contain_text("3 songs")
         expect(box(page, "training-max-epochs")).to_have_value(before)
         fill(page, "training-max-epochs", "7")
+        until_kept(site, "training.max_epochs", 7)
         fill(page, "tr-sidestep-path", "profiles/my_sidestep.json")
         press(page, "tr-sidestep-import")
         expect(page.locator("#tr-profile-status")).to_contain_text("Imported my_sidestep")

@@ -6,6 +6,17 @@ from pathlib import Path
 
 import pytest
 
+# Files that take long come first: two processes share the files, and neither shall begin a long one at the end.
+LONG = ("ui/test_trainer_page", "ui/test_captioner_page", "training/test_devices", "training/test_resume", "test_demo")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
+        return LONG.index(name) if name in LONG else len(LONG)
+
+    items.sort(key=place)  # stable: the others stay in order
+
 
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -49,7 +49,6 @@ class Account:
     total: int = 0
     done: int = 0
     began_s: float = 0.0
-    latest_s: float = 0.0
     last: Event | None = None
     told_left_s: float | None = None
     _marks: list[tuple[float, int]] = field(default_factory=list)  # (time, done) since the job began or went on
@@ -58,7 +57,6 @@ class Account:
         """Take one more event into account."""
         if self.last is not None:  # the job was ended, and is now done again or gone on with
             self.phase, self.total, self.left_out, self.warnings, self._marks = "", 0, [], [], []
-        self.latest_s = event.time_s
         self.last = event if isinstance(event, LAST) else None
         if not isinstance(event, Progressed | Saved):
             self.lines = [

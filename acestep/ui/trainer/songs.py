@@ -42,10 +42,6 @@ class Songs:
     def samples(self) -> list[Sample]:
         return self.dataset.samples if self.dataset else []
 
-    @property
-    def can_undo(self) -> bool:
-        return bool(self._before)
-
     def overview(self) -> Overview:
         """The songs in numbers."""
         songs = self.samples

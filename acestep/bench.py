@@ -24,8 +24,8 @@ from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.configs import TrainJob
 from acestep.training.loop import StepReport, train
 from acestep.training.prepare import prepare
-from acestep.training.random_state import seeded
 from acestep.training.session import Session
+from acestep.training.state.random_state import seeded
 
 _WARM_UP = 2  # steps that load kernels and caches, and do not count
 

@@ -29,8 +29,8 @@ from acestep.flags import add_command
 from acestep.models.configs import GenerationConfig
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.configs import TrainJob, train_job_from_flags
-from acestep.training.estimate_config import EstimateJob
-from acestep.training.run_folder import RunFolder
+from acestep.training.evaluation.configs import EstimateJob
+from acestep.training.state.run_folder import RunFolder
 
 app = typer.Typer(
     name="acestep",

@@ -102,7 +102,9 @@ JOBS = {
     "compare": JobType("acestep.ui.jobs:CompareJob", "acestep.ui.jobs:compare_job"),
     "download": JobType("acestep.ui.jobs:DownloadJob", "acestep.ui.jobs:download_job"),
     "encode": JobType("acestep.preprocessing.configs:EncodeJob", "acestep.preprocessing.share:encode_job"),
-    "estimate": JobType("acestep.training.estimate_config:EstimateJob", "acestep.training.estimator:estimate_job"),
+    "estimate": JobType(
+        "acestep.training.evaluation.configs:EstimateJob", "acestep.training.evaluation.sensitivity:estimate_job"
+    ),
     "generate": JobType("acestep.ui.jobs:GenerateJob", "acestep.ui.jobs:generate_job"),
     "merge": JobType("acestep.exporting.configs:MergeJob", "acestep.exporting.merge:merge_job"),
     "preprocess": JobType(

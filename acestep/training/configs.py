@@ -25,11 +25,11 @@ from acestep.core.errors import ConfigError, TrainingError
 from acestep.core.files import read_json
 from acestep.core.registry import nearest_hint
 from acestep.core.workers import FOLDER as WORKERS
+from acestep.training.evaluation.preview_config import SampleConfig
 from acestep.training.loss_weights import LOSS_WEIGHTS
 from acestep.training.optimizers import OPTIMIZERS
-from acestep.training.run_folder import RunFolder
-from acestep.training.sample_config import SampleConfig
 from acestep.training.schedules import SCHEDULES
+from acestep.training.state.run_folder import RunFolder
 
 DEFAULT_PRESET = "recommended"
 _PRESETS = ("apply_preset", "auto_select_preset", "list_presets", "load_preset")  # offered here too, see __getattr__

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from acestep.core.errors import LossNotFinite
 from acestep.training.data import Step
+from acestep.training.distributed.process_group import ALONE, Team
 from acestep.training.flow_matching import Batch
-from acestep.training.random_state import RandomState
-from acestep.training.team import ALONE, Team
+from acestep.training.state.random_state import RandomState
 
 
 @dataclass(slots=True)

@@ -19,15 +19,15 @@ from acestep.core.jobs import Context
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, encoder_fingerprint, find_checkpoint
 from acestep.tensors.manifest import Manifest, read_manifest
 from acestep.tensors.record import decode_record, require_fingerprint
-from acestep.training.checkpoint import require_same
 from acestep.training.configs import TrainingConfig, TrainJob, groups
 from acestep.training.data import Draw, Plan, Song, split
-from acestep.training.devices import choose_place, make_fabric
-from acestep.training.figures import Yardstick
+from acestep.training.distributed.placement import choose_place, make_fabric
+from acestep.training.distributed.process_group import ALONE, Team
+from acestep.training.evaluation.evaluator import Yardstick
 from acestep.training.loss_weights import LOSS_WEIGHTS
 from acestep.training.optimizers import SELF_TUNING, peak_rate
-from acestep.training.run_folder import RunFolder, Source, find_source
-from acestep.training.team import ALONE, Team
+from acestep.training.state.checkpoint import require_same
+from acestep.training.state.run_folder import RunFolder, Source, find_source
 
 _LEAST_SPACE = 64 * 2**20  # bytes; what a save really needs is known once the adapter is there
 _CHANGEABLE = ("dropout",)  # the settings of an adapter that a resumed run may change

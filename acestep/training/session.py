@@ -19,18 +19,18 @@ from acestep.models.device import empty_cache
 from acestep.models.dit import AceStepDiT
 from acestep.models.load import load_dit, load_null_condition
 from acestep.models.quantize import QUANTIZED, quantize
-from acestep.training.best_model import BestTracker
 from acestep.training.data import collate, move, seed_for
-from acestep.training.devices import split_layers
-from acestep.training.ema import MovingAverage
-from acestep.training.figures import Figures
+from acestep.training.distributed.placement import split_layers
+from acestep.training.evaluation.evaluator import Figures
 from acestep.training.flow_matching import Batch, FlowMatching
 from acestep.training.loop import Progress
 from acestep.training.optimizers import make_optimizer
 from acestep.training.prepare import Prepared
-from acestep.training.random_state import RandomState
-from acestep.training.run_folder import ADAPTER, STATE, Source
-from acestep.training.state import read_state
+from acestep.training.state.best_model import BestTracker
+from acestep.training.state.ema import MovingAverage
+from acestep.training.state.random_state import RandomState
+from acestep.training.state.run_folder import ADAPTER, STATE, Source
+from acestep.training.state.tensor_tree import read_state
 
 _FACTS = (
     "batch_size",

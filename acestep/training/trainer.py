@@ -15,20 +15,20 @@ from acestep.core.card import graphics_card
 from acestep.core.errors import JobCancelled, LossNotFinite, StorageError, TrainingError, WorkerCrashed
 from acestep.core.events import EpochLogged, Noted, Saved, Started, StepLogged
 from acestep.core.jobs import Context
-from acestep.training.best_model import first_tracked_epoch
-from acestep.training.checkpoint import Saver
 from acestep.training.configs import TrainJob
-from acestep.training.devices import choose_place, make_fabric
+from acestep.training.distributed.launch_workers import train_together
+from acestep.training.distributed.placement import choose_place, make_fabric
+from acestep.training.distributed.process_group import Team
+from acestep.training.evaluation.audio_previews import Samples
 from acestep.training.loop import StepReport, train
 from acestep.training.memory_watch import MemoryWatch
 from acestep.training.prepare import Prepared, prepare
-from acestep.training.random_state import seeded
-from acestep.training.run_folder import ADAPTER, AVERAGE, checkpoint_name
-from acestep.training.samples import Samples
 from acestep.training.schedules import make_schedule
 from acestep.training.session import Session
-from acestep.training.team import Team
-from acestep.training.together import train_together
+from acestep.training.state.best_model import first_tracked_epoch
+from acestep.training.state.checkpoint import Saver
+from acestep.training.state.random_state import seeded
+from acestep.training.state.run_folder import ADAPTER, AVERAGE, checkpoint_name
 
 _GO_ON = "Go on with --resume auto."
 

@@ -22,11 +22,11 @@ from acestep.adapters.files import inject, load_adapter
 from acestep.core.errors import AceStepError, DiskFull
 from acestep.models.load import load_dit, load_null_condition
 from acestep.training.data import Draw, Plan, collate
-from acestep.training.devices import make_fabric, split_layers
+from acestep.training.distributed.placement import make_fabric, split_layers
+from acestep.training.distributed.process_group import ALONE, Team
 from acestep.training.flow_matching import Batch, FlowMatching
 from acestep.training.loop import Progress, StepReport, train
-from acestep.training.random_state import RandomState
-from acestep.training.team import ALONE, Team
+from acestep.training.state.random_state import RandomState
 from tests.training.songs import ToyDecoder, make_songs
 
 CPU = torch.device("cpu")

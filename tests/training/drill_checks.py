@@ -11,8 +11,8 @@ from safetensors import safe_open
 from acestep.adapters.files import read_adapter
 from acestep.core.events import EventLog, Saved, Started, StepLogged
 from acestep.tensors.manifest import read_manifest, tensor_files
-from acestep.training.run_folder import ADAPTER, STATE, RunFolder
-from acestep.training.state import read_state
+from acestep.training.state.run_folder import ADAPTER, STATE, RunFolder
+from acestep.training.state.tensor_tree import read_state
 
 
 def temporaries(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from acestep.core.config import Config
 from acestep.preprocessing.configs import PreprocessJob
-from acestep.training.run_folder import RunFolder
+from acestep.training.state.run_folder import RunFolder
 from tests.preprocessing.conftest import label
 from tests.songs import write_song
 from tests.training.drill_checks import contents, require_saved, require_songs

@@ -130,7 +130,7 @@ def _replace_safetensors(opened: Any) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save
 
-    from acestep.training import state
+    from acestep.training.state import tensor_tree as state
 
     def save_file(tensors: Any, path: Path) -> None:
         try:

@@ -14,14 +14,14 @@ from acestep.models.dit import AceStepDiT
 from acestep.models.layout import DEFAULTS, encoder_sizes
 from acestep.models.quantize import QUANTIZED, quantize
 from acestep.training.data import Step
-from acestep.training.devices import make_fabric
-from acestep.training.ema import MovingAverage
+from acestep.training.distributed.placement import make_fabric
 from acestep.training.flow_matching import Batch, FlowMatching
 from acestep.training.loop import Progress, StepReport, train
 from acestep.training.memory_activations import CHANNELS
 from acestep.training.memory_spec import MemorySpec
 from acestep.training.optimizers import make_optimizer
-from acestep.training.random_state import RandomState
+from acestep.training.state.ema import MovingAverage
+from acestep.training.state.random_state import RandomState
 from tests.live_bytes import LiveBytes
 
 SMALL: dict[str, Any] = {

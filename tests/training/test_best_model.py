@@ -1,6 +1,6 @@
 import math
 
-from acestep.training.best_model import BestTracker, first_tracked_epoch
+from acestep.training.state.best_model import BestTracker, first_tracked_epoch
 
 
 def follow(losses, start=1):

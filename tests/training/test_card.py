@@ -14,9 +14,10 @@ from acestep.core.jobs import Context
 from acestep.models.device import Choice
 from acestep.preprocessing import builder
 from acestep.preprocessing.configs import PreprocessJob
-from acestep.training import estimator, trainer
+from acestep.training import trainer
 from acestep.training.configs import TrainJob
-from acestep.training.team import ALONE
+from acestep.training.distributed.process_group import ALONE
+from acestep.training.evaluation import sensitivity as estimator
 
 CARD = Choice("cuda", "as if there was one")
 

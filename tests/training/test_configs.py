@@ -16,7 +16,7 @@ from acestep.training.configs import (
     set_value,
     train_job_from_flags,
 )
-from acestep.training.run_folder import RunFolder
+from acestep.training.state.run_folder import RunFolder
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from acestep.core.errors import ConfigError
 from acestep.core.events import Cancelled, EpochLogged, Failed, Finished, Noted, Saved, StepLogged
 from acestep.core.jobs import run_job, write_job
 from acestep.core.paths import PROJECT
-from acestep.training.devices import choose_place
-from acestep.training.run_folder import RunFolder
-from acestep.training.state import read_values
-from acestep.training.together import _common
+from acestep.training.distributed.launch_workers import _common
+from acestep.training.distributed.placement import choose_place
+from acestep.training.state.run_folder import RunFolder
+from acestep.training.state.tensor_tree import read_values
 from tests.training.runs import log_of, make_job, of_kind, tensors_for
 
 STEPS, EPOCHS = 20, 10

@@ -6,8 +6,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from acestep.core.errors import JobCancelled
-from acestep.training.ema import MovingAverage
-from acestep.training.run_folder import RunFolder
+from acestep.training.state.ema import MovingAverage
+from acestep.training.state.run_folder import RunFolder
 from tests.training.runs import make_job, run, tensors_for
 
 FILES = {"lora": "adapter_model.safetensors", "lokr": "lokr_weights.safetensors"}

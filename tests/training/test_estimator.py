@@ -17,13 +17,13 @@ from acestep.models.load import load_dit, load_null_condition
 from acestep.tensors.manifest import read_manifest
 from acestep.training.configs import train_job_from_flags
 from acestep.training.data import Draw, collate, sorted_by_hash
-from acestep.training.estimate_config import EstimateJob
-from acestep.training.estimator import by_layer, estimate_job, gradient_norms, propose_ranks
+from acestep.training.evaluation.configs import EstimateJob
+from acestep.training.evaluation.sensitivity import by_layer, estimate_job, gradient_norms, propose_ranks
 from acestep.training.flow_matching import FlowMatching
 from acestep.training.memory_adapters import numbers
 from acestep.training.memory_spec import memory_spec
 from acestep.training.prepare import read_songs
-from acestep.training.run_folder import RunFolder
+from acestep.training.state.run_folder import RunFolder
 from tests.training.runs import SETTINGS, Unstoppable, of_kind, run, tensors_for
 
 

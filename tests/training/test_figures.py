@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from acestep.core.errors import JobCancelled
-from acestep.training.figures import Yardstick
+from acestep.training.evaluation.evaluator import Yardstick
 from acestep.training.flow_matching import FlowMatching
 from tests.training.songs import ToyDecoder, make_songs
 

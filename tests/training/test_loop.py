@@ -7,10 +7,10 @@ import torch
 
 from acestep.core.errors import JobCancelled, LossNotFinite
 from acestep.training.data import Draw, Plan, Step, collate
-from acestep.training.devices import make_fabric
+from acestep.training.distributed.placement import make_fabric
 from acestep.training.flow_matching import FlowMatching
 from acestep.training.loop import Progress, train
-from acestep.training.random_state import RandomState, seeded
+from acestep.training.state.random_state import RandomState, seeded
 from tests.training.songs import ToyDecoder, make_songs
 
 CPU = torch.device("cpu")

@@ -20,6 +20,8 @@ from acestep.cli import main
 from acestep.core.paths import PROJECT
 from acestep.models.checkpoint import find_checkpoint
 from acestep.training.configs import TrainingConfig
+from acestep.training.evaluation.audio_previews import Samples
+from acestep.training.evaluation.preview_config import SampleConfig
 from acestep.training.flow_matching import FlowMatching
 from acestep.training.memory import GIB, PARTS, estimate
 from acestep.training.memory_advice import advise
@@ -27,8 +29,6 @@ from acestep.training.memory_samples import Companions, estimate_samples
 from acestep.training.memory_spec import FAMILIES, MemorySpec, memory_spec
 from acestep.training.optimizers import OPTIMIZERS
 from acestep.training.prepare import prepare
-from acestep.training.sample_config import SampleConfig
-from acestep.training.samples import Samples
 from acestep.training.session import Session
 from acestep.training.trainer import train_job
 from tests.live_bytes import LiveBytes

@@ -8,10 +8,10 @@ import torch
 
 from acestep.core import jobs
 from acestep.core.events import Noted, Saved, StepLogged
-from acestep.training import run_folder as run_folder_module
 from acestep.training.gpu_monitor import GPUMonitor, GPUSnapshot
 from acestep.training.memory_watch import MemoryWatch
-from acestep.training.run_folder import RunFolder
+from acestep.training.state import run_folder as run_folder_module
+from acestep.training.state.run_folder import RunFolder
 from tests.training.runs import make_job, of_kind, run, tensors_for
 
 

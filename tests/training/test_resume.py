@@ -18,7 +18,7 @@ from acestep.core.events import Noted, Saved, StepLogged
 from acestep.core.files import write_json
 from acestep.core.jobs import write_job
 from acestep.core.paths import PROJECT
-from acestep.training.run_folder import RunFolder
+from acestep.training.state.run_folder import RunFolder
 from tests.training.runs import log_of, make_job, of_kind, run, tensors_for
 
 STEPS = 40

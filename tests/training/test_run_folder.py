@@ -5,7 +5,7 @@ import pytest
 
 from acestep.core.errors import TrainingError
 from acestep.core.files import replace_folder
-from acestep.training.run_folder import RunFolder, checkpoint_name, find_source
+from acestep.training.state.run_folder import RunFolder, checkpoint_name, find_source
 
 
 def save(run: RunFolder, name: str, *, state: bool = True) -> Path:

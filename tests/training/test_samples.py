@@ -8,9 +8,9 @@ import torch
 from acestep.audio.files import load_audio
 from acestep.core.errors import JobCancelled
 from acestep.core.events import ItemFailed, Noted, Saved, StepLogged
-from acestep.training import samples as samples_module
-from acestep.training.run_folder import RunFolder
-from acestep.training.samples import prompt_with_tag
+from acestep.training.evaluation import audio_previews as samples_module
+from acestep.training.evaluation.audio_previews import prompt_with_tag
+from acestep.training.state.run_folder import RunFolder
 from tests.training.runs import make_job, of_kind, run, tensors_for
 
 SAMPLES = {"samples__enabled": True, "samples__duration_s": 1, "samples__steps": 1, "samples__strengths": "0.5, 1.5"}

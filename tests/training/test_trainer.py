@@ -20,9 +20,9 @@ from acestep.core.errors import (
 from acestep.core.events import EpochLogged, ItemFailed, Noted, Saved, StepLogged
 from acestep.models.checkpoint import find_checkpoint
 from acestep.models.dit import AceStepDiT
-from acestep.training import checkpoint as checkpoint_module
 from acestep.training import session as session_module
-from acestep.training.run_folder import RunFolder
+from acestep.training.state import checkpoint as checkpoint_module
+from acestep.training.state.run_folder import RunFolder
 from tests.training.runs import LENGTHS, make_job, of_kind, run, tensors_for
 
 

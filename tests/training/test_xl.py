@@ -24,7 +24,7 @@ from acestep.preprocessing.builder import preprocess_job
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.tensors.manifest import read_manifest
 from acestep.tensors.record import read_record
-from acestep.training.run_folder import RunFolder
+from acestep.training.state.run_folder import RunFolder
 from tests.exporting.models import heard
 from tests.preprocessing.conftest import label
 from tests.songs import write_song

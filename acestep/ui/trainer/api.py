@@ -22,7 +22,7 @@ from acestep.dataset.store import write_dataset
 from acestep.exporting.configs import MergeJob
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.configs import TrainJob, groups, set_value
-from acestep.training.estimate_config import EstimateJob
+from acestep.training.evaluation.configs import EstimateJob
 from acestep.ui.errors import answered
 from acestep.ui.jobs import GenerateJob
 from acestep.ui.trainer.desk import Desk

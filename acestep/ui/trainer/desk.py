@@ -18,7 +18,7 @@ from acestep.tensors.manifest import NAME as MANIFEST
 from acestep.tensors.manifest import Manifest, read_manifest
 from acestep.training.configs import TrainJob
 from acestep.training.gpu_monitor import VRAMStatus
-from acestep.training.run_folder import ADAPTER, RunFolder
+from acestep.training.state.run_folder import ADAPTER, RunFolder
 from acestep.ui.card import CardWatch
 from acestep.ui.places import Workspace
 from acestep.ui.service import SERVICE

@@ -11,7 +11,7 @@ from acestep.core.config import assign
 from acestep.core.errors import TrainingError
 from acestep.core.jobs import read_job
 from acestep.training.configs import TrainJob
-from acestep.training.run_folder import ADAPTER, RunFolder, has_state
+from acestep.training.state.run_folder import ADAPTER, RunFolder, has_state
 from acestep.ui.trainer.desk import Desk
 from acestep.ui.trainer.shell import Shell
 

@@ -11,7 +11,7 @@ from acestep.adapters.configs import ADAPTERS
 from acestep.core.errors import TrainingError
 from acestep.core.files import read_json
 from acestep.training.configs import TrainJob, set_value
-from acestep.training.estimate_config import EstimateJob
+from acestep.training.evaluation.configs import EstimateJob
 from acestep.ui import html
 from acestep.ui.errors import say
 from acestep.ui.form import Form

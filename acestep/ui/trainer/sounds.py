@@ -11,7 +11,7 @@ from typing import Any
 from acestep.core.errors import AceStepError
 from acestep.core.files import read_json
 from acestep.models.configs import GenerationConfig
-from acestep.training.run_folder import ADAPTER, RunFolder
+from acestep.training.state.run_folder import ADAPTER, RunFolder
 from acestep.ui.trainer.pieces import list_pieces
 
 ALONE = "model alone"

@@ -26,10 +26,10 @@ from acestep.models import load
 from acestep.models.configs import GenerationConfig
 from acestep.models.device import empty_cache
 from acestep.models.generate import Parts, generate
-from acestep.training.random_state import RandomState
-from acestep.training.run_folder import RunFolder
-from acestep.training.sample_config import SampleConfig
+from acestep.training.evaluation.preview_config import SampleConfig
 from acestep.training.session import Session
+from acestep.training.state.random_state import RandomState
+from acestep.training.state.run_folder import RunFolder
 
 _LEAST_S = 4.0  # shorter pieces tell nothing, and would not help a device that is so full
 

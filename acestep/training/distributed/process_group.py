@@ -22,7 +22,7 @@ from torch import distributed
 from acestep.core.errors import AceStepError, WorkerCrashed
 from acestep.core.events import Event
 from acestep.core.jobs import Context
-from acestep.training.devices import PATIENCE
+from acestep.training.distributed.placement import PATIENCE
 
 T = TypeVar("T")
 

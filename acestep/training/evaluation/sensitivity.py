@@ -32,8 +32,8 @@ from acestep.models.load import load_dit, load_null_condition
 from acestep.models.names import diffusers_to_original
 from acestep.tensors.manifest import read_manifest
 from acestep.training.data import Draw, Song, collate, move, sorted_by_hash
-from acestep.training.devices import make_fabric
-from acestep.training.estimate_config import EstimateJob
+from acestep.training.distributed.placement import make_fabric
+from acestep.training.evaluation.configs import EstimateJob
 from acestep.training.flow_matching import FlowMatching
 from acestep.training.prepare import read_songs, require_fit
 

@@ -6,8 +6,8 @@ from safetensors import SafetensorError
 
 from acestep.core.errors import DiskFull, TrainingError
 from acestep.core.files import replace_folder
-from acestep.training import state
-from acestep.training.state import read_state, write_state
+from acestep.training.state import tensor_tree as state
+from acestep.training.state.tensor_tree import read_state, write_state
 
 
 def equal(one, other):

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from acestep.training.data import Song, centre_start, collate, example, generator_for, move, sorted_by_hash
+from acestep.training.distributed.process_group import ALONE, Team
 from acestep.training.flow_matching import Batch, timestep_quantiles
-from acestep.training.team import ALONE, Team
 
 NUM_TIMES = 8  # equally likely times under the law that is trained on
 MAX_SONGS = 8  # of each kind: more would cost more than they tell

@@ -17,9 +17,9 @@ from acestep.adapters.base import Adapter
 from acestep.adapters.card import AdapterCard
 from acestep.core.errors import TrainingError
 from acestep.core.files import replace_folder, require_space
-from acestep.training.ema import MovingAverage
-from acestep.training.run_folder import ADAPTER, AVERAGE, STATE, RunFolder, Source
-from acestep.training.state import read_values, write_state
+from acestep.training.state.ema import MovingAverage
+from acestep.training.state.run_folder import ADAPTER, AVERAGE, STATE, RunFolder, Source
+from acestep.training.state.tensor_tree import read_values, write_state
 
 _SLACK = 2**20  # bytes of headers and JSON beside the tensors
 _FILE_BYTES = 2  # a value in an adapter file is bf16

@@ -14,7 +14,7 @@ from acestep.core.errors import ConfigError
 from acestep.core.jobs import Context
 from acestep.core.workers import Share, run_shares
 from acestep.training.configs import TrainJob
-from acestep.training.run_folder import RunFolder
+from acestep.training.state.run_folder import RunFolder
 
 
 def train_together(config: TrainJob, context: Context) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Device placement, the processes of a run, and how they are launched."""

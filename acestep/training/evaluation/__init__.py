@@ -1,0 +1,1 @@
+"""What describes a model without training it: metrics, audio previews, gradient sensitivity."""

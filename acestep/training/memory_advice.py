@@ -1,109 +1,136 @@
-"""What to change when a run will not fit, in the order in which it costs least.
+"""Suggests settings to change when a run does not fit into memory, in the order in which they cost least.
 
-Importing this does not import torch.
+Importing this module does not import torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from acestep.training.memory import Estimate, estimate
 from acestep.training.memory_spec import FRAMES_PER_S, MemorySpec
 from acestep.training.optimizers import OPTIMIZERS
 
-_CROPS = (6000, 4500, 3000, 2250, 1500, 1000, 750)  # frames; below half a minute a song is hardly one
+_CROPS = (6000, 4500, 3000, 2250, 1500, 1000, 750)  # frames; below 30 s little of a song's structure is left
 _CHECKPOINTING = (4, 3, 2, 1)
-_LEAST_RANK = 8
+_MIN_RANK = 8
 _BASES = ("fp32", "bf16", "int8", "nf4")  # from the largest
 _OPTIMIZERS = ("adamw8bit", "adafactor")
 _PACKED = ("int8", "nf4", "adamw8bit")  # bitsandbytes has no kernels for Apple's devices
-_WORTH = 0.1  # of what is missing; a change that saves less is not worth telling
+_MIN_SAVING = 0.1  # of the missing memory; a change that saves less is not suggested
+_ORDINALS = {1: "every layer", 2: "every 2nd layer", 3: "every 3rd layer"}
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One change.
+    """One suggested change.
 
     Attributes:
-        text: the change in words.
+        description: the change in words, without the settings.
+        changes: qualified setting name (``training.batch_size``) -> new value.
         spec: the run after this change and those before it.
-        alone: the peak with this change and no other; together: with those before it as well.
+        alone: the memory estimate with only this change.
+        together: the memory estimate with this change and those before it.
     """
 
-    text: str
+    description: str
+    changes: dict[str, Any]
     spec: MemorySpec
     alone: Estimate
     together: Estimate
 
+    @property
+    def text(self) -> str:
+        """The change in words, followed by the settings as one types them after ``--set``."""
+        return f"{self.description} ({', '.join(f'{name}={_typed(value)}' for name, value in self.changes.items())})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """One strength of a change."""
+
+    description: str
+    changes: dict[str, Any]
+    spec: MemorySpec
+
+
+_Options = Iterator[_Option]  # from the mildest to the strongest
+
 
 def advise(spec: MemorySpec, free: float) -> list[Advice]:
-    """Changes, one after the other, until the run fits into ``free`` bytes or nothing is left to change.
+    """Changes to apply one after the other until the run fits into ``free`` bytes or nothing is left to change.
 
-    Empty if it fits as it is. Of several strengths of a change the mildest that is enough is taken, else the strongest.
+    Empty if the run fits as it is. Of several strengths of a change the mildest that is enough is chosen, else the
+    strongest.
     """
     found: list[Advice] = []
     current, before = spec, estimate(spec)
     for change in (_crop, _checkpointing, _batch, _base, _rank, _optimizer):
         if before.fits(free):
             break
-        options = [(text, changed, estimate(changed)) for text, changed in change(current)]
-        if not options or before.total - options[-1][2].total < _WORTH * (before.total - free):
+        options = [(option, estimate(option.spec)) for option in change(current)]
+        if not options or before.total - options[-1][1].total < _MIN_SAVING * (before.total - free):
             continue
-        text, current, before = next((option for option in options if option[2].fits(free)), options[-1])
-        alone = next(estimate(changed) for told, changed in change(spec) if told == text)
-        found.append(Advice(text, current, alone, before))
+        chosen, before = next(((option, need) for option, need in options if need.fits(free)), options[-1])
+        alone = next(estimate(option.spec) for option in change(spec) if option.changes == chosen.changes)
+        found.append(Advice(chosen.description, chosen.changes, chosen.spec, alone, before))
+        current = chosen.spec
     return found
 
 
-Options = Iterator[tuple[str, MemorySpec]]  # from the mildest to the strongest
+def _typed(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _crop(spec: MemorySpec) -> Options:
+def _crop(spec: MemorySpec) -> _Options:
     for frames in _CROPS:
         if frames < spec.frames:
-            yield (
-                f"crop songs to {frames / FRAMES_PER_S:g} s (max_latent_length={frames})",
-                replace(spec, frames=frames),
-            )
+            description = f"crop songs to {frames / FRAMES_PER_S:g} s"
+            yield _Option(description, {"training.max_latent_length": frames}, replace(spec, frames=frames))
 
 
-def _checkpointing(spec: MemorySpec) -> Options:
+def _checkpointing(spec: MemorySpec) -> _Options:
     for every in _CHECKPOINTING:
         if not spec.checkpoint_every or every < spec.checkpoint_every:
-            name = "every layer" if every == 1 else f"every {every}. layer"
-            settings = f"gradient_checkpointing=true, gradient_checkpointing_every={every}"
-            yield f"compute {name} twice ({settings})", replace(spec, checkpoint_every=every)
+            description = f"recompute the activations of {_ORDINALS.get(every, f'every {every}th layer')}"
+            changes = {"training.gradient_checkpointing": True, "training.gradient_checkpointing_every": every}
+            yield _Option(description, changes, replace(spec, checkpoint_every=every))
 
 
-def _batch(spec: MemorySpec) -> Options:
-    """The songs of a step stay as many."""
-    together = spec.batch_size * spec.accumulation
+def _batch(spec: MemorySpec) -> _Options:
+    """The number of samples per optimizer step stays the same."""
+    samples_per_step = spec.batch_size * spec.accumulation
     for size in range(spec.batch_size - 1, 0, -1):
-        if together % size == 0:
-            gathered = together // size
-            text = f"take {size} at a time (batch_size={size}, gradient_accumulation_steps={gathered})"
-            yield text, replace(spec, batch_size=size, accumulation=gathered)
+        if samples_per_step % size == 0:
+            accumulation = samples_per_step // size
+            changes = {"training.batch_size": size, "training.gradient_accumulation_steps": accumulation}
+            changed = replace(spec, batch_size=size, accumulation=accumulation)
+            yield _Option(f"lower the batch size to {size}", changes, changed)
 
 
-def _base(spec: MemorySpec) -> Options:
+def _base(spec: MemorySpec) -> _Options:
     known = spec.base if spec.base in _BASES else "bf16"
     for base in _BASES[_BASES.index(known) + 1 :]:
         if not (base in _PACKED and spec.device == "mps"):
             compute = base if base == "bf16" else spec.compute
-            setting = "mixed_precision" if base == "bf16" else "base_precision"
-            yield f"keep the frozen model in {base} ({setting}={base})", replace(spec, base=base, compute=compute)
+            setting = "training.mixed_precision" if base == "bf16" else "training.base_precision"
+            changed = replace(spec, base=base, compute=compute)
+            yield _Option(f"keep the frozen model in {base}", {setting: base}, changed)
 
 
-def _rank(spec: MemorySpec) -> Options:
-    rank = getattr(spec.adapter, "r", 0) // 2  # LoKr has none, and is small in any case
-    while rank >= _LEAST_RANK:
-        yield f"lower the rank to {rank} (r={rank})", replace(spec, adapter=spec.adapter.model_copy(update={"r": rank}))
+def _rank(spec: MemorySpec) -> _Options:
+    rank = getattr(spec.adapter, "r", 0) // 2  # LoKr has no rank, and is small in any case
+    while rank >= _MIN_RANK:
+        changed = replace(spec, adapter=spec.adapter.model_copy(update={"r": rank}))
+        yield _Option(f"lower the rank to {rank}", {f"{spec.kind}.r": rank}, changed)
         rank //= 2
 
 
-def _optimizer(spec: MemorySpec) -> Options:
+def _optimizer(spec: MemorySpec) -> _Options:
     smaller = _OPTIMIZERS[_OPTIMIZERS.index(spec.optimizer) + 1 :] if spec.optimizer in _OPTIMIZERS else _OPTIMIZERS
     for name in smaller:
         if not (name in _PACKED and spec.device == "mps"):
-            yield f"use {OPTIMIZERS[name].label} (optimizer_type={name})", replace(spec, optimizer=name)
+            changed = replace(spec, optimizer=name)
+            yield _Option(f"use {OPTIMIZERS[name].label}", {"training.optimizer_type": name}, changed)

@@ -261,7 +261,7 @@ def test_advice_begins_with_the_crop_and_ends_when_the_run_fits() -> None:
 
 
 def test_advice_comes_in_order_and_each_figure_is_that_of_the_changed_run() -> None:
-    order = ["crop", "compute every", "take", "keep the frozen model", "lower the rank", "use"]
+    order = ["crop", "recompute", "lower the batch size", "keep the frozen model", "lower the rank", "use"]
     advice = advise(LARGE, 3 * GIB)
     places = [order.index(next(word for word in order if one.text.startswith(word))) for one in advice]
     assert places == sorted(set(places))
@@ -283,6 +283,15 @@ def test_the_songs_of_a_step_stay_as_many_when_fewer_are_taken_at_a_time() -> No
     spec = replace(LARGE, frames=750, checkpoint_every=1, batch_size=6, accumulation=1)
     (advice,) = advise(spec, estimate(replace(spec, batch_size=3, accumulation=2)).total)
     assert (advice.spec.batch_size, advice.spec.accumulation) == (3, 2)
+    assert advice.changes == {"training.batch_size": 3, "training.gradient_accumulation_steps": 2}
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "loha"])
+def test_the_rank_is_changed_in_the_settings_of_the_adapter_that_is_trained(kind: str) -> None:
+    spec = replace(LARGE, kind=kind)
+    changes = [change for advice in advise(spec, 3 * GIB) for change in advice.changes]
+    assert f"{kind}.r" in changes
+    assert all(name.partition(".")[0] in ("training", kind) for name in changes)
 
 
 def test_apples_devices_are_not_advised_what_they_cannot_do() -> None:

@@ -20,7 +20,7 @@ from acestep.ui.chart import line_chart
 from acestep.ui.places import Workspace
 from acestep.ui.system_memory import free_bytes
 from acestep.ui.trainer.grid import Row, grid_of
-from acestep.ui.trainer.memory_panel import SETTING, Forecast, told
+from acestep.ui.trainer.memory_panel import Forecast, told
 from acestep.ui.trainer.sounds import ALONE, newest_samples, samples_of, source_of, strengths
 
 
@@ -127,9 +127,8 @@ def test_a_run_that_fits_needs_no_advice() -> None:
 def test_each_advice_can_be_followed_by_a_button(tmp_path: Path) -> None:
     job = TrainJob(tensor_dir=tmp_path, checkpoint="", out=tmp_path, training=TrainingConfig(batch_size=4))
     for advice in forecast(5.0).advice:
-        pairs = SETTING.findall(advice.text)
-        assert pairs, advice.text
-        for name, value in pairs:
+        assert advice.changes, advice.text
+        for name, value in advice.changes.items():
             set_value(job, name, value)
     spec = memory_spec(FAMILIES["2b"], job.training, job.adapter)
     assert estimate(spec).total == forecast(5.0).advice[-1].together.total

@@ -1,9 +1,8 @@
-"""Whether a run with the settings at hand will fit into memory, told while they are changed."""
+"""Shows whether a run with the current settings fits into memory, updated while they are edited."""
 
 from __future__ import annotations
 
 import platform
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +22,12 @@ from acestep.ui.trainer.desk import Desk
 from acestep.ui.trainer.shell import Shell
 from acestep.ui.trainer.train_settings import TrainSettings
 
-SETTING = re.compile(r"(\w+)=([\w.]+)")  # a setting in the words of an advice
-_STEP_GB = 0.5  # what is free moves all the time; changes below this are not worth painting
+_STEP_GB = 0.5  # free memory changes all the time; smaller changes do not update the panel
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a run would take of what is there. ``free`` in bytes; None if nobody knows."""
+    """The memory estimate of a run and the free memory in bytes (None if unknown)."""
 
     need: Estimate
     device: str
@@ -43,7 +41,7 @@ class Forecast:
 
 
 class MemoryPanel:
-    """Widgets and what they do."""
+    """The components of the panel and their event listeners."""
 
     def __init__(self, shell: Shell, settings: TrainSettings) -> None:
         self._desk, self._settings, self._forms = shell.desk, settings, settings.forms
@@ -65,19 +63,19 @@ class MemoryPanel:
             found = forecast(self._desk, self._settings.current())
         except ConfigError:
             return [
-                html.card("How much memory it takes is told once all settings are right."),
+                html.card("The memory estimate appears once all settings are valid."),
                 gr.update(visible=False),
             ]
         except AceStepError as error:
-            return [html.card("How much memory it takes is not known yet", [sentence(error)]), gr.update(visible=False)]
+            return [html.card("No memory estimate yet", [sentence(error)]), gr.update(visible=False)]
         return [told(found), gr.update(visible=bool(found.advice))]
 
     def _change(self) -> None:
-        """Do what the advice says."""
+        """Apply the suggested changes to the settings on the page."""
         job = self._settings.current()
         found = forecast(self._desk, job)
         for advice in found.advice:
-            for name, value in SETTING.findall(advice.text):
+            for name, value in advice.changes.items():
                 set_value(job, name, value)
         values: dict[str, Any] = {}
         for name in groups(TrainJob):
@@ -87,7 +85,7 @@ class MemoryPanel:
 
 
 def forecast(desk: Desk, job: TrainJob) -> Forecast:
-    """What ``job`` takes with the model and the tensors that are chosen. Raises CheckpointError."""
+    """The memory estimate of ``job`` with the selected model and tensors. Raises CheckpointError."""
     device, where, free = _place(desk)
     longest, tokens = _longest(desk)
     spec = memory_spec(
@@ -98,11 +96,11 @@ def forecast(desk: Desk, job: TrainJob) -> Forecast:
 
 
 def told(found: Forecast) -> str:
-    """A forecast as HTML: the figure, the bar, what to change, and where the memory goes."""
+    """A forecast as HTML: the estimate, a bar, suggested changes, and the parts of the estimate."""
     need = found.need.total / GIB
     pill = html.pill("fits" if found.fits else "does not fit", "good" if found.fits else "bad", fits=found.fits)
     if found.free is None:
-        pill, room = html.pill("room unknown"), "how much is free is not known here"
+        pill, room = html.pill("free memory unknown"), "the free memory is not known"
     else:
         room = f"{found.free / GIB:.1f} GB free"
     words = f"About {need:.1f} GB at the peak; {room} ({found.where})."
@@ -113,7 +111,7 @@ def told(found: Forecast) -> str:
         lines = [
             f"{one.text[:1].upper()}{one.text[1:]}: then {one.together.total / GIB:.1f} GB" for one in found.advice
         ]
-        lines += [] if enough else ["Even then it does not fit: it needs more memory than is free."]
+        lines += [] if enough else ["Even then it does not fit: the run needs more memory than is free."]
         advice = html.card("To make it fit", lines, "warn")
     parts = {PARTS[name].capitalize(): f"{size / GIB:.2f} GB" for name, size in found.need.parts.items() if size}
     where = f"<details><summary>Where it goes</summary>{html.facts(parts, columns=True)}</details>"
@@ -121,19 +119,19 @@ def told(found: Forecast) -> str:
 
 
 def _place(desk: Desk) -> tuple[str, str, float | None]:
-    """The kind of device that a run would take, in words where that is, and its free bytes.
+    """The device type that a run would use, its name, and its free memory in bytes.
 
-    What a model takes that is only held for listening is freed before a training, but is not counted as free here.
+    A model that is loaded only for generation is freed before training starts, but does not count as free here.
     """
     if desk.card is not None:
         return "cuda", desk.card.name, desk.card.free_gb * GIB
     if platform.system() == "Darwin" and platform.machine() == "arm64":
-        return "mps", "the memory of this Mac", None
-    return "cpu", "no NVIDIA card: the memory of this computer", free_bytes()
+        return "mps", "unified memory", None
+    return "cpu", "no NVIDIA GPU: system memory", free_bytes()
 
 
 def _longest(desk: Desk) -> tuple[int, int]:
-    """Frames and tokens of the longest of the chosen songs; of usual ones, where their list does not tell."""
+    """Frames and tokens of the longest selected sample; typical values if the manifest does not hold them."""
     usual = int(LONGEST_S * FRAMES_PER_S), USUAL_TOKENS
     try:
         content = read_json(desk.tensors().folder / MANIFEST, error=ConfigError)

@@ -14,7 +14,7 @@ from acestep.dataset.sample import Sample
 from acestep.ui import html
 from acestep.ui.errors import say
 from acestep.ui.form import Form
-from acestep.ui.shell import BaseShell
+from acestep.ui.page_context import BaseShell
 
 _SHOWN = 12
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gradio as gr
 
 from acestep.ui import html
-from acestep.ui.places import Workspace
-from acestep.ui.shell import BaseShell
+from acestep.ui.page_context import BaseShell
+from acestep.ui.workspace import Workspace
 
 _SECONDS = [30, 60]
 _SHOWN = 20

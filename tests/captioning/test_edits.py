@@ -11,8 +11,8 @@ from acestep.captioning.sidecar import USER, known_of, write_labels
 from acestep.core.errors import DatasetError
 from acestep.dataset.scan import scan_folder
 from acestep.ui.bulk_edit import changes_of
+from acestep.ui.captioner.audio_folder import Songs
 from acestep.ui.captioner.review_tab import CaptionEdit
-from acestep.ui.captioner.songs import Songs
 
 NAMES = ("first", "second", "sub/third")
 

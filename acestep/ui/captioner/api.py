@@ -12,7 +12,7 @@ from gradio.events import api
 from acestep.captioning.configs import CaptionJob
 from acestep.core.config import parse
 from acestep.core.events import Failed, Finished
-from acestep.ui.captioner.desk import Desk
+from acestep.ui.captioner.app_state import Desk
 from acestep.ui.captioner.run_tab import status_of
 from acestep.ui.errors import answered
 

@@ -6,17 +6,17 @@ import gradio as gr
 
 from acestep.ui import html
 from acestep.ui.captioner.api import Api
-from acestep.ui.captioner.desk import Desk
+from acestep.ui.captioner.app_state import Desk
 from acestep.ui.captioner.engine_tab import EngineTab
+from acestep.ui.captioner.page_context import TABS, Shell
 from acestep.ui.captioner.review_tab import ReviewTab
 from acestep.ui.captioner.run_tab import RunTab
-from acestep.ui.captioner.shell import TABS, Shell
 from acestep.ui.captioner.songs_tab import SongsTab
 from acestep.ui.captioner.system_tab import SystemTab
-from acestep.ui.places import Workspace
 from acestep.ui.progress import TONES, WORDS
 from acestep.ui.serve import Page
 from acestep.ui.watch import ACTIVE
+from acestep.ui.workspace import Workspace
 
 TITLE = "ACE-Step captioner"
 _PREVIEWS_STAY_S = 86_400

@@ -13,11 +13,11 @@ from acestep.captioning.configs import CaptionJob
 from acestep.core.errors import AceStepError, ConfigError
 from acestep.core.paths import checkpoint_roots, typed_path
 from acestep.ui import html
-from acestep.ui.captioner.desk import ENGINES, FORM, LEFT_OUT, Desk
-from acestep.ui.captioner.shell import Shell
+from acestep.ui.captioner.app_state import ENGINES, FORM, LEFT_OUT, Desk
+from acestep.ui.captioner.page_context import Shell
 from acestep.ui.errors import say
 from acestep.ui.form import Form
-from acestep.ui.shell import heading
+from acestep.ui.page_context import heading
 
 ADDRESSES = {"whisper": "openai_url", "elevenlabs": "elevenlabs_url", "gemini": "gemini_url"}
 _MODELS = {"captioner": "captioner_model", "transcriber": "transcriber_model"}

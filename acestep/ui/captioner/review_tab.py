@@ -12,12 +12,12 @@ from acestep.core.config import option
 from acestep.dataset.sample import Dataset
 from acestep.ui import html
 from acestep.ui.bulk_edit import BulkEdit, BulkPanel
-from acestep.ui.captioner.editor import Editor
+from acestep.ui.captioner.audio_folder import Entry
+from acestep.ui.captioner.page_context import Shell
 from acestep.ui.captioner.run_tab import status_of
-from acestep.ui.captioner.shell import Shell
-from acestep.ui.captioner.songs import Entry
+from acestep.ui.captioner.song_editor import Editor
 from acestep.ui.form import Form
-from acestep.ui.shell import Cure
+from acestep.ui.page_context import Cure
 
 _FILTERS = ["all songs", "to check"]
 _FILTER = "review.filter"

@@ -13,14 +13,14 @@ from acestep.captioning.pace import steps_of
 from acestep.captioning.plan import cost_notes, make_plan
 from acestep.core.errors import AceStepError, ConfigError
 from acestep.ui import html
-from acestep.ui.captioner.desk import FOLDER, Desk
+from acestep.ui.captioner.app_state import FOLDER, Desk
+from acestep.ui.captioner.audio_folder import Entry
 from acestep.ui.captioner.engine_tab import host_of
-from acestep.ui.captioner.shell import Shell, actions, phrase
-from acestep.ui.captioner.songs import Entry
+from acestep.ui.captioner.page_context import Shell, actions, phrase
 from acestep.ui.errors import sentence, warn
 from acestep.ui.form import Form
+from acestep.ui.page_context import Cure
 from acestep.ui.progress import JobPanel
-from acestep.ui.shell import Cure
 from acestep.ui.watch import ACTIVE
 
 _HEADERS = ["Song", "Status", "Caption", "BPM", "Key", "Lyrics", "From", "To check"]

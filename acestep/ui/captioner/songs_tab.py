@@ -11,9 +11,9 @@ from acestep.core.errors import AceStepError
 from acestep.dataset.labels import is_sung
 from acestep.ui import html
 from acestep.ui.captioner import config_file
-from acestep.ui.captioner.desk import FOLDER
-from acestep.ui.captioner.shell import Shell, phrase
-from acestep.ui.captioner.songs import Entry
+from acestep.ui.captioner.app_state import FOLDER
+from acestep.ui.captioner.audio_folder import Entry
+from acestep.ui.captioner.page_context import Shell, phrase
 from acestep.ui.errors import say, sentence, warn
 from acestep.ui.split_panel import SplitPanel
 

@@ -7,8 +7,8 @@ import gradio as gr
 from acestep.doctor import diagnose
 from acestep.training.gpu_monitor import vram_status
 from acestep.ui import html
-from acestep.ui.captioner.shell import Shell, actions
-from acestep.ui.shell import heading
+from acestep.ui.captioner.page_context import Shell, actions
+from acestep.ui.page_context import heading
 
 _NEEDS = (
     "The captioner and the transcriber need 24 GB of graphics memory each, 12 GB in 8 bits, 8 GB in 4 bits. They are "

@@ -25,10 +25,10 @@ from acestep.training.configs import TrainJob, groups, set_value
 from acestep.training.evaluation.configs import EstimateJob
 from acestep.ui.errors import answered
 from acestep.ui.jobs import GenerateJob
-from acestep.ui.trainer.desk import Desk
+from acestep.ui.trainer.app_state import Desk
 from acestep.ui.trainer.export_tab import export as export_now
+from acestep.ui.trainer.generations import list_pieces, new_folder
 from acestep.ui.trainer.merge_panel import start_merging
-from acestep.ui.trainer.pieces import list_pieces, new_folder
 from acestep.ui.watch import Watch
 
 

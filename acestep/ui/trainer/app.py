@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import gradio as gr
 
-from acestep.ui.places import Workspace
 from acestep.ui.serve import Page
 from acestep.ui.trainer.api import Api
+from acestep.ui.trainer.app_state import Desk
 from acestep.ui.trainer.dataset_tab import DatasetTab
-from acestep.ui.trainer.desk import Desk
 from acestep.ui.trainer.export_tab import ExportTab
 from acestep.ui.trainer.header import build_header, wire_header
 from acestep.ui.trainer.listen_tab import ListenTab
+from acestep.ui.trainer.page_context import Shell
 from acestep.ui.trainer.preprocess_tab import PreprocessTab
 from acestep.ui.trainer.profiles_panel import ProfilesPanel
 from acestep.ui.trainer.runs_tab import RunsTab
 from acestep.ui.trainer.service_tab import ServiceTab
-from acestep.ui.trainer.shell import Shell
-from acestep.ui.trainer.standing import TABS
 from acestep.ui.trainer.system_tab import SystemTab
 from acestep.ui.trainer.train_tab import TrainTab
+from acestep.ui.trainer.workflow import TABS
+from acestep.ui.workspace import Workspace
 
 TITLE = "ACE-Step trainer"
 _PREVIEWS_STAY_S = 86_400

@@ -14,9 +14,9 @@ from acestep.core.errors import AceStepError, AdapterError
 from acestep.core.runs import read_run
 from acestep.ui import html
 from acestep.ui.errors import say
-from acestep.ui.trainer.grid import Row, grid_of, make_grid
-from acestep.ui.trainer.shell import Shell
-from acestep.ui.trainer.sounds import Sound, heading_of, newest, pieces_of, requests, samples_of, strengths
+from acestep.ui.trainer.audio_clips import Sound, heading_of, newest, pieces_of, requests, samples_of, strengths
+from acestep.ui.trainer.audio_grid import Row, grid_of, make_grid
+from acestep.ui.trainer.page_context import Shell
 
 _MOST_ROWS, _MOST_COLUMNS = 12, 3
 _EMPTY = (

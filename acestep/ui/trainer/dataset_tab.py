@@ -15,7 +15,7 @@ from acestep.ui.bulk_edit import BulkPanel, LabelEdit
 from acestep.ui.errors import say
 from acestep.ui.form import Form
 from acestep.ui.split_panel import SplitPanel
-from acestep.ui.trainer.shell import Shell
+from acestep.ui.trainer.page_context import Shell
 from acestep.ui.trainer.song_editor import SongEditor
 from acestep.ui.trainer.song_table import SongTable
 

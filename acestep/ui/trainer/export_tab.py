@@ -15,10 +15,10 @@ from acestep.exporting.configs import ALL, TARGETS
 from acestep.ui import html
 from acestep.ui.errors import say
 from acestep.ui.form import Form
-from acestep.ui.places import cache_folder
-from acestep.ui.trainer.desk import Desk
+from acestep.ui.trainer.app_state import Desk
 from acestep.ui.trainer.merge_panel import MergePanel
-from acestep.ui.trainer.shell import Cure, Shell, heading
+from acestep.ui.trainer.page_context import Cure, Shell, heading
+from acestep.ui.workspace import cache_folder
 
 EXPORTS = "exports"
 _PROGRAMS = [*((entry.label, entry.name) for entry in TARGETS), ("All of them", ALL)]

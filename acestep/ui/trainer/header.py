@@ -6,10 +6,10 @@ import gradio as gr
 
 from acestep.ui import html
 from acestep.ui.progress import TONES, WORDS
-from acestep.ui.trainer import standing
-from acestep.ui.trainer.desk import Desk
-from acestep.ui.trainer.shell import Shell
-from acestep.ui.trainer.standing import TABS
+from acestep.ui.trainer import workflow
+from acestep.ui.trainer.app_state import Desk
+from acestep.ui.trainer.page_context import Shell
+from acestep.ui.trainer.workflow import TABS
 from acestep.ui.watch import ACTIVE
 
 
@@ -28,18 +28,18 @@ def wire_header(shell: Shell, widgets: tuple[gr.HTML, gr.HTML, gr.Button]) -> No
     _, _, button = widgets
 
     def paint() -> tuple[str, str, object]:
-        step = standing.next_step(desk)
+        step = workflow.next_step(desk)
         words = f"<strong>Next:</strong> {html.text(step.todo)}"
         return _head(desk), words, gr.update(value=f"Go to {TABS[step.tab]}")
 
-    shell.live.show(list(widgets), lambda: (standing.version(desk), _card(desk)), paint)
-    shell.go(button, lambda: standing.next_step(desk).tab)
+    shell.live.show(list(widgets), lambda: (workflow.version(desk), _card(desk)), paint)
+    shell.go(button, lambda: workflow.next_step(desk).tab)
 
 
 def _head(desk: Desk) -> str:
     stages = "".join(
         f'<li class="{"ac-done" if step.done else ""}"><b>{html.text(TABS[step.tab])}</b> {html.text(step.words)}</li>'
-        for step in standing.steps(desk)
+        for step in workflow.steps(desk)
     )
     return (
         f'<div class="ac-line ac-head"><h1>ACE-Step LoRA trainer</h1>{_state(desk)}'

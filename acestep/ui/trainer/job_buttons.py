@@ -8,7 +8,7 @@ import gradio as gr
 
 from acestep.ui import html
 from acestep.ui.errors import warn
-from acestep.ui.trainer.shell import Shell
+from acestep.ui.trainer.page_context import Shell
 from acestep.ui.watch import ACTIVE
 
 

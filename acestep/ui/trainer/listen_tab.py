@@ -14,11 +14,11 @@ from acestep.ui.errors import say
 from acestep.ui.form import Form
 from acestep.ui.jobs import CompareJob, GenerateJob
 from acestep.ui.progress import JobPanel
+from acestep.ui.trainer.audio_clips import ALONE, source_of
 from acestep.ui.trainer.compare_panel import ComparePanel
+from acestep.ui.trainer.generations import list_pieces, new_folder, piece_row, trigger_word
 from acestep.ui.trainer.job_buttons import JobButtons
-from acestep.ui.trainer.pieces import list_pieces, new_folder, piece_row, trigger_word
-from acestep.ui.trainer.shell import Cure, Shell, heading
-from acestep.ui.trainer.sounds import ALONE, source_of
+from acestep.ui.trainer.page_context import Cure, Shell, heading
 
 _ALONE = ("no adapter: the model alone", "")
 _NONE = "none"  # stands for the model alone where several are chosen: a menu does not hold an empty text

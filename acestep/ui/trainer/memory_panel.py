@@ -18,8 +18,8 @@ from acestep.training.memory_spec import FRAMES_PER_S, LONGEST_S, USUAL_TOKENS, 
 from acestep.ui import html
 from acestep.ui.errors import say, sentence
 from acestep.ui.system_memory import free_bytes
-from acestep.ui.trainer.desk import Desk
-from acestep.ui.trainer.shell import Shell
+from acestep.ui.trainer.app_state import Desk
+from acestep.ui.trainer.page_context import Shell
 from acestep.ui.trainer.train_settings import TrainSettings
 
 _STEP_GB = 0.5  # free memory changes all the time; smaller changes do not update the panel

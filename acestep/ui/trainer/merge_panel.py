@@ -12,9 +12,9 @@ from acestep.exporting.configs import MergeJob
 from acestep.ui import html
 from acestep.ui.form import Form
 from acestep.ui.progress import JobPanel
-from acestep.ui.trainer.desk import Desk
+from acestep.ui.trainer.app_state import Desk
 from acestep.ui.trainer.job_buttons import JobButtons
-from acestep.ui.trainer.shell import Shell, heading
+from acestep.ui.trainer.page_context import Shell, heading
 
 _DEFAULT = "acestep-v15-merged"
 _NOTHING = "Writes a whole model, as large as its base. It takes some minutes and a few hundred MB of memory."

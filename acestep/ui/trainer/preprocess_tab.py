@@ -12,7 +12,7 @@ from acestep.ui import html
 from acestep.ui.form import Form
 from acestep.ui.progress import JobPanel
 from acestep.ui.trainer.job_buttons import JobButtons
-from acestep.ui.trainer.shell import Cure, Shell
+from acestep.ui.trainer.page_context import Cure, Shell
 
 _SET_ELSEWHERE = ("source", "checkpoint", "tag", "tag_position", "genre_ratio")
 _JOB = "_job"  # the job's folder in the folder of the tensors, as on the command line

@@ -17,8 +17,8 @@ from acestep.training.profiles import read_profile, write_profile
 from acestep.training.settings import Remark, apply_fitting
 from acestep.ui import html
 from acestep.ui.form import Form
-from acestep.ui.trainer.desk import Desk
-from acestep.ui.trainer.shell import Shell
+from acestep.ui.trainer.app_state import Desk
+from acestep.ui.trainer.page_context import Shell
 from acestep.ui.trainer.train_settings import TrainSettings
 
 # Fields of the page that belong to no configuration: the existing trainer's names and ours.

@@ -12,8 +12,8 @@ from acestep.core.errors import TrainingError
 from acestep.core.jobs import read_job
 from acestep.training.configs import TrainJob
 from acestep.training.state.run_folder import ADAPTER, RunFolder, has_state
-from acestep.ui.trainer.desk import Desk
-from acestep.ui.trainer.shell import Shell
+from acestep.ui.trainer.app_state import Desk
+from acestep.ui.trainer.page_context import Shell
 
 
 def resume_run(desk: Desk, folder: Path, source: str = "auto", changes: dict[str, Any] | None = None) -> None:

@@ -13,7 +13,7 @@ from acestep.core.events import EventLog
 from acestep.core.files import storage_errors
 from acestep.core.runs import RunSummary, list_runs, read_run
 from acestep.training.configs import TrainJob, groups
-from acestep.ui.trainer.desk import Desk
+from acestep.ui.trainer.app_state import Desk
 from acestep.ui.watch import ACTIVE, Account
 
 # What a training writes at the top of its folder. Anything else there was put by somebody.

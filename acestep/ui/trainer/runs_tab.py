@@ -15,12 +15,12 @@ from acestep.training.configs import TrainJob
 from acestep.ui import html
 from acestep.ui.chart import COLORS, line_chart
 from acestep.ui.errors import say
-from acestep.ui.trainer.curves import SMOOTH, Points, smooth, thin
-from acestep.ui.trainer.grid import make_grid
+from acestep.ui.trainer.audio_grid import make_grid
+from acestep.ui.trainer.page_context import Shell
+from acestep.ui.trainer.run_previews import last_samples
 from acestep.ui.trainer.runs import account_of, delete_run, differences, flat_settings, trainings
-from acestep.ui.trainer.shell import Shell
-from acestep.ui.trainer.sounds_of_runs import last_samples
 from acestep.ui.trainer.train_settings import TrainSettings
+from acestep.ui.trainer.training_charts import SMOOTH, Points, smooth, thin
 
 _HEADERS = ["Name", "Date", "Model", "Adapter", "Epochs", "Steps", "Loss", "Validation", "State"]
 _MOST = len(COLORS)  # runs side by side

@@ -6,9 +6,9 @@ import gradio as gr
 
 from acestep.core.errors import AceStepError
 from acestep.ui import html
-from acestep.ui.trainer.pieces import player
-from acestep.ui.trainer.shell import Shell
-from acestep.ui.trainer.sounds import Sound, newest_samples
+from acestep.ui.trainer.audio_clips import Sound, newest_samples
+from acestep.ui.trainer.generations import player
+from acestep.ui.trainer.page_context import Shell
 
 
 class SamplesPanel:

@@ -17,8 +17,8 @@ from acestep.ui.errors import say
 from acestep.ui.form import Form
 from acestep.ui.progress import JobPanel
 from acestep.ui.trainer.job_buttons import JobButtons
-from acestep.ui.trainer.presets import CUSTOM
-from acestep.ui.trainer.shell import Shell
+from acestep.ui.trainer.page_context import Shell
+from acestep.ui.trainer.preset_picker import CUSTOM
 
 _HEADERS = ["Rank", "Module", "Score", "Raw norm"]
 _NOTHING = "Shows at which parts of the model your songs pull most. It takes as long as a few steps of training."

@@ -12,7 +12,7 @@ from acestep.models.checkpoint import Checkpoint, check_checkpoint, check_compan
 from acestep.ui import html
 from acestep.ui.errors import say, sentence
 from acestep.ui.jobs import DownloadJob
-from acestep.ui.trainer.shell import Shell
+from acestep.ui.trainer.page_context import Shell
 
 _MAIN = "main"
 _FIRST = "No model was found. The turbo model is the one to begin with; the demo model is tiny and only for trying."

@@ -12,9 +12,9 @@ from acestep.core.errors import AceStepError, DatasetError
 from acestep.dataset.sample import Sample
 from acestep.ui import html
 from acestep.ui.errors import say, sentence
-from acestep.ui.places import playable
-from acestep.ui.trainer.shell import Shell
-from acestep.ui.trainer.songs import BY_HAND
+from acestep.ui.trainer.editable_dataset import BY_HAND
+from acestep.ui.trainer.page_context import Shell
+from acestep.ui.workspace import playable
 
 _BEATS = [("not known", ""), ("2", "2"), ("3", "3"), ("4", "4"), ("6", "6")]
 _LANGUAGES = ["unknown", "en", "zh", "ja", "ko", "es", "fr", "de", "it", "pt", "ru"]

@@ -10,7 +10,7 @@ import gradio as gr
 from acestep.dataset.labels import is_failure, is_sung
 from acestep.dataset.sample import Sample
 from acestep.ui import html
-from acestep.ui.trainer.shell import Shell
+from acestep.ui.trainer.page_context import Shell
 
 HEADERS = ["#", "File", "Length", "Labelled", "Lyrics", "BPM", "Key", "Problems", "Caption"]
 _TYPES: list[Any] = ["number", "str", "str", "str", "str", "number", "str", "str", "str"]

@@ -18,7 +18,7 @@ from acestep.ui.form import Form
 from acestep.ui.jobs import DownloadJob
 from acestep.ui.progress import JobPanel
 from acestep.ui.trainer.job_buttons import JobButtons
-from acestep.ui.trainer.shell import Shell, heading
+from acestep.ui.trainer.page_context import Shell, heading
 
 
 class SystemTab:

@@ -13,8 +13,8 @@ from acestep.training.presets import recommend_epochs
 from acestep.ui import html
 from acestep.ui.errors import sentence
 from acestep.ui.form import Form
-from acestep.ui.trainer.desk import TENSORS
-from acestep.ui.trainer.shell import Shell
+from acestep.ui.trainer.app_state import TENSORS
+from acestep.ui.trainer.page_context import Shell
 
 _PACE = ("max_epochs", "save_every_n_epochs")
 

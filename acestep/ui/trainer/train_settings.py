@@ -19,9 +19,9 @@ from acestep.training.optimizers import OPTIMIZERS
 from acestep.training.schedules import SCHEDULES
 from acestep.ui import html
 from acestep.ui.form import Form
-from acestep.ui.trainer.desk import RUNS, TENSORS
-from acestep.ui.trainer.presets import CUSTOM, PresetPicker
-from acestep.ui.trainer.shell import Shell, heading
+from acestep.ui.trainer.app_state import RUNS, TENSORS
+from acestep.ui.trainer.page_context import Shell, heading
+from acestep.ui.trainer.preset_picker import CUSTOM, PresetPicker
 from acestep.ui.trainer.tensors_picker import TensorsPicker
 
 _CHOICES: dict[str, Registry[Any]] = {

@@ -13,15 +13,15 @@ from acestep.training.gpu_monitor import VRAMStatus
 from acestep.ui import html
 from acestep.ui.errors import say
 from acestep.ui.progress import JobPanel
-from acestep.ui.trainer.curves import Curves
 from acestep.ui.trainer.job_buttons import JobButtons
 from acestep.ui.trainer.memory_panel import MemoryPanel
+from acestep.ui.trainer.page_context import Cure, Shell
 from acestep.ui.trainer.remedies import Remedy, remedy_for
 from acestep.ui.trainer.resume_panel import ResumePanel, resume_run
 from acestep.ui.trainer.samples_panel import SamplesPanel
 from acestep.ui.trainer.sensitivity_panel import SensitivityPanel
-from acestep.ui.trainer.shell import Cure, Shell
 from acestep.ui.trainer.train_settings import TrainSettings
+from acestep.ui.trainer.training_charts import Curves
 from acestep.ui.watch import ACTIVE
 
 _FIGURES = {

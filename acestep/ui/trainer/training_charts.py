@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from acestep.ui.trainer.shell import Shell
+from acestep.ui.trainer.page_context import Shell
 from acestep.ui.watch import Account
 
 MOST_POINTS = 400  # a chart is about a thousand pixels wide

@@ -14,11 +14,11 @@ from acestep.core.errors import ConfigError, DatasetError, JobBusy, StorageError
 from acestep.core.jobs import JobRunner
 from acestep.core.registry import Registry
 from acestep.ui.captioner import config_file
-from acestep.ui.captioner.songs import Songs
-from acestep.ui.card import CardWatch
-from acestep.ui.places import Workspace
+from acestep.ui.captioner.audio_folder import Songs
+from acestep.ui.gpu_status import CardWatch
 from acestep.ui.settings import Settings
 from acestep.ui.watch import ACTIVE, Watch
+from acestep.ui.workspace import Workspace
 
 FORM = "caption"  # begins the names of the kept values of CaptionJob
 FOLDER = "folder"

@@ -13,11 +13,11 @@ from acestep.captioning.configs import CaptionJob
 from acestep.core.errors import AceStepError, DatasetError
 from acestep.dataset.labels import INSTRUMENTAL, is_sung, tempo
 from acestep.ui import html
-from acestep.ui.captioner.shell import Shell, actions
-from acestep.ui.captioner.songs import Entry
+from acestep.ui.captioner.audio_folder import Entry
+from acestep.ui.captioner.page_context import Shell, actions
 from acestep.ui.errors import say, sentence
 from acestep.ui.form import Form
-from acestep.ui.places import playable
+from acestep.ui.workspace import playable
 
 _BEATS = [("not known", ""), ("2", "2"), ("3", "3"), ("4", "4"), ("6", "6")]
 _LANGUAGES = ["unknown", "en", "zh", "ja", "ko", "es", "fr", "de", "it", "pt", "ru"]

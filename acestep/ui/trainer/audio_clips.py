@@ -12,7 +12,7 @@ from acestep.core.errors import AceStepError
 from acestep.core.files import read_json
 from acestep.models.configs import GenerationConfig
 from acestep.training.state.run_folder import ADAPTER, RunFolder
-from acestep.ui.trainer.pieces import list_pieces
+from acestep.ui.trainer.generations import list_pieces
 
 ALONE = "model alone"
 _LAST = {"best": 1, "final": 2}  # after all epochs

@@ -19,12 +19,12 @@ from acestep.tensors.manifest import Manifest, read_manifest
 from acestep.training.configs import TrainJob
 from acestep.training.gpu_monitor import VRAMStatus
 from acestep.training.state.run_folder import ADAPTER, RunFolder
-from acestep.ui.card import CardWatch
-from acestep.ui.places import Workspace
+from acestep.ui.gpu_status import CardWatch
 from acestep.ui.service import SERVICE
 from acestep.ui.settings import Settings
-from acestep.ui.trainer.songs import Songs
+from acestep.ui.trainer.editable_dataset import Songs
 from acestep.ui.watch import ACTIVE, Watch
+from acestep.ui.workspace import Workspace
 
 T = TypeVar("T")
 

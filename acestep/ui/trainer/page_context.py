@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gradio as gr
 
-from acestep.ui.shell import BaseShell, Cure, heading
-from acestep.ui.trainer.desk import Desk
-from acestep.ui.trainer.standing import TABS
+from acestep.ui.page_context import BaseShell, Cure, heading
+from acestep.ui.trainer.app_state import Desk
+from acestep.ui.trainer.workflow import TABS
 
 __all__ = ["Cure", "Shell", "heading"]
 

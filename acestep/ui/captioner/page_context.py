@@ -5,8 +5,8 @@ from __future__ import annotations
 import gradio as gr
 
 from acestep.ui import html
-from acestep.ui.captioner.desk import Desk
-from acestep.ui.shell import BaseShell
+from acestep.ui.captioner.app_state import Desk
+from acestep.ui.page_context import BaseShell
 
 TABS = {"songs": "1. Songs", "engine": "2. Engine", "run": "3. Run", "review": "4. Review", "system": "System"}
 

@@ -17,11 +17,11 @@ from acestep.training.memory_advice import advise
 from acestep.training.memory_spec import FAMILIES, memory_spec
 from acestep.ui import html
 from acestep.ui.chart import line_chart
-from acestep.ui.places import Workspace
 from acestep.ui.system_memory import free_bytes
-from acestep.ui.trainer.grid import Row, grid_of
+from acestep.ui.trainer.audio_clips import ALONE, newest_samples, samples_of, source_of, strengths
+from acestep.ui.trainer.audio_grid import Row, grid_of
 from acestep.ui.trainer.memory_panel import Forecast, told
-from acestep.ui.trainer.sounds import ALONE, newest_samples, samples_of, source_of, strengths
+from acestep.ui.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from acestep.training.presets import SelectedPreset, gpu_presets, list_presets, 
 from acestep.ui import html
 from acestep.ui.errors import say
 from acestep.ui.form import Form
-from acestep.ui.trainer.shell import Shell
+from acestep.ui.trainer.page_context import Shell
 
 CUSTOM = "custom"
 

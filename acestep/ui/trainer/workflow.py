@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from acestep.core.errors import AceStepError
 from acestep.ui.html import count
-from acestep.ui.trainer.desk import Desk
+from acestep.ui.trainer.app_state import Desk
 from acestep.ui.watch import ACTIVE
 
 TABS = {

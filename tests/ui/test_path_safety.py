@@ -13,12 +13,12 @@ from acestep.core.events import Cancelled, EventLog
 from acestep.core.jobs import write_job
 from acestep.exporting.configs import MergeJob
 from acestep.training.configs import TrainJob
-from acestep.ui.places import Workspace
-from acestep.ui.trainer.desk import Desk
+from acestep.ui.trainer.app_state import Desk
 from acestep.ui.trainer.export_tab import export
 from acestep.ui.trainer.merge_panel import start_merging
 from acestep.ui.trainer.resume_panel import sources_of
 from acestep.ui.trainer.runs import delete_run
+from acestep.ui.workspace import Workspace
 
 
 @pytest.fixture

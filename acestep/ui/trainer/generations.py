@@ -11,7 +11,7 @@ from acestep.core.files import read_json
 from acestep.core.jobs import read_job
 from acestep.ui import html
 from acestep.ui.jobs import PIECE, GenerateJob
-from acestep.ui.places import playable
+from acestep.ui.workspace import playable
 
 _SHOWN = 12
 _SETTINGS_OF_ADAPTERS = ("adapter_config.json", "lokr_config.json")

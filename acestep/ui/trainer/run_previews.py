@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from acestep.ui.trainer.grid import Row, grid_of
-from acestep.ui.trainer.sounds import Sound, heading_of, newest_samples, requests
+from acestep.ui.trainer.audio_clips import Sound, heading_of, newest_samples, requests
+from acestep.ui.trainer.audio_grid import Row, grid_of
 
 _MOST_COLUMNS = 3
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import gradio as gr
 
 from acestep.ui import html
-from acestep.ui.places import playable
+from acestep.ui.workspace import playable
 
 _QUIET_LUFS = -60.0  # what is below counts as silence, and nothing is brought down to it
 _IDLE = "Nothing is playing. Click a cell; the arrow keys go to another one at the same second, Space pauses."
 
-_SCRIPT = Path(__file__).with_name("grid.js")
+_SCRIPT = Path(__file__).with_name("audio_grid.js")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 import pytest
 
@@ -119,7 +119,7 @@ def test_the_proxy_that_cannot_be_used_is_told(pages: Running) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_each_page_opens_after_the_login_and_not_before(pages: Running, page: str) -> None:
-    with httpx.Client(base_url=pages.url(page), trust_env=False, follow_redirects=True) as browser:
+    with httpx2.Client(base_url=pages.url(page), trust_env=False, follow_redirects=True) as browser:
         assert browser.get("/config").status_code == 401
         browser.post("/login", data={"username": LOGIN[0], "password": LOGIN[1]})
         assert browser.get("/config").json()["title"] == f"ACE-Step {page}"
@@ -139,7 +139,7 @@ def test_each_page_opens_after_the_login_and_not_before(pages: Running, page: st
     ],
 )
 def test_other_web_pages_are_kept_out(pages: Running, page: str, headers: dict[str, str]) -> None:
-    assert httpx.get(pages.url(page), headers=headers, trust_env=False).status_code == 403
+    assert httpx2.get(pages.url(page), headers=headers, trust_env=False).status_code == 403
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -148,12 +148,12 @@ def test_other_web_pages_are_kept_out(pages: Running, page: str, headers: dict[s
 def test_other_web_pages_can_neither_send_files_nor_start_anything(
     pages: Running, page: str, path: str, headers: dict[str, str]
 ) -> None:
-    sent = httpx.post(pages.url(page) + path, headers=headers, files={"files": b"music"}, trust_env=False)
+    sent = httpx2.post(pages.url(page) + path, headers=headers, files={"files": b"music"}, trust_env=False)
     assert sent.status_code == 403
 
 
 def test_the_browser_is_told_to_talk_to_this_server_alone(pages: Running) -> None:
-    answer = httpx.get(pages.url("trainer"), trust_env=False)
+    answer = httpx2.get(pages.url("trainer"), trust_env=False)
     assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert answer.headers["x-content-type-options"] == "nosniff"
 
@@ -193,9 +193,9 @@ def test_a_killed_captioner_leaves_the_trainer_open(tmp_path: Path) -> None:
     with both(tmp_path) as running:
         running.family()[1].kill()
         running.wait_for("The captioner has ended (exit code -9); the trainer goes on.")
-        assert httpx.get(running.url("trainer"), trust_env=False).status_code == 200
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(running.url("captioner"), trust_env=False)
+        assert httpx2.get(running.url("trainer"), trust_env=False).status_code == 200
+        with pytest.raises(httpx2.ConnectError):
+            httpx2.get(running.url("captioner"), trust_env=False)
         os.killpg(running.process.pid, signal.SIGINT)
         assert running.process.wait(10) == 0
 

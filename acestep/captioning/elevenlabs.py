@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
-from acestep.captioning.cloud import ELEVENLABS, Client, Patience, find_key, json_of, size_of
+from acestep.captioning.cloud import ELEVENLABS, find_key
 from acestep.captioning.folders import for_each
+from acestep.captioning.service_client import RetryPolicy, ServiceClient, json_object, upload_size
 from acestep.captioning.sidecar import write_lyrics
 from acestep.captioning.words import language_code, lines_from_words, read_words
 
@@ -16,7 +17,7 @@ URL = "https://api.elevenlabs.io"
 
 
 class ElevenLabsTranscriber:
-    """Transcribes sound files with the times of their words."""
+    """Transcribes audio files with word timestamps."""
 
     def __init__(
         self,
@@ -24,44 +25,49 @@ class ElevenLabsTranscriber:
         *,
         model: str = "scribe_v2",
         base_url: str | None = None,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
     ) -> None:
-        """``api_key`` may also stand in ELEVENLABS_API_KEY. Raises ServiceRefused without one."""
-        self.model, self.patience = model, patience or Patience()
+        """``api_key`` defaults to ELEVENLABS_API_KEY. Raises ServiceRefused without a key."""
+        self.model, self.retry_policy = model, retry_policy or RetryPolicy()
         self._url, self._key = (base_url or URL).rstrip("/"), find_key(ELEVENLABS, api_key)
 
     def transcribe(self, path: str | Path, language: str | None = None) -> tuple[str, str]:
-        """Lyrics in lines, and the code of their language.
+        """Return lyrics in lines and their language code.
 
         Args:
-            language: a code such as ``en``, when it is known.
+            language: a code such as ``en``; None detects it.
 
         Raises:
-            AudioError: the file cannot be sent. ServiceError: no usable answer. ServiceRefused: wrong key, no credit.
+            AudioError: the file cannot be uploaded.
+            ServiceError: no usable answer.
+            ServiceRefused: wrong key or no credit.
         """
         path = Path(path)
-        size_of(path, ELEVENLABS)
+        upload_size(path, ELEVENLABS.label, ELEVENLABS.max_bytes)
         fields = {"model_id": self.model, "timestamps_granularity": "word", "tag_audio_events": "false"}
         fields |= {"language_code": language} if language else {}
 
-        def send(http: httpx.Client) -> httpx.Response:
-            with path.open("rb") as sound:
-                return http.post(f"{self._url}/v1/speech-to-text", data=fields, files={"file": (path.name, sound)})
+        def send(http: httpx2.Client) -> httpx2.Response:
+            with path.open("rb") as audio:
+                return http.post(f"{self._url}/v1/speech-to-text", data=fields, files={"file": (path.name, audio)})
 
-        with Client(ELEVENLABS, self._url, {"xi-api-key": self._key}, self._key, self.patience) as client:
-            answer = client.ask(send, json_of)
-        heard = language_code(str(answer.get("language_code") or language or ""))
-        return lines_from_words(read_words(answer.get("words") or []), str(answer.get("text") or "")), heard
+        headers = {"xi-api-key": self._key}
+        with ServiceClient(ELEVENLABS.label, self._url, headers, self._key, self.retry_policy) as client:
+            answer = client.request(send, json_object)
+        detected = language_code(str(answer.get("language_code") or language or ""))
+        return lines_from_words(read_words(answer.get("words") or []), str(answer.get("text") or "")), detected
 
     def transcribe_directory(self, directory: str | Path, language: str | None = None) -> list[dict[str, Any]]:
-        """Transcribe each song of a folder and write its ``.lyrics.txt``.
+        """Transcribe each song in a folder and write its ``.lyrics.txt``.
 
-        One dictionary a song: ``filename``, ``path``, and either ``lyrics`` and ``language`` or ``error`` and ``hint``.
+        Returns:
+            One dictionary per song: ``filename``, ``path``, and either ``lyrics`` and ``language`` or ``error`` and
+            ``hint``.
         """
 
-        def work(path: Path) -> dict[str, Any]:
-            lyrics, heard = self.transcribe(path, language)
+        def label_song(path: Path) -> dict[str, Any]:
+            lyrics, detected = self.transcribe(path, language)
             write_lyrics(path, lyrics)
-            return {"lyrics": lyrics, "language": heard}
+            return {"lyrics": lyrics, "language": detected}
 
-        return for_each(directory, work)
+        return for_each(directory, label_song)

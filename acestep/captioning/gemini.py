@@ -1,4 +1,4 @@
-"""Caption, lyrics and metadata from Google Gemini in one call, as JSON of a given form."""
+"""Caption, lyrics and metadata from Google Gemini in one request, as JSON that follows a schema."""
 
 from __future__ import annotations
 
@@ -10,28 +10,35 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from loguru import logger
 
 from acestep.captioning import prompts
-from acestep.captioning.cloud import GEMINI, Client, Patience, TryAgain, find_key, json_of, size_of
+from acestep.captioning.cloud import GEMINI, find_key
 from acestep.captioning.folders import for_each
 from acestep.captioning.lyrics import tidy_lyrics
 from acestep.captioning.parse import parse_key, parse_timesignature
+from acestep.captioning.service_client import (
+    RetryableError,
+    RetryPolicy,
+    ServiceClient,
+    json_object,
+    upload_size,
+)
 from acestep.captioning.sidecar import write_caption, write_lyrics
 from acestep.captioning.words import language_code
 from acestep.core.errors import AceStepError, ServiceError
 from acestep.core.files import write_json
 
 URL = "https://generativelanguage.googleapis.com"
-INLINE_BYTES = 14 * 2**20  # a request may have 20 MB, and base64 makes four bytes of three
+INLINE_BYTES = 14 * 2**20  # a request may have 20 MB; base64 needs 4 bytes for 3
 _POLLS, _POLL_S = 150, 2.0
 _TYPES = {".mp3": "audio/mpeg", ".wav": "audio/wav", ".flac": "audio/flac", ".opus": "audio/ogg", ".m4a": "audio/mp4"}
 _BLOCKED = ("SAFETY", "RECITATION", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "LANGUAGE")
 
 
 class GeminiCaptioner:
-    """Describes and transcribes sound files. A large one goes through the Files API and is deleted there afterwards."""
+    """Describes and transcribes audio files. Large files use the Files API and are deleted there afterwards."""
 
     def __init__(
         self,
@@ -39,44 +46,47 @@ class GeminiCaptioner:
         *,
         model: str = "gemini-flash-latest",
         base_url: str | None = None,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
     ) -> None:
-        """``api_key`` may also stand in GEMINI_API_KEY or GOOGLE_API_KEY. Raises ServiceRefused without one."""
-        self.model, self.patience = model, patience or Patience()
+        """``api_key`` defaults to GEMINI_API_KEY or GOOGLE_API_KEY. Raises ServiceRefused without a key."""
+        self.model, self.retry_policy = model, retry_policy or RetryPolicy()
         self._url, self._key = (base_url or URL).rstrip("/"), find_key(GEMINI, api_key)
 
     def analyze(self, path: str | Path, include_lyrics: bool = True, language: str | None = None) -> dict[str, Any]:
-        """``caption``, ``genre``, ``bpm``, ``keyscale``, ``timesignature``, ``lyrics`` and ``language`` of a song.
+        """Return ``caption``, ``genre``, ``bpm``, ``keyscale``, ``timesignature``, ``lyrics`` and ``language``.
 
-        What the model does not know is empty, ``bpm`` None. ``lyrics`` are ``[Instrumental]`` when nobody
-        sings, and empty when they were not asked for.
+        Unknown values are empty, an unknown ``bpm`` is None. ``lyrics`` is ``[Instrumental]`` for a song without
+        vocals, and empty without ``include_lyrics``.
 
         Raises:
-            AudioError: the file cannot be sent. ServiceError: no usable answer. ServiceRefused: wrong key, no credit.
+            AudioError: the file cannot be uploaded.
+            ServiceError: no usable answer.
+            ServiceRefused: wrong key or no credit.
         """
         path = Path(path)
-        size = size_of(path, GEMINI)
-        with Client(GEMINI, self._url, {"x-goog-api-key": self._key}, self._key, self.patience) as client:
+        size = upload_size(path, GEMINI.label, GEMINI.max_bytes)
+        headers = {"x-goog-api-key": self._key}
+        with ServiceClient(GEMINI.label, self._url, headers, self._key, self.retry_policy) as client:
             if size <= INLINE_BYTES:
-                sound = {"mimeType": _mime(path), "data": base64.b64encode(path.read_bytes()).decode()}
-                return self._generate(client, {"inlineData": sound}, include_lyrics, language)
+                audio = {"mimeType": _mime(path), "data": base64.b64encode(path.read_bytes()).decode()}
+                return self._generate(client, {"inlineData": audio}, include_lyrics, language)
             with self._uploaded(client, path, size) as uri:
-                sound = {"mimeType": _mime(path), "fileUri": uri}
-                return self._generate(client, {"fileData": sound}, include_lyrics, language)
+                audio = {"mimeType": _mime(path), "fileUri": uri}
+                return self._generate(client, {"fileData": audio}, include_lyrics, language)
 
     def analyze_directory(
         self, directory: str | Path, output_dir: str | Path | None = None, include_lyrics: bool = True
     ) -> list[dict[str, Any]]:
-        """Analyse each song of a folder; write its ``.caption.txt``, its ``.lyrics.txt`` and its JSON.
+        """Analyze each song in a folder and write its ``.caption.txt`` and ``.lyrics.txt``.
 
         Args:
-            output_dir: where the JSON files go; the text files stand beside the songs.
+            output_dir: also write the results as JSON files into this folder.
 
         Returns:
-            One dictionary a song: ``filename``, ``path``, and what ``analyze`` gives, or ``error`` and ``hint``.
+            One dictionary per song: ``filename``, ``path``, and the result of ``analyze``, or ``error`` and ``hint``.
         """
 
-        def work(path: Path) -> dict[str, Any]:
+        def label_song(path: Path) -> dict[str, Any]:
             result = self.analyze(path, include_lyrics)
             write_caption(path, result["caption"])
             write_lyrics(path, result["lyrics"])
@@ -85,27 +95,27 @@ class GeminiCaptioner:
                 write_json(Path(output_dir).expanduser() / f"{path.stem}.json", named)
             return result
 
-        return for_each(directory, work)
+        return for_each(directory, label_song)
 
     def _generate(
-        self, client: Client, sound: dict[str, Any], include_lyrics: bool, language: str | None
+        self, client: ServiceClient, audio: dict[str, Any], include_lyrics: bool, language: str | None
     ) -> dict[str, Any]:
         prompt = prompts.GEMINI + (prompts.GEMINI_LYRICS if include_lyrics else "")
         if language:
-            prompt += f"\nThe language that is sung is {language}."
+            prompt += f"\nThe lyrics are in {language}."
         body = {
-            "contents": [{"role": "user", "parts": [sound, {"text": prompt}]}],
+            "contents": [{"role": "user", "parts": [audio, {"text": prompt}]}],
             "generationConfig": {"responseMimeType": "application/json", "responseSchema": _schema(include_lyrics)},
         }
 
-        def send(http: httpx.Client) -> httpx.Response:
+        def send(http: httpx2.Client) -> httpx2.Response:
             return http.post(f"{self._url}/v1beta/models/{self.model}:generateContent", json=body)
 
-        return client.ask(send, lambda response: _read(response, include_lyrics))
+        return client.request(send, lambda response: _read(response, include_lyrics))
 
     @contextmanager
-    def _uploaded(self, client: Client, path: Path, size: int) -> Iterator[str]:
-        """The address of the file at Google, for the time of the block."""
+    def _uploaded(self, client: ServiceClient, path: Path, size: int) -> Iterator[str]:
+        """Upload the file, yield its address at Google, and delete it afterwards."""
         file = self._upload(client, path, size)
         name = str(file.get("name"))
         try:
@@ -114,16 +124,16 @@ class GeminiCaptioner:
                     break
                 if file.get("state") == "FAILED":
                     raise ServiceError(f"{GEMINI.label} cannot read {path.name}", hint="Convert it to MP3.")
-                self.patience.pause(_POLL_S)
-                file = client.ask(lambda http: http.get(f"{self._url}/v1beta/{name}"), json_of)
+                self.retry_policy.sleep(_POLL_S)
+                file = client.request(lambda http: http.get(f"{self._url}/v1beta/{name}"), json_object)
             else:
-                raise ServiceError(f"{GEMINI.label} did not get {path.name} ready", hint="Try again later.")
+                raise ServiceError(f"{GEMINI.label} did not finish processing {path.name}", hint="Try again later.")
             yield str(file.get("uri"))
         finally:
             self._delete(client, name)
 
-    def _upload(self, client: Client, path: Path, size: int) -> dict[str, Any]:
-        """The resumable upload of the Files API, in one piece."""
+    def _upload(self, client: ServiceClient, path: Path, size: int) -> dict[str, Any]:
+        """Upload in one request with the resumable protocol of the Files API."""
         start = {
             "X-Goog-Upload-Protocol": "resumable",
             "X-Goog-Upload-Command": "start",
@@ -131,7 +141,7 @@ class GeminiCaptioner:
             "X-Goog-Upload-Header-Content-Type": _mime(path),
         }
 
-        def send(http: httpx.Client) -> httpx.Response:
+        def send(http: httpx2.Client) -> httpx2.Response:
             opened = http.post(
                 f"{self._url}/upload/v1beta/files", headers=start, json={"file": {"display_name": path.name}}
             )
@@ -149,20 +159,20 @@ class GeminiCaptioner:
                     },
                 )
 
-        def read(response: httpx.Response) -> dict[str, Any]:
-            file = json_of(response).get("file")
+        def read(response: httpx2.Response) -> dict[str, Any]:
+            file = json_object(response).get("file")
             if not isinstance(file, dict) or not str(file.get("name", "")).startswith("files/"):
-                raise TryAgain("did not take the file")
+                raise RetryableError("did not accept the file")
             return file
 
-        return client.ask(send, read)
+        return client.request(send, read)
 
-    def _delete(self, client: Client, name: str) -> None:
-        """Without it Google keeps the file for two days. A failure is told in the log only: the answer counts."""
+    def _delete(self, client: ServiceClient, name: str) -> None:
+        """Delete an upload, which Google would keep for two days. A failure is only logged."""
         try:
-            client.ask(lambda http: http.delete(f"{self._url}/v1beta/{name}"), lambda response: None)
+            client.request(lambda http: http.delete(f"{self._url}/v1beta/{name}"), lambda response: None)
         except AceStepError as error:
-            logger.warning("{} was not deleted at {}: {}", name, GEMINI.label, error)
+            logger.warning("{} was not deleted from {}: {}", name, GEMINI.label, error)
 
 
 def _mime(path: Path) -> str:
@@ -185,33 +195,33 @@ def _schema(include_lyrics: bool) -> dict[str, Any]:
     return {"type": "OBJECT", "properties": properties, "required": list(properties)}
 
 
-def _read(response: httpx.Response, include_lyrics: bool) -> dict[str, Any]:
-    """The answer, checked. Raises TryAgain, ServiceError."""
-    answer = json_of(response)
+def _read(response: httpx2.Response, include_lyrics: bool) -> dict[str, Any]:
+    """Parse and check the response. Raises RetryableError, ServiceError."""
+    answer = json_object(response)
     reason = (answer.get("promptFeedback") or {}).get("blockReason")
     candidate = (answer.get("candidates") or [{}])[0]
     reason = reason or (candidate.get("finishReason") if candidate.get("finishReason") in _BLOCKED else None)
     if reason:
         raise ServiceError(
-            f"{GEMINI.label} will not describe this song: {reason}", hint="Use another captioner for it."
+            f"{GEMINI.label} refuses to describe this song: {reason}", hint="Use another captioner for it."
         )
     parts = (candidate.get("content") or {}).get("parts") or []
     text = "".join(str(part.get("text", "")) for part in parts if not part.get("thought"))
     text = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
     if not text:
-        raise TryAgain("answered nothing")
+        raise RetryableError("returned an empty answer")
     try:
         data = json.loads(text)
     except json.JSONDecodeError:
-        raise TryAgain("answered something that is not JSON") from None
+        raise RetryableError("answered something that is not JSON") from None
     data = data[0] if isinstance(data, list) and data else data
     if not isinstance(data, dict) or not str(data.get("caption") or "").strip():
-        raise TryAgain("gave no caption")
-    return _checked(data, include_lyrics)
+        raise RetryableError("returned no caption")
+    return _validated(data, include_lyrics)
 
 
-def _checked(data: dict[str, Any], include_lyrics: bool) -> dict[str, Any]:
-    """Only values that can be: a key of the 70, a whole tempo, a known language."""
+def _validated(data: dict[str, Any], include_lyrics: bool) -> dict[str, Any]:
+    """Keep only valid values: a known key, a tempo from 30 to 300 BPM, a known language."""
 
     def text(name: str) -> str:
         return str(data.get(name) or "").strip()

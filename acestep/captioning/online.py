@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from acestep.captioning.base import Description, Lyrics, Song, Stop
-from acestep.captioning.cloud import Patience
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.elevenlabs import ElevenLabsTranscriber
 from acestep.captioning.gemini import GeminiCaptioner
+from acestep.captioning.service_client import RetryPolicy
 from acestep.captioning.whisper import WhisperTranscriber
 
 
@@ -26,7 +26,7 @@ class OnlineTranscriber:
         return self.service.model
 
     def transcribe(self, song: Song, *, stop: Stop) -> Lyrics:
-        self.service.patience.stop = stop
+        self.service.retry_policy.stop = stop
         return Lyrics(*self.service.transcribe(song.path, self.language or None))
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class OnlineCaptioner:
         return Lyrics(answer["lyrics"], answer["language"])
 
     def _ask(self, song: Song, with_lyrics: bool, stop: Stop) -> dict[str, Any]:
-        self.service.patience.stop = stop
+        self.service.retry_policy.stop = stop
         return self.service.analyze(song.path, include_lyrics=with_lyrics, language=self.language or None)
 
     def close(self) -> None:
@@ -71,7 +71,9 @@ class OnlineCaptioner:
 def whisper(config: CaptionJob) -> OnlineTranscriber:
     """Raises ServiceRefused without a key."""
     service = WhisperTranscriber(
-        model=config.whisper_model, base_url=config.openai_url, patience=Patience(config.retries, config.timeout_s)
+        model=config.whisper_model,
+        base_url=config.openai_url,
+        retry_policy=RetryPolicy(config.retries, config.timeout_s),
     )
     return OnlineTranscriber(service, config.language)
 
@@ -81,7 +83,7 @@ def elevenlabs(config: CaptionJob) -> OnlineTranscriber:
     service = ElevenLabsTranscriber(
         model=config.elevenlabs_model,
         base_url=config.elevenlabs_url,
-        patience=Patience(config.retries, config.timeout_s),
+        retry_policy=RetryPolicy(config.retries, config.timeout_s),
     )
     return OnlineTranscriber(service, config.language)
 
@@ -89,6 +91,8 @@ def elevenlabs(config: CaptionJob) -> OnlineTranscriber:
 def gemini(config: CaptionJob) -> OnlineCaptioner:
     """Raises ServiceRefused without a key."""
     service = GeminiCaptioner(
-        model=config.gemini_model, base_url=config.gemini_url, patience=Patience(config.retries, config.timeout_s)
+        model=config.gemini_model,
+        base_url=config.gemini_url,
+        retry_policy=RetryPolicy(config.retries, config.timeout_s),
     )
     return OnlineCaptioner(service, config.language)

@@ -1,4 +1,4 @@
-"""Lyrics from OpenAI's transcription service, or from one's own server that speaks like it."""
+"""Lyrics from OpenAI's transcription service or an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
-from acestep.captioning.cloud import OPENAI, Client, Patience, find_key, json_of, size_of
+from acestep.captioning.cloud import OPENAI, find_key
 from acestep.captioning.folders import for_each
+from acestep.captioning.service_client import RetryPolicy, ServiceClient, json_object, upload_size
 from acestep.captioning.sidecar import write_lyrics
 from acestep.captioning.words import language_code, lines_from_words, read_words
 
@@ -19,7 +20,7 @@ URL = "https://api.openai.com/v1"
 
 
 class WhisperTranscriber:
-    """Transcribes sound files with the times of their words. A file above 25 MB is sent as an MP3 made of it."""
+    """Transcribes audio files with word timestamps. A file above the upload limit is converted to MP3 first."""
 
     def __init__(
         self,
@@ -27,70 +28,75 @@ class WhisperTranscriber:
         *,
         model: str = "whisper-1",
         base_url: str | None = None,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
     ) -> None:
-        """``api_key`` may also stand in OPENAI_API_KEY. Raises ServiceRefused without one.
+        """``api_key`` defaults to OPENAI_API_KEY. Raises ServiceRefused without a key.
 
-        A server of one's own, at another ``base_url``, may need none.
+        Another server at ``base_url`` may label_song without a key.
         """
-        self.model, self.patience = model, patience or Patience()
+        self.model, self.retry_policy = model, retry_policy or RetryPolicy()
         self._url = (base_url or URL).rstrip("/")
         self._key = find_key(OPENAI, api_key, needed=self._url == URL)
 
     def transcribe(self, path: str | Path, language: str | None = None, prompt: str | None = None) -> tuple[str, str]:
-        """Lyrics in lines, and the code of their language.
+        """Return lyrics in lines and their language code.
 
         Args:
-            language: a code such as ``en``, when it is known.
-            prompt: words that will be sung, for their spelling.
+            language: a code such as ``en``; None detects it.
+            prompt: words that occur in the song, to guide their spelling.
 
         Raises:
-            AudioError: the file cannot be sent. ServiceError: no usable answer. ServiceRefused: wrong key, no credit.
+            AudioError: the file cannot be uploaded.
+            ServiceError: no usable answer.
+            ServiceRefused: wrong key or no credit.
         """
-        answer = self._answer(Path(path), language, prompt)
+        answer = self._request(Path(path), language, prompt)
         words = read_words(answer.get("words") or [])
-        heard = language_code(str(answer.get("language") or language or ""))
-        return lines_from_words(words, str(answer.get("text") or "")), heard
+        detected = language_code(str(answer.get("language") or language or ""))
+        return lines_from_words(words, str(answer.get("text") or "")), detected
 
     def transcribe_directory(self, directory: str | Path, language: str | None = None) -> list[dict[str, Any]]:
-        """Transcribe each song of a folder and write its ``.lyrics.txt``.
+        """Transcribe each song in a folder and write its ``.lyrics.txt``.
 
-        One dictionary a song: ``filename``, ``path``, and either ``lyrics`` and ``language`` or ``error`` and ``hint``.
+        Returns:
+            One dictionary per song: ``filename``, ``path``, and either ``lyrics`` and ``language`` or ``error`` and
+            ``hint``.
         """
 
-        def work(path: Path) -> dict[str, Any]:
-            lyrics, heard = self.transcribe(path, language)
+        def label_song(path: Path) -> dict[str, Any]:
+            lyrics, detected = self.transcribe(path, language)
             write_lyrics(path, lyrics)
-            return {"lyrics": lyrics, "language": heard}
+            return {"lyrics": lyrics, "language": detected}
 
-        return for_each(directory, work)
+        return for_each(directory, label_song)
 
-    def _answer(self, path: Path, language: str | None, prompt: str | None) -> dict[str, Any]:
+    def _request(self, path: Path, language: str | None, prompt: str | None) -> dict[str, Any]:
         fields = {"model": self.model, "response_format": "verbose_json", "timestamp_granularities[]": "word"}
         fields |= {name: value for name, value in (("language", language), ("prompt", prompt)) if value}
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        with _sendable(path) as file, Client(OPENAI, self._url, headers, self._key, self.patience) as client:
+        client = ServiceClient(OPENAI.label, self._url, headers, self._key, self.retry_policy)
+        with _uploadable(path) as file, client:
 
-            def send(http: httpx.Client) -> httpx.Response:
-                with file.open("rb") as sound:
+            def send(http: httpx2.Client) -> httpx2.Response:
+                with file.open("rb") as audio:
                     return http.post(
-                        f"{self._url}/audio/transcriptions", data=fields, files={"file": (file.name, sound)}
+                        f"{self._url}/audio/transcriptions", data=fields, files={"file": (file.name, audio)}
                     )
 
-            return client.ask(send, json_of)
+            return client.request(send, json_object)
 
 
 @contextmanager
-def _sendable(path: Path) -> Iterator[Path]:
-    """The file, or for the time of the block an MP3 of it that the service takes."""
+def _uploadable(path: Path) -> Iterator[Path]:
+    """Yield the file, or a temporary MP3 of it if it exceeds the upload limit."""
     if path.is_file() and path.stat().st_size > OPENAI.max_bytes:
         from acestep.audio.files import SAMPLE_RATE_HZ, load_audio, write_audio
 
         with tempfile.TemporaryDirectory() as folder:
             small = Path(folder) / f"{path.stem}.mp3"
             write_audio(small, load_audio(path).mean(dim=0, keepdim=True), SAMPLE_RATE_HZ)
-            size_of(small, OPENAI)
+            upload_size(small, OPENAI.label, OPENAI.max_bytes)
             yield small
     else:
-        size_of(path, OPENAI)
+        upload_size(path, OPENAI.label, OPENAI.max_bytes)
         yield path

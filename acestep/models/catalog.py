@@ -1,6 +1,6 @@
-"""The models that can be fetched: their names, where they are published, what each is for, and whether one is here.
+"""The models that can be downloaded: names, repositories, sizes, and whether a model is present.
 
-Imports no torch and nothing outside the standard library, so that the environment check can use it.
+Imports no torch, so that the environment check can use it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,24 @@ from acestep.core.files import read_json
 from acestep.core.registry import nearest_hint
 from acestep.models.stored import read_weights
 
-_MAIN = "ACE-Step/Ace-Step1.5"  # holds four folders, each of them a model here
+_MAIN = "ACE-Step/Ace-Step1.5"  # one repository with several folders, each a model here
 _COMPANIONS = ("vae", "Qwen3-Embedding-0.6B")
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One folder below the checkpoints folder. The repository has the same name on both hubs.
+    """One folder in the checkpoints folder.
 
-    ``subfolder`` is where it lies in the repository, "" for the whole of it. ``needs`` are fetched along.
-    ``files`` must be there beside config.json and the weights called ``weights``; a ``pipeline`` is a folder
-    of parts in the diffusers layout instead.
+    Attributes:
+        name: folder name.
+        about: one line for lists.
+        size_gb: download size.
+        repo: repository name, the same on both hubs.
+        subfolder: folder in the repository, "" for the whole repository.
+        needs: models that are downloaded along with it.
+        files: required files besides config.json and the weights.
+        weights: file name of the weights, without suffix.
+        pipeline: the folder has the diffusers pipeline layout.
     """
 
     name: str
@@ -56,7 +63,7 @@ _TURBO = "acestep-v15-turbo"
 CATALOG: tuple[Model, ...] = (
     Model(
         _TURBO,
-        "music model, 8 steps; the one to begin with",
+        "music model, 8 steps; the default choice",
         4.8,
         _MAIN,
         _TURBO,
@@ -65,7 +72,7 @@ CATALOG: tuple[Model, ...] = (
     ),
     Model(
         "vae",
-        "sound to latents and back; every music model needs it",
+        "audio autoencoder; every music model needs it",
         0.34,
         _MAIN,
         "vae",
@@ -73,42 +80,39 @@ CATALOG: tuple[Model, ...] = (
     ),
     _with_tokenizer(
         "Qwen3-Embedding-0.6B",
-        "reads prompts and lyrics; every music model needs it",
+        "text encoder for prompts and lyrics; every music model needs it",
         1.2,
         _MAIN,
         "Qwen3-Embedding-0.6B",
     ),
-    _with_tokenizer("acestep-5Hz-lm-1.7B", "labels songs; the usual choice", 3.7, _MAIN, "acestep-5Hz-lm-1.7B"),
     _dit("base", "music model before distillation, 50 steps with guidance"),
-    _dit("sft", "base, tuned for following prompts and lyrics"),
+    _dit("sft", "base model fine-tuned to follow prompts and lyrics"),
     _dit("turbo-shift1", "turbo, distilled at shift 1"),
     _dit("turbo-shift3", "turbo, distilled at shift 3"),
     _dit("turbo-continuous", "turbo, distilled over all shifts"),
-    _dit("xl-turbo", "4B turbo model, published in 32 bits", 20.0),
-    _dit("xl-base", "4B base model, published in 32 bits", 20.0),
-    _dit("xl-sft", "4B sft model, published in 32 bits", 20.0),
-    _diffusers("xl-turbo", "4B turbo model in 16 bits, with all it needs"),
-    _diffusers("xl-base", "4B base model in 16 bits, with all it needs"),
-    _diffusers("xl-sft", "4B sft model in 16 bits, with all it needs"),
-    _with_tokenizer("acestep-5Hz-lm-0.6B", "labels songs; the small one", 1.4),
-    _with_tokenizer("acestep-5Hz-lm-4B", "labels songs; the large one", 8.4),
-    _with_tokenizer("acestep-captioner", "describes songs in words", 22.0),
-    _with_tokenizer("acestep-transcriber", "writes down the lyrics of songs", 22.0),
+    _dit("xl-turbo", "4B turbo model, fp32 weights", 20.0),
+    _dit("xl-base", "4B base model, fp32 weights", 20.0),
+    _dit("xl-sft", "4B sft model, fp32 weights", 20.0),
+    _diffusers("xl-turbo", "4B turbo model, 16-bit weights, complete pipeline"),
+    _diffusers("xl-base", "4B base model, 16-bit weights, complete pipeline"),
+    _diffusers("xl-sft", "4B sft model, 16-bit weights, complete pipeline"),
+    _with_tokenizer("acestep-captioner", "describes songs", 22.0),
+    _with_tokenizer("acestep-transcriber", "transcribes lyrics", 22.0),
 )
 _BY_NAME = {model.name: model for model in CATALOG}
 _ALIASES = {"main": _TURBO}
 
 
 def find_model(name: str) -> Model:
-    """The entry of a name; "main" is the turbo model. Raises UnknownName."""
+    """The model of that name; "main" is the turbo model. Raises UnknownName."""
     name = _ALIASES.get(name, name)
     if name not in _BY_NAME:
-        raise UnknownName([f"no model is called {name!r}"], hint=nearest_hint(name, [*_ALIASES, *_BY_NAME]))
+        raise UnknownName([f"unknown model {name!r}"], hint=nearest_hint(name, [*_ALIASES, *_BY_NAME]))
     return _BY_NAME[name]
 
 
 def with_needs(names: Iterable[str]) -> list[Model]:
-    """The models asked for, each once and followed by those that it needs. Raises UnknownName."""
+    """The requested models, each once and followed by the models it needs. Raises UnknownName."""
     found: dict[str, Model] = {}
     for name in names:
         model = find_model(name)
@@ -118,7 +122,7 @@ def with_needs(names: Iterable[str]) -> list[Model]:
 
 
 def is_present(name: str, root: Path) -> bool:
-    """True when the model lies complete in ``root``: all files there, no weight missing or cut short."""
+    """Whether the model in ``root`` is complete: all files present, no weight missing or truncated."""
     model = find_model(name)
     try:
         check_folder(model, root / model.name)
@@ -128,7 +132,7 @@ def is_present(name: str, root: Path) -> bool:
 
 
 def check_folder(model: Model, folder: Path) -> None:
-    """Raises CheckpointError naming the first file that ``model`` lacks in ``folder``. Reads headers only."""
+    """Raise CheckpointError with the first file of ``model`` that is missing in ``folder``. Reads headers only."""
     if model.pipeline:
         return _check_pipeline(folder)
     for name in ("config.json", *model.files):
@@ -143,9 +147,9 @@ def _check_pipeline(folder: Path) -> None:
     index = read_json(folder / "model_index.json", error=CheckpointError)
     parts = {name: kind for name, kind in dict(index).items() if isinstance(kind, list) and len(kind) == 2 and kind[0]}
     if "transformer" not in parts:
-        raise CheckpointError(f"{folder / 'model_index.json'} names no transformer")
+        raise CheckpointError(f"{folder / 'model_index.json'} lists no transformer")
     for name, (library, _) in parts.items():
         if not (folder / name).is_dir():
             raise CheckpointError(f"{folder / name} is missing")
-        if (folder / name / "config.json").is_file():  # a scheduler or a tokenizer has other files, and no weights
+        if (folder / name / "config.json").is_file():  # schedulers and tokenizers have no weights
             read_weights(folder / name, "model" if library == "transformers" else "diffusion_pytorch_model")

@@ -1,4 +1,4 @@
-"""Fetch models into the checkpoints folder. Until it is whole and proved, a model lies in ``.NAME.partial``."""
+"""Download models into the checkpoints folder. An unfinished model stays in ``.NAME.partial`` until it is verified."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from acestep.core.errors import CheckpointError, DownloadError, JobBusy, JobCanc
 from acestep.core.events import Event, Noted, Progressed, Saved
 from acestep.core.files import require_space, storage_errors
 from acestep.models.catalog import Model, check_folder, is_present, with_needs
-from acestep.models.fetch import Stop, fetch, proved, size_of
+from acestep.models.fetch import STOPPED, Stop, fetch, is_verified, size_of
 from acestep.models.hubs import Hub, HuggingFace, ModelScope, RemoteFile, is_safe, reachable
 
 __all__ = ["download", "is_present"]
 
 Report = Callable[[Event], None]
 
-# What a model consists of. Python files of a repository are neither needed nor fetched.
+# The files of a model. Python files of a repository are never downloaded.
 _WANTED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "silence_latent.pt", "LICENSE*")
 _REPORT_EVERY_S = 0.5
 
@@ -39,17 +39,21 @@ def download(
     on_progress: Report = lambda event: None,
     should_stop: Stop = lambda: False,
 ) -> list[Path]:
-    """Fetch models and what they need into ``root``, skipping what is complete there. Returns their folders.
+    """Download models and their companions into ``root``, skipping complete ones. Returns their folders.
 
-    A broken download is taken up where it stopped. ``auto`` begins with Hugging Face if it answers, else with
-    ModelScope, and tries the other when the first fails; a named source is the only one. ``token`` is for
-    Hugging Face alone.
+    An interrupted download resumes.
+
+    Args:
+        names: names in the catalog.
+        source: ``auto`` uses Hugging Face if it answers, else ModelScope, and falls back to the other one.
+            A named source is used alone.
+        token: for Hugging Face only.
 
     Raises:
-        DownloadError: saying why each source failed.
+        DownloadError: with the reason of each source.
         UnknownName, DiskFull, NotWritable.
-        JobBusy: another program fetches the same model.
-        JobCancelled: ``should_stop`` answered True; what has come is kept for the next time.
+        JobBusy: another program downloads the same model.
+        JobCancelled: ``should_stop`` returned True; partial files stay.
     """
     models = with_needs(names)
     missing = [model for model in models if not is_present(model.name, root)]
@@ -65,7 +69,7 @@ def download(
 
 def _hubs(source: str, token: str | None, report: Report) -> list[Hub]:
     if is_offline_mode():
-        raise DownloadError("HF_HUB_OFFLINE forbids downloads", hint="Unset it and start again to fetch models.")
+        raise DownloadError("HF_HUB_OFFLINE forbids downloads", hint="Unset it and restart to download models.")
     if source == "huggingface":
         return [HuggingFace(token)]
     if source == "modelscope":
@@ -86,7 +90,7 @@ def _from_any(hubs: list[Hub], model: Model, root: Path, report: Report, stop: S
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise JobBusy(f"another program is downloading {model.name}", hint="Wait until it is done.") from None
+            raise JobBusy(f"another program is downloading {model.name}", hint="Wait until it finishes.") from None
     try:
         for hub in hubs:
             try:
@@ -98,27 +102,26 @@ def _from_any(hubs: list[Hub], model: Model, root: Path, report: Report, stop: S
                 return report(Saved(path=str(root / model.name), role="model"))
     finally:
         lock.release()
-    said = "; ".join(f"{hub.name}: {reason}" for hub, reason in zip(hubs, reasons, strict=True))
+    details = "; ".join(f"{hub.name}: {reason}" for hub, reason in zip(hubs, reasons, strict=True))
     hints = dict.fromkeys(reason.hint for reason in reasons if reason.hint)
-    raise DownloadError(f"{model.name} could not be downloaded. {said}", hint=" ".join(hints))
+    raise DownloadError(f"{model.name} could not be downloaded. {details}", hint=" ".join(hints))
 
 
 def _from_hub(hub: Hub, model: Model, root: Path, report: Report, stop: Stop) -> None:
-    """Fetch and prove each file in the partial folder, check the whole, and move it to its place."""
+    """Download and verify each file in the partial folder, check the model, and move it to ``root``."""
     files = _wanted(hub.list_files(model.repo), model.subfolder)
     if not files:
-        raise DownloadError(f"{model.repo} holds no {model.subfolder or 'model'}")
+        raise DownloadError(f"{model.repo} has no {model.subfolder or 'model'}")
     target, staging = root / model.name, root / f".{model.name}.partial"
-    missing = [file for file in files if not proved(file, target / file.path)]
-    left = sum(file.size - _arrived(file, staging) for file in missing)
-    require_space(root, left)
+    missing = [file for file in files if not is_verified(file, target / file.path)]
+    require_space(root, sum(file.size - _arrived(file, staging) for file in missing))
     progress = _Progress(report, model.name, total=sum(file.size for file in files))
     progress.done = sum(file.size for file in files if file not in missing)
     with httpx2.Client(headers=hub.headers) as client:
         for file in missing:
             if stop():
-                raise JobCancelled("the download was stopped; the next one goes on from here")
-            if not proved(file, staging / file.path):
+                raise JobCancelled(STOPPED)
+            if not is_verified(file, staging / file.path):
                 fetch(client, file, staging / file.path, partial(progress.of_file, file), stop)
             progress.finish(file)
     _put_in_place(model, missing, staging, target)
@@ -130,11 +133,11 @@ def _wanted(files: list[RemoteFile], subfolder: str) -> list[RemoteFile]:
     return [
         replace(file, path=file.path.removeprefix(prefix))
         for file in files
-        if file.path.startswith(prefix) and is_safe(file.path) and _has_a_use(file.path.rpartition("/")[2])
+        if file.path.startswith(prefix) and is_safe(file.path) and _is_model_file(file.path.rpartition("/")[2])
     ]
 
 
-def _has_a_use(name: str) -> bool:
+def _is_model_file(name: str) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in _WANTED)
 
 
@@ -144,15 +147,16 @@ def _arrived(file: RemoteFile, staging: Path) -> int:
 
 
 def _put_in_place(model: Model, fetched: list[RemoteFile], staging: Path, target: Path) -> None:
-    """Make the partial folder the model's; an incomplete folder that was there before is completed, nothing in it lost.
+    """Move the partial folder to ``target``, or add its files to an incomplete ``target``.
 
-    Raises DownloadError when what the hub published is not a whole model.
+    Raises:
+        DownloadError: the published files are not a complete model.
     """
     wanted = {staging / file.path for file in fetched}
     with storage_errors(target):
         for path in list(staging.rglob("*")):
             if path.is_file() and path not in wanted:
-                path.unlink()  # left from an earlier attempt, or an earlier state of the repository
+                path.unlink()  # from an earlier attempt or an earlier commit of the repository
         if target.exists():
             for file in fetched:
                 (target / file.path).parent.mkdir(parents=True, exist_ok=True)
@@ -161,26 +165,26 @@ def _put_in_place(model: Model, fetched: list[RemoteFile], staging: Path, target
         try:
             check_folder(model, target if target.exists() else staging)
         except CheckpointError as error:
-            raise DownloadError(f"what is published is not a whole model: {error}") from None
+            raise DownloadError(f"the published files are not a complete model: {error}") from None
         if not target.exists():
             staging.rename(target)
 
 
 class _Progress:
-    """Reports how far a model is, in whole MiB, at most twice a second."""
+    """Reports the progress of a model in whole MiB, at most twice a second."""
 
     def __init__(self, report: Report, name: str, total: int) -> None:
-        self.done, self._total, self._report, self._name, self._told = 0, total, report, name, 0.0
+        self.done, self._total, self._report, self._name, self._reported_at = 0, total, report, name, 0.0
 
     def of_file(self, file: RemoteFile, num_bytes: int) -> None:
-        if time.monotonic() - self._told >= _REPORT_EVERY_S:
-            self._tell(self.done + num_bytes, file)
+        if time.monotonic() - self._reported_at >= _REPORT_EVERY_S:
+            self._emit(self.done + num_bytes, file)
 
     def finish(self, file: RemoteFile) -> None:
         self.done += file.size
-        self._tell(self.done, file)
+        self._emit(self.done, file)
 
-    def _tell(self, num_bytes: int, file: RemoteFile) -> None:
-        self._told = time.monotonic()
+    def _emit(self, num_bytes: int, file: RemoteFile) -> None:
+        self._reported_at = time.monotonic()
         note = f"MiB of {self._name}: {file.path}"
         self._report(Progressed(done=num_bytes >> 20, total=self._total >> 20, note=note))

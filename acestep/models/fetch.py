@@ -1,81 +1,118 @@
-"""Fetch one file so that it is whole or not there: cut connections are taken up again, content is proved.
+"""Download one file: resume broken connections, and verify the content before the file gets its name.
 
-``huggingface_hub`` 2.4 deletes what has come when a download breaks off (``_download_to_tmp_and_move``), so that a
-file of five gigabytes would begin anew after each stop; here it is kept beside its place as ``NAME.part``.
+``huggingface_hub`` 2.4 deletes a partial file when a download fails (``_download_to_tmp_and_move``), so a file of
+5 GB starts again after each interruption. Here the partial file stays beside its target as ``NAME.part``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
+from tenacity import RetryCallState, Retrying, retry_if_exception
 
 from acestep.core.errors import DownloadError, JobCancelled
 from acestep.core.files import sha256_of, storage_errors
-from acestep.models.hubs import RemoteFile, in_words
+from acestep.core.retry import sleep_unless_stopped
+from acestep.models.hubs import RemoteFile, http_errors
 
-RETRY_WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # between attempts that brought nothing
+RETRY_WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # between attempts in a row that bring no bytes
 TIMEOUT = httpx2.Timeout(30.0, connect=10.0)
-_WORTH_A_RETRY = {408, 416, 429, 500, 502, 503, 504}
+STOPPED = "the download was stopped; the next one resumes from here"
+_RETRYABLE_STATUS = {408, 416, 429, 500, 502, 503, 504}
+_MAX_CHECKSUM_FAILURES = 2
 
 Stop = Callable[[], bool]
 
 
 def fetch(client: httpx2.Client, file: RemoteFile, target: Path, on_bytes: Callable[[int], None], stop: Stop) -> None:
-    """Bring ``file`` to ``target``; bytes of an earlier attempt are used. ``on_bytes`` is told how many are there.
+    """Download ``file`` to ``target``, resuming from ``NAME.part`` of an earlier attempt.
+
+    Args:
+        on_bytes: receives the number of bytes that have arrived.
 
     Raises:
-        DownloadError: no access, no answer after several attempts, or a wrong content twice.
-        JobCancelled: ``stop`` answered True; what has come so far is kept.
+        DownloadError: no access, no answer after several attempts, or wrong content twice.
+        JobCancelled: ``stop`` returned True; the partial file stays.
         DiskFull, NotWritable.
     """
     part = target.with_name(target.name + ".part")
-    failures = wrong = 0
-    while True:
-        before = size_of(part)
-        try:
-            with storage_errors(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                _stream(client, file, part, on_bytes, stop)
-        except httpx2.HTTPError as problem:
-            failures = 1 if size_of(part) > before else failures + 1
-            _give_up_or_wait(file, problem, failures, stop)
-            continue
-        if proved(file, part):
+    for _ in range(_MAX_CHECKSUM_FAILURES):
+        with http_errors(file.path, file.url), storage_errors(target):
+            part.parent.mkdir(parents=True, exist_ok=True)
+            _stream_with_retries(client, file, part, on_bytes, stop)
+        if is_verified(file, part):
             with storage_errors(target):
                 part.replace(target)
             return
         part.unlink()
-        wrong += 1
-        if wrong == 2:
-            raise DownloadError(
-                f"{file.path} arrived with a wrong content twice (its checksum differs)",
-                hint="Try again later, or from the other source.",
-            )
+    raise DownloadError(
+        f"the checksum of {file.path} was wrong twice",
+        hint="Try again later, or use the other source.",
+    )
 
 
-def proved(file: RemoteFile, path: Path) -> bool:
-    """Whether ``path`` holds exactly what the hub says of ``file``: its size, and its checksum where there is one."""
+def is_verified(file: RemoteFile, path: Path) -> bool:
+    """Whether ``path`` matches what the hub reports for ``file``: its size, and its checksum if there is one."""
     if size_of(path) != file.size or not path.is_file():
         return False
     if file.sha256:
         return sha256_of(path) == file.sha256
-    if file.blob:  # git's name of a content, for the small files that are in the repository itself
+    if file.blob:  # git's object id, for the small files that are in the repository itself
         content = path.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == file.blob
     return True
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, 0 when it is not there."""
+    """Size of a file in bytes, 0 if it does not exist."""
     return path.stat().st_size if path.is_file() else 0
 
 
+class _StallCounter:
+    """Counts attempts in a row that brought no bytes."""
+
+    def __init__(self, part: Path) -> None:
+        self._part, self._size, self.count = part, size_of(part), 0
+
+    def update(self, _: RetryCallState) -> None:
+        size = size_of(self._part)
+        self.count = 1 if size > self._size else self.count + 1
+        self._size = size
+
+    def wait_s(self, _: RetryCallState) -> float:
+        return RETRY_WAITS_S[min(self.count, len(RETRY_WAITS_S)) - 1]
+
+    def give_up(self, _: RetryCallState) -> bool:
+        return self.count > len(RETRY_WAITS_S)
+
+
+def _stream_with_retries(
+    client: httpx2.Client, file: RemoteFile, part: Path, on_bytes: Callable[[int], None], stop: Stop
+) -> None:
+    """Complete ``part``. Raises httpx2.HTTPError after a final error or too many attempts without progress."""
+    stalls = _StallCounter(part)
+    attempts = Retrying(
+        retry=retry_if_exception(_is_temporary),
+        after=stalls.update,
+        wait=stalls.wait_s,
+        stop=stalls.give_up,
+        sleep=lambda seconds: sleep_unless_stopped(seconds, stop, STOPPED),
+        reraise=True,
+    )
+    attempts(_stream, client, file, part, on_bytes, stop)
+
+
+def _is_temporary(error: BaseException) -> bool:
+    if isinstance(error, httpx2.HTTPStatusError):
+        return error.response.status_code in _RETRYABLE_STATUS
+    return isinstance(error, httpx2.HTTPError)
+
+
 def _stream(client: httpx2.Client, file: RemoteFile, part: Path, on_bytes: Callable[[int], None], stop: Stop) -> None:
-    """Append what is missing to ``part``. Raises httpx2.HTTPError when the connection or the server fails."""
+    """Append the missing bytes to ``part``. Raises httpx2.HTTPError when the connection or the server fails."""
     done = size_of(part)
     if done > file.size:
         part.unlink()
@@ -86,27 +123,15 @@ def _stream(client: httpx2.Client, file: RemoteFile, part: Path, on_bytes: Calla
     with client.stream("GET", file.url, headers=headers, follow_redirects=True, timeout=TIMEOUT) as response:
         response.raise_for_status()
         if done and not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
-            done = 0  # the server sends the whole file again
+            done = 0  # the server ignores the range and sends the whole file
         with part.open("ab" if done else "wb") as output:
-            for chunk in response.iter_raw():  # as it comes: a chunk size would lose the rest when the line breaks
+            for chunk in response.iter_raw():  # a chunk size would lose the buffered rest when the connection breaks
                 if stop():
-                    raise JobCancelled("the download was stopped; the next one goes on from here")
+                    raise JobCancelled(STOPPED)
                 done += len(chunk)
                 if done > file.size:
-                    raise httpx2.RemoteProtocolError(f"more than {file.size:,} bytes came for {file.path}")
+                    raise httpx2.RemoteProtocolError(f"more than {file.size:,} bytes arrived for {file.path}")
                 output.write(chunk)
                 on_bytes(done)
     if done < file.size:
         raise httpx2.RemoteProtocolError(f"the connection ended after {done:,} of {file.size:,} bytes of {file.path}")
-
-
-def _give_up_or_wait(file: RemoteFile, problem: httpx2.HTTPError, failures: int, stop: Stop) -> None:
-    refused = isinstance(problem, httpx2.HTTPStatusError) and problem.response.status_code not in _WORTH_A_RETRY
-    if refused or failures > len(RETRY_WAITS_S):
-        with in_words(file.path, file.url):
-            raise problem
-    end = time.monotonic() + RETRY_WAITS_S[failures - 1]
-    while time.monotonic() < end:
-        if stop():
-            raise JobCancelled("the download was stopped; the next one goes on from here")
-        time.sleep(0.1)

@@ -1,7 +1,7 @@
-"""The two places that publish the models: what a repository holds there, with sizes and checksums.
+"""The two hubs that publish the models: list the files of a repository with sizes and checksums.
 
-Hugging Face is asked through ``huggingface_hub``; ModelScope over plain HTTP (its routes: DESIGN 6). Neither
-fetches files: see ``acestep.models.fetch``.
+Hugging Face is accessed through ``huggingface_hub``, ModelScope through its HTTP API. Files are downloaded by
+``acestep.models.fetch``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LIST_TIMEOUT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """One file of a repository. Its content is proved by ``sha256``, or by git's ``blob`` id if the file is small."""
+    """One file of a repository. ``sha256`` verifies its content, or git's ``blob`` id if the file is small."""
 
     path: str
     url: str
@@ -36,18 +36,18 @@ class RemoteFile:
 
 
 class Hub(Protocol):
-    """A place that publishes models. ``headers`` go along with every file that is asked for."""
+    """A site that publishes models. ``headers`` are sent with every file request."""
 
     name: str
     endpoint: str
     headers: dict[str, str]
 
     def list_files(self, repo: str) -> list[RemoteFile]:
-        """Every file of ``repo``. Raises DownloadError in words: unknown repository, no access, no answer."""
+        """Every file of ``repo``. Raises DownloadError: unknown repository, no access, no answer."""
 
 
 class HuggingFace:
-    """huggingface.co, or the mirror named by HF_ENDPOINT. Without ``token`` the one of ``hf auth login`` is used."""
+    """huggingface.co, or the mirror in HF_ENDPOINT. ``token`` defaults to the one saved by ``hf auth login``."""
 
     name = "Hugging Face"
 
@@ -58,7 +58,7 @@ class HuggingFace:
         self._api = HfApi(endpoint=self.endpoint, token=token or False)
 
     def list_files(self, repo: str) -> list[RemoteFile]:
-        with in_words(repo, self.endpoint):
+        with http_errors(repo, self.endpoint):
             commit = self._api.model_info(repo, revision="main", timeout=LIST_TIMEOUT_S).sha
             entries = list(self._api.list_repo_tree(repo, recursive=True, revision=commit))
         return [
@@ -75,7 +75,7 @@ class HuggingFace:
 
 
 class ModelScope:
-    """modelscope.cn, or the server named by MODELSCOPE_ENDPOINT."""
+    """modelscope.cn, or the server in MODELSCOPE_ENDPOINT."""
 
     name = "ModelScope"
 
@@ -85,16 +85,16 @@ class ModelScope:
 
     def list_files(self, repo: str) -> list[RemoteFile]:
         base = f"{self.endpoint}/api/v1/models/{repo}/repo"
-        with in_words(repo, self.endpoint):
-            answer = httpx2.get(
+        with http_errors(repo, self.endpoint):
+            response = httpx2.get(
                 f"{base}/files",
                 params={"Revision": "master", "Recursive": "true"},
                 timeout=LIST_TIMEOUT_S,
                 follow_redirects=True,
             )
-            answer.raise_for_status()
+            response.raise_for_status()
             try:
-                files = [entry for entry in answer.json()["Data"]["Files"] if entry.get("Type") != "tree"]
+                files = [entry for entry in response.json()["Data"]["Files"] if entry.get("Type") != "tree"]
                 return [
                     RemoteFile(
                         path=entry["Path"],
@@ -105,7 +105,7 @@ class ModelScope:
                     for entry in files
                 ]
             except (ValueError, KeyError, TypeError, AttributeError):
-                raise DownloadError(f"{self.endpoint} gave no list of files for {repo}") from None
+                raise DownloadError(f"{self.endpoint} returned no file list for {repo}") from None
 
 
 def reachable(hub: Hub) -> bool:
@@ -117,35 +117,35 @@ def reachable(hub: Hub) -> bool:
 
 
 def is_safe(path: str) -> bool:
-    """Whether a path from a hub stays inside the folder that it is written to, on every system."""
+    """Whether a path from a hub stays inside its target folder on every operating system."""
     parts = PurePosixPath(path).parts
     return bool(parts) and not (path.startswith("/") or ".." in parts or "\\" in path or ":" in path)
 
 
 @contextmanager
-def in_words(what: str, endpoint: str) -> Iterator[None]:
-    """Turn errors of HTTP into a DownloadError that names ``what`` was asked for and the host."""
+def http_errors(requested: str, endpoint: str) -> Iterator[None]:
+    """Convert HTTP errors to DownloadError with the host and what was ``requested``."""
     host = urlsplit(endpoint).netloc
     try:
         yield
-    except httpx2.TimeoutException as problem:
-        raise DownloadError(f"{host} did not answer in time", hint="Try again later.") from problem
-    except httpx2.HTTPError as problem:
-        response: httpx2.Response | None = getattr(problem, "response", None)
+    except httpx2.TimeoutException as error:
+        raise DownloadError(f"{host} did not answer in time", hint="Try again later.") from error
+    except httpx2.HTTPError as error:
+        response: httpx2.Response | None = getattr(error, "response", None)
         if response is None:
-            reason = f"{host} cannot be reached ({problem or type(problem).__name__})"
-            raise DownloadError(reason, hint="Check the internet connection and the proxy settings.") from problem
-        raise _refused(what, host, response.status_code) from problem
+            reason = f"{host} cannot be reached ({error or type(error).__name__})"
+            raise DownloadError(reason, hint="Check the internet connection and the proxy settings.") from error
+        raise _status_error(requested, host, response.status_code) from error
 
 
-def _refused(what: str, host: str, status: int) -> DownloadError:
+def _status_error(requested: str, host: str, status: int) -> DownloadError:
     if status in (401, 403):
         return DownloadError(
-            f"{host} gives no access to {what} (HTTP {status})",
-            hint="Set HF_TOKEN to a Hugging Face token that may read it, or try the other source.",
+            f"{host} denies access to {requested} (HTTP {status})",
+            hint="Set HF_TOKEN to a Hugging Face token with read access, or use the other source.",
         )
     if status == 404:
-        return DownloadError(f"{host} has no {what} (HTTP 404)")
+        return DownloadError(f"{host} has no {requested} (HTTP 404)")
     if status == 429:
-        return DownloadError(f"{host} asks to slow down (HTTP 429)", hint="Try again in some minutes.")
-    return DownloadError(f"{host} answered HTTP {status} for {what}", hint="Try again later.")
+        return DownloadError(f"{host} is rate-limiting (HTTP 429)", hint="Try again in a few minutes.")
+    return DownloadError(f"{host} returned HTTP {status} for {requested}", hint="Try again later.")

@@ -11,9 +11,10 @@ import pytest
 import soundfile
 
 from acestep.captioning import cloud as common
-from acestep.captioning.cloud import Patience, cost_note, find_key, has_key, remember_key
+from acestep.captioning.cloud import cost_note, find_key, has_key, remember_key
 from acestep.captioning.elevenlabs import ElevenLabsTranscriber
 from acestep.captioning.gemini import GeminiCaptioner
+from acestep.captioning.service_client import RetryPolicy
 from acestep.captioning.whisper import WhisperTranscriber
 from acestep.core.errors import AudioError, ConfigError, JobCancelled, ServiceError, ServiceRefused
 from tests.fake_cloud import ANSWER, CAPTION, KEY, fake_cloud
@@ -46,9 +47,9 @@ class Waits(list):
 
 def made(name, cloud, *, key=KEY, retries=2, timeout_s=20.0):
     waits = Waits()
-    patience = Patience(retries=retries, timeout_s=timeout_s, wait=waits)
+    retry_policy = RetryPolicy(retries=retries, timeout_s=timeout_s, wait=waits)
     url = f"{cloud.url}/v1" if name == "whisper" else cloud.url
-    return SERVICES[name](api_key=key, base_url=url, patience=patience), waits
+    return SERVICES[name](api_key=key, base_url=url, retry_policy=retry_policy), waits
 
 
 def ask(service, path):
@@ -162,7 +163,7 @@ def test_no_words_mean_an_instrumental_piece(name, song):
 def test_an_empty_answer_of_gemini_is_no_caption(song):
     with fake_cloud("empty", "empty", "empty") as cloud:
         service, _ = made("gemini", cloud)
-        with pytest.raises(ServiceError, match="answered nothing"):
+        with pytest.raises(ServiceError, match="empty answer"):
             service.analyze(song)
 
 
@@ -293,7 +294,7 @@ def test_without_a_key_nothing_is_sent_and_the_variable_is_named(name, monkeypat
 
 def test_a_server_of_ones_own_needs_no_key(song):
     with fake_cloud("401") as cloud:
-        own = WhisperTranscriber(base_url=f"{cloud.url}/v1", patience=Patience(retries=0))
+        own = WhisperTranscriber(base_url=f"{cloud.url}/v1", retry_policy=RetryPolicy(retries=0))
         with pytest.raises(ServiceRefused, match="401"):
             own.transcribe(song)
         assert "authorization" not in cloud.requests[0].headers
@@ -314,8 +315,8 @@ def test_a_missing_file_and_a_strange_address_are_told(song, tmp_path):
 
 def test_waiting_for_a_service_ends_when_the_user_stops(song):
     with fake_cloud("429:60") as cloud:
-        patience = Patience(stop=lambda: len(cloud.requests) > 0)
-        service = ElevenLabsTranscriber(api_key=KEY, base_url=cloud.url, patience=patience)
+        retry_policy = RetryPolicy(stop=lambda: len(cloud.requests) > 0)
+        service = ElevenLabsTranscriber(api_key=KEY, base_url=cloud.url, retry_policy=retry_policy)
         with pytest.raises(JobCancelled):
             service.transcribe(song)
 

@@ -141,20 +141,20 @@ def test_a_damaged_file_is_fetched_again_and_then_refused(hubs: Hubs, with_compa
 
     shutil.rmtree(with_companions / BASE)
     hubs.huggingface.corrupt["model.safetensors"] = 9
-    with pytest.raises(DownloadError, match=r"model\.safetensors arrived with a wrong content twice"):
+    with pytest.raises(DownloadError, match=r"checksum of model\.safetensors was wrong twice"):
         download([BASE], with_companions, source="huggingface")
     assert not (with_companions / BASE).exists()
 
 
 def test_a_damaged_small_file_is_noticed_too(hubs: Hubs, with_companions: Path) -> None:
     hubs.huggingface.corrupt["config.json"] = 9
-    with pytest.raises(DownloadError, match=r"config\.json arrived with a wrong content"):
+    with pytest.raises(DownloadError, match=r"checksum of config\.json was wrong"):
         download([BASE], with_companions, source="huggingface")
 
 
 def test_a_model_that_is_published_incomplete_is_not_accepted(hubs: Hubs, with_companions: Path) -> None:
     hubs.huggingface.repos[f"ACE-Step/{BASE}"] = {"config.json": b"{}", "model.safetensors": weights()[:-9]}
-    with pytest.raises(DownloadError, match="not a whole model"):
+    with pytest.raises(DownloadError, match="not a complete model"):
         download([BASE], with_companions, source="huggingface")
     assert not is_present(BASE, with_companions)
 
@@ -171,7 +171,7 @@ def test_too_small_a_disk_is_told_before_anything_is_fetched(
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(404, "has no"), (401, "no access"), (403, "no access"), (429, "slow down")]
+    ("status", "words"), [(404, "has no"), (401, "denies access"), (403, "denies access"), (429, "rate-limiting")]
 )
 def test_refusals_are_told_in_words(hubs: Hubs, with_companions: Path, status: int, words: str) -> None:
     hubs.modelscope.status = status
@@ -211,7 +211,7 @@ def test_when_hugging_face_is_down_modelscope_is_asked_first(
 def test_when_both_fail_the_error_names_both_reasons(hubs: Hubs, with_companions: Path) -> None:
     del hubs.huggingface.repos[f"ACE-Step/{BASE}"]
     hubs.modelscope.status = 403
-    with pytest.raises(DownloadError, match=r"Hugging Face: .* has no .*; ModelScope: .* no access"):
+    with pytest.raises(DownloadError, match=r"Hugging Face: .* has no .*; ModelScope: .* denies access"):
         download([BASE], with_companions)
 
 

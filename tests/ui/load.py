@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from gradio_client import Client
 from playwright.sync_api import Browser
 
@@ -59,7 +59,7 @@ class Pollers:
 
     def _ask(self, number: int, over: threading.Event) -> None:
         over.wait(ASK_EVERY_S * number / POLLERS)
-        with httpx.Client(base_url=self.site.url, trust_env=False, timeout=30) as client:
+        with httpx2.Client(base_url=self.site.url, trust_env=False, timeout=30) as client:
             while not over.is_set():
                 if number % 2:
                     answer = client.get("/health")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import pytest
 from gradio_client import Client
@@ -444,13 +444,13 @@ def test_the_browser_is_given_copies_and_no_file_of_the_user(site: Site, songs: 
     (preview / "folder").symlink_to(songs)
     links = [f"{preview}/link.wav", f"{preview}/folder/track 1.wav"]
     for path in [*map(str, outside), *tricks, *links]:
-        assert httpx.get(f"{site.url}/gradio_api/file={path}", trust_env=False).status_code in (403, 404), path
+        assert httpx2.get(f"{site.url}/gradio_api/file={path}", trust_env=False).status_code in (403, 404), path
     copy = next((site.workspace / "cache" / "preview").glob("[0-9a-f]*.wav"))
-    assert httpx.get(f"{site.url}/gradio_api/file={copy}", trust_env=False).status_code == 200
+    assert httpx2.get(f"{site.url}/gradio_api/file={copy}", trust_env=False).status_code == 200
 
 
 def test_health_tells_what_is_in_memory(site: Site, adapter: Path) -> None:
-    answer = httpx.get(f"{site.url}/health", trust_env=False).json()
+    answer = httpx2.get(f"{site.url}/health", trust_env=False).json()
     assert answer["status"] == "ok"
     assert answer["llm_loaded"] is False
     assert isinstance(answer["models_loaded"], bool)

@@ -23,7 +23,7 @@ from acestep.training.configs import TrainingConfig, TrainJob, groups
 from acestep.training.data import Draw, Plan, Song, split
 from acestep.training.distributed.placement import choose_place, make_fabric
 from acestep.training.distributed.process_group import ALONE, Team
-from acestep.training.evaluation.evaluator import Yardstick
+from acestep.training.evaluation.evaluator import Evaluator
 from acestep.training.loss_weights import LOSS_WEIGHTS
 from acestep.training.optimizers import SELF_TUNING, peak_rate
 from acestep.training.state.checkpoint import require_same
@@ -97,8 +97,8 @@ class Prepared:
         )
 
     @property
-    def yardstick(self) -> Yardstick:
-        return Yardstick(
+    def evaluator(self) -> Evaluator:
+        return Evaluator(
             self.songs,
             self.held_out,
             seed=self.training.seed,

@@ -87,7 +87,7 @@ class Session:
         self.model.train()
         self.progress, self.tracker, self.random = Progress(), BestTracker(), RandomState(prepared.device)
         self.figures: dict[str, float | None] = {}  # of the model without an adapter
-        self._yardstick = prepared.yardstick
+        self._evaluator = prepared.evaluator
         if prepared.source is not None and prepared.source.exact:
             self._go_on_from(prepared.source)
         elif prepared.source is not None:
@@ -117,36 +117,38 @@ class Session:
         torch.manual_seed(seed_for(draw.seed, epoch, "dropout", *(song.name for song in chosen)))
         return move(collate([draw(song, epoch) for song in chosen]), self.prepared.device)
 
-    def measure(self, stop_if_cancelled: Callable[[], None]) -> Figures:
+    def evaluate(self, stop_if_cancelled: Callable[[], None]) -> Figures:
         """The figures of the adapter as it is now. Raises JobCancelled."""
-        return self._measure(self.model, stop_if_cancelled)
+        return self._evaluate(self.model, stop_if_cancelled)
 
-    def measure_untouched(self, stop_if_cancelled: Callable[[], None]) -> None:
+    def evaluate_baseline(self, stop_if_cancelled: Callable[[], None]) -> None:
         """Fill ``figures`` with those of the model without an adapter. Raises JobCancelled."""
         self.adapter.set_strength(0.0)
         try:
-            before = self.measure(stop_if_cancelled)
+            before = self.evaluate(stop_if_cancelled)
         finally:
             self.adapter.set_strength(1.0)
         self.figures = {
             "fit_loss_before": before.fit_loss,
             "validation_loss_before": before.validation_loss,
-            "zero_loss": self._yardstick.zero_loss(),
+            "zero_loss": self._evaluator.zero_loss(),
         }
 
-    def measure_delivered(self, stop_if_cancelled: Callable[[], None], name: str = ADAPTER) -> Figures:
+    def evaluate_exported(self, stop_if_cancelled: Callable[[], None], name: str = ADAPTER) -> Figures:
         """The figures of the files in ``final/<name>``, read back as any other program would. Ends the training."""
         self._remove_adapter()
         delivered = load_adapter(self._decoder, self.prepared.run.final / name)
         model = FlowMatching(self._decoder, self._null_condition)
         try:
             with self.fabric.autocast():
-                return self._measure(model, stop_if_cancelled)
+                return self._evaluate(model, stop_if_cancelled)
         finally:
             delivered.remove()
 
-    def _measure(self, model: nn.Module, stop_if_cancelled: Callable[[], None]) -> Figures:
-        return self._yardstick.measure(model, self.prepared.device, stop_if_cancelled=stop_if_cancelled, team=self.team)
+    def _evaluate(self, model: nn.Module, stop_if_cancelled: Callable[[], None]) -> Figures:
+        return self._evaluator.evaluate(
+            model, self.prepared.device, stop_if_cancelled=stop_if_cancelled, team=self.team
+        )
 
     def state(self) -> dict[str, Any]:
         """All that an exact resume needs, at the last border between two steps. The rate follows from the step."""
@@ -155,7 +157,7 @@ class Session:
             "progress": self.progress.state(),
             "tracker": self.tracker.state(),
             "figures": self.figures,
-            "grid": self._yardstick.grid,
+            "grid": self._evaluator.grid,
             "adapter": self.adapter.state(),
             "average": None if self.average is None else self.average.state(),
             "optimizer": self._plain_optimizer.state_dict(),
@@ -176,7 +178,7 @@ class Session:
             group["weight_decay"] = self.prepared.training.weight_decay
         self.fabric.strategy.precision.load_state_dict(state["loss_scale"])
         self.progress, self.tracker = Progress.from_state(state["progress"]), BestTracker.from_state(state["tracker"])
-        if state["grid"] == self._yardstick.grid:  # else they are measured once more
+        if state["grid"] == self._evaluator.grid:  # else they are measured once more
             self.figures = state["figures"]
         self.random.load(state["random"])
         if self.prepared.training.auto_save_best_after and not (self.prepared.run.best / ADAPTER).is_dir():

@@ -97,7 +97,7 @@ class _Run:
         try:
             with self.memory, self._nothing_lost():
                 if not self.session.figures:
-                    self.session.measure_untouched(self.context.stop_if_cancelled)
+                    self.session.evaluate_baseline(self.context.stop_if_cancelled)
                     self._log_figures(
                         self.session.figures["fit_loss_before"], self.session.figures["validation_loss_before"]
                     )
@@ -157,7 +157,7 @@ class _Run:
         if is_best and wanted:
             self.context.emit(Saved(path=str(self.saver.best()), role="best"))
         seconds = time.monotonic() - self.epoch_began_s
-        fit_loss, validation_loss = self._measure_if_due()
+        fit_loss, validation_loss = self._evaluate_if_due()
         self.logger.log_metrics({"train/epoch_loss": loss}, self.progress.step)
         self.context.emit(
             EpochLogged(
@@ -174,12 +174,12 @@ class _Run:
             )
         )
 
-    def _measure_if_due(self) -> tuple[float | None, float | None]:
+    def _evaluate_if_due(self) -> tuple[float | None, float | None]:
         """Fit and validation loss; none after the last epoch, when what was delivered is measured."""
         every = self.training.measure_every_n_epochs
         if not every or self.progress.epoch % every or self.ended:
             return None, None
-        figures = self.session.measure(self.context.stop_if_cancelled)
+        figures = self.session.evaluate(self.context.stop_if_cancelled)
         self._log_figures(figures.fit_loss, figures.validation_loss)
         return figures.fit_loss, figures.validation_loss
 
@@ -256,7 +256,7 @@ class _Run:
         final = self.saver.final(best_known=tracker.best is not None and self.training.auto_save_best_after > 0)
         self.team.meet(None)  # it is there for all
         self.context.emit(Saved(path=str(final), role="final"))
-        figures = session.measure_delivered(self.context.stop_if_cancelled)
+        figures = session.evaluate_exported(self.context.stop_if_cancelled)
         self._log_figures(figures.fit_loss, figures.validation_loss)
         before = session.figures
         told = f"fit loss {before['fit_loss_before']:.4f} before, {figures.fit_loss:.4f} now"
@@ -265,7 +265,7 @@ class _Run:
                 f"; validation loss {before['validation_loss_before']:.4f} before, {figures.validation_loss:.4f} now"
             )
         self.context.emit(Noted(message=told))
-        average = self._measured_average(final)
+        average = self._evaluate_ema(final)
         return {
             **before,
             "fit_loss": figures.fit_loss,
@@ -281,11 +281,11 @@ class _Run:
             "adapter": str(final / ADAPTER),
         }
 
-    def _measured_average(self, final: Path) -> dict[str, Any]:
+    def _evaluate_ema(self, final: Path) -> dict[str, Any]:
         """The figures of the moving average, where one was delivered."""
         if not (final / AVERAGE).is_dir():
             return {}
-        figures = self.session.measure_delivered(self.context.stop_if_cancelled, AVERAGE)
+        figures = self.session.evaluate_exported(self.context.stop_if_cancelled, AVERAGE)
         self.context.emit(Noted(message=f"the moving average of the weights: fit loss {figures.fit_loss:.4f}"))
         return {"fit_loss_ema": figures.fit_loss, "validation_loss_ema": figures.validation_loss}
 

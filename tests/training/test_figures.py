@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from acestep.core.errors import JobCancelled
-from acestep.training.evaluation.evaluator import Yardstick
+from acestep.training.evaluation.evaluator import Evaluator
 from acestep.training.flow_matching import FlowMatching
 from tests.training.songs import ToyDecoder, make_songs
 
@@ -17,35 +17,35 @@ def model(dropout=0.0):
     return FlowMatching(decoder, torch.zeros(1, 1, 64)).train()
 
 
-def measure(model, *, songs=SONGS, held_out=()):
-    return Yardstick(songs, held_out, **GRID).measure(model, CPU, stop_if_cancelled=lambda: None)
+def evaluate(model, *, songs=SONGS, held_out=()):
+    return Evaluator(songs, held_out, **GRID).evaluate(model, CPU, stop_if_cancelled=lambda: None)
 
 
 def test_a_figure_is_the_same_each_time_and_leaves_mode_and_random_state_alone():
     dropping = model(dropout=0.5)
     before = torch.get_rng_state()
-    assert measure(dropping) == measure(dropping) == measure(model())
+    assert evaluate(dropping) == evaluate(dropping) == evaluate(model())
     assert torch.equal(torch.get_rng_state(), before)
     assert dropping.training
     assert dropping.network.point.grad is None
 
 
 def test_the_order_of_the_songs_changes_nothing():
-    assert measure(model(), songs=SONGS).fit_loss == measure(model(), songs=SONGS[::-1]).fit_loss
+    assert evaluate(model(), songs=SONGS).fit_loss == evaluate(model(), songs=SONGS[::-1]).fit_loss
 
 
 def test_held_out_songs_are_measured_apart():
-    both = measure(model(), songs=SONGS[:2], held_out=SONGS[2:])
-    assert both.fit_loss == measure(model(), songs=SONGS[:2]).fit_loss
-    assert both.validation_loss == measure(model(), songs=SONGS[2:]).fit_loss
-    assert measure(model()).validation_loss is None
+    both = evaluate(model(), songs=SONGS[:2], held_out=SONGS[2:])
+    assert both.fit_loss == evaluate(model(), songs=SONGS[:2]).fit_loss
+    assert both.validation_loss == evaluate(model(), songs=SONGS[2:]).fit_loss
+    assert evaluate(model()).validation_loss is None
 
 
 def test_answering_zero_has_the_zero_loss():
     silent = model()
     torch.nn.init.zeros_(silent.network.point)
     torch.nn.init.zeros_(silent.network.condition)
-    assert Yardstick(SONGS, [], **GRID).zero_loss() == pytest.approx(measure(silent).fit_loss)
+    assert Evaluator(SONGS, [], **GRID).zero_loss() == pytest.approx(evaluate(silent).fit_loss)
 
 
 def test_at_most_eight_songs_of_a_kind_are_measured():
@@ -56,7 +56,7 @@ def test_at_most_eight_songs_of_a_kind_are_measured():
             calls.append(batch.latents.shape)
             return super().forward(batch)
 
-    measure(Counting(ToyDecoder(), torch.zeros(1, 1, 64)), songs=make_songs([(8, 2)] * 30))
+    evaluate(Counting(ToyDecoder(), torch.zeros(1, 1, 64)), songs=make_songs([(8, 2)] * 30))
     assert sum(shape[0] for shape in calls) == 8 * 8
 
 
@@ -70,5 +70,5 @@ def test_a_stop_is_heard_between_two_songs():
 
     measured = model()
     with pytest.raises(JobCancelled):
-        Yardstick(SONGS, [], **GRID).measure(measured, CPU, stop_if_cancelled=stop)
+        Evaluator(SONGS, [], **GRID).evaluate(measured, CPU, stop_if_cancelled=stop)
     assert measured.training

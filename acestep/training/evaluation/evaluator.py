@@ -29,7 +29,7 @@ class Figures:
     validation_loss: float | None
 
 
-class Yardstick:
+class Evaluator:
     """The grid that a run is measured on."""
 
     def __init__(
@@ -46,7 +46,7 @@ class Yardstick:
         return [self._max_frames, *self._times]
 
     @torch.no_grad()
-    def measure(
+    def evaluate(
         self, model: nn.Module, device: torch.device, *, stop_if_cancelled: Callable[[], None], team: Team = ALONE
     ) -> Figures:
         """``model`` answers a batch with its losses [B]. Its mode and all random states are left as they were.

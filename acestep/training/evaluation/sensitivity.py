@@ -67,7 +67,7 @@ def estimate_job(config: EstimateJob, context: Context) -> dict[str, Any]:
     context.emit(Noted(message=f"{checkpoint.name} on {device.value}: {device.reason}"))
     with graphics_card(device.value, "estimating", context):
         try:
-            norms = _measured(config, checkpoint, songs, torch.device(device.value), context)
+            norms = _norms_of_loaded_model(config, checkpoint, songs, torch.device(device.value), context)
         finally:
             gc.collect()
             empty_cache(device.value)
@@ -80,7 +80,7 @@ def estimate_job(config: EstimateJob, context: Context) -> dict[str, Any]:
     return {"results": str(results), "ranks": str(ranks), "modules": len(norms), "top": [asdict(p) for p in ranked]}
 
 
-def _measured(
+def _norms_of_loaded_model(
     config: EstimateJob, checkpoint: Checkpoint, songs: list[Song], device: torch.device, context: Context
 ) -> dict[str, float]:
     """``gradient_norms`` of a model that is loaded for it alone."""
@@ -157,13 +157,13 @@ def gradient_norms(
 def _watch(module: Any, name: str, found: dict[str, float]) -> Any:
     """Have the length of the weight's gradient put into ``found`` whenever there is one."""
 
-    def measure(weight: nn.Parameter) -> None:
+    def evaluate(weight: nn.Parameter) -> None:
         assert weight.grad is not None
         found[name] = float(weight.grad.float().norm()) / _LOSS_SCALE
         weight.grad = None
 
     module.weight.requires_grad_(True)
-    return module.weight.register_post_accumulate_grad_hook(measure)
+    return module.weight.register_post_accumulate_grad_hook(evaluate)
 
 
 def by_layer(norms: Mapping[str, float]) -> dict[str, float]:

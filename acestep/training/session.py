@@ -21,7 +21,7 @@ from acestep.models.load import load_dit, load_null_condition
 from acestep.models.quantize import QUANTIZED, quantize
 from acestep.training.data import collate, move, seed_for
 from acestep.training.distributed.placement import split_layers
-from acestep.training.evaluation.evaluator import Figures
+from acestep.training.evaluation.evaluator import Metrics
 from acestep.training.flow_matching import Batch, FlowMatching
 from acestep.training.loop import Progress
 from acestep.training.optimizers import make_optimizer
@@ -86,7 +86,7 @@ class Session:
         self.model, self.optimizer = self.fabric.setup(model, self._plain_optimizer)
         self.model.train()
         self.progress, self.tracker, self.random = Progress(), BestTracker(), RandomState(prepared.device)
-        self.figures: dict[str, float | None] = {}  # of the model without an adapter
+        self.baseline_metrics: dict[str, float | None] = {}  # of the model without an adapter
         self._evaluator = prepared.evaluator
         if prepared.source is not None and prepared.source.exact:
             self._go_on_from(prepared.source)
@@ -117,7 +117,7 @@ class Session:
         torch.manual_seed(seed_for(draw.seed, epoch, "dropout", *(song.name for song in chosen)))
         return move(collate([draw(song, epoch) for song in chosen]), self.prepared.device)
 
-    def evaluate(self, stop_if_cancelled: Callable[[], None]) -> Figures:
+    def evaluate(self, stop_if_cancelled: Callable[[], None]) -> Metrics:
         """The figures of the adapter as it is now. Raises JobCancelled."""
         return self._evaluate(self.model, stop_if_cancelled)
 
@@ -128,13 +128,13 @@ class Session:
             before = self.evaluate(stop_if_cancelled)
         finally:
             self.adapter.set_strength(1.0)
-        self.figures = {
+        self.baseline_metrics = {
             "fit_loss_before": before.fit_loss,
             "validation_loss_before": before.validation_loss,
             "zero_loss": self._evaluator.zero_loss(),
         }
 
-    def evaluate_exported(self, stop_if_cancelled: Callable[[], None], name: str = ADAPTER) -> Figures:
+    def evaluate_exported(self, stop_if_cancelled: Callable[[], None], name: str = ADAPTER) -> Metrics:
         """The figures of the files in ``final/<name>``, read back as any other program would. Ends the training."""
         self._remove_adapter()
         delivered = load_adapter(self._decoder, self.prepared.run.final / name)
@@ -145,7 +145,7 @@ class Session:
         finally:
             delivered.remove()
 
-    def _evaluate(self, model: nn.Module, stop_if_cancelled: Callable[[], None]) -> Figures:
+    def _evaluate(self, model: nn.Module, stop_if_cancelled: Callable[[], None]) -> Metrics:
         return self._evaluator.evaluate(
             model, self.prepared.device, stop_if_cancelled=stop_if_cancelled, team=self.team
         )
@@ -156,7 +156,7 @@ class Session:
             "fixed": self.prepared.fixed,
             "progress": self.progress.state(),
             "tracker": self.tracker.state(),
-            "figures": self.figures,
+            "figures": self.baseline_metrics,
             "grid": self._evaluator.grid,
             "adapter": self.adapter.state(),
             "average": None if self.average is None else self.average.state(),
@@ -179,7 +179,7 @@ class Session:
         self.fabric.strategy.precision.load_state_dict(state["loss_scale"])
         self.progress, self.tracker = Progress.from_state(state["progress"]), BestTracker.from_state(state["tracker"])
         if state["grid"] == self._evaluator.grid:  # else they are measured once more
-            self.figures = state["figures"]
+            self.baseline_metrics = state["figures"]
         self.random.load(state["random"])
         if self.prepared.training.auto_save_best_after and not (self.prepared.run.best / ADAPTER).is_dir():
             self.tracker.best, self.tracker.best_epoch = None, None  # it was left in another folder

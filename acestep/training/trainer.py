@@ -96,10 +96,11 @@ class _Run:
         self._tell_where_it_stands()
         try:
             with self.memory, self._nothing_lost():
-                if not self.session.figures:
+                if not self.session.baseline_metrics:
                     self.session.evaluate_baseline(self.context.stop_if_cancelled)
-                    self._log_figures(
-                        self.session.figures["fit_loss_before"], self.session.figures["validation_loss_before"]
+                    self._log_metrics(
+                        self.session.baseline_metrics["fit_loss_before"],
+                        self.session.baseline_metrics["validation_loss_before"],
                     )
                 if not self.ended:
                     if self.samples:
@@ -179,9 +180,9 @@ class _Run:
         every = self.training.measure_every_n_epochs
         if not every or self.progress.epoch % every or self.ended:
             return None, None
-        figures = self.session.evaluate(self.context.stop_if_cancelled)
-        self._log_figures(figures.fit_loss, figures.validation_loss)
-        return figures.fit_loss, figures.validation_loss
+        metrics = self.session.evaluate(self.context.stop_if_cancelled)
+        self._log_metrics(metrics.fit_loss, metrics.validation_loss)
+        return metrics.fit_loss, metrics.validation_loss
 
     def _log_step(self, report: StepReport) -> None:
         step, progress = self.progress.step, self.progress
@@ -193,7 +194,7 @@ class _Run:
             StepLogged(step=step, epoch=epoch, loss=report.loss, lr=report.lr, grad_norm=report.grad_norm)
         )
 
-    def _log_figures(self, fit_loss: float | None, validation_loss: float | None) -> None:
+    def _log_metrics(self, fit_loss: float | None, validation_loss: float | None) -> None:
         found = {"fit_loss": fit_loss, "validation_loss": validation_loss}
         self.logger.log_metrics({key: value for key, value in found.items() if value is not None}, self.progress.step)
 
@@ -256,20 +257,20 @@ class _Run:
         final = self.saver.final(best_known=tracker.best is not None and self.training.auto_save_best_after > 0)
         self.team.meet(None)  # it is there for all
         self.context.emit(Saved(path=str(final), role="final"))
-        figures = session.evaluate_exported(self.context.stop_if_cancelled)
-        self._log_figures(figures.fit_loss, figures.validation_loss)
-        before = session.figures
-        told = f"fit loss {before['fit_loss_before']:.4f} before, {figures.fit_loss:.4f} now"
-        if figures.validation_loss is not None:
+        metrics = session.evaluate_exported(self.context.stop_if_cancelled)
+        self._log_metrics(metrics.fit_loss, metrics.validation_loss)
+        before = session.baseline_metrics
+        told = f"fit loss {before['fit_loss_before']:.4f} before, {metrics.fit_loss:.4f} now"
+        if metrics.validation_loss is not None:
             told += (
-                f"; validation loss {before['validation_loss_before']:.4f} before, {figures.validation_loss:.4f} now"
+                f"; validation loss {before['validation_loss_before']:.4f} before, {metrics.validation_loss:.4f} now"
             )
         self.context.emit(Noted(message=told))
         average = self._evaluate_ema(final)
         return {
             **before,
-            "fit_loss": figures.fit_loss,
-            "validation_loss": figures.validation_loss,
+            "fit_loss": metrics.fit_loss,
+            "validation_loss": metrics.validation_loss,
             **average,
             "best": None if tracker.best is None else {"loss": tracker.best, "epoch": tracker.best_epoch},
             "epochs": self.progress.epoch,
@@ -285,9 +286,9 @@ class _Run:
         """The figures of the moving average, where one was delivered."""
         if not (final / AVERAGE).is_dir():
             return {}
-        figures = self.session.evaluate_exported(self.context.stop_if_cancelled, AVERAGE)
-        self.context.emit(Noted(message=f"the moving average of the weights: fit loss {figures.fit_loss:.4f}"))
-        return {"fit_loss_ema": figures.fit_loss, "validation_loss_ema": figures.validation_loss}
+        metrics = self.session.evaluate_exported(self.context.stop_if_cancelled, AVERAGE)
+        self.context.emit(Noted(message=f"the moving average of the weights: fit loss {metrics.fit_loss:.4f}"))
+        return {"fit_loss_ema": metrics.fit_loss, "validation_loss_ema": metrics.validation_loss}
 
     def _tell_where_it_stands(self) -> None:
         progress = self.progress

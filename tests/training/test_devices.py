@@ -93,11 +93,11 @@ def assert_same_run(out: Path, other: Path) -> None:
     """The same loss at each step, the same figures, the same adapter."""
     assert sorted(losses(out)) == list(range(1, STEPS + 1))
     assert losses(out) == pytest.approx(losses(other), **CLOSE)
-    figures = [
+    metrics = [
         {name: value for name, value in of_kind(log_of(run), Finished)[-1].result.items() if "loss" in name}
         for run in (out, other)
     ]
-    assert figures[0] == pytest.approx(figures[1], **CLOSE)
+    assert metrics[0] == pytest.approx(metrics[1], **CLOSE)
     ours, theirs = last_state(out), last_state(other)
     assert ours.keys() == theirs.keys()
     assert max(float((ours[key] - theirs[key]).abs().max()) for key in ours) < 1e-5

@@ -22,7 +22,7 @@ _TOGETHER = 4  # points of one song in a forward pass; without gradients that is
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class Metrics:
     """Mean loss over songs and times. ``validation_loss`` is None without held-out songs."""
 
     fit_loss: float
@@ -48,7 +48,7 @@ class Evaluator:
     @torch.no_grad()
     def evaluate(
         self, model: nn.Module, device: torch.device, *, stop_if_cancelled: Callable[[], None], team: Team = ALONE
-    ) -> Figures:
+    ) -> Metrics:
         """``model`` answers a batch with its losses [B]. Its mode and all random states are left as they were.
 
         The processes of ``team`` share the songs and get the same figures.
@@ -64,7 +64,7 @@ class Evaluator:
         finally:
             model.train(was_training)
         assert fit is not None
-        return Figures(fit, held_out)
+        return Metrics(fit, held_out)
 
     @torch.no_grad()
     def zero_loss(self) -> float:

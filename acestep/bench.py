@@ -110,7 +110,7 @@ def _some_steps(job: TrainJob, steps: int) -> tuple[list[float], int, float | No
                 random=session.random,
                 max_grad_norm=job.training.max_grad_norm,
                 max_not_finite=0,
-                watcher=watch,
+                callback=watch,
                 stop_if_cancelled=lambda: None,
             )
             return watch.times, songs_per_step, _peak_gb(prepared.device)

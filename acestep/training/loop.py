@@ -85,7 +85,7 @@ class Fabric(Protocol):
     ) -> Tensor | None: ...
 
 
-class Watcher(Protocol):
+class Callback(Protocol):
     """Who is told how it goes; saves, measures and tracks the best."""
 
     def after_step(self, report: StepReport) -> bool:
@@ -104,7 +104,7 @@ def train(
     random: RandomState,
     max_grad_norm: float,
     max_not_finite: int,
-    watcher: Watcher,
+    callback: Callback,
     stop_if_cancelled: Callable[[], None],
     team: Team = ALONE,
 ) -> None:
@@ -147,7 +147,7 @@ def train(
         random.mark()
         progress.at_border = True
         mean = sum(losses) / len(losses) if losses else math.nan
-        if watcher.after_step(StepReport(mean, optimizer.param_groups[0]["lr"], grad_norm, epoch_loss)):
+        if callback.after_step(StepReport(mean, optimizer.param_groups[0]["lr"], grad_norm, epoch_loss)):
             return
 
 

@@ -126,7 +126,7 @@ class _Run:
             random=session.random,
             max_grad_norm=self.training.max_grad_norm,
             max_not_finite=self.training.nan_detection_max,
-            watcher=self,
+            callback=self,
             stop_if_cancelled=self.context.stop_if_cancelled,
             team=self.team,
         )

@@ -67,7 +67,7 @@ class Rig:
             random=RandomState(CPU),
             max_grad_norm=1e9,
             max_not_finite=10,
-            watcher=self,
+            callback=self,
             stop_if_cancelled=lambda: None,
             team=self.team,
         )

@@ -115,7 +115,7 @@ def measure(spec: MemorySpec, ready: Callable[[], None] = lambda: None) -> Measu
             random=RandomState(torch.device("cpu")),
             max_grad_norm=1.0,
             max_not_finite=1,
-            watcher=_Nobody(),
+            callback=_Nobody(),
             stop_if_cancelled=lambda: None,
         )
         return Measured(loaded, live.now, live.peak)

@@ -61,7 +61,7 @@ class Rig:
             batch_of=self.batch_of,
             progress=self.progress,
             random=self.random,
-            watcher=self,
+            callback=self,
             stop_if_cancelled=self.stop_if_cancelled,
             **self.limits,
         )

@@ -21,7 +21,7 @@ from acestep.tensors.manifest import Manifest, read_manifest
 from acestep.tensors.record import decode_record, require_fingerprint
 from acestep.training.configs import TrainingConfig, TrainJob, groups
 from acestep.training.data import Draw, Plan, Song, split
-from acestep.training.distributed.placement import choose_place, make_fabric
+from acestep.training.distributed.placement import choose_placement, make_fabric
 from acestep.training.distributed.process_group import ALONE, Team
 from acestep.training.evaluation.evaluator import Evaluator
 from acestep.training.loss_weights import LOSS_WEIGHTS
@@ -118,7 +118,7 @@ def prepare(job: TrainJob, context: Context, fabric: Fabric | None = None, team:
         CheckpointError, AdapterError, TensorError, ModelMismatch, ConfigError, DiskFull, NotWritable.
     """
     run = RunFolder(job.out)
-    place = choose_place(job)
+    placement = choose_placement(job)
     source = team.decide(lambda: find_source(job.resume, run))
     checkpoint = find_checkpoint(job.checkpoint)
     check_checkpoint(checkpoint)
@@ -134,7 +134,7 @@ def prepare(job: TrainJob, context: Context, fabric: Fabric | None = None, team:
         require_same(source, fixed)
     elif source is not None:
         read_card(source.folder)
-    device, dtype = torch.device(place.device.value), place.dtype.value
+    device, dtype = torch.device(placement.device.value), placement.dtype.value
     prepared = Prepared(
         job=job,
         run=run,
@@ -151,8 +151,8 @@ def prepare(job: TrainJob, context: Context, fabric: Fabric | None = None, team:
     )
     if team.first:
         run.write_settings(job.model_dump(mode="json", include=set(groups(TrainJob))))
-    context.emit(Noted(message=f"{checkpoint.name} on {device}: {place.device.reason}"))
-    context.emit(Noted(message=f"precision {str(dtype).removeprefix('torch.')}: {place.dtype.reason}"))
+    context.emit(Noted(message=f"{checkpoint.name} on {device}: {placement.device.reason}"))
+    context.emit(Noted(message=f"precision {str(dtype).removeprefix('torch.')}: {placement.dtype.reason}"))
     _tell(prepared, context)
     return prepared
 

@@ -17,7 +17,7 @@ from acestep.core.events import EpochLogged, Noted, Saved, Started, StepLogged
 from acestep.core.jobs import Context
 from acestep.training.configs import TrainJob
 from acestep.training.distributed.launch_workers import train_together
-from acestep.training.distributed.placement import choose_place, make_fabric
+from acestep.training.distributed.placement import choose_placement, make_fabric
 from acestep.training.distributed.process_group import Team
 from acestep.training.evaluation.audio_previews import Samples
 from acestep.training.loop import StepReport, train
@@ -41,12 +41,12 @@ def train_job(config: TrainJob, context: Context) -> dict[str, Any]:
         LossNotFinite: after saving the last good state.
         TrainingError, TensorError, CheckpointError, AdapterError, ConfigError, MissingPackage, StorageError.
     """
-    place = choose_place(config)
+    placement = choose_placement(config)
     if config.num_processes > 1 and context.whole is None:
         return train_together(config, context)
     fabric = make_fabric(
-        torch.device(place.device.value),
-        place.dtype.value,
+        torch.device(placement.device.value),
+        placement.dtype.value,
         devices=config.devices,
         num_nodes=config.num_nodes,
         strategy=config.strategy,

@@ -19,7 +19,7 @@ from acestep.core.events import Cancelled, EpochLogged, Failed, Finished, Noted,
 from acestep.core.jobs import run_job, write_job
 from acestep.core.paths import PROJECT
 from acestep.training.distributed.launch_workers import _common
-from acestep.training.distributed.placement import choose_place
+from acestep.training.distributed.placement import choose_placement
 from acestep.training.state.run_folder import RunFolder
 from acestep.training.state.tensor_tree import read_values
 from tests.training.runs import log_of, make_job, of_kind, tensors_for
@@ -239,7 +239,7 @@ def test_what_cannot_be_had_is_refused_in_words(settings, said, hint, job, monke
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     config = job("refused", devices=1).model_copy(update=settings)
     with pytest.raises(ConfigError, match=said) as refused:
-        choose_place(config)
+        choose_placement(config)
     assert hint in refused.value.hint
 
 

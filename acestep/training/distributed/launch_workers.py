@@ -39,17 +39,17 @@ def _own(config: TrainJob, node: int, local: int) -> dict[str, str]:
 def _common(config: TrainJob) -> tuple[int, dict[str, str]]:
     """The number of this node, and what each of its processes finds in its environment."""
     if config.num_nodes == 1:
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}
+        placement = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}
     else:
-        place = {name: os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")}
-        if missing := [name for name, value in place.items() if not value]:
+        placement = {name: os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")}
+        if missing := [name for name, value in placement.items() if not value]:
             raise ConfigError(
                 f"num_nodes is {config.num_nodes}, and {', '.join(missing)} is not set in the environment",
                 hint="Set NODE_RANK to 0 on the first node, 1 on the next, and the others to where the first is.",
             )
     if os.name == "nt":  # PyTorch is built without libuv there, and asks for it by default
-        place["USE_LIBUV"] = "0"
-    return int(place["NODE_RANK"]), {**place, "WORLD_SIZE": str(config.num_processes)}
+        placement["USE_LIBUV"] = "0"
+    return int(placement["NODE_RANK"]), {**placement, "WORLD_SIZE": str(config.num_processes)}
 
 
 def _free_port() -> int:

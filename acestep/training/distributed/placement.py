@@ -38,19 +38,19 @@ class _Autocast(MixedPrecision):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Placement:
     """The device of this process and the type that it computes in."""
 
     device: Choice[str]
     dtype: Choice[torch.dtype]
 
 
-def choose_place(job: TrainJob) -> Place:
+def choose_placement(job: TrainJob) -> Placement:
     """Of several devices, the one that the environment of this process names. Raises ConfigError."""
     device = choose_devices(job.device, job.devices)[int(os.environ.get("LOCAL_RANK", 0)) if job.devices > 1 else 0]
     if job.strategy == "fsdp":
         _require_splittable(job, torch.device(device.value))
-    return Place(device, choose_dtype(device.value, job.training.mixed_precision))
+    return Placement(device, choose_dtype(device.value, job.training.mixed_precision))
 
 
 def _require_splittable(job: TrainJob, device: torch.device) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from acestep.core.errors import LossNotFinite
 from acestep.training.data import Step
-from acestep.training.distributed.process_group import ALONE, Team
+from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.flow_matching import Batch
 from acestep.training.state.random_state import RandomState
 
@@ -106,7 +106,7 @@ def train(
     max_not_finite: int,
     callback: Callback,
     stop_if_cancelled: Callable[[], None],
-    team: Team = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> None:
     """Take the ``steps``. ``batch_of(songs, epoch)`` makes a micro-batch, on the device.
 
@@ -126,9 +126,9 @@ def train(
         losses: list[float] = []
         grad_norm = math.nan
         while songs:
-            batches = _each(team.share(songs), step.epoch, batch_of, stop_if_cancelled)
-            found = _accumulate(fabric, model, batches, sum(map(len, songs)), team)
-            losses, grad_norm = _settle(fabric, model, optimizer, found, len(songs), max_grad_norm, team)
+            batches = _each(processes.shard(songs), step.epoch, batch_of, stop_if_cancelled)
+            found = _accumulate(fabric, model, batches, sum(map(len, songs)), processes)
+            losses, grad_norm = _settle(fabric, model, optimizer, found, len(songs), max_grad_norm, processes)
             if all(map(math.isfinite, (*losses, grad_norm))):
                 break
             songs = _without_not_finite(songs, losses, progress, overflowed=_discard(fabric, optimizer))
@@ -163,7 +163,7 @@ def _each(
 
 
 def _accumulate(
-    fabric: Fabric, model: nn.Module, batches: Iterable[tuple[Batch, bool]], num_songs: int, team: Team
+    fabric: Fabric, model: nn.Module, batches: Iterable[tuple[Batch, bool]], num_songs: int, processes: ProcessGroup
 ) -> list[Tensor]:
     """Leave this device's part of the gradient of the mean loss in ``.grad``; gives the losses of its micro-batches.
 
@@ -174,9 +174,9 @@ def _accumulate(
     with fabric.no_backward_sync(model):
         for batch, counts in batches:
             losses = model(batch)  # [B]
-            fabric.backward(losses.sum() * (team.size * counts) / num_songs)
+            fabric.backward(losses.sum() * (processes.world_size * counts) / num_songs)
             found.append(losses.detach())
-    team.meet(None)  # nobody waits for the gradient of one that could not finish it
+    processes.all_gather(None)  # nobody waits for the gradient of one that could not finish it
     return found
 
 
@@ -187,17 +187,17 @@ def _settle(
     found: list[Tensor],
     count: int,
     max_grad_norm: float,
-    team: Team,
+    processes: ProcessGroup,
 ) -> tuple[list[float], float]:
     """The loss of each song of the step and the norm of its gradient, which is left whole and clipped in ``.grad``."""
-    if team.size > 1:
-        with team.others_needed():
+    if processes.world_size > 1:
+        with processes.requires_peers():
             fabric.backward(model(None))
     norm = fabric.clip_gradients(model, optimizer, max_norm=max_grad_norm, error_if_nonfinite=False)
     assert norm is not None
     *values, grad_norm = torch.cat([*found, norm.reshape(1)]).tolist()  # waits for the device
     here = iter(values)
-    by_batch = team.gather([[next(here) for _ in losses] for losses in found], count)
+    by_batch = processes.gather([[next(here) for _ in losses] for losses in found], count)
     return [loss for losses in by_batch for loss in losses], grad_norm
 
 

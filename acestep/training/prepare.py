@@ -22,7 +22,7 @@ from acestep.tensors.record import decode_record, require_fingerprint
 from acestep.training.configs import TrainingConfig, TrainJob, groups
 from acestep.training.data import Draw, Plan, Song, split
 from acestep.training.distributed.placement import choose_placement, make_fabric
-from acestep.training.distributed.process_group import ALONE, Team
+from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.evaluation.evaluator import Evaluator
 from acestep.training.loss_weights import LOSS_WEIGHTS
 from acestep.training.optimizers import SELF_TUNING, peak_rate
@@ -43,7 +43,7 @@ class Prepared:
     device: torch.device
     dtype: torch.dtype
     fabric: Fabric
-    team: Team
+    processes: ProcessGroup
     songs: list[Song]
     held_out: list[Song]
     tag: tuple[str, str]  # trigger word and its position
@@ -81,7 +81,7 @@ class Prepared:
             accumulation=self.training.gradient_accumulation_steps,
             epochs=self.training.max_epochs,
             max_steps=self.training.max_steps,
-            devices=self.team.size,
+            devices=self.processes.world_size,
         )
 
     @property
@@ -108,7 +108,9 @@ class Prepared:
         )
 
 
-def prepare(job: TrainJob, context: Context, fabric: Fabric | None = None, team: Team = ALONE) -> Prepared:
+def prepare(
+    job: TrainJob, context: Context, fabric: Fabric | None = None, processes: ProcessGroup = SINGLE_PROCESS
+) -> Prepared:
     """Find, read and check everything that does not need the model, and tell what was chosen.
 
     Each process of a ``team`` does so, with the ``fabric`` that joins them.
@@ -119,7 +121,7 @@ def prepare(job: TrainJob, context: Context, fabric: Fabric | None = None, team:
     """
     run = RunFolder(job.out)
     placement = choose_placement(job)
-    source = team.decide(lambda: find_source(job.resume, run))
+    source = processes.broadcast(lambda: find_source(job.resume, run))
     checkpoint = find_checkpoint(job.checkpoint)
     check_checkpoint(checkpoint)
     with storage_errors(run.root):
@@ -142,14 +144,14 @@ def prepare(job: TrainJob, context: Context, fabric: Fabric | None = None, team:
         device=device,
         dtype=dtype,
         fabric=fabric or make_fabric(device, dtype),
-        team=team,
+        processes=processes,
         songs=songs,
         held_out=held_out,
         tag=_tag(manifest, found),
         fixed=fixed,
         source=source,
     )
-    if team.first:
+    if processes.is_main:
         run.write_settings(job.model_dump(mode="json", include=set(groups(TrainJob))))
     context.emit(Noted(message=f"{checkpoint.name} on {device}: {placement.device.reason}"))
     context.emit(Noted(message=f"precision {str(dtype).removeprefix('torch.')}: {placement.dtype.reason}"))
@@ -242,7 +244,7 @@ def _tell(prepared: Prepared, context: Context) -> None:
     if prepared.held_out:
         names = ", ".join(song.name.removesuffix(".pt") for song in prepared.held_out)
         context.emit(Noted(message=f"held out for validation: {names}"))
-    if (size := prepared.team.size) > 1:
+    if (size := prepared.processes.world_size) > 1:
         context.emit(Noted(message=f"{size} devices share each step ({prepared.job.strategy})"))
         if prepared.plan.songs_per_step > len(songs):
             _warn(

@@ -65,7 +65,7 @@ class Session:
     def __init__(self, prepared: Prepared, emit: Callable[[Event], None]) -> None:
         """Loads the model, puts the adapter in, and goes to where the source of the run stands."""
         self.prepared, self._emit, training = prepared, emit, prepared.training
-        self.fabric, self.team = prepared.fabric, prepared.team
+        self.fabric, self.processes = prepared.fabric, prepared.processes
         self._decoder = _base(prepared)
         self._null_condition = load_null_condition(prepared.checkpoint, device=prepared.device, dtype=torch.float32)
         if training.gradient_checkpointing:
@@ -147,7 +147,7 @@ class Session:
 
     def _evaluate(self, model: nn.Module, stop_if_cancelled: Callable[[], None]) -> Metrics:
         return self._evaluator.evaluate(
-            model, self.prepared.device, stop_if_cancelled=stop_if_cancelled, team=self.team
+            model, self.prepared.device, stop_if_cancelled=stop_if_cancelled, processes=self.processes
         )
 
     def state(self) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from acestep.core.errors import JobCancelled, LossNotFinite, StorageError, Train
 from acestep.core.events import EpochLogged, Noted, Saved, Started, StepLogged
 from acestep.core.jobs import Context
 from acestep.training.configs import TrainJob
-from acestep.training.distributed.launch_workers import train_together
+from acestep.training.distributed.launch_workers import train_in_workers
 from acestep.training.distributed.placement import choose_placement, make_fabric
-from acestep.training.distributed.process_group import Team
+from acestep.training.distributed.process_group import ProcessGroup
 from acestep.training.evaluation.audio_previews import Samples
 from acestep.training.loop import StepReport, train
 from acestep.training.memory_watch import MemoryWatch
@@ -43,7 +43,7 @@ def train_job(config: TrainJob, context: Context) -> dict[str, Any]:
     """
     placement = choose_placement(config)
     if config.num_processes > 1 and context.whole is None:
-        return train_together(config, context)
+        return train_in_workers(config, context)
     fabric = make_fabric(
         torch.device(placement.device.value),
         placement.dtype.value,
@@ -51,14 +51,14 @@ def train_job(config: TrainJob, context: Context) -> dict[str, Any]:
         num_nodes=config.num_nodes,
         strategy=config.strategy,
     )
-    team = Team.of(fabric)
-    with team.as_one():
-        return _train(prepare(config, team.context(context), fabric, team), context)
+    processes = ProcessGroup.of(fabric)
+    with processes.fail_together():
+        return _train(prepare(config, processes.context(context), fabric, processes), context)
 
 
 def _train(prepared: Prepared, context: Context) -> dict[str, Any]:
     """``context`` is that of this process alone: waiting for its card and playing samples are its own affair."""
-    together = prepared.team.context(context)
+    together = prepared.processes.context(context)
     with graphics_card(str(prepared.device), "training", context):
         together.emit(Noted(message=f"loading {prepared.checkpoint.name}"))
         seed = prepared.training.seed
@@ -72,7 +72,7 @@ class _Run:
     def __init__(self, session: Session, context: Context, samples: Samples) -> None:
         prepared, progress = session.prepared, session.progress
         self.session, self.context, self.training, self.progress = session, context, prepared.training, progress
-        self.team = prepared.team
+        self.processes = prepared.processes
         self.total_steps = prepared.plan.num_steps(progress.epoch, progress.songs, progress.step)
         self.saver = Saver(
             prepared.run,
@@ -80,9 +80,9 @@ class _Run:
             card=session.card,
             state=session.state,
             average=session.average,
-            writes=self.team.first,
+            writes=self.processes.is_main,
         )
-        self.samples = samples if self.team.first and prepared.job.strategy != "fsdp" else None
+        self.samples = samples if self.processes.is_main and prepared.job.strategy != "fsdp" else None
         self.saved_step = progress.step if prepared.source is not None and prepared.source.exact else -1
         self.logger = TensorBoardLogger(
             prepared.run.root, name="logs", version=0, purge_step=progress.step + 1 if progress.step else None
@@ -128,7 +128,7 @@ class _Run:
             max_not_finite=self.training.nan_detection_max,
             callback=self,
             stop_if_cancelled=self.context.stop_if_cancelled,
-            team=self.team,
+            processes=self.processes,
         )
 
     @property
@@ -218,7 +218,7 @@ class _Run:
 
     def _remove_older_than(self, folder: Path) -> None:
         keep = self.training.keep_last_n_checkpoints
-        if not keep or not self.team.first:
+        if not keep or not self.processes.is_main:
             return
         try:
             removed = self.saver.run.remove_older(folder, keep)
@@ -255,7 +255,7 @@ class _Run:
         """Write ``final/`` and measure what was written."""
         session, tracker = self.session, self.session.tracker
         final = self.saver.final(best_known=tracker.best is not None and self.training.auto_save_best_after > 0)
-        self.team.meet(None)  # it is there for all
+        self.processes.all_gather(None)  # it is there for all
         self.context.emit(Saved(path=str(final), role="final"))
         metrics = session.evaluate_exported(self.context.stop_if_cancelled)
         self._log_metrics(metrics.fit_loss, metrics.validation_loss)

@@ -23,7 +23,7 @@ from acestep.core.errors import AceStepError, DiskFull
 from acestep.models.load import load_dit, load_null_condition
 from acestep.training.data import Draw, Plan, collate
 from acestep.training.distributed.placement import make_fabric, split_layers
-from acestep.training.distributed.process_group import ALONE, Team
+from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.flow_matching import Batch, FlowMatching
 from acestep.training.loop import Progress, StepReport, train
 from acestep.training.state.random_state import RandomState
@@ -41,8 +41,8 @@ DRAW = Draw(seed=1, max_frames=8, mu=-0.4, sigma=1.0, cfg_dropout=0.2, weight=la
 class Rig:
     """Three steps of the loop on ``model``; the processes of ``team`` share them."""
 
-    def __init__(self, fabric: Any, team: Team, model: FlowMatching, parameters: list[Any]) -> None:
-        self.team, self.fabric, self.losses = team, fabric, []
+    def __init__(self, fabric: Any, processes: ProcessGroup, model: FlowMatching, parameters: list[Any]) -> None:
+        self.processes, self.fabric, self.losses = processes, fabric, []
         self.songs = make_songs(LENGTHS, width=model.null_condition.shape[-1])
         self.model, self.optimizer = fabric.setup(model, torch.optim.SGD(parameters, lr=0.1))
         self.progress = Progress()
@@ -55,7 +55,14 @@ class Rig:
         return self.progress.step == 3
 
     def run(self, accumulation: int) -> Rig:
-        plan = Plan(len(self.songs), seed=4, batch_size=1, accumulation=accumulation, epochs=3, devices=self.team.size)
+        plan = Plan(
+            len(self.songs),
+            seed=4,
+            batch_size=1,
+            accumulation=accumulation,
+            epochs=3,
+            devices=self.processes.world_size,
+        )
         train(
             fabric=self.fabric,
             model=self.model,
@@ -69,7 +76,7 @@ class Rig:
             max_not_finite=10,
             callback=self,
             stop_if_cancelled=lambda: None,
-            team=self.team,
+            processes=self.processes,
         )
         return self
 
@@ -86,7 +93,7 @@ class Crowded(Rig):
     """The second process runs out of memory in the second step, after its first micro-batch."""
 
     def batch_of(self, songs: list[int], epoch: int) -> Batch:
-        if self.progress.step == 1 and self.team.rank == 1:
+        if self.progress.step == 1 and self.processes.rank == 1:
             raise torch.OutOfMemoryError("full")
         return super().batch_of(songs, epoch)
 
@@ -95,42 +102,42 @@ class NoRoom(Rig):
     """The first process cannot save after the second step."""
 
     def after_step(self, report: StepReport) -> bool:
-        if self.progress.step == 2 and self.team.first:
+        if self.progress.step == 2 and self.processes.is_main:
             raise DiskFull("full", hint="Make room.")
         return super().after_step(report)
 
 
-def toy(kind: type[Rig], fabric: Any, team: Team, accumulation: int) -> tuple[Rig, ToyDecoder]:
+def toy(kind: type[Rig], fabric: Any, processes: ProcessGroup, accumulation: int) -> tuple[Rig, ToyDecoder]:
     decoder = ToyDecoder()
-    rig = kind(fabric, team, FlowMatching(decoder, torch.zeros(1, 1, 64)), list(decoder.parameters()))
+    rig = kind(fabric, processes, FlowMatching(decoder, torch.zeros(1, 1, 64)), list(decoder.parameters()))
     return rig.run(accumulation), decoder
 
 
 def ended_together(kind: type[Rig], fabric: Any) -> str:
     """What the trouble of one process ends this one with."""
-    team = Team.of(fabric)
+    processes = ProcessGroup.of(fabric)
     try:
-        with team.as_one():
-            toy(kind, fabric, team, 1)
+        with processes.fail_together():
+            toy(kind, fabric, processes, 1)
     except (AceStepError, torch.OutOfMemoryError) as problem:
         return f"{type(problem).__name__}: {problem} {getattr(problem, 'hint', '')}".strip()
     return "nothing"
 
 
-def spoilt(fabric: Any, team: Team) -> float:
+def spoilt(fabric: Any, processes: ProcessGroup) -> float:
     """How far the weights are from those of one process after steps with a song that has no finite loss."""
-    _, here = toy(Spoilt, fabric, team, 1)
-    _, alone = toy(Spoilt, make_fabric(CPU, torch.float32), ALONE, 2)
+    _, here = toy(Spoilt, fabric, processes, 1)
+    _, alone = toy(Spoilt, make_fabric(CPU, torch.float32), SINGLE_PROCESS, 2)
     return max(float((a - b).abs().max().detach()) for a, b in zip(here.parameters(), alone.parameters(), strict=True))
 
 
-def split(checkpoint: str, kind: str, config: AdapterConfig, team: Team, out: Path) -> dict[str, Any]:
+def split(checkpoint: str, kind: str, config: AdapterConfig, processes: ProcessGroup, out: Path) -> dict[str, Any]:
     """How far a model whose frozen part is split in two gets from a whole one, and how much of it is here.
 
     ``delivered`` is how far its loss is from that of the adapter's file, read back.
     """
     found, fabric = [], make_fabric(CPU, torch.float32, devices=2, strategy="fsdp")
-    for mine, who, accumulation in ((fabric, team, 1), (make_fabric(CPU, torch.float32), ALONE, 2)):
+    for mine, who, accumulation in ((fabric, processes, 1), (make_fabric(CPU, torch.float32), SINGLE_PROCESS, 2)):
         decoder = load_dit(checkpoint)
         decoder.enable_gradient_checkpointing()
         own = set(decoder.parameters())
@@ -148,7 +155,7 @@ def split(checkpoint: str, kind: str, config: AdapterConfig, team: Team, out: Pa
         "losses": max(abs(a - b) for a, b in zip(losses, others, strict=True)),
         "weights": far,
         "share": share,
-        "delivered": delivered(*shared, load_null_condition(checkpoint), out / f"{kind} {team.rank}"),
+        "delivered": delivered(*shared, load_null_condition(checkpoint), out / f"{kind} {processes.rank}"),
     }
 
 
@@ -168,15 +175,15 @@ def delivered(decoder: Any, adapter: Adapter, null_condition: Tensor, folder: Pa
 
 def main(checkpoint: str, out: str) -> None:
     fabric = make_fabric(CPU, torch.float32, devices=2)
-    team = Team.of(fabric)
+    processes = ProcessGroup.of(fabric)
     result: dict[str, Any] = {
-        "spoilt": spoilt(fabric, team),
+        "spoilt": spoilt(fabric, processes),
         "memory": ended_together(Crowded, fabric),
         "disk": ended_together(NoRoom, fabric),
     }
     for kind, config in KINDS.items():
-        result[kind] = split(checkpoint, kind, config, team, Path(out))
-    Path(out, f"{team.rank}.json").write_text(json.dumps(result))
+        result[kind] = split(checkpoint, kind, config, processes, Path(out))
+    Path(out, f"{processes.rank}.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ from acestep.preprocessing import builder
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.training import trainer
 from acestep.training.configs import TrainJob
-from acestep.training.distributed.process_group import ALONE
+from acestep.training.distributed.process_group import SINGLE_PROCESS
 from acestep.training.evaluation import sensitivity as estimator
 
 CARD = Choice("cuda", "as if there was one")
 
 
 def train(context, monkeypatch):
-    monkeypatch.setattr(trainer, "prepare", lambda *_: SimpleNamespace(device="cuda", team=ALONE))
+    monkeypatch.setattr(trainer, "prepare", lambda *_: SimpleNamespace(device="cuda", processes=SINGLE_PROCESS))
     trainer.train_job(TrainJob(tensor_dir=context.folder, checkpoint="", out=context.folder, device="cpu"), context)
 
 

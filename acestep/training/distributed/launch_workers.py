@@ -17,7 +17,7 @@ from acestep.training.configs import TrainJob
 from acestep.training.state.run_folder import RunFolder
 
 
-def train_together(config: TrainJob, context: Context) -> dict[str, Any]:
+def train_in_workers(config: TrainJob, context: Context) -> dict[str, Any]:
     """Start this node's part of the run and wait for its end. Gives what ``train_job`` does, which each of them runs.
 
     Raises:

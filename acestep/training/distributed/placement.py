@@ -87,7 +87,7 @@ def make_fabric(
             accelerator=device.type,
             devices=devices if several else one,
             num_nodes=num_nodes,
-            strategy=_together(split=strategy == "fsdp") if several else "auto",
+            strategy=_is_sharded(split=strategy == "fsdp") if several else "auto",
             plugins=[precision, LightningEnvironment()] if several else [precision],
         )
         if several:
@@ -95,7 +95,7 @@ def make_fabric(
     return fabric
 
 
-def _together(*, split: bool) -> DDPStrategy:
+def _is_sharded(*, split: bool) -> DDPStrategy:
     """At the start all get the weights of the first, unless each holds another part of them.
 
     With ``find_unused_parameters`` DDP does not wait for the other devices in the forward pass of the second step.

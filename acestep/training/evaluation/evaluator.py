@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from acestep.training.data import Song, centre_start, collate, example, generator_for, move, sorted_by_hash
-from acestep.training.distributed.process_group import ALONE, Team
+from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.flow_matching import Batch, timestep_quantiles
 
 NUM_TIMES = 8  # equally likely times under the law that is trained on
@@ -47,7 +47,12 @@ class Evaluator:
 
     @torch.no_grad()
     def evaluate(
-        self, model: nn.Module, device: torch.device, *, stop_if_cancelled: Callable[[], None], team: Team = ALONE
+        self,
+        model: nn.Module,
+        device: torch.device,
+        *,
+        stop_if_cancelled: Callable[[], None],
+        processes: ProcessGroup = SINGLE_PROCESS,
     ) -> Metrics:
         """``model`` answers a batch with its losses [B]. Its mode and all random states are left as they were.
 
@@ -59,8 +64,8 @@ class Evaluator:
         was_training = model.training
         model.eval()
         try:
-            fit = self._mean(self._songs, model, device, stop_if_cancelled, team)
-            held_out = self._mean(self._held_out, model, device, stop_if_cancelled, team)
+            fit = self._mean(self._songs, model, device, stop_if_cancelled, processes)
+            held_out = self._mean(self._held_out, model, device, stop_if_cancelled, processes)
         finally:
             model.train(was_training)
         assert fit is not None
@@ -80,13 +85,13 @@ class Evaluator:
         model: nn.Module,
         device: torch.device,
         stop_if_cancelled: Callable[[], None],
-        team: Team,
+        processes: ProcessGroup,
     ) -> float | None:
         losses: list[list[float]] = []  # [songs, times]
-        for song, _ in team.share(songs):
+        for song, _ in processes.shard(songs):
             stop_if_cancelled()
             losses.append(torch.cat([model(move(batch, device)) for batch in self._batches(song)]).tolist())
-        return float(torch.tensor(team.gather(losses, len(songs))).mean()) if songs else None
+        return float(torch.tensor(processes.gather(losses, len(songs))).mean()) if songs else None
 
     def _batches(self, song: Song) -> Iterator[Batch]:
         """The middle of ``song`` at all times of the grid."""

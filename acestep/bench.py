@@ -90,7 +90,7 @@ def _some_steps(job: TrainJob, steps: int) -> tuple[list[float], int, float | No
         unwatched.training = job.training.model_copy(update={"max_epochs": 100_000, "max_steps": 0})
         context = _Quiet(Path(folder))
         prepared = prepare(unwatched, context)
-        songs_per_step = prepared.plan.songs_per_step
+        songs_per_step = prepared.step_plan.songs_per_step
         if songs_per_step > len(prepared.songs):
             raise ConfigError(
                 [f"{len(prepared.songs)} songs do not fill a step of {songs_per_step}"],
@@ -104,7 +104,7 @@ def _some_steps(job: TrainJob, steps: int) -> tuple[list[float], int, float | No
                 model=session.model,
                 optimizer=session.optimizer,
                 rate_at=lambda step: prepared.rate,
-                steps=(step for step in prepared.plan.steps() if step.num_songs == songs_per_step),
+                steps=(step for step in prepared.step_plan.steps() if step.num_songs == songs_per_step),
                 batch_of=session.batch_of,
                 progress=session.progress,
                 random=session.random,

@@ -31,7 +31,7 @@ class Song:
     record: TensorRecord
 
 
-class Example(NamedTuple):
+class TrainingExample(NamedTuple):
     """One song as it enters one step."""
 
     latents: Tensor  # [T, C]
@@ -44,7 +44,7 @@ class Example(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class ExampleSampler:
     """How examples are drawn from songs. ``max_frames`` 0 takes songs whole."""
 
     seed: int
@@ -54,17 +54,19 @@ class Draw:
     cfg_dropout: float
     weight: Callable[[float], float]
 
-    def __call__(self, song: Song, epoch: int) -> Example:
+    def __call__(self, song: Song, epoch: int) -> TrainingExample:
         """What ``song`` is in ``epoch``: always the same for the same seed."""
         generator = generator_for(self.seed, epoch, song.name)
         frames = song.record.target_latents.shape[0]
         start = crop_start(frames, self.max_frames, generator)
         t = draw_timestep(generator, mu=self.mu, sigma=self.sigma)
         dropped = float(torch.rand((), generator=generator)) < self.cfg_dropout
-        return example(song, start, self.max_frames, generator=generator, t=t, dropped=dropped, weight=self.weight(t))
+        return make_example(
+            song, start, self.max_frames, generator=generator, t=t, dropped=dropped, weight=self.weight(t)
+        )
 
 
-def example(
+def make_example(
     song: Song,
     start: int,
     max_frames: int,
@@ -73,13 +75,13 @@ def example(
     t: float,
     dropped: bool = False,
     weight: float = 1.0,
-) -> Example:
+) -> TrainingExample:
     """Frames from ``start`` on of ``song``, at most ``max_frames`` (0: all), with noise from ``generator``."""
     part = slice(start, start + max_frames if max_frames else None)
     latents = song.record.target_latents[part].float()
     noise = torch.randn(latents.shape, generator=generator)
     context, condition = song.record.context_latents[part].float(), song.record.encoder_hidden_states.float()
-    return Example(latents, noise, context, condition, t, dropped, weight)
+    return TrainingExample(latents, noise, context, condition, t, dropped, weight)
 
 
 def crop_start(frames: int, max_frames: int, generator: torch.Generator) -> int:
@@ -105,7 +107,7 @@ def seed_for(*key: object) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def collate(examples: Sequence[Example]) -> Batch:
+def collate(examples: Sequence[TrainingExample]) -> Batch:
     """One batch, padded with zeros to the longest song and the longest condition."""
     return Batch(
         latents=_pad([e.latents for e in examples]),
@@ -143,7 +145,7 @@ def _mask(lengths: list[int]) -> Tensor | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TrainingStep:
     """The songs of one optimizer step, by index, in micro-batches. ``epoch`` counts from 0."""
 
     epoch: int
@@ -156,7 +158,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StepPlan:
     """All steps of a run. The last step of an epoch takes the songs that are left, however few.
 
     The order of the songs depends on the seed alone, so a run goes on with other batches or devices where it stands.
@@ -182,14 +184,14 @@ class Plan:
         total = step + rest + (self.epochs - epoch - 1) * _ceil(self.num_songs, self.songs_per_step)
         return min(total, self.max_steps) if self.max_steps else total
 
-    def steps(self, epoch: int = 0, songs: int = 0) -> Iterator[Step]:
+    def steps(self, epoch: int = 0, songs: int = 0) -> Iterator[TrainingStep]:
         """The steps from ``songs`` of ``epoch`` on, without regard to ``max_steps``."""
         for number in range(epoch, self.epochs):
             order = self._order(number)[songs:]
             for first in range(0, len(order), self.songs_per_step):
                 chosen = order[first : first + self.songs_per_step]
                 micro = [chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size)]
-                yield Step(number, micro, ends_epoch=first + self.songs_per_step >= len(order))
+                yield TrainingStep(number, micro, ends_epoch=first + self.songs_per_step >= len(order))
             songs = 0
 
     def _order(self, epoch: int) -> list[int]:

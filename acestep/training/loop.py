@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from acestep.core.errors import LossNotFinite
-from acestep.training.data import Step
+from acestep.training.data import TrainingStep
 from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.flow_matching import Batch
 from acestep.training.state.random_state import RandomState
@@ -41,7 +41,7 @@ class Progress:
         """Mean over the songs of the epoch under way; NaN if none counted."""
         return self.loss_sum / self.loss_count if self.loss_count else math.nan
 
-    def take(self, step: Step, losses: Sequence[float]) -> None:
+    def take(self, step: TrainingStep, losses: Sequence[float]) -> None:
         """A step is done; ``losses`` are those of its songs that counted."""
         self.step += 1
         self.songs += step.num_songs
@@ -98,7 +98,7 @@ def train(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     rate_at: Callable[[int], float],
-    steps: Iterable[Step],
+    steps: Iterable[TrainingStep],
     batch_of: Callable[[list[int], int], Batch],
     progress: Progress,
     random: RandomState,
@@ -226,7 +226,7 @@ def _without_not_finite(
     return [micro_batch for micro_batch in left if micro_batch]
 
 
-def _not_finite(progress: Progress, step: Step) -> LossNotFinite:
+def _not_finite(progress: Progress, step: TrainingStep) -> LossNotFinite:
     count, total = progress.not_finite_in_a_row, progress.not_finite
     return LossNotFinite(
         f"the loss or its gradient was not a finite number {count} times in a row ({total} in all), "

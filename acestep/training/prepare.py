@@ -20,7 +20,7 @@ from acestep.models.checkpoint import Checkpoint, check_checkpoint, encoder_fing
 from acestep.tensors.manifest import Manifest, read_manifest
 from acestep.tensors.record import decode_record, require_fingerprint
 from acestep.training.configs import TrainingConfig, TrainJob, groups
-from acestep.training.data import Draw, Plan, Song, split
+from acestep.training.data import ExampleSampler, Song, StepPlan, split
 from acestep.training.distributed.placement import choose_placement, make_fabric
 from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.evaluation.evaluator import Evaluator
@@ -73,8 +73,8 @@ class Prepared:
         return "constant" if self.training.optimizer_type in SELF_TUNING and "constant" not in chosen else chosen
 
     @property
-    def plan(self) -> Plan:
-        return Plan(
+    def step_plan(self) -> StepPlan:
+        return StepPlan(
             num_songs=len(self.songs),
             seed=self.training.seed,
             batch_size=min(self.training.batch_size, len(self.songs)),
@@ -85,9 +85,9 @@ class Prepared:
         )
 
     @property
-    def draw(self) -> Draw:
+    def example_sampler(self) -> ExampleSampler:
         weight, gamma = LOSS_WEIGHTS[self.training.loss_weighting].make, self.training.snr_gamma
-        return Draw(
+        return ExampleSampler(
             seed=self.training.seed,
             max_frames=self.training.max_latent_length,
             mu=self.mu,
@@ -246,10 +246,10 @@ def _tell(prepared: Prepared, context: Context) -> None:
         context.emit(Noted(message=f"held out for validation: {names}"))
     if (size := prepared.processes.world_size) > 1:
         context.emit(Noted(message=f"{size} devices share each step ({prepared.job.strategy})"))
-        if prepared.plan.songs_per_step > len(songs):
+        if prepared.step_plan.songs_per_step > len(songs):
             _warn(
                 context,
-                f"{size} devices could take {prepared.plan.songs_per_step} songs a step, there are {len(songs)}",
+                f"{size} devices could take {prepared.step_plan.songs_per_step} songs a step, there are {len(songs)}",
             )
     if prepared.job.samples.enabled and prepared.job.strategy == "fsdp":
         _warn(context, "samples are not made with the strategy fsdp")

@@ -113,7 +113,7 @@ class Session:
         The global generators, which adapter dropout draws from, begin anew for it: so what it drops depends neither
         on the device that computes it nor on what was computed before.
         """
-        chosen, draw = [self.prepared.songs[i] for i in songs], self.prepared.draw
+        chosen, draw = [self.prepared.songs[i] for i in songs], self.prepared.example_sampler
         torch.manual_seed(seed_for(draw.seed, epoch, "dropout", *(song.name for song in chosen)))
         return move(collate([draw(song, epoch) for song in chosen]), self.prepared.device)
 
@@ -197,7 +197,7 @@ class Session:
                 f"max_epochs is {self.prepared.training.max_epochs}",
                 hint="Raise max_epochs.",
             )
-        self.progress.step = dataclasses.replace(self.prepared.plan, epochs=self.progress.epoch).num_steps()
+        self.progress.step = dataclasses.replace(self.prepared.step_plan, epochs=self.progress.epoch).num_steps()
         message = f"{source.folder} holds adapter weights alone: the optimizer starts afresh"
         self._emit(Noted(message=f"{message}, after epoch {self.progress.epoch}", warning=True))
 

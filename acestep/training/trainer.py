@@ -73,7 +73,7 @@ class _Run:
         prepared, progress = session.prepared, session.progress
         self.session, self.context, self.training, self.progress = session, context, prepared.training, progress
         self.processes = prepared.processes
-        self.total_steps = prepared.plan.num_steps(progress.epoch, progress.songs, progress.step)
+        self.total_steps = prepared.step_plan.num_steps(progress.epoch, progress.songs, progress.step)
         self.saver = Saver(
             prepared.run,
             session.adapter,
@@ -120,7 +120,7 @@ class _Run:
             model=session.model,
             optimizer=session.optimizer,
             rate_at=lambda step: prepared.rate * schedule(step),
-            steps=prepared.plan.steps(self.progress.epoch, self.progress.songs),
+            steps=prepared.step_plan.steps(self.progress.epoch, self.progress.songs),
             batch_of=session.batch_of,
             progress=self.progress,
             random=session.random,

@@ -21,7 +21,7 @@ from acestep.adapters.configs import AdapterConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import inject, load_adapter
 from acestep.core.errors import AceStepError, DiskFull
 from acestep.models.load import load_dit, load_null_condition
-from acestep.training.data import Draw, Plan, collate
+from acestep.training.data import ExampleSampler, StepPlan, collate
 from acestep.training.distributed.placement import make_fabric, split_layers
 from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.flow_matching import Batch, FlowMatching
@@ -35,7 +35,7 @@ KINDS: dict[str, AdapterConfig] = {
     "lokr": LoKRConfig(linear_dim=2, factor=4),
 }
 LENGTHS = [(6 + 2 * i, 2 + i) for i in range(5)]
-DRAW = Draw(seed=1, max_frames=8, mu=-0.4, sigma=1.0, cfg_dropout=0.2, weight=lambda t: 1.0)
+DRAW = ExampleSampler(seed=1, max_frames=8, mu=-0.4, sigma=1.0, cfg_dropout=0.2, weight=lambda t: 1.0)
 
 
 class Rig:
@@ -55,7 +55,7 @@ class Rig:
         return self.progress.step == 3
 
     def run(self, accumulation: int) -> Rig:
-        plan = Plan(
+        plan = StepPlan(
             len(self.songs),
             seed=4,
             batch_size=1,

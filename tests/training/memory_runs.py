@@ -13,7 +13,7 @@ from acestep.adapters.files import inject
 from acestep.models.dit import AceStepDiT
 from acestep.models.layout import DEFAULTS, encoder_sizes
 from acestep.models.quantize import QUANTIZED, quantize
-from acestep.training.data import Step
+from acestep.training.data import TrainingStep
 from acestep.training.distributed.placement import make_fabric
 from acestep.training.flow_matching import Batch, FlowMatching
 from acestep.training.loop import Progress, StepReport, train
@@ -121,9 +121,9 @@ def measure(spec: MemorySpec, ready: Callable[[], None] = lambda: None) -> Measu
         return Measured(loaded, live.now, live.peak)
 
 
-def _steps(spec: MemorySpec) -> Iterator[Step]:
+def _steps(spec: MemorySpec) -> Iterator[TrainingStep]:
     songs = [[0] * spec.batch_size] * spec.accumulation
-    return (Step(epoch, songs, ends_epoch=True) for epoch in range(STEPS))
+    return (TrainingStep(epoch, songs, ends_epoch=True) for epoch in range(STEPS))
 
 
 def make_batch(spec: MemorySpec) -> Batch:

@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812 - the usual name
 from acestep.adapters.configs import LoKRConfig, LoRAConfig
 from acestep.adapters.files import inject
 from acestep.models.load import load_dit, load_null_condition
-from acestep.training.data import Draw, collate
+from acestep.training.data import ExampleSampler, collate
 from acestep.training.flow_matching import FlowMatching
 from tests.training.songs import make_songs
 
@@ -29,7 +29,7 @@ def trained(request, tiny_checkpoint):
 @pytest.fixture
 def examples(trained):
     width = trained[0].null_condition.shape[-1]
-    draw = Draw(seed=1, max_frames=56, mu=-0.4, sigma=1.0, cfg_dropout=0.3, weight=lambda t: 1.0)
+    draw = ExampleSampler(seed=1, max_frames=56, mu=-0.4, sigma=1.0, cfg_dropout=0.3, weight=lambda t: 1.0)
     return [draw(song, 2) for song in make_songs(LENGTHS, width)]
 
 

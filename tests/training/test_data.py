@@ -1,12 +1,12 @@
 import torch
 
-from acestep.training.data import Draw, Plan, centre_start, collate, crop_start, generator_for, split
+from acestep.training.data import ExampleSampler, StepPlan, centre_start, collate, crop_start, generator_for, split
 from tests.training.songs import make_songs
 
 
 def draw(**changes):
     facts = {"seed": 1, "max_frames": 0, "mu": -0.4, "sigma": 1.0, "cfg_dropout": 0.0, "weight": lambda t: 1.0}
-    return Draw(**{**facts, **changes})
+    return ExampleSampler(**{**facts, **changes})
 
 
 def test_crops_begin_at_even_frames_and_reach_both_ends():
@@ -69,7 +69,7 @@ def test_a_batch_without_padding_has_no_masks():
 
 
 def test_an_epoch_takes_every_song_once_and_flushes_the_rest():
-    plan = Plan(num_songs=7, seed=3, batch_size=2, accumulation=2, epochs=2)
+    plan = StepPlan(num_songs=7, seed=3, batch_size=2, accumulation=2, epochs=2)
     steps = list(plan.steps())
     assert [[len(b) for b in step.micro_batches] for step in steps] == [[2, 2], [2, 1]] * 2
     assert [step.ends_epoch for step in steps] == [False, True] * 2
@@ -80,13 +80,13 @@ def test_an_epoch_takes_every_song_once_and_flushes_the_rest():
 
 
 def test_the_number_of_steps_is_the_true_one_with_flushes():
-    plan = Plan(num_songs=5, seed=0, batch_size=1, accumulation=4, epochs=100)
+    plan = StepPlan(num_songs=5, seed=0, batch_size=1, accumulation=4, epochs=100)
     assert plan.num_steps() == 200 == len(list(plan.steps()))
-    assert Plan(num_songs=5, seed=0, batch_size=1, accumulation=4, epochs=100, max_steps=30).num_steps() == 30
+    assert StepPlan(num_songs=5, seed=0, batch_size=1, accumulation=4, epochs=100, max_steps=30).num_steps() == 30
 
 
 def test_a_plan_goes_on_from_any_border_between_two_steps():
-    plan = Plan(num_songs=7, seed=3, batch_size=2, accumulation=1, epochs=3)
+    plan = StepPlan(num_songs=7, seed=3, batch_size=2, accumulation=1, epochs=3)
     whole = list(plan.steps())
     epoch = songs = 0
     for done, step in enumerate(whole):
@@ -96,9 +96,9 @@ def test_a_plan_goes_on_from_any_border_between_two_steps():
 
 
 def test_another_batch_size_goes_on_with_the_songs_that_are_left():
-    before = Plan(num_songs=7, seed=3, batch_size=1, accumulation=4, epochs=2)
+    before = StepPlan(num_songs=7, seed=3, batch_size=1, accumulation=4, epochs=2)
     first = next(before.steps())
-    after = Plan(num_songs=7, seed=3, batch_size=2, accumulation=1, epochs=2)
+    after = StepPlan(num_songs=7, seed=3, batch_size=2, accumulation=1, epochs=2)
     rest = [step for step in after.steps(0, first.num_songs) if step.epoch == 0]
     seen = [i for step in (first, *rest) for b in step.micro_batches for i in b]
     assert sorted(seen) == list(range(7))

@@ -16,7 +16,7 @@ from acestep.models.checkpoint import find_checkpoint
 from acestep.models.load import load_dit, load_null_condition
 from acestep.tensors.manifest import read_manifest
 from acestep.training.configs import train_job_from_flags
-from acestep.training.data import Draw, collate, sorted_by_hash
+from acestep.training.data import ExampleSampler, collate, sorted_by_hash
 from acestep.training.evaluation.configs import EstimateJob
 from acestep.training.evaluation.sensitivity import by_layer, estimate_job, gradient_norms, propose_ranks
 from acestep.training.flow_matching import FlowMatching
@@ -53,7 +53,7 @@ def test_places_are_ranked_by_the_gradients_that_the_songs_cause(job, tiny_check
     assert all(0 < place["score"] <= 1 for place in ranked)
     decoder = load_dit(tiny_checkpoint)
     song = sorted_by_hash(read_songs(read_manifest(config.tensor_dir), Unstoppable(config.folder)), 42)[0]
-    draw = Draw(seed=42, max_frames=12, mu=-0.4, sigma=1.0, cfg_dropout=0.0, weight=lambda t: 1.0)
+    draw = ExampleSampler(seed=42, max_frames=12, mu=-0.4, sigma=1.0, cfg_dropout=0.0, weight=lambda t: 1.0)
     weight = decoder.layers[0].self_attn.to_q.weight.requires_grad_(True)
     loss = FlowMatching(decoder, load_null_condition(tiny_checkpoint))(collate([draw(song, 0)])).sum()
     wanted = float(torch.autograd.grad(loss, weight)[0].norm())

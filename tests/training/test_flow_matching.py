@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from acestep.training.data import Draw, collate, example, generator_for
+from acestep.training.data import ExampleSampler, collate, example, generator_for
 from acestep.training.flow_matching import (
     FlowMatching,
     draw_timestep,
@@ -83,6 +83,7 @@ def test_a_weight_multiplies_the_loss_of_its_song():
     model = FlowMatching(ToyDecoder(), torch.zeros(1, 1, 64))
     facts = {"seed": 1, "max_frames": 0, "mu": -0.4, "sigma": 1.0, "cfg_dropout": 0.0}
     plain, halved = (
-        model(collate([Draw(**facts, weight=lambda t, w=w: w)(song, 0) for song in songs])) for w in (1.0, 0.5)
+        model(collate([ExampleSampler(**facts, weight=lambda t, w=w: w)(song, 0) for song in songs]))
+        for w in (1.0, 0.5)
     )
     assert torch.equal(halved, plain * 0.5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from acestep.core.errors import JobCancelled, LossNotFinite
-from acestep.training.data import Draw, Plan, Step, collate
+from acestep.training.data import ExampleSampler, StepPlan, TrainingStep, collate
 from acestep.training.distributed.placement import make_fabric
 from acestep.training.flow_matching import FlowMatching
 from acestep.training.loop import Progress, train
@@ -14,7 +14,7 @@ from acestep.training.state.random_state import RandomState, seeded
 from tests.training.songs import ToyDecoder, make_songs
 
 CPU = torch.device("cpu")
-DRAW = Draw(seed=1, max_frames=8, mu=-0.4, sigma=1.0, cfg_dropout=0.2, weight=lambda t: 1.0)
+DRAW = ExampleSampler(seed=1, max_frames=8, mu=-0.4, sigma=1.0, cfg_dropout=0.2, weight=lambda t: 1.0)
 
 
 class Rig:
@@ -22,7 +22,7 @@ class Rig:
 
     def __init__(self, *, num_songs=5, batch_size=1, accumulation=1, epochs=1, dtype=torch.float32, **settings):
         self.songs = make_songs([(6 + 2 * i, 2 + i) for i in range(num_songs)])
-        plan = Plan(num_songs, seed=4, batch_size=batch_size, accumulation=accumulation, epochs=epochs)
+        plan = StepPlan(num_songs, seed=4, batch_size=batch_size, accumulation=accumulation, epochs=epochs)
         self.steps = list(plan.steps())
         self.fabric = make_fabric(CPU, dtype)
         self.decoder = ToyDecoder()
@@ -89,7 +89,7 @@ def test_the_left_over_songs_of_an_epoch_take_a_whole_step():
     alone = Rig(num_songs=5)
     alone.decoder.point.data.copy_(flushed.weights[0])
     alone.decoder.condition.data.copy_(flushed.condition[0])
-    alone.steps = [Step(left_over.epoch, left_over.micro_batches, ends_epoch=True)]
+    alone.steps = [TrainingStep(left_over.epoch, left_over.micro_batches, ends_epoch=True)]
     alone.run()
     assert left_over.num_songs == 1
     close(flushed.decoder.point, alone.decoder.point)
@@ -107,7 +107,7 @@ def test_long_gradients_are_cut_and_their_true_norm_is_told():
 def test_a_song_without_a_finite_loss_is_left_out_as_if_it_were_not_there():
     spoilt = Rig(num_songs=4, batch_size=2, accumulation=2, spoil=lambda i, e: math.nan if i == 1 else 1.0).run()
     fair = Rig(num_songs=4, accumulation=4)
-    fair.steps = [Step(0, [batch for batch in fair.steps[0].micro_batches if batch != [1]], ends_epoch=True)]
+    fair.steps = [TrainingStep(0, [batch for batch in fair.steps[0].micro_batches if batch != [1]], ends_epoch=True)]
     fair.run()
     close(spoilt.decoder.point, fair.decoder.point)
     assert spoilt.progress.not_finite == 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from acestep.training.data import Song, centre_start, collate, example, generator_for, move, sorted_by_hash
+from acestep.training.data import Song, centre_start, collate, generator_for, make_example, move, sorted_by_hash
 from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.flow_matching import Batch, timestep_quantiles
 
@@ -97,6 +97,6 @@ class Evaluator:
         """The middle of ``song`` at all times of the grid."""
         generator = generator_for(self._seed, "figures", song.name)
         start = centre_start(song.record.target_latents.shape[0], self._max_frames)
-        points = [example(song, start, self._max_frames, generator=generator, t=t) for t in self._times]
+        points = [make_example(song, start, self._max_frames, generator=generator, t=t) for t in self._times]
         for first in range(0, NUM_TIMES, _TOGETHER):
             yield collate(points[first : first + _TOGETHER])

@@ -31,7 +31,7 @@ from acestep.models.device import choose_device, choose_dtype, empty_cache
 from acestep.models.load import load_dit, load_null_condition
 from acestep.models.names import diffusers_to_original
 from acestep.tensors.manifest import read_manifest
-from acestep.training.data import Draw, Song, collate, move, sorted_by_hash
+from acestep.training.data import ExampleSampler, Song, collate, move, sorted_by_hash
 from acestep.training.distributed.placement import make_fabric
 from acestep.training.evaluation.configs import EstimateJob
 from acestep.training.flow_matching import FlowMatching
@@ -89,7 +89,7 @@ def _norms_of_loaded_model(
     decoder = load_dit(checkpoint, device=device, dtype=dtype.value)
     decoder.enable_gradient_checkpointing()
     null_condition = load_null_condition(checkpoint, device=device)
-    draw = Draw(
+    draw = ExampleSampler(
         seed=config.seed,
         max_frames=config.max_latent_length,
         mu=checkpoint.timestep_mu,

@@ -27,7 +27,7 @@ from acestep.training.loop import Progress
 from acestep.training.optimizers import make_optimizer
 from acestep.training.prepare import Prepared
 from acestep.training.state.best_model import BestTracker
-from acestep.training.state.ema import MovingAverage
+from acestep.training.state.ema import ExponentialMovingAverage
 from acestep.training.state.random_state import RandomState
 from acestep.training.state.run_folder import ADAPTER, STATE, Source
 from acestep.training.state.tensor_tree import read_state
@@ -79,9 +79,11 @@ class Session:
         self._plain_optimizer = make_optimizer(
             training.optimizer_type, self.adapter.parameters(), lr=prepared.rate, weight_decay=training.weight_decay
         )
-        self.average = MovingAverage(self.adapter.parameters(), training.ema_decay) if training.ema_decay else None
-        if self.average is not None:
-            self._plain_optimizer.register_step_post_hook(self.average.follow)
+        self.ema = (
+            ExponentialMovingAverage(self.adapter.parameters(), training.ema_decay) if training.ema_decay else None
+        )
+        if self.ema is not None:
+            self._plain_optimizer.register_step_post_hook(self.ema.update)
         model = FlowMatching(self.adapter.network, self._null_condition)
         self.model, self.optimizer = self.fabric.setup(model, self._plain_optimizer)
         self.model.train()
@@ -159,7 +161,7 @@ class Session:
             "figures": self.baseline_metrics,
             "grid": self._evaluator.grid,
             "adapter": self.adapter.state(),
-            "average": None if self.average is None else self.average.state(),
+            "average": None if self.ema is None else self.ema.state(),
             "optimizer": self._plain_optimizer.state_dict(),
             "random": self.random.marked,
             "loss_scale": self.fabric.strategy.precision.state_dict(),
@@ -169,10 +171,10 @@ class Session:
         """Take over a whole training state."""
         state = read_state(source.folder / STATE)
         self.adapter.load_state(state["adapter"])
-        if self.average is not None:
-            self.average.restart()
+        if self.ema is not None:
+            self.ema.restart()
             if state.get("average"):
-                self.average.load_state(state["average"])
+                self.ema.load_state(state["average"])
         self._plain_optimizer.load_state_dict(state["optimizer"])
         for group in self._plain_optimizer.param_groups:
             group["weight_decay"] = self.prepared.training.weight_decay
@@ -187,8 +189,8 @@ class Session:
     def _begin_with(self, source: Source) -> None:
         """Take the weights of an adapter and the number of its epochs; everything else starts afresh."""
         card = fill_adapter(self.adapter, source.folder)
-        if self.average is not None:
-            self.average.restart()
+        if self.ema is not None:
+            self.ema.restart()
         ours = self.prepared.run.root.resolve() in source.folder.resolve().parents
         self.progress.epoch = source.epochs or (card.epochs if ours else 0)
         if self.progress.epoch >= self.prepared.training.max_epochs:

@@ -28,7 +28,7 @@ from acestep.training.session import Session
 from acestep.training.state.best_model import first_tracked_epoch
 from acestep.training.state.checkpoint import Saver
 from acestep.training.state.random_state import seeded
-from acestep.training.state.run_folder import ADAPTER, AVERAGE, checkpoint_name
+from acestep.training.state.run_folder import ADAPTER, EMA_ADAPTER, checkpoint_name
 
 _GO_ON = "Go on with --resume auto."
 
@@ -79,7 +79,7 @@ class _Run:
             session.adapter,
             card=session.card,
             state=session.state,
-            average=session.average,
+            ema=session.ema,
             writes=self.processes.is_main,
         )
         self.samples = samples if self.processes.is_main and prepared.job.strategy != "fsdp" else None
@@ -284,9 +284,9 @@ class _Run:
 
     def _evaluate_ema(self, final: Path) -> dict[str, Any]:
         """The figures of the moving average, where one was delivered."""
-        if not (final / AVERAGE).is_dir():
+        if not (final / EMA_ADAPTER).is_dir():
             return {}
-        metrics = self.session.evaluate_exported(self.context.stop_if_cancelled, AVERAGE)
+        metrics = self.session.evaluate_exported(self.context.stop_if_cancelled, EMA_ADAPTER)
         self.context.emit(Noted(message=f"the moving average of the weights: fit loss {metrics.fit_loss:.4f}"))
         return {"fit_loss_ema": metrics.fit_loss, "validation_loss_ema": metrics.validation_loss}
 

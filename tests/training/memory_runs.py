@@ -20,7 +20,7 @@ from acestep.training.loop import Progress, StepReport, train
 from acestep.training.memory_activations import CHANNELS
 from acestep.training.memory_spec import MemorySpec
 from acestep.training.optimizers import make_optimizer
-from acestep.training.state.ema import MovingAverage
+from acestep.training.state.ema import ExponentialMovingAverage
 from acestep.training.state.random_state import RandomState
 from tests.live_bytes import LiveBytes
 
@@ -97,7 +97,7 @@ def measure(spec: MemorySpec, ready: Callable[[], None] = lambda: None) -> Measu
     null_condition = torch.zeros(1, 1, encoder_sizes(spec.config)["hidden_size"])
     fabric = make_fabric(torch.device("cpu"), DTYPES[spec.compute])
     plain = make_optimizer(spec.optimizer, adapter.parameters(), lr=1e-4, weight_decay=0.01)
-    average = MovingAverage(adapter.parameters(), 0.999) if spec.ema else None
+    average = ExponentialMovingAverage(adapter.parameters(), 0.999) if spec.ema else None
     model, optimizer = fabric.setup(FlowMatching(adapter.network, null_condition), plain)
     model.train()
     with LiveBytes() as live:

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from acestep.core.errors import JobCancelled
-from acestep.training.state.ema import MovingAverage
+from acestep.training.state.ema import ExponentialMovingAverage
 from acestep.training.state.run_folder import RunFolder
 from tests.training.runs import make_job, run, tensors_for
 
@@ -29,16 +29,16 @@ def job(tensors, tiny_checkpoint, tmp_path):
 
 def test_the_average_follows_the_weights_and_gives_them_back_bit_for_bit():
     weight = nn.Parameter(torch.zeros(3))
-    average = MovingAverage([weight], 0.5)
+    average = ExponentialMovingAverage([weight], 0.5)
     wanted = torch.zeros(3)
     for step in range(20):
         with torch.no_grad():
             weight.add_(torch.tensor([1.0, 0.1, -2.0]))
-        average.follow()
+        average.update()
         share = min(0.5, (1 + step) / (10 + step))
         wanted = share * wanted + (1 - share) * weight.detach()
     now = weight.detach().clone()
-    with average.in_place():
+    with average.applied():
         assert torch.allclose(weight, wanted)
     assert torch.equal(weight, now)
 

@@ -17,8 +17,8 @@ from acestep.adapters.base import Adapter
 from acestep.adapters.card import AdapterCard
 from acestep.core.errors import TrainingError
 from acestep.core.files import replace_folder, require_space
-from acestep.training.state.ema import MovingAverage
-from acestep.training.state.run_folder import ADAPTER, AVERAGE, STATE, RunFolder, Source
+from acestep.training.state.ema import ExponentialMovingAverage
+from acestep.training.state.run_folder import ADAPTER, EMA_ADAPTER, STATE, RunFolder, Source
 from acestep.training.state.tensor_tree import read_values, write_state
 
 _SLACK = 2**20  # bytes of headers and JSON beside the tensors
@@ -35,19 +35,19 @@ class Saver:
         *,
         card: Callable[[], AdapterCard],
         state: Callable[[], dict[str, Any]],
-        average: MovingAverage | None = None,
+        ema: ExponentialMovingAverage | None = None,
         writes: bool = True,
     ) -> None:
         """``card`` and ``state`` are asked at each save. Without ``writes`` it only names what another one writes."""
         self.run, self._writes = run, writes
-        self._adapter, self._card, self._state, self._average = adapter, card, state, average
+        self._adapter, self._card, self._state, self._ema = adapter, card, state, ema
 
     def require_space(self, saves: int) -> None:
         """Raises DiskFull if the next ``saves`` checkpoints would not fit."""
         num_values = sum(parameter.numel() for parameter in self._adapter.parameters())
         state = self._state()
         # Before the first step most optimizers hold nothing yet: two values for each trained one are usual.
-        num_files = 1 if self._average is None else 2
+        num_files = 1 if self._ema is None else 2
         needed = max(_num_bytes(state), 3 * 4 * num_values) + num_files * _FILE_BYTES * num_values + _SLACK
         require_space(self.run.root, saves * needed)
 
@@ -73,7 +73,7 @@ class Saver:
         if not (self._writes and best_known and (self.run.best / ADAPTER).is_dir()):
             return self._adapter_alone(self.run.final)
         with replace_folder(self.run.final) as folder:
-            for found in (self.run.best / ADAPTER, self.run.best / AVERAGE):
+            for found in (self.run.best / ADAPTER, self.run.best / EMA_ADAPTER):
                 if found.is_dir():
                     shutil.copytree(found, folder / found.name)
         return self.run.final
@@ -88,10 +88,10 @@ class Saver:
         """The adapter as it is now, and its moving average if there is one."""
         (folder / ADAPTER).mkdir()
         self._adapter.save(folder / ADAPTER, self._card())
-        if self._average is not None:
-            (folder / AVERAGE).mkdir()
-            with self._average.in_place():
-                self._adapter.save(folder / AVERAGE, self._card())
+        if self._ema is not None:
+            (folder / EMA_ADAPTER).mkdir()
+            with self._ema.applied():
+                self._adapter.save(folder / EMA_ADAPTER, self._card())
 
 
 def require_same(source: Source, fixed: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 
-class MovingAverage:
+class ExponentialMovingAverage:
     """Follows ``parameters``. All of it is part of the training state.
 
     After n steps the share of the old average is at most (1 + n) / (10 + n), so that the untrained start is soon
@@ -27,7 +27,7 @@ class MovingAverage:
         self._average = [parameter.detach().clone() for parameter in self._parameters]
 
     @torch.no_grad()
-    def follow(self, *_: Any) -> None:
+    def update(self, *_: Any) -> None:
         """Take in the weights after a step; fits ``Optimizer.register_step_post_hook``."""
         share = min(self._decay, (1 + self.num_steps) / (10 + self.num_steps))
         for average, parameter in zip(self._average, self._parameters, strict=True):
@@ -35,7 +35,7 @@ class MovingAverage:
         self.num_steps += 1
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         """Inside the block the parameters hold the average; afterwards they are what they were, bit for bit."""
         before = [parameter.detach().clone() for parameter in self._parameters]
         self._put(self._average)

@@ -25,7 +25,7 @@ from acestep.core.errors import TrainingError
 from acestep.core.files import read_versioned, remove_leftovers, settle_folder, storage_errors, write_versioned
 from acestep.core.paths import typed_path
 
-ADAPTER, AVERAGE, STATE = "adapter", "adapter_ema", "state"
+ADAPTER, EMA_ADAPTER, STATE = "adapter", "adapter_ema", "state"
 _NEWEST = "newest.json"
 _SETTINGS = "training.json"
 _NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?(?:_loss_.*)?")  # the existing trainer appends the loss
@@ -152,7 +152,7 @@ def remove_folder(folder: Path) -> None:
 def _is_ours(checkpoint: Path) -> bool:
     """Whether it is as we left it: with a state, without a word in its name or a file in it from anyone else."""
     named = (found := _NAME.fullmatch(checkpoint.name)) and checkpoint.name == _own_name(found)
-    return bool(named) and {path.name for path in checkpoint.iterdir()} - {AVERAGE} == {ADAPTER, STATE}
+    return bool(named) and {path.name for path in checkpoint.iterdir()} - {EMA_ADAPTER} == {ADAPTER, STATE}
 
 
 def _own_name(found: re.Match[str]) -> str:

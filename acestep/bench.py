@@ -25,7 +25,7 @@ from acestep.training.configs import TrainJob
 from acestep.training.loop import StepReport, train
 from acestep.training.prepare import prepare
 from acestep.training.session import Session
-from acestep.training.state.random_state import seeded
+from acestep.training.state.random_state import seeded_generators
 
 _WARM_UP = 2  # steps that load kernels and caches, and do not count
 
@@ -97,7 +97,7 @@ def _some_steps(job: TrainJob, steps: int) -> tuple[list[float], int, float | No
                 hint="Lower batch_size or gradient_accumulation_steps, or take more songs.",
             )
         _forget_peak(prepared.device)
-        with seeded(job.training.seed, prepared.device), closing(Session(prepared, context.emit)) as session:
+        with seeded_generators(job.training.seed, prepared.device), closing(Session(prepared, context.emit)) as session:
             watch = _Stopwatch(steps)
             train(
                 fabric=session.fabric,

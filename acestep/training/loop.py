@@ -144,7 +144,7 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         progress.take(step, losses)
         epoch_loss = progress.end_epoch() if step.ends_epoch else None
-        random.mark()
+        random.capture()
         progress.at_border = True
         mean = sum(losses) / len(losses) if losses else math.nan
         if callback.after_step(StepReport(mean, optimizer.param_groups[0]["lr"], grad_norm, epoch_loss)):

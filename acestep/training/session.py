@@ -163,7 +163,7 @@ class Session:
             "adapter": self.adapter.state(),
             "average": None if self.ema is None else self.ema.state(),
             "optimizer": self._plain_optimizer.state_dict(),
-            "random": self.random.marked,
+            "random": self.random.captured,
             "loss_scale": self.fabric.strategy.precision.state_dict(),
         }
 

@@ -27,7 +27,7 @@ from acestep.training.schedules import make_schedule
 from acestep.training.session import Session
 from acestep.training.state.best_model import first_tracked_epoch
 from acestep.training.state.checkpoint import Saver
-from acestep.training.state.random_state import seeded
+from acestep.training.state.random_state import seeded_generators
 from acestep.training.state.run_folder import ADAPTER, EMA_ADAPTER, checkpoint_name
 
 _GO_ON = "Go on with --resume auto."
@@ -62,7 +62,7 @@ def _train(prepared: Prepared, context: Context) -> dict[str, Any]:
     with graphics_card(str(prepared.device), "training", context):
         together.emit(Noted(message=f"loading {prepared.checkpoint.name}"))
         seed = prepared.training.seed
-        with seeded(seed, prepared.device), closing(Session(prepared, together.emit)) as session:
+        with seeded_generators(seed, prepared.device), closing(Session(prepared, together.emit)) as session:
             return _Run(session, together, Samples(prepared.job.samples, session, context)).whole()
 
 

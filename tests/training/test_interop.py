@@ -172,7 +172,7 @@ def test_dora_uses_the_keys_of_lora():
     assert settings(use_dora=True)["dora.r"] == 16
 
 
-@pytest.mark.parametrize("optimizer", ["prodigy", "adamw"])
+@pytest.capture.parametrize("optimizer", ["prodigy", "adamw"])
 def test_an_empty_learning_rate_is_exported_as_the_rate_that_is_used(optimizer):
     source = configs()
     apply_all({"training.optimizer_type": optimizer, "training.learning_rate": None}, source)
@@ -180,7 +180,7 @@ def test_an_empty_learning_rate_is_exported_as_the_rate_that_is_used(optimizer):
     assert content["learning_rate"] == {"prodigy": 1.0, "adamw": 1e-4}[optimizer]
 
 
-@pytest.mark.parametrize(
+@pytest.capture.parametrize(
     ("given", "key", "part"),
     [
         ({"adapter_type": "oft"}, "adapter_type", "no such adapter"),
@@ -243,7 +243,7 @@ def test_settings_without_effect_in_side_step_are_not_held_against_it():
     assert reasons(**idle) == {}
 
 
-@pytest.mark.parametrize(
+@pytest.capture.parametrize(
     ("given", "key", "wanted"),
     [
         ({"rank": "64", "epochs": "12.0"}, "training.max_epochs", 12),
@@ -269,17 +269,17 @@ def test_an_adapter_that_is_not_here_leaves_the_one_that_is_chosen():
 
 
 def test_nothing_in_a_preset_is_ever_evaluated(tmp_path):
-    mark = tmp_path / "done"
-    code = f"__import__('pathlib').Path({str(mark)!r}).touch()"
+    capture = tmp_path / "done"
+    code = f"__import__('pathlib').Path({str(capture)!r}).touch()"
     path = tmp_path / "bad.json"
     path.write_text(json.dumps({**SHORT, "scheduler_type": "custom", "scheduler_formula": code}), encoding="utf-8")
     imported = read_sidestep(path)
     assert "training.scheduler_type" not in imported.settings
     assert {"scheduler_type", "scheduler_formula"} <= {remark.key for remark in imported.remarks}
-    assert not mark.exists()
+    assert not capture.exists()
 
 
-@pytest.mark.parametrize(
+@pytest.capture.parametrize(
     ("data", "wanted"),
     [
         (SHORT, True),

@@ -10,7 +10,7 @@ from acestep.training.data import ExampleSampler, StepPlan, TrainingStep, collat
 from acestep.training.distributed.placement import make_fabric
 from acestep.training.flow_matching import FlowMatching
 from acestep.training.loop import Progress, train
-from acestep.training.state.random_state import RandomState, seeded
+from acestep.training.state.random_state import RandomState, seeded_generators
 from tests.training.songs import ToyDecoder, make_songs
 
 CPU = torch.device("cpu")
@@ -166,20 +166,20 @@ def test_an_overflow_of_the_loss_scale_costs_no_step():
 
 def test_a_stop_in_the_middle_of_an_accumulation_leaves_the_last_border():
     rig = Rig(num_songs=6, accumulation=3, stop_after=4, dropout=0.3)
-    with seeded(0, CPU):
+    with seeded_generators(0, CPU):
         with pytest.raises(JobCancelled):
             rig.run()
-        marked = rig.random.marked["cpu"]
+        captured = rig.random.captured["cpu"]
         whole = Rig(num_songs=6, accumulation=3, stop_after=3, dropout=0.3)
         torch.manual_seed(0)
-        whole.random.mark()
+        whole.random.capture()
         with pytest.raises(JobCancelled):
             whole.run()
     assert rig.progress == whole.progress
     assert rig.progress.step == 1
     assert rig.progress.songs == 3
     assert torch.equal(rig.decoder.point, whole.decoder.point)
-    assert torch.equal(marked, whole.random.marked["cpu"])
+    assert torch.equal(captured, whole.random.captured["cpu"])
 
 
 def test_an_epochs_loss_is_the_mean_over_its_songs_whatever_the_batches():
@@ -192,8 +192,8 @@ def test_an_epochs_loss_is_the_mean_over_its_songs_whatever_the_batches():
 
 def test_the_global_generators_are_as_before_after_a_seeded_block():
     before = torch.get_rng_state()
-    with seeded(5, CPU):
+    with seeded_generators(5, CPU):
         one = torch.rand(3)
-    with seeded(5, CPU):
+    with seeded_generators(5, CPU):
         assert torch.equal(torch.rand(3), one)
     assert torch.equal(torch.get_rng_state(), before)

@@ -18,24 +18,24 @@ class RandomState:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self.marked: dict[str, Tensor] = {}
-        self.mark()
+        self.captured: dict[str, Tensor] = {}
+        self.capture()
 
-    def mark(self) -> None:
+    def capture(self) -> None:
         """Remember the present state. Does not wait for the device."""
-        self.marked = {"cpu": torch.get_rng_state()}
+        self.captured = {"cpu": torch.get_rng_state()}
         if self._device.type != "cpu":
-            self.marked[self._device.type] = self._module.get_rng_state(*self._where)
+            self.captured[self._device.type] = self._module.get_rng_state(*self._where)
 
     def restore(self) -> None:
         """Go back to the marked state."""
-        torch.set_rng_state(self.marked["cpu"])
-        if self._device.type != "cpu" and self._device.type in self.marked:
-            self._module.set_rng_state(self.marked[self._device.type], *self._where)
+        torch.set_rng_state(self.captured["cpu"])
+        if self._device.type != "cpu" and self._device.type in self.captured:
+            self._module.set_rng_state(self.captured[self._device.type], *self._where)
 
-    def load(self, marked: dict[str, Tensor]) -> None:
+    def load(self, captured: dict[str, Tensor]) -> None:
         """Take over a saved state; the generators of devices that are not in use here are left out."""
-        self.marked = {name: state for name, state in marked.items() if name in ("cpu", self._device.type)}
+        self.captured = {name: state for name, state in captured.items() if name in ("cpu", self._device.type)}
         self.restore()
 
     @property
@@ -48,7 +48,7 @@ class RandomState:
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded_generators(seed: int, device: torch.device) -> Iterator[None]:
     """Within the block the global generators start from ``seed``; afterwards they are as they were before."""
     before = RandomState(device)
     torch.manual_seed(seed)

@@ -140,7 +140,11 @@ def run(
 ) -> None:
     """Do the job of a run folder, or go on with it where it stopped."""
     name, config = read_job(folder)
-    if not as_written and isinstance(config, TrainJob) and (config.resume is None or RunFolder(config.out).newest()):
+    if (
+        not as_written
+        and isinstance(config, TrainJob)
+        and (config.resume is None or RunFolder(config.out).latest_checkpoint())
+    ):
         config.resume = "auto"  # where this run stands, no longer where it began
     do(name, config, folder, json_output, written=as_written)
 

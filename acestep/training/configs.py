@@ -313,7 +313,7 @@ def train_job_from_flags(
     if problems := [problem for problem in problems if problem]:
         raise ConfigError(problems)
     if job.resume is None:
-        RunFolder(job.out).require_free()
+        RunFolder(job.out).require_empty()
     return job
 
 

@@ -26,8 +26,8 @@ from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGr
 from acestep.training.evaluation.evaluator import Evaluator
 from acestep.training.loss_weights import LOSS_WEIGHTS
 from acestep.training.optimizers import SELF_TUNING, peak_rate
-from acestep.training.state.checkpoint import require_same
-from acestep.training.state.run_folder import RunFolder, Source, find_source
+from acestep.training.state.checkpoint import require_resumable
+from acestep.training.state.run_folder import ResumeSource, RunFolder, find_resume_source
 
 _LEAST_SPACE = 64 * 2**20  # bytes; what a save really needs is known once the adapter is there
 _CHANGEABLE = ("dropout",)  # the settings of an adapter that a resumed run may change
@@ -48,7 +48,7 @@ class Prepared:
     held_out: list[Song]
     tag: tuple[str, str]  # trigger word and its position
     fixed: dict[str, Any]  # what a resumed run must share
-    source: Source | None
+    source: ResumeSource | None
 
     @property
     def training(self) -> TrainingConfig:
@@ -121,7 +121,7 @@ def prepare(
     """
     run = RunFolder(job.out)
     placement = choose_placement(job)
-    source = processes.broadcast(lambda: find_source(job.resume, run))
+    source = processes.broadcast(lambda: find_resume_source(job.resume, run))
     checkpoint = find_checkpoint(job.checkpoint)
     check_checkpoint(checkpoint)
     with storage_errors(run.root):
@@ -133,7 +133,7 @@ def prepare(
     songs, held_out = split(found, seed=job.training.seed, percent=job.training.validation_percent)
     fixed = _fixed(job, checkpoint, found)
     if source is not None and source.exact:
-        require_same(source, fixed)
+        require_resumable(source, fixed)
     elif source is not None:
         read_card(source.folder)
     device, dtype = torch.device(placement.device.value), placement.dtype.value

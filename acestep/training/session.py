@@ -29,7 +29,7 @@ from acestep.training.prepare import Prepared
 from acestep.training.state.best_model import BestTracker
 from acestep.training.state.ema import ExponentialMovingAverage
 from acestep.training.state.random_state import RandomState
-from acestep.training.state.run_folder import ADAPTER, STATE, Source
+from acestep.training.state.run_folder import ADAPTER, STATE, ResumeSource
 from acestep.training.state.tensor_tree import read_state
 
 _FACTS = (
@@ -91,9 +91,9 @@ class Session:
         self.baseline_metrics: dict[str, float | None] = {}  # of the model without an adapter
         self._evaluator = prepared.evaluator
         if prepared.source is not None and prepared.source.exact:
-            self._go_on_from(prepared.source)
+            self._resume_from(prepared.source)
         elif prepared.source is not None:
-            self._begin_with(prepared.source)
+            self._initialize_from(prepared.source)
 
     def _injected(self) -> Adapter:
         training = self.prepared.training
@@ -167,7 +167,7 @@ class Session:
             "loss_scale": self.fabric.strategy.precision.state_dict(),
         }
 
-    def _go_on_from(self, source: Source) -> None:
+    def _resume_from(self, source: ResumeSource) -> None:
         """Take over a whole training state."""
         state = read_state(source.folder / STATE)
         self.adapter.load_state(state["adapter"])
@@ -186,7 +186,7 @@ class Session:
         if self.prepared.training.auto_save_best_after and not (self.prepared.run.best / ADAPTER).is_dir():
             self.tracker.best, self.tracker.best_epoch = None, None  # it was left in another folder
 
-    def _begin_with(self, source: Source) -> None:
+    def _initialize_from(self, source: ResumeSource) -> None:
         """Take the weights of an adapter and the number of its epochs; everything else starts afresh."""
         card = fill_adapter(self.adapter, source.folder)
         if self.ema is not None:

@@ -26,11 +26,11 @@ from acestep.training.prepare import Prepared, prepare
 from acestep.training.schedules import make_schedule
 from acestep.training.session import Session
 from acestep.training.state.best_model import first_tracked_epoch
-from acestep.training.state.checkpoint import Saver
+from acestep.training.state.checkpoint import CheckpointWriter
 from acestep.training.state.random_state import seeded_generators
 from acestep.training.state.run_folder import ADAPTER, EMA_ADAPTER, checkpoint_name
 
-_GO_ON = "Go on with --resume auto."
+_RESUME_HINT = "Go on with --resume auto."
 
 
 def train_job(config: TrainJob, context: Context) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class _Run:
         self.session, self.context, self.training, self.progress = session, context, prepared.training, progress
         self.processes = prepared.processes
         self.total_steps = prepared.step_plan.num_steps(progress.epoch, progress.songs, progress.step)
-        self.saver = Saver(
+        self.checkpoint_writer = CheckpointWriter(
             prepared.run,
             session.adapter,
             card=session.card,
@@ -92,8 +92,8 @@ class _Run:
 
     def whole(self) -> dict[str, Any]:
         """From here to the delivered adapter."""
-        self.saver.require_space(3)  # the next checkpoint beside the one before it, and best and final
-        self._tell_where_it_stands()
+        self.checkpoint_writer.require_space(3)  # the next checkpoint beside the one before it, and best and final
+        self._report_start()
         try:
             with self.memory, self._nothing_lost():
                 if not self.session.baseline_metrics:
@@ -156,7 +156,7 @@ class _Run:
         is_best = tracker.update(epoch, loss, start=first_tracked_epoch(wanted, self.training.max_epochs))
         self._log_step(report)
         if is_best and wanted:
-            self.context.emit(Saved(path=str(self.saver.best()), role="best"))
+            self.context.emit(Saved(path=str(self.checkpoint_writer.best()), role="best"))
         seconds = time.monotonic() - self.epoch_began_s
         fit_loss, validation_loss = self._evaluate_if_due()
         self.logger.log_metrics({"train/epoch_loss": loss}, self.progress.step)
@@ -208,9 +208,9 @@ class _Run:
     def _save(self) -> str:
         """Save a checkpoint unless there is one of this step; gives its folder."""
         name = checkpoint_name(self.progress.epoch, self.progress.step, ends_epoch=self.progress.songs == 0)
-        folder = self.saver.run.checkpoints / name
+        folder = self.checkpoint_writer.run.checkpoints / name
         if self.saved_step != self.progress.step:
-            self.saver.checkpoint(name)
+            self.checkpoint_writer.checkpoint(name)
             self.saved_step, self.saved_at_s = self.progress.step, time.monotonic()
             self.context.emit(Saved(path=str(folder), role="checkpoint"))
             self._remove_older_than(folder)
@@ -221,7 +221,7 @@ class _Run:
         if not keep or not self.processes.is_main:
             return
         try:
-            removed = self.saver.run.remove_older(folder, keep)
+            removed = self.checkpoint_writer.run.remove_older(folder, keep)
         except StorageError as problem:  # no reason to end a run
             self.context.emit(Noted(message=f"an older checkpoint was not removed: {problem}", warning=True))
         else:
@@ -234,9 +234,9 @@ class _Run:
         try:
             yield
         except JobCancelled:
-            raise JobCancelled(f"Everything is saved in {self._save()}. {_GO_ON}") from None
+            raise JobCancelled(f"Everything is saved in {self._save()}. {_RESUME_HINT}") from None
         except StorageError as problem:  # saving once more would fail too
-            kept = self.saver.run.newest()
+            kept = self.checkpoint_writer.run.latest_checkpoint()
             raise type(problem)(str(problem), hint=f"{problem.hint} {kept or 'Nothing'} was saved before.") from problem
         except BaseException as problem:
             if not self.progress.at_border:
@@ -254,7 +254,9 @@ class _Run:
     def _deliver(self) -> dict[str, Any]:
         """Write ``final/`` and measure what was written."""
         session, tracker = self.session, self.session.tracker
-        final = self.saver.final(best_known=tracker.best is not None and self.training.auto_save_best_after > 0)
+        final = self.checkpoint_writer.final(
+            best_known=tracker.best is not None and self.training.auto_save_best_after > 0
+        )
         self.processes.all_gather(None)  # it is there for all
         self.context.emit(Saved(path=str(final), role="final"))
         metrics = session.evaluate_exported(self.context.stop_if_cancelled)
@@ -290,7 +292,7 @@ class _Run:
         self.context.emit(Noted(message=f"the moving average of the weights: fit loss {metrics.fit_loss:.4f}"))
         return {"fit_loss_ema": metrics.fit_loss, "validation_loss_ema": metrics.validation_loss}
 
-    def _tell_where_it_stands(self) -> None:
+    def _report_start(self) -> None:
         progress = self.progress
         if self.session.prepared.source is not None:
             source = self.session.prepared.source.folder

@@ -59,12 +59,12 @@ def require_saved(folder: Path) -> int:
     run = RunFolder(folder)
     for checkpoint in run.saved():
         assert {ADAPTER, STATE} <= {part.name for part in checkpoint.iterdir()}, f"{checkpoint} is not whole"
-    newest = run.newest()
-    if newest is None:
+    latest_checkpoint = run.latest_checkpoint()
+    if latest_checkpoint is None:
         assert not any(event.role == "checkpoint" for event in saved_in(folder)), "a checkpoint is lost"
         return 0
-    read_adapter(newest / ADAPTER)
-    step = int(read_state(newest / STATE)["progress"]["step"])
+    read_adapter(latest_checkpoint / ADAPTER)
+    step = int(read_state(latest_checkpoint / STATE)["progress"]["step"])
     told = [event for event in saved_in(folder) if event.role == "checkpoint"]
     if told:
         assert step >= _step_at(folder, told[-1]), "the save that was told last is lost"

@@ -53,12 +53,15 @@ class Work:
             found = {name: data for name, data in contents(out).items() if not name.startswith("_job/")}
             return {**found, "manifest.json": _without(found["manifest.json"], "created_at")}
         run = RunFolder(out)
-        newest = run.newest()
-        assert newest is not None
-        folders = {"newest": newest, "best": run.best, "final": run.final}
+        latest_checkpoint = run.latest_checkpoint()
+        assert latest_checkpoint is not None
+        folders = {"newest": latest_checkpoint, "best": run.best, "final": run.final}
         found = {f"{name}/{file}": data for name, folder in folders.items() for file, data in contents(folder).items()}
         counted = found.pop("newest/state/state.json")  # songs that were left out stay counted
-        return {**found, "state": newest.name.encode() + _without(counted, "not_finite", "not_finite_in_a_row")}
+        return {
+            **found,
+            "state": latest_checkpoint.name.encode() + _without(counted, "not_finite", "not_finite_in_a_row"),
+        }
 
 
 def works(folder: Path, checkpoint: Path) -> list[Work]:

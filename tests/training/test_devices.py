@@ -77,12 +77,12 @@ def alone(job):
 
 def last_state(out: Path) -> dict[str, torch.Tensor]:
     """The adapter in the newest checkpoint, exactly."""
-    state = load_file(RunFolder(out).newest() / "state" / "state.safetensors")
+    state = load_file(RunFolder(out).latest_checkpoint() / "state" / "state.safetensors")
     return {key: value for key, value in state.items() if key.startswith("adapter.")}
 
 
 def saved_step(out: Path) -> int:
-    return read_values(RunFolder(out).newest() / "state")["progress"]["step"]
+    return read_values(RunFolder(out).latest_checkpoint() / "state")["progress"]["step"]
 
 
 def losses(out: Path) -> dict[int, float]:
@@ -176,7 +176,7 @@ def test_a_run_is_stopped_goes_on_with_other_numbers_of_devices_and_survives_a_c
     os.kill(processes_of(two.out)["1"], signal.SIGTERM)  # to the one that writes nothing
     stopped = running.end()
     assert isinstance(stopped, Cancelled)
-    assert str(RunFolder(two.out).newest()) in stopped.message
+    assert str(RunFolder(two.out).latest_checkpoint()) in stopped.message
     reached = max(losses(two.out))
     assert saved_step(two.out) == reached
     assert reached < STEPS - 6
@@ -196,7 +196,7 @@ def test_a_run_is_stopped_goes_on_with_other_numbers_of_devices_and_survives_a_c
     assert isinstance(crashed, Failed)
     assert (crashed.error, crashed.ours) == ("WorkerCrashed", True)
     assert "process 2 of 2 ended without a word, exit code -9" in crashed.message
-    assert f"The last good state is in {RunFolder(two.out).newest()}" in crashed.hint
+    assert f"The last good state is in {RunFolder(two.out).latest_checkpoint()}" in crashed.hint
     assert saved_step(two.out) == max(losses(two.out))
 
     one = job("moved", devices=1)

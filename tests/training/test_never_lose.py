@@ -67,7 +67,7 @@ def test_going_back_removes_nothing_of_the_way_that_was_left(job):
     back = str(RunFolder(job().out).checkpoints / "epoch_1")
     run(job(max_epochs=2, keep_last_n_checkpoints=1, resume=back))
     assert names(job()) == ["epoch_2", "epoch_3", "epoch_4"]
-    assert RunFolder(job().out).newest().name == "epoch_2"
+    assert RunFolder(job().out).latest_checkpoint().name == "epoch_2"
 
 
 def test_a_checkpoint_that_cannot_be_removed_is_told_and_the_run_goes_on(job, monkeypatch):

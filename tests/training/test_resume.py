@@ -43,7 +43,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def assert_same_end(one: Path, other: Path) -> None:
     """Weights, optimizer, random state, order of the songs, best epoch and loss history, to the last bit."""
-    last = [RunFolder(out).newest() for out in (one, other)]
+    last = [RunFolder(out).latest_checkpoint() for out in (one, other)]
     assert last[0].name == last[1].name
     assert files(last[0]) == files(last[1])
     for name in ("best", "final"):
@@ -111,7 +111,7 @@ def test_a_run_stopped_anywhere_goes_on_exactly(asked, unbroken, job):
     asks = iter(range(10_000))
     with pytest.raises(JobCancelled, match="Everything is saved in") as message:
         run(stopped, stop_when=lambda: next(asks) >= measured + asked)
-    saved = RunFolder(stopped.out).newest()
+    saved = RunFolder(stopped.out).latest_checkpoint()
     assert str(saved) in str(message.value)
     assert not RunFolder(stopped.out).final.exists()
     stopped.resume = "auto"

@@ -5,7 +5,7 @@ import pytest
 
 from acestep.core.errors import TrainingError
 from acestep.core.files import replace_folder
-from acestep.training.state.run_folder import RunFolder, checkpoint_name, find_source
+from acestep.training.state.run_folder import RunFolder, checkpoint_name, find_resume_source
 
 
 def save(run: RunFolder, name: str, *, state: bool = True) -> Path:
@@ -41,59 +41,59 @@ def test_checkpoints_are_ordered_by_number_not_by_letter(run):
 
 
 def test_a_new_run_is_refused_where_another_lies(run):
-    assert find_source(None, run) is None
+    assert find_resume_source(None, run) is None
     (run.root / "logs").mkdir(parents=True)  # what a run that never saved leaves
-    assert find_source(None, run) is None
+    assert find_resume_source(None, run) is None
     save(run, "epoch_1")
     with pytest.raises(TrainingError, match="already holds a run") as error:
-        find_source(None, run)
+        find_resume_source(None, run)
     assert "auto" in error.value.hint
 
 
 def test_auto_begins_where_nothing_is_and_goes_on_where_something_is(run):
-    assert find_source("auto", run) is None
+    assert find_resume_source("auto", run) is None
     save(run, "epoch_1")
-    newest = save(run, "epoch_2")
-    source = find_source("auto", run)
-    assert (source.folder, source.exact, source.epochs) == (newest, True, 2)
+    latest_checkpoint = save(run, "epoch_2")
+    source = find_resume_source("auto", run)
+    assert (source.folder, source.exact, source.epochs) == (latest_checkpoint, True, 2)
 
 
 def test_auto_takes_what_was_saved_last_after_going_back(run):
     for name in ("epoch_1", "epoch_2", "epoch_3"):
-        run.mark_newest(save(run, name))
-    assert find_source(str(run.checkpoints / "epoch_1"), run).epochs == 1
-    run.mark_newest(save(run, "epoch_2_step_9"))
-    assert find_source("auto", run).folder.name == "epoch_2_step_9"
+        run.mark_latest(save(run, name))
+    assert find_resume_source(str(run.checkpoints / "epoch_1"), run).epochs == 1
+    run.mark_latest(save(run, "epoch_2_step_9"))
+    assert find_resume_source("auto", run).folder.name == "epoch_2_step_9"
 
 
 def test_a_checkpoint_with_our_state_goes_before_one_without(run):
     save(run, "epoch_3", state=False)
     save(run, "epoch_2")
-    assert find_source("auto", run).folder.name == "epoch_2"
+    assert find_resume_source("auto", run).folder.name == "epoch_2"
 
 
 def test_a_run_without_our_state_is_gone_on_from_by_its_weights(run):
     save(run, "epoch_3_loss_0.5", state=False)
-    source = find_source("auto", run)
+    source = find_resume_source("auto", run)
     assert (source.exact, source.epochs) == (False, 3)
-    assert find_source(str(run.checkpoints / "epoch_3_loss_0.5" / "adapter"), run).epochs == 3
+    assert find_resume_source(str(run.checkpoints / "epoch_3_loss_0.5" / "adapter"), run).epochs == 3
 
 
 def test_only_whole_epochs_count_as_behind_a_save_between_two(run):
     save(run, "epoch_4_step_41", state=False)
-    assert find_source("auto", run).epochs == 3
+    assert find_resume_source("auto", run).epochs == 3
 
 
 def test_the_best_adapter_is_gone_on_from_when_no_checkpoint_was_saved(run):
     (run.best / "adapter").mkdir(parents=True)
-    assert find_source("auto", run).folder == run.best
+    assert find_resume_source("auto", run).folder == run.best
 
 
 def test_a_kill_between_the_two_moves_of_a_save_loses_nothing(run):
     save(run, "epoch_1")
     os.replace(run.checkpoints / "epoch_1", run.checkpoints / ".epoch_1.old")
     (run.checkpoints / ".epoch_2.tmp" / "state").mkdir(parents=True)
-    assert find_source("auto", run).folder.name == "epoch_1"
+    assert find_resume_source("auto", run).folder.name == "epoch_1"
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["epoch_1"]
 
 
@@ -101,7 +101,7 @@ def test_a_path_may_be_a_run_a_checkpoint_or_the_adapter_in_it(run, tmp_path):
     folder = save(run, "epoch_2")
     new = RunFolder(tmp_path / "new")
     for path in (run.root, folder, folder / "adapter"):
-        source = find_source(str(path), new)
+        source = find_resume_source(str(path), new)
         assert (source.folder, source.exact) == (folder, True)
 
 
@@ -110,12 +110,12 @@ def test_a_path_from_elsewhere_does_not_mix_with_a_run_that_is_there(run, tmp_pa
     save(other, "epoch_1")
     save(run, "epoch_1")
     with pytest.raises(TrainingError, match="already holds a run"):
-        find_source(str(other.root), run)
+        find_resume_source(str(other.root), run)
 
 
 def test_a_path_with_nothing_at_it_is_refused(run, tmp_path):
     with pytest.raises(TrainingError, match="nothing to resume from"):
-        find_source(str(tmp_path / "missing"), run)
+        find_resume_source(str(tmp_path / "missing"), run)
     (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
     with pytest.raises(TrainingError, match="saved nothing"):
-        find_source(str(tmp_path / "empty"), run)
+        find_resume_source(str(tmp_path / "empty"), run)

@@ -43,7 +43,7 @@ def test_samples_are_heard_at_each_strength_and_training_does_not_notice(kind, j
     _, second = run(heard)
     assert torch.equal(torch.get_rng_state(), before)
     assert [e.loss for e in of_kind(first, StepLogged)] == [e.loss for e in of_kind(second, StepLogged)]
-    states = [RunFolder(each.out).newest() / "state" / "state.safetensors" for each in (silent, heard)]
+    states = [RunFolder(each.out).latest_checkpoint() / "state" / "state.safetensors" for each in (silent, heard)]
     assert states[0].read_bytes() == states[1].read_bytes()
     names = [f"epoch_{epoch}/strength_{strength}.wav" for epoch in (1, 2) for strength in ("0_50", "1_50")]
     assert made(heard.out) == ["epoch_0/strength_0_00.wav", *names]

@@ -176,7 +176,7 @@ def test_gradient_checkpointing_computes_layers_twice_and_changes_nothing(job, t
 def test_bf16_keeps_the_adapter_in_fp32_and_learns(job):
     result, _ = run(job(mixed_precision="bf16", max_epochs=12))
     assert result["fit_loss"] < result["fit_loss_before"]
-    state = load_file(RunFolder(job().out).newest() / "state" / "state.safetensors")
+    state = load_file(RunFolder(job().out).latest_checkpoint() / "state" / "state.safetensors")
     assert {value.dtype for key, value in state.items() if key.startswith("adapter.")} == {torch.float32}
     assert {value.dtype for key, value in state.items() if "exp_avg" in key} == {torch.float32}
 
@@ -289,7 +289,7 @@ def test_a_run_that_only_meets_nan_saves_its_last_good_state_and_says_where(job,
     monkeypatch.setattr(session_module, "FlowMatching", Spoilt)
     with pytest.raises(LossNotFinite, match="4 times in a row") as error:
         run(job(nan_detection_max=3))
-    saved = RunFolder(job().out).newest()
+    saved = RunFolder(job().out).latest_checkpoint()
     assert saved.name == "epoch_2_step_4"
     assert str(saved) in error.value.hint
     weights = load_file(saved / "state" / "state.safetensors")
@@ -308,9 +308,9 @@ def test_a_fault_in_the_middle_is_saved_before_it_is_told(job, monkeypatch):
     Broken.count, Broken.problem = 0, ZeroDivisionError("ours")
     with pytest.raises(ZeroDivisionError):
         run(job("fault"))
-    assert RunFolder(job("fault").out).newest().name == "epoch_2_step_4"
+    assert RunFolder(job("fault").out).latest_checkpoint().name == "epoch_2_step_4"
     Broken.count, Broken.problem = 0, torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(TrainingError, match="out of memory at step 5") as error:
         run(job("memory"))
     assert "gradient_checkpointing" in error.value.hint
-    assert RunFolder(job("memory").out).newest().name == "epoch_2_step_4"
+    assert RunFolder(job("memory").out).latest_checkpoint().name == "epoch_2_step_4"

@@ -144,15 +144,15 @@ def stopped_run(browser: Browser, site: Site, tensors: Path) -> str:
 def adapter(browser: Browser, site: Site, stopped_run: str) -> Path:
     """The run goes on from where it was stopped, and comes to its end."""
     run = Path(stopped_run)
-    newest = max(int(re.findall(r"\d+", folder.name)[0]) for folder in (run / "checkpoints").glob("epoch_*"))
+    latest_checkpoint = max(int(re.findall(r"\d+", folder.name)[0]) for folder in (run / "checkpoints").glob("epoch_*"))
     with visit(browser, site) as page:
         tab(page, "4. Train")
         page.get_by_role("button", name="Resume from Checkpoint").click()
         expect(box(page, "tr-resume-run")).to_have_value(run.name)
-        fill(page, "tr-resume-epochs", str(newest + 3))
+        fill(page, "tr-resume-epochs", str(latest_checkpoint + 3))
         press(page, "tr-resume-start")
         wait_for_state(page, "tr-train", "done")
-        expect(page.locator("#tr-train-status")).to_contain_text(f"{newest + 3} epochs")
+        expect(page.locator("#tr-train-status")).to_contain_text(f"{latest_checkpoint + 3} epochs")
     return run / "final" / "adapter"
 
 

@@ -26,7 +26,7 @@ def train_in_workers(config: TrainJob, context: Context) -> dict[str, Any]:
         JobCancelled, WorkerCrashed: and what else ended the run.
     """
     if config.resume is None:
-        RunFolder(config.out).require_free()
+        RunFolder(config.out).require_empty()
     node, common = _common(config)
     shares = [Share("train", config, {**common, **_own(config, node, local)}) for local in range(config.devices)]
     return run_shares(shares, context.folder, lambda number, event: context.emit(event))[0]

@@ -18,14 +18,14 @@ from acestep.adapters.card import AdapterCard
 from acestep.core.errors import TrainingError
 from acestep.core.files import replace_folder, require_space
 from acestep.training.state.ema import ExponentialMovingAverage
-from acestep.training.state.run_folder import ADAPTER, EMA_ADAPTER, STATE, RunFolder, Source
+from acestep.training.state.run_folder import ADAPTER, EMA_ADAPTER, STATE, ResumeSource, RunFolder
 from acestep.training.state.tensor_tree import read_values, write_state
 
 _SLACK = 2**20  # bytes of headers and JSON beside the tensors
 _FILE_BYTES = 2  # a value in an adapter file is bf16
 
 
-class Saver:
+class CheckpointWriter:
     """Writes what a run leaves behind."""
 
     def __init__(
@@ -61,7 +61,7 @@ class Saver:
             (folder / STATE).mkdir()
             write_state(folder / STATE, self._state())
             self._save_adapter(folder)
-        self.run.mark_newest(target)
+        self.run.mark_latest(target)
         return target
 
     def best(self) -> Path:
@@ -94,7 +94,7 @@ class Saver:
                 self._adapter.save(folder / EMA_ADAPTER, self._card())
 
 
-def require_same(source: Source, fixed: Mapping[str, Any]) -> None:
+def require_resumable(source: ResumeSource, fixed: Mapping[str, Any]) -> None:
     """Make sure that a run with these unchangeable settings can go on from ``source``, which has a state.
 
     Raises:

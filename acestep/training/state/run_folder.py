@@ -32,7 +32,7 @@ _NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?(?:_loss_.*)?")  # the existing 
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ResumeSource:
     """What a run goes on from. ``exact`` if our whole training state is there, else only adapter weights are."""
 
     folder: Path
@@ -73,7 +73,7 @@ class RunFolder:
         """Whether a run has left something worth keeping here."""
         return any(folder.is_dir() and any(folder.iterdir()) for folder in (self.checkpoints, self.best, self.final))
 
-    def require_free(self) -> None:
+    def require_empty(self) -> None:
         """Raises TrainingError if a new run here would mix with another one."""
         if self.occupied:
             raise TrainingError(
@@ -81,7 +81,7 @@ class RunFolder:
                 hint="Go on with it (--resume auto), or choose another output folder.",
             )
 
-    def settle(self) -> None:
+    def recover(self) -> None:
         """Finish or undo what a kill left half-way."""
         for leftover in [*self.checkpoints.glob(".*.old"), *self.root.glob(".*.old")]:
             settle_folder(leftover.with_name(leftover.name[1:].removesuffix(".old")))
@@ -110,7 +110,7 @@ class RunFolder:
         ]
         return [folder for *_, folder in sorted(found)]
 
-    def newest(self) -> Path | None:
+    def latest_checkpoint(self) -> Path | None:
         """The checkpoint saved last, or, where that is not told, the furthest one with a state or else without."""
         saved = self.saved()
         if (self.checkpoints / _NEWEST).is_file():
@@ -133,7 +133,7 @@ class RunFolder:
                 remove_folder(folder)
         return [folder.name for folder in removed]
 
-    def mark_newest(self, checkpoint: Path) -> None:
+    def mark_latest(self, checkpoint: Path) -> None:
         write_versioned(self.checkpoints / _NEWEST, "newest", 1, {"checkpoint": checkpoint.name})
 
 
@@ -163,7 +163,7 @@ def has_state(folder: Path) -> bool:
     return (folder / STATE).is_dir()
 
 
-def find_source(resume: str | None, run: RunFolder) -> Source | None:
+def find_resume_source(resume: str | None, run: RunFolder) -> ResumeSource | None:
     """What to go on from; None for a fresh start.
 
     Args:
@@ -174,25 +174,27 @@ def find_source(resume: str | None, run: RunFolder) -> Source | None:
         TrainingError: a new run would mix with an old one, or there is nothing at the path.
     """
     if resume is None:
-        run.require_free()
+        run.require_empty()
         return None
-    run.settle()
+    run.recover()
     if resume == "auto":
         return _of_run(run)
     path = typed_path(resume)
     if not path.exists():
         raise TrainingError(f"there is nothing to resume from at {path}", hint="Give a checkpoint folder, or auto.")
     if run.root.resolve() not in path.resolve().parents and path.resolve() != run.root.resolve():
-        run.require_free()
+        run.require_empty()
     if (path / "checkpoints").is_dir():
         if found := _of_run(RunFolder(path)):
             return found
         raise TrainingError(f"the run in {path} has saved nothing yet", hint="Start it anew in another folder.")
     if path.name == ADAPTER and has_state(path.parent):
         path = path.parent
-    return Source(path, exact=has_state(path))
+    return ResumeSource(path, exact=has_state(path))
 
 
-def _of_run(run: RunFolder) -> Source | None:
-    newest = run.newest() or next((folder for folder in (run.final, run.best) if folder.is_dir()), None)
-    return None if newest is None else Source(newest, exact=has_state(newest))
+def _of_run(run: RunFolder) -> ResumeSource | None:
+    latest_checkpoint = run.latest_checkpoint() or next(
+        (folder for folder in (run.final, run.best) if folder.is_dir()), None
+    )
+    return None if latest_checkpoint is None else ResumeSource(latest_checkpoint, exact=has_state(latest_checkpoint))

@@ -33,9 +33,9 @@ def sources_of(folder: Path) -> list[tuple[str, str]]:
     """What a run can go on from, as (words, value): the newest state first, then by step, best and final last."""
     run = RunFolder(folder)
     found = []
-    newest = run.newest()
-    if newest is not None:
-        found.append((f"newest ({newest.name})", "auto"))
+    latest_checkpoint = run.latest_checkpoint()
+    if latest_checkpoint is not None:
+        found.append((f"newest ({latest_checkpoint.name})", "auto"))
     for saved in reversed(run.saved()):
         found.append((_words(saved), str(saved)))
     for place in (run.best, run.final):

@@ -103,7 +103,7 @@ def _some_steps(job: TrainJob, steps: int) -> tuple[list[float], int, float | No
                 fabric=session.fabric,
                 model=session.model,
                 optimizer=session.optimizer,
-                rate_at=lambda step: prepared.rate,
+                lr_at=lambda step: prepared.lr,
                 steps=(step for step in prepared.step_plan.steps() if step.num_songs == songs_per_step),
                 batch_of=session.batch_of,
                 progress=session.progress,

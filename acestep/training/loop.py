@@ -97,7 +97,7 @@ def train(
     fabric: Fabric,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    rate_at: Callable[[int], float],
+    lr_at: Callable[[int], float],
     steps: Iterable[TrainingStep],
     batch_of: Callable[[list[int], int], Batch],
     progress: Progress,
@@ -121,7 +121,7 @@ def train(
     """
     for step in steps:
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(progress.step)
+            group["lr"] = lr_at(progress.step)
         songs = step.micro_batches
         losses: list[float] = []
         grad_norm = math.nan

@@ -63,7 +63,7 @@ class Prepared:
         return self.checkpoint.timestep_sigma if self.training.timestep_sigma is None else self.training.timestep_sigma
 
     @property
-    def rate(self) -> float:
+    def lr(self) -> float:
         return peak_rate(self.training.optimizer_type, self.training.learning_rate)
 
     @property
@@ -257,8 +257,8 @@ def _tell(prepared: Prepared, context: Context) -> None:
         _warn(context, f"batch size {training.batch_size} is more than there are songs: {len(songs)} is used")
     if prepared.schedule != training.scheduler_type:
         _warn(context, f"{training.optimizer_type} finds its own rate: {prepared.schedule} is used as the schedule")
-    if training.learning_rate not in (None, prepared.rate):
-        _warn(context, f"{training.optimizer_type} finds its own rate: {prepared.rate} is used as the learning rate")
+    if training.learning_rate not in (None, prepared.lr):
+        _warn(context, f"{training.optimizer_type} finds its own rate: {prepared.lr} is used as the learning rate")
 
 
 def _warn(context: Context, message: str) -> None:

@@ -77,7 +77,7 @@ class Session:
         if prepared.job.strategy == "fsdp":
             split_layers(self._decoder, own, prepared.device)
         self._plain_optimizer = make_optimizer(
-            training.optimizer_type, self.adapter.parameters(), lr=prepared.rate, weight_decay=training.weight_decay
+            training.optimizer_type, self.adapter.parameters(), lr=prepared.lr, weight_decay=training.weight_decay
         )
         self.ema = (
             ExponentialMovingAverage(self.adapter.parameters(), training.ema_decay) if training.ema_decay else None
@@ -220,7 +220,7 @@ class Session:
             dataset_hash=prepared.fixed["songs"],
             facts={
                 **facts,
-                "learning_rate": prepared.rate,
+                "learning_rate": prepared.lr,
                 "schedule": prepared.schedule,
                 "songs": len(prepared.songs),
             },

@@ -119,7 +119,7 @@ class _Run:
             fabric=session.fabric,
             model=session.model,
             optimizer=session.optimizer,
-            rate_at=lambda step: prepared.rate * schedule(step),
+            lr_at=lambda step: prepared.lr * schedule(step),
             steps=prepared.step_plan.steps(self.progress.epoch, self.progress.songs),
             batch_of=session.batch_of,
             progress=self.progress,

@@ -67,7 +67,7 @@ class Rig:
             fabric=self.fabric,
             model=self.model,
             optimizer=self.optimizer,
-            rate_at=lambda step: 0.1,
+            lr_at=lambda step: 0.1,
             steps=plan.steps(),
             batch_of=self.batch_of,
             progress=self.progress,

@@ -56,7 +56,7 @@ class Rig:
             fabric=self.fabric,
             model=self.model,
             optimizer=self.optimizer,
-            rate_at=lambda step: 0.1,
+            lr_at=lambda step: 0.1,
             steps=self.steps,
             batch_of=self.batch_of,
             progress=self.progress,

@@ -105,7 +105,7 @@ def _some_steps(job: TrainJob, steps: int) -> tuple[list[float], int, float | No
                 optimizer=session.optimizer,
                 lr_at=lambda step: prepared.lr,
                 steps=(step for step in prepared.step_plan.steps() if step.num_songs == songs_per_step),
-                batch_of=session.batch_of,
+                make_batch=session.make_batch,
                 progress=session.progress,
                 random=session.random,
                 max_grad_norm=job.training.max_grad_norm,

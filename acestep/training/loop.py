@@ -34,7 +34,7 @@ class Progress:
     epoch_losses: list[float] = field(default_factory=list)
     not_finite: int = 0  # songs and steps left out because of NaN or infinity, in all
     not_finite_in_a_row: int = 0  # of these, since the last good step
-    at_border: bool = True  # False while the weights move: then there is nothing whole to save
+    between_steps: bool = True  # False while the weights move: then there is nothing whole to save
 
     @property
     def epoch_loss(self) -> float:
@@ -99,7 +99,7 @@ def train(
     optimizer: torch.optim.Optimizer,
     lr_at: Callable[[int], float],
     steps: Iterable[TrainingStep],
-    batch_of: Callable[[list[int], int], Batch],
+    make_batch: Callable[[list[int], int], Batch],
     progress: Progress,
     random: RandomState,
     max_grad_norm: float,
@@ -126,9 +126,9 @@ def train(
         losses: list[float] = []
         grad_norm = math.nan
         while songs:
-            batches = _each(processes.shard(songs), step.epoch, batch_of, stop_if_cancelled)
+            batches = _each(processes.shard(songs), step.epoch, make_batch, stop_if_cancelled)
             found = _accumulate(fabric, model, batches, sum(map(len, songs)), processes)
-            losses, grad_norm = _settle(fabric, model, optimizer, found, len(songs), max_grad_norm, processes)
+            losses, grad_norm = clip_and_gather(fabric, model, optimizer, found, len(songs), max_grad_norm, processes)
             if all(map(math.isfinite, (*losses, grad_norm))):
                 break
             songs = _without_not_finite(songs, losses, progress, overflowed=_discard(fabric, optimizer))
@@ -137,7 +137,7 @@ def train(
             random.restore()
         else:
             losses, grad_norm = [], math.nan
-        progress.at_border = False
+        progress.between_steps = False
         if losses:
             optimizer.step()
             progress.not_finite_in_a_row = 0
@@ -145,7 +145,7 @@ def train(
         progress.take(step, losses)
         epoch_loss = progress.end_epoch() if step.ends_epoch else None
         random.capture()
-        progress.at_border = True
+        progress.between_steps = True
         mean = sum(losses) / len(losses) if losses else math.nan
         if callback.after_step(StepReport(mean, optimizer.param_groups[0]["lr"], grad_norm, epoch_loss)):
             return
@@ -154,12 +154,12 @@ def train(
 def _each(
     songs: list[tuple[list[int], bool]],
     epoch: int,
-    batch_of: Callable[[list[int], int], Batch],
+    make_batch: Callable[[list[int], int], Batch],
     stop_if_cancelled: Callable[[], None],
 ) -> Iterator[tuple[Batch, bool]]:
     for micro_batch, counts in songs:
         stop_if_cancelled()
-        yield batch_of(micro_batch, epoch), counts
+        yield make_batch(micro_batch, epoch), counts
 
 
 def _accumulate(
@@ -180,7 +180,7 @@ def _accumulate(
     return found
 
 
-def _settle(
+def clip_and_gather(
     fabric: Fabric,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,

@@ -109,7 +109,7 @@ class Session:
             self._emit(Noted(message=note, warning=True))
         return adapter
 
-    def batch_of(self, songs: list[int], epoch: int) -> Batch:
+    def make_batch(self, songs: list[int], epoch: int) -> Batch:
         """The songs of those indices as they are in ``epoch``, on the device.
 
         The global generators, which adapter dropout draws from, begin anew for it: so what it drops depends neither

@@ -42,7 +42,7 @@ def train_job(config: TrainJob, context: Context) -> dict[str, Any]:
         TrainingError, TensorError, CheckpointError, AdapterError, ConfigError, MissingPackage, StorageError.
     """
     placement = choose_placement(config)
-    if config.num_processes > 1 and context.whole is None:
+    if config.num_processes > 1 and context.run_to_end is None:
         return train_in_workers(config, context)
     fabric = make_fabric(
         torch.device(placement.device.value),
@@ -63,7 +63,7 @@ def _train(prepared: Prepared, context: Context) -> dict[str, Any]:
         together.emit(Noted(message=f"loading {prepared.checkpoint.name}"))
         seed = prepared.training.seed
         with seeded_generators(seed, prepared.device), closing(Session(prepared, together.emit)) as session:
-            return _Run(session, together, Samples(prepared.job.samples, session, context)).whole()
+            return _Run(session, together, Samples(prepared.job.samples, session, context)).run_to_end()
 
 
 class _Run:
@@ -90,12 +90,12 @@ class _Run:
         self.memory = MemoryWatch(prepared.device, context.emit)
         self.epoch_began_s = self.saved_at_s = time.monotonic()
 
-    def whole(self) -> dict[str, Any]:
+    def run_to_end(self) -> dict[str, Any]:
         """From here to the delivered adapter."""
         self.checkpoint_writer.require_space(3)  # the next checkpoint beside the one before it, and best and final
         self._report_start()
         try:
-            with self.memory, self._nothing_lost():
+            with self.memory, self.save_on_exit():
                 if not self.session.baseline_metrics:
                     self.session.evaluate_baseline(self.context.stop_if_cancelled)
                     self._log_metrics(
@@ -106,7 +106,7 @@ class _Run:
                     if self.samples:
                         self.samples.baseline()
                     self._train()
-            return self._deliver()
+            return self._export()
         finally:
             self.logger.finalize("done")
 
@@ -121,7 +121,7 @@ class _Run:
             optimizer=session.optimizer,
             lr_at=lambda step: prepared.lr * schedule(step),
             steps=prepared.step_plan.steps(self.progress.epoch, self.progress.songs),
-            batch_of=session.batch_of,
+            make_batch=session.make_batch,
             progress=self.progress,
             random=session.random,
             max_grad_norm=self.training.max_grad_norm,
@@ -143,7 +143,7 @@ class _Run:
             self._after_epoch(report, report.epoch_loss)
         else:
             self._log_step(report)
-        if self.ended or self._save_is_due(ends_epoch=report.epoch_loss is not None):
+        if self.ended or self._checkpoint_is_due(ends_epoch=report.epoch_loss is not None):
             self._save()
         if report.epoch_loss is not None:
             if self.samples:
@@ -198,7 +198,7 @@ class _Run:
         found = {"fit_loss": fit_loss, "validation_loss": validation_loss}
         self.logger.log_metrics({key: value for key, value in found.items() if value is not None}, self.progress.step)
 
-    def _save_is_due(self, *, ends_epoch: bool) -> bool:
+    def _checkpoint_is_due(self, *, ends_epoch: bool) -> bool:
         epochs, steps = self.training.save_every_n_epochs, self.training.save_every_n_steps
         minutes, waited_s = self.training.save_every_n_minutes, time.monotonic() - self.saved_at_s
         by_epoch = ends_epoch and epochs > 0 and self.progress.epoch % epochs == 0
@@ -229,7 +229,7 @@ class _Run:
                 self.context.emit(Noted(message=f"removed {', '.join(removed)}: the last {keep} are kept"))
 
     @contextmanager
-    def _nothing_lost(self) -> Iterator[None]:
+    def save_on_exit(self) -> Iterator[None]:
         """Save whatever ends the block, unless the weights were just moving: then the save before stands."""
         try:
             yield
@@ -239,7 +239,7 @@ class _Run:
             kept = self.checkpoint_writer.run.latest_checkpoint()
             raise type(problem)(str(problem), hint=f"{problem.hint} {kept or 'Nothing'} was saved before.") from problem
         except BaseException as problem:
-            if not self.progress.at_border:
+            if not self.progress.between_steps:
                 raise
             where = f"The last good state is in {self._save()}."
             if isinstance(problem, LossNotFinite | WorkerCrashed):
@@ -251,7 +251,7 @@ class _Run:
                 ) from None
             raise
 
-    def _deliver(self) -> dict[str, Any]:
+    def _export(self) -> dict[str, Any]:
         """Write ``final/`` and measure what was written."""
         session, tracker = self.session, self.session.tracker
         final = self.checkpoint_writer.final(

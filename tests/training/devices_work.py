@@ -47,7 +47,7 @@ class Rig:
         self.model, self.optimizer = fabric.setup(model, torch.optim.SGD(parameters, lr=0.1))
         self.progress = Progress()
 
-    def batch_of(self, songs: list[int], epoch: int) -> Batch:
+    def make_batch(self, songs: list[int], epoch: int) -> Batch:
         return collate([DRAW(self.songs[i], epoch) for i in songs])
 
     def after_step(self, report: StepReport) -> bool:
@@ -69,7 +69,7 @@ class Rig:
             optimizer=self.optimizer,
             lr_at=lambda step: 0.1,
             steps=plan.steps(),
-            batch_of=self.batch_of,
+            make_batch=self.make_batch,
             progress=self.progress,
             random=RandomState(CPU),
             max_grad_norm=1e9,
@@ -84,18 +84,18 @@ class Rig:
 class Spoilt(Rig):
     """The loss of one song is never a number."""
 
-    def batch_of(self, songs: list[int], epoch: int) -> Batch:
+    def make_batch(self, songs: list[int], epoch: int) -> Batch:
         weight = torch.tensor([math.nan if i == 2 else 1.0 for i in songs])
-        return super().batch_of(songs, epoch)._replace(weight=weight)
+        return super().make_batch(songs, epoch)._replace(weight=weight)
 
 
 class Crowded(Rig):
     """The second process runs out of memory in the second step, after its first micro-batch."""
 
-    def batch_of(self, songs: list[int], epoch: int) -> Batch:
+    def make_batch(self, songs: list[int], epoch: int) -> Batch:
         if self.progress.step == 1 and self.processes.rank == 1:
             raise torch.OutOfMemoryError("full")
-        return super().batch_of(songs, epoch)
+        return super().make_batch(songs, epoch)
 
 
 class NoRoom(Rig):

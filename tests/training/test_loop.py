@@ -36,7 +36,7 @@ class Rig:
         self.asked = 0
         self.limits = {"max_grad_norm": 1e9, "max_not_finite": 10, **settings}
 
-    def batch_of(self, songs, epoch):
+    def make_batch(self, songs, epoch):
         batch = collate([DRAW(self.songs[i], epoch) for i in songs])
         return batch._replace(weight=torch.tensor([self.spoil(i, epoch) for i in songs]))
 
@@ -58,7 +58,7 @@ class Rig:
             optimizer=self.optimizer,
             lr_at=lambda step: 0.1,
             steps=self.steps,
-            batch_of=self.batch_of,
+            make_batch=self.make_batch,
             progress=self.progress,
             random=self.random,
             callback=self,
@@ -131,7 +131,7 @@ def test_too_many_in_a_row_end_the_run_with_a_diagnosis_and_untouched_weights():
         rig.run()
     assert "learning rate" in error.value.hint
     assert torch.equal(rig.decoder.point, rig.weights[2])
-    assert rig.progress.at_border
+    assert rig.progress.between_steps
 
 
 def test_a_good_step_begins_the_count_anew_and_zero_never_ends_a_run():

@@ -213,7 +213,7 @@ def test_the_settings_of_checkpointing_reach_the_decoder(tmp_path: Path, tiny_ch
     calls = Counter[int]()
     for index, layer in enumerate(decoder.layers):
         layer.register_forward_pre_hook(lambda *_, index=index: calls.update([index]))
-    session.fabric.backward(session.model(session.batch_of([0], 0)).sum())
+    session.fabric.backward(session.model(session.make_batch([0], 0)).sum())
     session.close()
     assert decoder.gradient_checkpointing
     assert calls == {index: 2 - index % 2 for index in range(len(decoder.layers))}

@@ -25,7 +25,7 @@ from acestep.core.errors import ConfigError, TrainingError
 from acestep.core.files import read_json
 from acestep.core.registry import nearest_hint
 from acestep.core.workers import FOLDER as WORKERS
-from acestep.training.evaluation.preview_config import SampleConfig
+from acestep.training.evaluation.preview_config import PreviewConfig
 from acestep.training.loss_weights import LOSS_WEIGHTS
 from acestep.training.optimizers import OPTIMIZERS
 from acestep.training.schedules import SCHEDULES
@@ -226,7 +226,7 @@ class TrainJob(Config):
     dora: DoRAConfig = group(DoRAConfig, "DoRA")
     lokr: LoKRConfig = group(LoKRConfig, "LoKr")
     loha: LoHaConfig = group(LoHaConfig, "LoHa")
-    samples: SampleConfig = group(SampleConfig, "Sample Inference")
+    samples: PreviewConfig = group(PreviewConfig, "Sample Inference")
 
     @property
     def folder(self) -> Path:

@@ -19,7 +19,7 @@ from acestep.training.configs import TrainJob
 from acestep.training.distributed.launch_workers import train_in_workers
 from acestep.training.distributed.placement import choose_placement, make_fabric
 from acestep.training.distributed.process_group import ProcessGroup
-from acestep.training.evaluation.audio_previews import Samples
+from acestep.training.evaluation.audio_previews import AudioPreviews
 from acestep.training.loop import StepReport, train
 from acestep.training.memory_watch import MemoryWatch
 from acestep.training.prepare import Prepared, prepare
@@ -63,13 +63,13 @@ def _train(prepared: Prepared, context: Context) -> dict[str, Any]:
         together.emit(Noted(message=f"loading {prepared.checkpoint.name}"))
         seed = prepared.training.seed
         with seeded_generators(seed, prepared.device), closing(Session(prepared, together.emit)) as session:
-            return _Run(session, together, Samples(prepared.job.samples, session, context)).run_to_end()
+            return _Run(session, together, AudioPreviews(prepared.job.samples, session, context)).run_to_end()
 
 
 class _Run:
     """The ``Watcher`` of the loop: reports, measures, tracks the best, saves."""
 
-    def __init__(self, session: Session, context: Context, samples: Samples) -> None:
+    def __init__(self, session: Session, context: Context, previews: AudioPreviews) -> None:
         prepared, progress = session.prepared, session.progress
         self.session, self.context, self.training, self.progress = session, context, prepared.training, progress
         self.processes = prepared.processes
@@ -82,7 +82,7 @@ class _Run:
             ema=session.ema,
             writes=self.processes.is_main,
         )
-        self.samples = samples if self.processes.is_main and prepared.job.strategy != "fsdp" else None
+        self.previews = previews if self.processes.is_main and prepared.job.strategy != "fsdp" else None
         self.saved_step = progress.step if prepared.source is not None and prepared.source.exact else -1
         self.logger = TensorBoardLogger(
             prepared.run.root, name="logs", version=0, purge_step=progress.step + 1 if progress.step else None
@@ -103,8 +103,8 @@ class _Run:
                         self.session.baseline_metrics["validation_loss_before"],
                     )
                 if not self.ended:
-                    if self.samples:
-                        self.samples.baseline()
+                    if self.previews:
+                        self.previews.baseline()
                     self._train()
             return self._export()
         finally:
@@ -146,8 +146,8 @@ class _Run:
         if self.ended or self._checkpoint_is_due(ends_epoch=report.epoch_loss is not None):
             self._save()
         if report.epoch_loss is not None:
-            if self.samples:
-                self.samples.after_epoch(last=self.ended)
+            if self.previews:
+                self.previews.after_epoch(last=self.ended)
             self.epoch_began_s = time.monotonic()
         return self.ended
 

@@ -9,7 +9,7 @@ from acestep.core.errors import ConfigError, TrainingError
 from acestep.training.configs import (
     LoKRConfig,
     LoRAConfig,
-    SampleConfig,
+    PreviewConfig,
     TrainingConfig,
     TrainJob,
     groups,
@@ -57,7 +57,7 @@ def test_the_defaults_are_those_of_the_existing_trainer():
 
 
 def test_every_setting_has_a_label_and_a_help_text():
-    for kind in (TrainingConfig, LoRAConfig, LoKRConfig, SampleConfig, TrainJob):
+    for kind in (TrainingConfig, LoRAConfig, LoKRConfig, PreviewConfig, TrainJob):
         for name, field in fields(kind).items():
             assert field.title, name
             assert field.description or name in groups(TrainJob), name

@@ -20,8 +20,8 @@ from acestep.cli import main
 from acestep.core.paths import PROJECT
 from acestep.models.checkpoint import find_checkpoint
 from acestep.training.configs import TrainingConfig
-from acestep.training.evaluation.audio_previews import Samples
-from acestep.training.evaluation.preview_config import SampleConfig
+from acestep.training.evaluation.audio_previews import AudioPreviews
+from acestep.training.evaluation.preview_config import PreviewConfig
 from acestep.training.flow_matching import FlowMatching
 from acestep.training.memory import GIB, PARTS, estimate
 from acestep.training.memory_advice import advise
@@ -176,16 +176,16 @@ def test_what_samples_take_for_a_moment_is_foreseen(
     tensors = tensors_for(tmp_path / "tensors", tiny_checkpoint, [(20, 6)])
     settings = {"mixed_precision": precision, "ema_decay": 0.9, "max_epochs": 1, "gradient_accumulation_steps": 1}
     job = make_job(tensors, tiny_checkpoint, tmp_path / "out", **settings)
-    job.samples = SampleConfig(enabled=True, duration_s=seconds, steps=1, strengths="1")
-    peaks, made = [], Samples._make
+    job.samples = PreviewConfig(enabled=True, duration_s=seconds, steps=1, strengths="1")
+    peaks, made = [], AudioPreviews._make
 
-    def counted(samples: Samples, epoch: int, strengths: list[float]) -> None:
+    def counted(samples: AudioPreviews, epoch: int, strengths: list[float]) -> None:
         live.peak = live.now
         made(samples, epoch, strengths)
         peaks.append(live.peak)
 
     with pytest.MonkeyPatch.context() as patch, LiveBytes() as live:
-        patch.setattr(Samples, "_make", counted)
+        patch.setattr(AudioPreviews, "_make", counted)
         train_job(job, Unstoppable(tmp_path))
     spec = memory_spec(find_checkpoint(tiny_checkpoint).config, job.training, job.adapter, device="cpu")
     assert len(peaks) == 2

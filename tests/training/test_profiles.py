@@ -9,7 +9,7 @@ from acestep.core.config import Config
 from acestep.core.errors import ConfigError
 from acestep.dataset.sample import Dataset, DatasetMetadata, Sample
 from acestep.preprocessing.configs import PreprocessJob
-from acestep.training.configs import SampleConfig, TrainingConfig, TrainJob
+from acestep.training.configs import PreviewConfig, TrainingConfig, TrainJob
 from acestep.training.profiles import CONTROLS, FIXED, SETTINGS, read_profile, write_profile
 
 # What the existing trainer saves, in its order (SPEC 1.11), with its own defaults.
@@ -123,7 +123,7 @@ def configs(tmp_path):
         "training": TrainingConfig(),
         **{kind.name: kind.make() for kind in ADAPTERS},
         "preprocess": preprocess,
-        "samples": SampleConfig(),
+        "samples": PreviewConfig(),
     }
 
 

@@ -26,7 +26,7 @@ from acestep.models import load
 from acestep.models.configs import GenerationConfig
 from acestep.models.device import empty_cache
 from acestep.models.generate import Parts, generate
-from acestep.training.evaluation.preview_config import SampleConfig
+from acestep.training.evaluation.preview_config import PreviewConfig
 from acestep.training.session import Session
 from acestep.training.state.random_state import RandomState
 from acestep.training.state.run_folder import RunFolder
@@ -34,10 +34,10 @@ from acestep.training.state.run_folder import RunFolder
 _LEAST_S = 4.0  # shorter pieces tell nothing, and would not help a device that is so full
 
 
-class Samples:
+class AudioPreviews:
     """Makes the samples of one run."""
 
-    def __init__(self, config: SampleConfig, session: Session, context: Context) -> None:
+    def __init__(self, config: PreviewConfig, session: Session, context: Context) -> None:
         self._config, self._session, self._context = config, session, context
         self._duration_s = config.duration_s  # shorter once the memory was too small
 
@@ -47,11 +47,11 @@ class Samples:
         Raises JobCancelled.
         """
         run, progress = self._session.prepared.run, self._session.progress
-        if self._config.enabled and not sample_path(run, 0, 0.0).is_file():
+        if self._config.enabled and not preview_path(run, 0, 0.0).is_file():
             self._make(0, [0.0])
         if self._is_due and progress.epoch > 0 and progress.songs == 0:
             strengths = self._config.strength_values
-            self._make(progress.epoch, [s for s in strengths if not sample_path(run, progress.epoch, s).is_file()])
+            self._make(progress.epoch, [s for s in strengths if not preview_path(run, progress.epoch, s).is_file()])
 
     def after_epoch(self, *, last: bool) -> None:
         """Samples at each strength if they are due, and after the last epoch. Raises JobCancelled."""
@@ -110,7 +110,7 @@ class Samples:
             self._warn(f"{told}: samples are {shorter:g} s long from now on")
             self._duration_s = shorter
             sound = self._sound(parts)
-        path = sample_path(self._session.prepared.run, epoch, strength)
+        path = preview_path(self._session.prepared.run, epoch, strength)
         write_audio(path, sound)
         facts = {"epoch": epoch, "step": self._session.progress.step, "strength": strength}
         write_json(path.with_suffix(".json"), {**facts, **self._request().model_dump(mode="json")})
@@ -145,7 +145,7 @@ class Samples:
         self._context.emit(Noted(message=message, warning=True))
 
 
-def sample_path(run: RunFolder, epoch: int, strength: float) -> Path:
+def preview_path(run: RunFolder, epoch: int, strength: float) -> Path:
     """``strength_1_50.wav`` of an epoch."""
     name = f"strength_{strength:.2f}".replace(".", "_")
     return run.samples / f"epoch_{epoch}" / f"{name}.wav"

@@ -7,7 +7,7 @@ from pydantic import field_validator
 from acestep.core.config import Config, option
 
 
-class SampleConfig(Config):
+class PreviewConfig(Config):
     """The same request again and again, so that nothing but the adapter differs."""
 
     enabled: bool = option(False, "Make samples", "Make music with the adapter while it is trained, to hear it grow.")

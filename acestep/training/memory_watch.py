@@ -13,7 +13,7 @@ from acestep.core.events import Event, Noted
 from acestep.training.gpu_monitor import GPUMonitor, GPUSnapshot
 
 
-class MemoryWatch:
+class MemoryMonitor:
     """Watches inside a ``with`` block; without a graphics card it does nothing."""
 
     def __init__(

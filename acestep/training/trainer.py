@@ -21,7 +21,7 @@ from acestep.training.distributed.placement import choose_placement, make_fabric
 from acestep.training.distributed.process_group import ProcessGroup
 from acestep.training.evaluation.audio_previews import AudioPreviews
 from acestep.training.loop import StepReport, train
-from acestep.training.memory_watch import MemoryWatch
+from acestep.training.memory_watch import MemoryMonitor
 from acestep.training.prepare import Prepared, prepare
 from acestep.training.schedules import make_schedule
 from acestep.training.session import Session
@@ -87,7 +87,7 @@ class _Run:
         self.logger = TensorBoardLogger(
             prepared.run.root, name="logs", version=0, purge_step=progress.step + 1 if progress.step else None
         )
-        self.memory = MemoryWatch(prepared.device, context.emit)
+        self.memory = MemoryMonitor(prepared.device, context.emit)
         self.epoch_began_s = self.saved_at_s = time.monotonic()
 
     def run_to_end(self) -> dict[str, Any]:

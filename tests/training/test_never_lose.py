@@ -9,7 +9,7 @@ import torch
 from acestep.core import jobs
 from acestep.core.events import Noted, Saved, StepLogged
 from acestep.training.gpu_monitor import GPUMonitor, GPUSnapshot
-from acestep.training.memory_watch import MemoryWatch
+from acestep.training.memory_watch import MemoryMonitor
 from acestep.training.state import run_folder as run_folder_module
 from acestep.training.state.run_folder import RunFolder
 from tests.training.runs import make_job, of_kind, run, tensors_for
@@ -99,7 +99,7 @@ def test_a_paused_run_waits_between_two_steps_and_goes_on_as_if_nothing_was(job)
 def test_scarce_memory_of_the_card_is_told_between_steps_and_summed_up_at_the_end():
     told = []
     monitor = GPUMonitor(92, 0.01, read=lambda: GPUSnapshot(time.time(), 9_000.0, 9_500.0, 512.0, 10_240.0))
-    with MemoryWatch(torch.device("cuda:0"), told.append, monitor=monitor) as watch:
+    with MemoryMonitor(torch.device("cuda:0"), told.append, monitor=monitor) as watch:
         deadline = time.monotonic() + 10
         while not told and time.monotonic() < deadline:
             watch.tell()
@@ -114,6 +114,6 @@ def test_scarce_memory_of_the_card_is_told_between_steps_and_summed_up_at_the_en
 
 def test_without_a_card_nothing_is_watched():
     told = []
-    with MemoryWatch(torch.device("cpu"), told.append) as watch:
+    with MemoryMonitor(torch.device("cpu"), told.append) as watch:
         watch.tell()
     assert (told, watch.summary) == ([], None)

@@ -71,7 +71,7 @@ def estimate_job(config: EstimateJob, context: Context) -> dict[str, Any]:
         finally:
             gc.collect()
             empty_cache(device.value)
-    ranked = rank_places(norms if config.granularity == "module" else by_layer(norms))[: config.top_k]
+    ranked = rank_modules(norms if config.granularity == "module" else by_layer(norms))[: config.top_k]
     results, ranks = config.folder / RESULTS, config.folder / RANKS
     write_json(results, [asdict(place) for place in ranked])
     write_json(ranks, _settings(config, norms))
@@ -174,7 +174,7 @@ def by_layer(norms: Mapping[str, float]) -> dict[str, float]:
     return {block: sum(found) / len(found) for block, found in blocks.items()}
 
 
-def rank_places(norms: Mapping[str, float]) -> list[Sensitivity]:
+def rank_modules(norms: Mapping[str, float]) -> list[Sensitivity]:
     """The most sensitive first; equal ones in the order of the model."""
     top = max(norms.values()) or 1.0
     ranked = sorted(norms.items(), key=lambda item: -item[1])

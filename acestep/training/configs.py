@@ -37,7 +37,7 @@ _PRESETS = ("apply_preset", "auto_select_preset", "list_presets", "load_preset")
 __all__ = [
     "LoKRConfig",
     "LoRAConfig",
-    "SampleConfig",
+    "PreviewConfig",
     "TrainJob",
     "TrainingConfig",
     "apply_preset",

@@ -21,6 +21,8 @@ from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGr
 from acestep.training.flow_matching import Batch
 from acestep.training.state.random_state import RandomState
 
+_STATE_KEYS = {"between_steps": "at_border"}  # fields whose key in state.json differs from their name
+
 
 @dataclass(slots=True)
 class Progress:
@@ -56,11 +58,12 @@ class Progress:
         return loss
 
     def state(self) -> dict[str, Any]:
-        return asdict(self)
+        """The fields under the names that saved runs have."""
+        return {_STATE_KEYS.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Progress:
-        return cls(**{f.name: state[f.name] for f in fields(cls)})
+        return cls(**{f.name: state[_STATE_KEYS.get(f.name, f.name)] for f in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)

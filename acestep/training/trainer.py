@@ -42,7 +42,7 @@ def train_job(config: TrainJob, context: Context) -> dict[str, Any]:
         TrainingError, TensorError, CheckpointError, AdapterError, ConfigError, MissingPackage, StorageError.
     """
     placement = choose_placement(config)
-    if config.num_processes > 1 and context.run_to_end is None:
+    if config.num_processes > 1 and context.whole is None:
         return train_in_workers(config, context)
     fabric = make_fabric(
         torch.device(placement.device.value),

@@ -46,7 +46,7 @@ def close(one, other):
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
 
 
-@pytest.capture.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
 def test_three_songs_at_once_equal_the_three_taken_singly(trained, examples, checkpointing):
     if checkpointing:
         trained[1].network.enable_gradient_checkpointing()

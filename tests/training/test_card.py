@@ -39,7 +39,7 @@ def estimate(context, monkeypatch):
     estimator.estimate_job(SimpleNamespace(checkpoint="", tensor_dir="", device="auto"), context)
 
 
-@pytest.capture.parametrize("job", [train, preprocess, estimate])
+@pytest.mark.parametrize("job", [train, preprocess, estimate])
 def test_a_card_that_the_captioner_uses_is_waited_for_before_anything_is_loaded(job, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "captioner").mkdir()

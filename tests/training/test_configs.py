@@ -63,7 +63,7 @@ def test_every_setting_has_a_label_and_a_help_text():
             assert field.description or name in groups(TrainJob), name
 
 
-@pytest.capture.parametrize(
+@pytest.mark.parametrize(
     ("key", "value", "owner", "name", "wanted"),
     [
         ("max_epochs", "7", "training", "max_epochs", 7),
@@ -97,7 +97,7 @@ def test_a_plain_name_means_the_adapter_that_is_chosen(job):
         set_value(job, "r", "8")
 
 
-@pytest.capture.parametrize(
+@pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("max_epoch", "7", "no setting is called 'max_epoch'"),

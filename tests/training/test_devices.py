@@ -226,7 +226,7 @@ def test_trouble_of_one_process_ends_both_in_the_same_words_and_a_model_can_be_s
             assert here[kind]["share"] == pytest.approx(0.5, abs=0.02)
 
 
-@pytest.capture.parametrize(
+@pytest.mark.parametrize(
     ("settings", "said", "hint"),
     [
         ({"strategy": "fsdp", "devices": 2}, "strategy fsdp needs CUDA, the device is cpu", "ddp"),

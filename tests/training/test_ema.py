@@ -43,7 +43,7 @@ def test_the_average_follows_the_weights_and_gives_them_back_bit_for_bit():
     assert torch.equal(weight, now)
 
 
-@pytest.capture.parametrize("kind", ["lora", "lokr"])
+@pytest.mark.parametrize("kind", ["lora", "lokr"])
 def test_both_are_saved_and_the_average_changes_nothing_of_the_training(kind, job):
     settings = {"adapter_type": kind, "auto_save_best_after": 0, "save_every_n_epochs": 2}
     plain, _ = run(job("plain", **settings))
@@ -62,7 +62,7 @@ def test_both_are_saved_and_the_average_changes_nothing_of_the_training(kind, jo
     assert not (job("plain").out / "final" / "adapter_ema").exists()
 
 
-@pytest.capture.parametrize("optimizer", ["adamw", "adamw8bit", "adafactor", "prodigy"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "adafactor", "prodigy"])
 def test_a_stopped_run_ends_with_the_same_average(optimizer, job):
     settings = {"ema_decay": 0.9, "optimizer_type": optimizer, "auto_save_best_after": 0, "lora__dropout": 0.3}
     run(job("whole", **settings))

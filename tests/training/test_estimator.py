@@ -77,7 +77,7 @@ def test_layers_are_means_of_their_weights_and_few_songs_are_taken_again(job):
 SIZES = {"lora": ".lora_A.weight", "dora": ".lora_A.weight", "loha": ".hada_w1_b"}  # [rank, in] in the file
 
 
-@pytest.capture.parametrize("kind", WITH_RANKS)
+@pytest.mark.parametrize("kind", WITH_RANKS)
 def test_the_proposed_ranks_are_trained_with(kind, job, tensors, tiny_checkpoint, tmp_path):
     asked = job(attention_type="cross", train_mlp=True, rank=4, adapter_type=kind)
     estimate_job(asked, Unstoppable(asked.folder))
@@ -105,7 +105,7 @@ def test_the_proposed_ranks_are_trained_with(kind, job, tensors, tiny_checkpoint
     assert sum(numbers(cost.weights) for cost in costs) == sum(value.numel() for value in again.parameters())
 
 
-@pytest.capture.parametrize(("kind", "words"), [("lokr", "one size for all of its modules"), ("loha", "ask estimate")])
+@pytest.mark.parametrize(("kind", "words"), [("lokr", "one size for all of its modules"), ("loha", "ask estimate")])
 def test_ranks_for_another_kind_of_adapter_are_refused_in_words(kind, words, job, tensors, tiny_checkpoint, tmp_path):
     estimate_job(asked := job(batches=1), Unstoppable(job().folder))
     flags = {"tensor_dir": tensors, "checkpoint": str(tiny_checkpoint), "out": tmp_path / "run"}

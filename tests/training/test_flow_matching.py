@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from acestep.training.data import ExampleSampler, collate, example, generator_for
+from acestep.training.data import ExampleSampler, collate, make_example, generator_for
 from acestep.training.flow_matching import (
     FlowMatching,
     draw_timestep,
@@ -44,14 +44,14 @@ def test_the_decoder_is_asked_about_the_point_between_music_and_noise():
             asked.update(what)
             return (what["hidden_states"],)
 
-    batch = collate([example(song, 0, 0, generator=generator_for(1), t=0.25)])
+    batch = collate([make_example(song, 0, 0, generator=generator_for(1), t=0.25)])
     FlowMatching(Ear(), torch.zeros(1, 1, 64))(batch)
     assert torch.equal(asked["hidden_states"], 0.25 * batch.noise + 0.75 * batch.latents)
     assert asked["timestep"].tolist() == asked["timestep_r"].tolist() == [0.25]
     assert torch.equal(asked["context_latents"], batch.context)
 
 
-@pytest.capture.parametrize(("mu", "sigma"), [(-0.4, 1.0), (0.5, 0.3)])
+@pytest.mark.parametrize(("mu", "sigma"), [(-0.4, 1.0), (0.5, 0.3)])
 def test_times_are_the_later_of_two_logit_normal_draws(mu, sigma):
     generator = torch.Generator().manual_seed(0)
     drawn = torch.tensor([draw_timestep(generator, mu=mu, sigma=sigma) for _ in range(20_000)])
@@ -70,7 +70,7 @@ def test_the_grid_of_times_cuts_that_law_into_equal_parts():
     assert grid.dtype == torch.float32
 
 
-@pytest.capture.parametrize(
+@pytest.mark.parametrize(
     ("t", "weight"), [(0.5, 1.0), (0.9, 1.0), (0.25, 5 / 9), (0.1, 5 / 81), (0.0, 0.0), (1.0, 1e-6)]
 )
 def test_min_snr_weighs_clean_times_less(t, weight):

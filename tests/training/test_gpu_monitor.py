@@ -205,7 +205,7 @@ def test_the_card_that_this_program_may_use_is_asked_about(fake_tool, tmp_path, 
     assert all(line.endswith("-i 3") for line in (tmp_path / "asked").read_text(encoding="utf-8").splitlines())
 
 
-@pytest.capture.parametrize("script", ["exit 9", "echo 'No devices were found'; exit 6", "echo 1, 2", "echo a, b, c"])
+@pytest.mark.parametrize("script", ["exit 9", "echo 'No devices were found'; exit 6", "echo 1, 2", "echo a, b, c"])
 def test_a_tool_that_fails_or_answers_nonsense_means_that_nothing_is_known(fake_tool, script):
     fake_tool(script)
     assert card_memory() is None

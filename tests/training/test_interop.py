@@ -172,7 +172,7 @@ def test_dora_uses_the_keys_of_lora():
     assert settings(use_dora=True)["dora.r"] == 16
 
 
-@pytest.capture.parametrize("optimizer", ["prodigy", "adamw"])
+@pytest.mark.parametrize("optimizer", ["prodigy", "adamw"])
 def test_an_empty_learning_rate_is_exported_as_the_rate_that_is_used(optimizer):
     source = configs()
     apply_all({"training.optimizer_type": optimizer, "training.learning_rate": None}, source)
@@ -180,7 +180,7 @@ def test_an_empty_learning_rate_is_exported_as_the_rate_that_is_used(optimizer):
     assert content["learning_rate"] == {"prodigy": 1.0, "adamw": 1e-4}[optimizer]
 
 
-@pytest.capture.parametrize(
+@pytest.mark.parametrize(
     ("given", "key", "part"),
     [
         ({"adapter_type": "oft"}, "adapter_type", "no such adapter"),
@@ -243,7 +243,7 @@ def test_settings_without_effect_in_side_step_are_not_held_against_it():
     assert reasons(**idle) == {}
 
 
-@pytest.capture.parametrize(
+@pytest.mark.parametrize(
     ("given", "key", "wanted"),
     [
         ({"rank": "64", "epochs": "12.0"}, "training.max_epochs", 12),
@@ -279,7 +279,7 @@ def test_nothing_in_a_preset_is_ever_evaluated(tmp_path):
     assert not capture.exists()
 
 
-@pytest.capture.parametrize(
+@pytest.mark.parametrize(
     ("data", "wanted"),
     [
         (SHORT, True),

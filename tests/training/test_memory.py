@@ -76,8 +76,8 @@ def test_what_autograd_keeps_is_counted_until_the_backward_pass() -> None:
         assert live.now == 2 * 4000 + 4  # x, its gradient, and the sum
 
 
-@pytest.capture.parametrize("compute", ["fp32", "bf16"])
-@pytest.capture.parametrize("kind", ADAPTERS.names)
+@pytest.mark.parametrize("compute", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", ADAPTERS.names)
 def test_the_peak_is_foreseen_for_every_kind_of_adapter(kind: str, compute: str) -> None:
     spec = a_run(kind, compute=compute, base=compute, train_mlp=kind in ("lora", "lokr"))
     assert off_by(spec, measure(spec)) < TOLERANCE
@@ -100,7 +100,7 @@ VARIED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.capture.parametrize("settings", VARIED.values(), ids=VARIED.keys())
+@pytest.mark.parametrize("settings", VARIED.values(), ids=VARIED.keys())
 def test_the_peak_is_foreseen_for_every_way_to_train(settings: dict[str, Any]) -> None:
     spec = a_run(**{"kind": "lora", **settings})
     assert off_by(spec, measure(spec)) < TOLERANCE
@@ -114,7 +114,7 @@ def test_the_peak_is_foreseen_where_attention_has_no_fused_kernel() -> None:
     assert off_by(spec, measured) > TOLERANCE
 
 
-@pytest.capture.parametrize("optimizer", OPTIMIZERS.names)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.names)
 def test_what_lies_in_memory_between_two_steps_is_known_exactly(optimizer: str) -> None:
     spec = a_run(frames=20, tokens=8, optimizer=optimizer, adapter=LoRAConfig(r=32), ema=True)
     parts, measured = estimate(spec).parts, measure(spec)
@@ -124,8 +124,8 @@ def test_what_lies_in_memory_between_two_steps_is_known_exactly(optimizer: str) 
     )
 
 
-@pytest.capture.parametrize("every", [1, 2, 3])
-@pytest.capture.parametrize("kind", ADAPTERS.names)
+@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("kind", ADAPTERS.names)
 def test_checkpointing_computes_the_chosen_layers_twice_and_changes_no_gradient(kind: str, every: int) -> None:
     plain, again = (_gradients(a_run(kind, base="fp32", compute="fp32", checkpoint_every=n)) for n in (0, every))
     layers = range(SMALL["num_hidden_layers"])
@@ -148,13 +148,13 @@ def _gradients(spec: MemorySpec) -> tuple[list[torch.Tensor], Counter[int]]:
     return [parameter.grad for parameter in adapter.parameters() if parameter.grad is not None], calls
 
 
-@pytest.capture.parametrize("kind", ["lora", "lokr"])
+@pytest.mark.parametrize("kind", ["lora", "lokr"])
 def test_checkpointing_makes_the_peak_smaller_the_more_layers_it_takes(kind: str) -> None:
     peaks = [measure(a_run(kind, checkpoint_every=every)).peak for every in (0, 2, 1)]
     assert peaks[0] > 1.2 * peaks[1] > 1.4 * peaks[2]
 
 
-@pytest.capture.parametrize("base", ["auto", "nf4"])
+@pytest.mark.parametrize("base", ["auto", "nf4"])
 def test_training_loads_the_decoder_and_no_other_part_of_the_model(
     tmp_path: Path, tiny_checkpoint: Path, base: str
 ) -> None:
@@ -169,7 +169,7 @@ def test_training_loads_the_decoder_and_no_other_part_of_the_model(
     assert loaded == pytest.approx(parts["model"] + parts["adapter"] + parts["average"], abs=1024)
 
 
-@pytest.capture.parametrize(("precision", "seconds"), [("fp32", 1), ("bf16", 4)])
+@pytest.mark.parametrize(("precision", "seconds"), [("fp32", 1), ("bf16", 4)])
 def test_what_samples_take_for_a_moment_is_foreseen(
     tmp_path: Path, tiny_checkpoint: Path, precision: str, seconds: float
 ) -> None:
@@ -334,7 +334,7 @@ def test_the_command_tells_what_samples_take(capsys: pytest.CaptureFixture[str])
     assert found["total"] == pytest.approx(sum(found["parts"].values()))
 
 
-@pytest.capture.parametrize(
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--checkpoint", "x", "--family", "xl"], "Give one of them"),

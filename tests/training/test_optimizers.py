@@ -28,14 +28,14 @@ def descend(optimizer, loss_of, steps):
     return losses
 
 
-@pytest.capture.parametrize("name", OPTIMIZERS.names)
+@pytest.mark.parametrize("name", OPTIMIZERS.names)
 def test_each_optimizer_goes_downhill(name):
     parameters, loss_of = bowl()
     losses = descend(make_optimizer(name, parameters, lr=RATES[name], weight_decay=0.0), loss_of, 150)
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.capture.parametrize("name", OPTIMIZERS.names)
+@pytest.mark.parametrize("name", OPTIMIZERS.names)
 def test_each_optimizer_goes_on_from_its_saved_state_to_the_last_bit(name, tmp_path):
     parameters, loss_of = bowl()
     optimizer = make_optimizer(name, parameters, lr=RATES[name], weight_decay=0.01)
@@ -61,7 +61,7 @@ def test_the_rate_left_empty_suits_the_optimizer():
     assert peak_rate("prodigy", 0.5) == 0.5
 
 
-@pytest.capture.parametrize(("name", "package"), [("adamw8bit", "bitsandbytes"), ("prodigy", "prodigyopt")])
+@pytest.mark.parametrize(("name", "package"), [("adamw8bit", "bitsandbytes"), ("prodigy", "prodigyopt")])
 def test_a_missing_package_is_refused_with_a_hint_and_nothing_takes_its_place(name, package, monkeypatch):
     for module in [m for m in sys.modules if m.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, module)
@@ -77,7 +77,7 @@ def test_prodigy_guards_its_estimate_during_the_warm_up():
     assert group["use_bias_correction"]
 
 
-@pytest.capture.parametrize("name", OPTIMIZERS.names)
+@pytest.mark.parametrize("name", OPTIMIZERS.names)
 def test_no_optimizer_writes_where_the_command_line_answers(name, capsys):
     make_optimizer(name, [torch.nn.Parameter(torch.zeros(4))], lr=1.0, weight_decay=0.01)
     assert capsys.readouterr().out == ""

@@ -75,7 +75,7 @@ def test_the_seven_presets_are_listed():
     assert list_presets() == SEVEN
 
 
-@pytest.capture.parametrize("name", SEVEN)
+@pytest.mark.parametrize("name", SEVEN)
 def test_a_general_preset_has_the_numbers_that_are_promised(name):
     values = load_preset(name)
     assert values.items() >= {**dict(zip(COLUMNS.split(), TABLE[name], strict=True)), **COMMON}.items()
@@ -87,7 +87,7 @@ def test_the_presets_for_cards_are_listed_under_the_names_of_the_page_the_larges
     assert list(gpu_presets()) == list(dict.fromkeys(label for label, _ in GPU_TABLE))
 
 
-@pytest.capture.parametrize(("label", "adapter"), GPU_TABLE)
+@pytest.mark.parametrize(("label", "adapter"), GPU_TABLE)
 def test_a_preset_for_a_card_has_the_numbers_that_are_promised(label, adapter):
     values = load_preset(gpu_presets()[label], adapter)
     crop = 1000 if "(8GB)" in label else 1500
@@ -99,7 +99,7 @@ def test_a_preset_for_a_card_has_the_numbers_that_are_promised(label, adapter):
     assert values == wanted
 
 
-@pytest.capture.parametrize(("name", "adapter"), EVERY)
+@pytest.mark.parametrize(("name", "adapter"), EVERY)
 def test_no_preset_defeats_itself(name, adapter):
     values = load_preset(name, adapter)
     assert values["auto_save_best_after"] <= values["max_epochs"] / 2
@@ -117,7 +117,7 @@ def applied(name, adapter, *before):
     return training, lora, lokr
 
 
-@pytest.capture.parametrize(("name", "adapter"), EVERY)
+@pytest.mark.parametrize(("name", "adapter"), EVERY)
 def test_what_a_preset_names_does_not_depend_on_the_preset_before(name, adapter):
     named = load_preset(name, adapter)
     for before in [(), ("high_quality",), ("gpu_8gb",)]:
@@ -141,8 +141,8 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.capture.usefixtures("one_thread")
-@pytest.capture.parametrize(("name", "adapter"), EVERY)
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("name", "adapter"), EVERY)
 def test_every_preset_takes_a_step(name, adapter, songs, tiny_checkpoint, tmp_path):
     job = make_job(songs, tiny_checkpoint, tmp_path / "run")
     job.training, job.lora, job.lokr = applied(name, adapter)
@@ -203,7 +203,7 @@ def test_a_chosen_preset_can_be_copied_with_its_reason():
     assert copy.deepcopy(chosen).reason == chosen.reason
 
 
-@pytest.capture.parametrize(
+@pytest.mark.parametrize(
     ("name", "message", "hint"),
     [
         ("quick_tst", "no preset is called 'quick_tst'", "Did you mean 'quick_test'?"),
@@ -219,7 +219,7 @@ def test_a_preset_that_is_not_there_is_refused_with_what_there_is(name, message,
     assert isinstance(error.value, UnknownName) == (message != "does not exist")
 
 
-@pytest.capture.parametrize(("content", "message"), [("[]", "does not hold a preset"), ("{", "not valid JSON")])
+@pytest.mark.parametrize(("content", "message"), [("[]", "does not hold a preset"), ("{", "not valid JSON")])
 def test_a_file_that_is_no_preset_is_refused_by_name(tmp_path, content, message):
     path = tmp_path / "mine.json"
     path.write_text(content, encoding="utf-8")
@@ -241,7 +241,7 @@ def test_dora_takes_the_settings_of_lora():
     assert dora == {key.replace("lora_", "dora_"): value for key, value in lora.items()}
 
 
-@pytest.capture.parametrize(
+@pytest.mark.parametrize(
     ("total_gib", "wanted"),
     [
         (139.8, "vram_24gb_plus"),  # H200
@@ -263,7 +263,7 @@ def test_a_card_counts_as_the_size_on_its_box(total_gib, wanted):
     assert f"{total_gib:.1f} GiB" in chosen.reason
 
 
-@pytest.capture.parametrize("backend", ["cuda", "xpu"])
+@pytest.mark.parametrize("backend", ["cuda", "xpu"])
 def test_the_preset_is_chosen_by_the_card_of_this_machine(monkeypatch, backend):
     card = SimpleNamespace(total_memory=22.5 * 2**30)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: backend == "cuda")
@@ -275,7 +275,7 @@ def test_the_preset_is_chosen_by_the_card_of_this_machine(monkeypatch, backend):
     assert chosen.reason == "Card 24 is the fastest device here; 22.5 GiB of memory counts as 24 GB or more"
 
 
-@pytest.capture.parametrize(("mps", "wanted"), [(True, "recommended"), (False, "vram_8gb")])
+@pytest.mark.parametrize(("mps", "wanted"), [(True, "recommended"), (False, "vram_8gb")])
 def test_without_such_a_card_the_preset_is_one_that_runs(monkeypatch, mps, wanted):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.xpu, "is_available", lambda: False)
@@ -285,7 +285,7 @@ def test_without_such_a_card_the_preset_is_one_that_runs(monkeypatch, mps, wante
     assert chosen.reason
 
 
-@pytest.capture.parametrize(
+@pytest.mark.parametrize(
     ("songs", "wanted"),
     [
         *[(-1, (1000, 200)), (0, (1000, 200)), (1, (1500, 200)), (3, (1500, 200)), (4, (1000, 200))],

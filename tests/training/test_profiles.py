@@ -185,7 +185,7 @@ def test_unknown_keys_and_values_that_do_not_fit_are_told_and_the_rest_is_used(p
     assert "above 256" in told["training.batch_size"]
 
 
-@pytest.capture.parametrize(
+@pytest.mark.parametrize(
     ("state", "wanted"),
     [
         ({"early_stop_enabled": False, "early_stop_patience_val": 80}, 0),
@@ -201,7 +201,7 @@ def test_patience_counts_only_where_early_stopping_is_on(path, tmp_path, state, 
     assert target["training"].early_stop_patience == wanted
 
 
-@pytest.capture.parametrize(
+@pytest.mark.parametrize(
     ("resume", "enabled", "choice"),
     [
         (None, False, None),
@@ -336,7 +336,7 @@ def test_no_key_of_a_service_is_carried_into_a_profile(path, tmp_path):
         write_profile(path, configs(tmp_path), controls={"openai_api_key": "sk-1234567890"})
 
 
-@pytest.capture.parametrize(
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("[]", "is not a profile"),

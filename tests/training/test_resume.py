@@ -71,7 +71,7 @@ def kill_at(folder: Path, step: int, delay_s: float) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
-@pytest.capture.parametrize("kind", ["lora", "lokr"])
+@pytest.mark.parametrize("kind", ["lora", "lokr"])
 def test_a_run_killed_twice_equals_one_that_was_not(kind, job):
     chance = random.Random(f"{kind} 1")
     settings = {"adapter_type": kind, "max_epochs": 20, "max_steps": STEPS, "save_every_n_steps": 7}
@@ -102,7 +102,7 @@ def unbroken(request, tensors, tiny_checkpoint, tmp_path_factory):
     return request.param, job.out
 
 
-@pytest.capture.parametrize("asked", [1, 8, 15])
+@pytest.mark.parametrize("asked", [1, 8, 15])
 def test_a_run_stopped_anywhere_goes_on_exactly(asked, unbroken, job):
     """Before the first step, in the middle of an accumulation and, in the third epoch, of an epoch."""
     kind, whole = unbroken
@@ -156,7 +156,7 @@ def test_the_untouched_model_is_measured_again_when_the_crop_changes(job):
     assert other["fit_loss_before"] != first["fit_loss_before"]
 
 
-@pytest.capture.parametrize(
+@pytest.mark.parametrize(
     ("changes", "named"),
     [
         ({"lora__r": 8}, "lora.r is 8 now and was 4"),
@@ -201,7 +201,7 @@ def test_a_run_goes_on_from_weights_alone_and_says_so(job, tmp_path):
         run(job(resume="auto", max_epochs=8))
 
 
-@pytest.capture.parametrize("kind", ["lora", "lokr"])
+@pytest.mark.parametrize("kind", ["lora", "lokr"])
 def test_weights_taken_from_elsewhere_begin_where_they_ended(kind, job):
     first, _ = run(job("first", adapter_type=kind, max_epochs=8, learning_rate=2e-2))
     source = job("first").out / "final"

@@ -34,7 +34,7 @@ def made(folder):
     return sorted(str(path.relative_to(folder / "samples")) for path in folder.rglob("*.wav"))
 
 
-@pytest.capture.parametrize("kind", ["lora", "lokr"])
+@pytest.mark.parametrize("kind", ["lora", "lokr"])
 def test_samples_are_heard_at_each_strength_and_training_does_not_notice(kind, job):
     settings = {"adapter_type": kind, "samples__every_n_epochs": 1, "samples__prompt": "slow piano"}
     silent, heard = job("silent", adapter_type=kind), job("heard", **SAMPLES, **settings)
@@ -99,7 +99,7 @@ def test_a_checkpoint_without_its_vae_is_told_and_training_goes_on(job, monkeypa
     assert result["epochs"] == 2
 
 
-@pytest.capture.parametrize(
+@pytest.mark.parametrize(
     ("prompt", "tag", "position", "wanted"),
     [
         ("piano", "zyx", "prepend", "zyx, piano"),

@@ -21,7 +21,7 @@ def torch_equivalent(name, optimizer, length):
     return torch_schedules.ConstantLR(optimizer, 1.0)
 
 
-@pytest.capture.parametrize("name", SCHEDULES.names)
+@pytest.mark.parametrize("name", SCHEDULES.names)
 def test_each_schedule_equals_torchs_own_after_a_linear_warm_up(name):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
     warmup = torch_schedules.LinearLR(optimizer, 0.1, 1.0, total_iters=WARMUP)
@@ -38,8 +38,8 @@ def test_each_schedule_equals_torchs_own_after_a_linear_warm_up(name):
     assert [PEAK * schedule(step) for step in range(TOTAL)] == pytest.approx(wanted, rel=1e-6)
 
 
-@pytest.capture.parametrize("name", SCHEDULES.names)
-@pytest.capture.parametrize("total", [1, 2, 7, 200])
+@pytest.mark.parametrize("name", SCHEDULES.names)
+@pytest.mark.parametrize("total", [1, 2, 7, 200])
 def test_each_schedule_stays_between_its_floor_and_the_peak_for_any_length(name, total):
     schedule = make_schedule(name, total_steps=total, warmup_steps=100)
     shares = [schedule(step) for step in range(total + 1)]
@@ -47,7 +47,7 @@ def test_each_schedule_stays_between_its_floor_and_the_peak_for_any_length(name,
     assert max(shares) == 1
 
 
-@pytest.capture.parametrize(("name", "end"), [("cosine", FLOOR), ("linear", FLOOR), ("constant", 1.0)])
+@pytest.mark.parametrize(("name", "end"), [("cosine", FLOOR), ("linear", FLOOR), ("constant", 1.0)])
 def test_a_schedule_ends_where_it_says_and_does_not_climb_again(name, end):
     schedule = make_schedule(name, total_steps=200, warmup_steps=0)
     assert schedule(200) == pytest.approx(end)

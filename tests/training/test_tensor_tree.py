@@ -49,7 +49,7 @@ def test_tensors_that_share_memory_are_stored_apart(tmp_path):
     assert read_state(tmp_path)["part"].tolist() == [2.0, 3.0]
 
 
-@pytest.capture.parametrize("file", ["state.json", "state.safetensors"])
+@pytest.mark.parametrize("file", ["state.json", "state.safetensors"])
 def test_a_damaged_state_is_refused_by_name(tmp_path, file):
     write_state(tmp_path, STATE)
     data = (tmp_path / file).read_bytes()

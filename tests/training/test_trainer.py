@@ -43,7 +43,7 @@ def told(events):
     return [event.message for event in of_kind(events, Noted)]
 
 
-@pytest.capture.parametrize("kind", ["lora", "lokr"])
+@pytest.mark.parametrize("kind", ["lora", "lokr"])
 def test_a_run_learns_and_leaves_all_that_it_promises(kind, tiny_checkpoint, tmp_path):
     tensors = tensors_for(tmp_path, tiny_checkpoint, [*LENGTHS, (20, 6), (22, 5)])
     settings = {"adapter_type": kind, "attention_type": "both", "max_epochs": 30, "learning_rate": 2e-2}
@@ -123,7 +123,7 @@ def test_the_rate_warms_up_over_a_tenth_and_falls_to_the_true_end(job):
     assert all(one > other for one, other in zip(rates[3:], rates[4:], strict=False))
 
 
-@pytest.capture.parametrize(
+@pytest.mark.parametrize(
     ("optimizer", "schedule"),
     [("adamw8bit", "cosine_restarts"), ("adafactor", "constant_with_warmup"), ("prodigy", "linear")],
 )

@@ -92,7 +92,7 @@ def test_an_xl_model_goes_the_whole_way(tiny_root, tmp_path):
     assert torch.isfinite(generate(parts, GenerationConfig(prompt="zyxtag", duration_s=1, steps=2))).all()
 
 
-@pytest.capture.parametrize(("adapter_of", "model"), [(TURBO, XL), (XL, TURBO)])
+@pytest.mark.parametrize(("adapter_of", "model"), [(TURBO, XL), (XL, TURBO)])
 def test_the_other_family_refuses_an_adapter_wherever_it_is_given(
     adapter_of, model, trained, tiny_root, tmp_path, capsys
 ):
@@ -113,7 +113,7 @@ def test_the_other_family_refuses_an_adapter_wherever_it_is_given(
         assert "Choose" in told, command
 
 
-@pytest.capture.parametrize(("trained_on", "model"), [(TURBO, XL), (XL, TURBO)])
+@pytest.mark.parametrize(("trained_on", "model"), [(TURBO, XL), (XL, TURBO)])
 def test_the_other_family_refuses_a_whole_run_and_its_songs(trained_on, model, trained, tiny_root, tmp_path, capsys):
     checkpoint = ["--checkpoint", str(tiny_root / model), "--device", "cpu"]
     run_of, tensors = str(trained[trained_on] / "run"), [str(trained[name] / "tensors") for name in (model, trained_on)]

@@ -69,7 +69,7 @@ class Desk:
         if runner.busy:
             raise JobBusy(f"{self.at_work(runner)} is running", hint="Stop it, or wait until it is done.")
         if isinstance(config, TrainJob) and config.resume is None:
-            RunFolder(folder).require_free()
+            RunFolder(folder).require_empty()
         if job in _OWN_MEMORY:
             self.service.unload()
         own_process = isinstance(config, TrainJob) and self._needs_own_process(config)

@@ -143,7 +143,7 @@ def split(checkpoint: str, kind: str, config: AdapterConfig, processes: ProcessG
         own = set(decoder.parameters())
         adapter = inject(decoder, kind, config, "both", True, seed=3)
         whole = sum(p.numel() for p in decoder.layers.parameters() if p in own)
-        if who.size > 1:
+        if who.world_size > 1:
             split_layers(decoder, own, CPU)
             kept = sum(p.to_local().numel() for p in decoder.layers.parameters() if isinstance(p, DTensor))
             share, shared = kept / whole, (decoder, adapter)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from acestep.training.data import ExampleSampler, collate, make_example, generator_for
+from acestep.training.data import ExampleSampler, collate, generator_for, make_example
 from acestep.training.flow_matching import (
     FlowMatching,
     draw_timestep,

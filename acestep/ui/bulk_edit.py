@@ -12,9 +12,9 @@ from acestep.core.config import Config, option
 from acestep.core.errors import DatasetError
 from acestep.dataset.sample import Sample
 from acestep.ui import html
-from acestep.ui.errors import say
+from acestep.ui.errors import notify
 from acestep.ui.form import Form
-from acestep.ui.page_context import BaseShell
+from acestep.ui.page_context import PageContext
 
 _SHOWN = 12
 
@@ -39,7 +39,7 @@ class LabelEdit(BulkEdit):
     )
 
 
-class Songs(Protocol):
+class EditableSamples(Protocol):
     """The songs of a page."""
 
     @property
@@ -90,7 +90,7 @@ def _edited(edit: BulkEdit, before: str) -> str:
 class BulkPanel:
     """Widgets and what they do."""
 
-    def __init__(self, shell: BaseShell, songs: Songs, edits: type[BulkEdit], name: str) -> None:
+    def __init__(self, page: PageContext, songs: EditableSamples, edits: type[BulkEdit], name: str) -> None:
         """
         Args:
             edits: which labels may be changed.
@@ -98,7 +98,7 @@ class BulkPanel:
         """
         self._songs = songs
         with gr.Accordion("Change many songs at once", open=False, elem_classes="ac-fold", elem_id=name):
-            form = Form(edits, "bulk", shell.kept)
+            form = Form(edits, "bulk", page.saved_fields)
             form.rest()
             with gr.Row(elem_classes="ac-actions"):
                 look = gr.Button("Preview", elem_id=f"{name}-preview")
@@ -106,26 +106,26 @@ class BulkPanel:
                 undo = gr.Button("Undo the last change", elem_id=f"{name}-undo")
             shown = gr.HTML(elem_id=f"{name}-shown")
         self._form = form
-        shell.on(look.click, self._preview, form.widgets, [shown], check=form.check)
-        shell.on(apply.click, self._apply, form.widgets, [shown], check=form.check)
-        shell.on(undo.click, self._undo, [], [shown])
+        page.on(look.click, self._preview, form.widgets, [shown], check=form.check)
+        page.on(apply.click, self._apply, form.widgets, [shown], check=form.check)
+        page.on(undo.click, self._undo, [], [shown])
 
     def _preview(self, *values: Any) -> str:
         found = changes_of(self._form.read(values), self._songs.samples)
         if not found:
-            return html.card("Nothing would change.")
+            return html.notice("Nothing would change.")
         rows = [(change.song, change.before, change.after) for change in found[:_SHOWN]]
         more = f" The first {_SHOWN} are shown." if len(found) > _SHOWN else ""
         title = f"{html.count(len(found), 'song')} would change.{more}"
-        return html.card(title) + html.table(["Song", "Before", "After"], rows, "What would change")
+        return html.notice(title) + html.table(["Song", "Before", "After"], rows, "What would change")
 
     def _apply(self, *values: Any) -> str:
         edit = self._form.read(values)
         found = changes_of(edit, self._songs.samples)
         changed = self._songs.relabel({change.index: {edit.field: change.after} for change in found})
-        return html.card(f"{html.count(changed, 'song')} changed.", tone="good" if changed else "plain")
+        return html.notice(f"{html.count(changed, 'song')} changed.", tone="good" if changed else "plain")
 
     def _undo(self) -> str:
         self._songs.undo()
-        say("The last change is taken back.")
+        notify("The last change is taken back.")
         return ""

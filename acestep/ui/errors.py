@@ -16,16 +16,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Answer = dict[str, Any]  # what the API gives: plain JSON
 
-OUR_FAULT = "Something went wrong that should not have. The details are in the terminal window of this program."
+INTERNAL_ERROR = "Something went wrong that should not have. The details are in the terminal window of this program."
 
 
-def sentence(error: AceStepError) -> str:
+def describe_error(error: AceStepError) -> str:
     """What happened and what to do, as one text."""
     message = str(error).rstrip(". ")
     return f"{message[:1].upper()}{message[1:]}. {error.hint}".strip()
 
 
-def told(handler: Callable[P, R]) -> Callable[P, R]:
+def report_errors(handler: Callable[P, R]) -> Callable[P, R]:
     """``handler`` of an event, whose errors become messages on the page."""
 
     @functools.wraps(handler)
@@ -33,17 +33,17 @@ def told(handler: Callable[P, R]) -> Callable[P, R]:
         try:
             return handler(*args, **kwargs)
         except AceStepError as error:
-            raise gr.Error(escape(sentence(error)), duration=None, print_exception=False) from None
+            raise gr.Error(escape(describe_error(error)), duration=None, print_exception=False) from None
         except gr.Error:
             raise
         except Exception:  # noqa: BLE001 - the border of an event: the page goes on whatever happened
             logger.exception("an event of the page failed")
-            raise gr.Error(OUR_FAULT, duration=None, print_exception=False) from None
+            raise gr.Error(INTERNAL_ERROR, duration=None, print_exception=False) from None
 
     return guarded
 
 
-def answered(function: Callable[..., Answer]) -> Callable[..., Answer]:
+def json_errors(function: Callable[..., Answer]) -> Callable[..., Answer]:
     """``function`` of the API, whose errors become ``{"error": {"code", "message", "hint"}}``."""
 
     @functools.wraps(function)
@@ -54,7 +54,7 @@ def answered(function: Callable[..., Answer]) -> Callable[..., Answer]:
             return {"error": {"code": type(error).__name__, "message": str(error), "hint": error.hint}}
         except Exception:  # noqa: BLE001 - the border of a call
             logger.exception("a call of the API failed")
-            return {"error": {"code": "OurFault", "message": OUR_FAULT, "hint": ""}}
+            return {"error": {"code": "OurFault", "message": INTERNAL_ERROR, "hint": ""}}
 
     return guarded
 
@@ -64,6 +64,6 @@ def warn(message: str) -> None:
     gr.Warning(escape(message))
 
 
-def say(message: str) -> None:
+def notify(message: str) -> None:
     """A passing message: it worked."""
     gr.Info(escape(message), duration=4)

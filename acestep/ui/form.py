@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 from acestep.core.config import Config, assign, fields, parse
 from acestep.core.errors import ConfigError
 from acestep.core.registry import Registry
-from acestep.ui.settings import Fields
+from acestep.ui.settings import SavedFields
 
 C = TypeVar("C", bound=Config)
 Choices = Mapping[str, "Registry[Any]"]
@@ -37,7 +37,7 @@ class Form(Generic[C]):
         self,
         config_type: type[C],
         prefix: str,
-        kept: Fields,
+        saved_fields: SavedFields,
         *,
         choices: Choices | None = None,
         leave_out: Iterable[str] = (),
@@ -52,7 +52,7 @@ class Form(Generic[C]):
             defaults: other values to begin with than those of the configuration.
             lines: how high the boxes of longer texts are.
         """
-        self.config_type, self._prefix, self._kept = config_type, prefix, kept
+        self.config_type, self._prefix, self._saved_fields = config_type, prefix, saved_fields
         self._choices, self._defaults, self._lines = choices or {}, defaults or {}, lines or {}
         left_out = set(leave_out)
         self.names = [n for n, f in fields(config_type).items() if n not in left_out and not _is_group(f)]
@@ -73,7 +73,7 @@ class Form(Generic[C]):
     @property
     def current(self) -> list[Any]:
         """The values that stand in the widgets, as far as they are kept, in the order of ``names``."""
-        return [self._kept.value(self.key(name)) for name in self.names]
+        return [self._saved_fields.value(self.key(name)) for name in self.names]
 
     def place(self, *names: str, wide: bool = False) -> None:
         """Make the widgets of these fields here, beside each other as far as there is room."""
@@ -118,7 +118,7 @@ class Form(Generic[C]):
             return "; ".join(problem.removeprefix(f"{name} ").capitalize() for problem in error.problems)
         return ""
 
-    def to_keep(self, config: Config) -> dict[str, Any]:
+    def to_saved(self, config: Config) -> dict[str, Any]:
         """The values of ``config`` by the names under which they are kept."""
         return {self.key(name): self.displayed(name, getattr(config, name)) for name in self.names}
 
@@ -132,7 +132,9 @@ class Form(Generic[C]):
         widget = _widget(
             field, _display(field, default), self._id(name), self._choices.get(name), self._lines.get(name)
         )
-        self._widgets[name] = self._kept.add(self.key(name), widget, lambda value: not self.problem(name, value))
+        self._widgets[name] = self._saved_fields.add(
+            self.key(name), widget, lambda value: not self.problem(name, value)
+        )
 
     def _id(self, name: str) -> str:
         return f"{self._prefix}-{name}".replace("_", "-").replace(".", "-")

@@ -11,7 +11,7 @@ from acestep.training.gpu_monitor import VRAMStatus, read_memory, vram_status
 _EVERY_S = 5.0
 
 
-class CardWatch:
+class GPUStatus:
     """Reads the card every few seconds in a thread of its own, from the first look on."""
 
     def __init__(self) -> None:

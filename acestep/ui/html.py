@@ -16,13 +16,13 @@ def text(value: object) -> str:
     return escape(str(value))
 
 
-def pill(words: str, tone: Tone = "plain", **data: object) -> str:
+def badge(words: str, tone: Tone = "plain", **data: object) -> str:
     """A short state; ``data`` become ``data-*`` attributes, which tests wait for."""
     attributes = "".join(f' data-{key}="{escape(str(value))}"' for key, value in data.items())
     return f'<span class="ac-pill ac-{tone}" role="status"{attributes}>{escape(words)}</span>'
 
 
-def card(title: str, lines: Iterable[str] = (), tone: Tone = "plain") -> str:
+def notice(title: str, lines: Iterable[str] = (), tone: Tone = "plain") -> str:
     """A framed message; a bad one is announced by screen readers."""
     role = ' role="alert"' if tone == "bad" else ""
     body = "".join(f"<p>{escape(line)}</p>" for line in lines if line)
@@ -88,7 +88,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def rough(seconds: float) -> str:
+def approximate_time(seconds: float) -> str:
     """A time to wait, as exact as such a guess can be: ``40 s``, ``12 min``, ``2 h 40 min``."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"

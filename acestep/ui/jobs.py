@@ -16,7 +16,7 @@ from acestep.ui.service import SERVICE, require_checkpoint
 if TYPE_CHECKING:
     from acestep.handler import AceStepHandler
 
-PIECE = "piece.wav"
+GENERATION = "piece.wav"
 
 
 class GenerateJob(Config):
@@ -118,7 +118,7 @@ def _make(
     from acestep.audio.files import write_audio
 
     audio = handler.generate(piece.request, on_step=tell, should_stop=lambda: context.cancelled)
-    path = folder / PIECE
+    path = folder / GENERATION
     write_audio(path, audio)
     context.emit(Saved(path=str(path), role="audio"))
     return {"audio": str(path), "seconds": audio.shape[1] / 48_000}

@@ -12,17 +12,17 @@ from typing import Any
 
 import gradio as gr
 
-LOOK_EVERY_S = 1.5
+POLL_INTERVAL_S = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
     outputs: list[Any]
     version: Callable[[], Hashable]
-    paint: Callable[[], Sequence[Any]]
+    render: Callable[[], Sequence[Any]]
 
 
-class Live:
+class LiveUpdates:
     """The live parts of one page."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Live:
         self.nowhere = gr.HTML(visible="hidden")
 
     @property
-    def quietly(self) -> dict[str, Any]:
+    def silent(self) -> dict[str, Any]:
         """Settings of an event that nobody shall notice.
 
         Its progress is shown on something hidden: gradio 6.31 writes the state of every event that ever showed its
@@ -46,22 +46,24 @@ class Live:
             "api_visibility": "private",
         }
 
-    def show(self, outputs: Sequence[Any], version: Callable[[], Hashable], paint: Callable[[], Sequence[Any]]) -> None:
+    def show(
+        self, outputs: Sequence[Any], version: Callable[[], Hashable], render: Callable[[], Sequence[Any]]
+    ) -> None:
         """``paint`` gives a value for each of ``outputs``; it is called when ``version`` has changed."""
-        self._parts.append(_Part(list(outputs), version, paint))
+        self._parts.append(_Part(list(outputs), version, render))
 
-    def begin(self, outputs: Sequence[Any], paint: Callable[[], Sequence[Any]]) -> None:
+    def begin(self, outputs: Sequence[Any], render: Callable[[], Sequence[Any]]) -> None:
         """Paint these once, in the same moment as all parts, when the page opens."""
-        self._first = list(outputs), paint
+        self._first = list(outputs), render
 
-    def wire(self, page: gr.Blocks) -> None:
+    def wire(self, blocks: gr.Blocks) -> None:
         """Call last: paint everything when the page opens, then look every second or two."""
         outputs = self._outputs
-        first, paint = self._first
-        page.load(lambda: [*self._paint({}), *paint()], None, [*outputs, *first], **self.quietly)
-        gr.Timer(LOOK_EVERY_S).tick(self._paint, self._seen, outputs, trigger_mode="once", **self.quietly)
+        first, render = self._first
+        blocks.load(lambda: [*self._render({}), *render()], None, [*outputs, *first], **self.silent)
+        gr.Timer(POLL_INTERVAL_S).tick(self._render, self._seen, outputs, trigger_mode="once", **self.silent)
         for trigger in self._waiting:
-            trigger(self._paint, self._seen, outputs, **self.quietly)
+            trigger(self._render, self._seen, outputs, **self.silent)
 
     def after(self, event: Any) -> None:
         """Look at once when ``event`` is done, whether it went well or not."""
@@ -71,7 +73,7 @@ class Live:
     def _outputs(self) -> list[Any]:
         return [self._seen, *(output for part in self._parts for output in part.outputs)]
 
-    def _paint(self, seen: dict[int, Hashable]) -> Any:
+    def _render(self, seen: dict[int, Hashable]) -> Any:
         now = {number: part.version() for number, part in enumerate(self._parts)}
         if now == seen:
             return gr.skip()
@@ -80,7 +82,7 @@ class Live:
             if seen.get(number, _NEVER) == now[number]:
                 updates += [gr.skip()] * len(part.outputs)
             else:
-                painted = list(part.paint())
+                painted = list(part.render())
                 assert len(painted) == len(part.outputs)
                 updates += painted
         return updates

@@ -10,15 +10,15 @@ import gradio as gr
 from gradio.components import Component
 
 from acestep.ui import html
-from acestep.ui.errors import told, warn
-from acestep.ui.live import Live
-from acestep.ui.settings import Fields, Settings
+from acestep.ui.errors import report_errors, warn
+from acestep.ui.live import LiveUpdates
+from acestep.ui.settings import SavedFields, Settings
 
 _WRONG = "ac-wrong"
 
 
 @dataclass(frozen=True, slots=True)
-class Cure:
+class Prerequisite:
     """Something that a tab lacks, and the tab where it can be had."""
 
     words: str
@@ -30,13 +30,13 @@ def heading(words: str) -> None:
     gr.HTML(f'<h3 class="ac-title">{html.text(words)}</h3>')
 
 
-class BaseShell:
+class PageContext:
     """One page: its live parts, its kept fields and its tabs, whose titles are given by id."""
 
-    def __init__(self, settings: Settings, page: gr.Blocks, tabs: gr.Tabs, titles: Mapping[str, str]) -> None:
-        self.page, self.tabs, self._titles = page, tabs, titles
+    def __init__(self, settings: Settings, blocks: gr.Blocks, tabs: gr.Tabs, titles: Mapping[str, str]) -> None:
+        self.blocks, self.tabs, self._titles = blocks, tabs, titles
         self.tab: gr.Tab  # the one that is being filled
-        self.live, self.kept = Live(), Fields(settings)
+        self.live, self.saved_fields = LiveUpdates(), SavedFields(settings)
 
     def on(
         self,
@@ -60,7 +60,7 @@ class BaseShell:
         if check is not None:
             handler, outputs = self._checked(handler, check, inputs, outputs)
         event = trigger(
-            told(handler),
+            report_errors(handler),
             list(inputs),
             list(outputs),
             show_progress="hidden" if busy_on is None else "minimal",
@@ -77,22 +77,22 @@ class BaseShell:
         def choose() -> Any:
             return gr.Tabs(selected=tab if isinstance(tab, str) else tab())
 
-        button.click(choose, None, self.tabs, **self.live.quietly)
+        button.click(choose, None, self.tabs, **self.live.silent)
 
-    def cure(self, name: str, problem: Callable[[], Cure | None]) -> None:
+    def require(self, name: str, problem: Callable[[], Prerequisite | None]) -> None:
         """While there is a problem, say it here, with the one button that leads to the cure."""
         with gr.Row(elem_classes="ac-cure", visible=False) as row:
             words = gr.HTML(elem_id=f"{name}-missing")
             button = gr.Button("", elem_id=f"{name}-cure", scale=0)
 
-        def paint() -> Sequence[Any]:
+        def render() -> Sequence[Any]:
             found = problem()
             if found is None:
                 return gr.update(visible=False), gr.skip(), gr.skip()
             label = f"Go to {self._titles[found.tab]}"
-            return gr.update(visible=True), html.card(found.words, tone="warn"), gr.update(value=label)
+            return gr.update(visible=True), html.notice(found.words, tone="warn"), gr.update(value=label)
 
-        self.live.show([row, words, button], problem, paint)
+        self.live.show([row, words, button], problem, render)
         self.go(button, lambda: found.tab if (found := problem()) else next(iter(self._titles)))
 
     def _checked(

@@ -11,7 +11,7 @@ import gradio as gr
 from acestep.core.card import WAITS, share_card
 from acestep.core.events import Cancelled, Failed, Finished
 from acestep.ui import html
-from acestep.ui.live import Live
+from acestep.ui.live import LiveUpdates
 from acestep.ui.watch import ACTIVE, Account, State, Watch
 
 WORDS: dict[State, str] = {
@@ -40,7 +40,7 @@ class JobPanel:
     """The newest job of one kind, painted into the present gradio context."""
 
     def __init__(
-        self, live: Live, watch: Watch, name: str, *, nothing_yet: str, result: Callable[[dict[str, Any]], str]
+        self, live: LiveUpdates, watch: Watch, name: str, *, nothing_yet: str, result: Callable[[dict[str, Any]], str]
     ) -> None:
         """
         Args:
@@ -51,19 +51,19 @@ class JobPanel:
         self._watch, self._nothing_yet, self._result = watch, nothing_yet, result
         self._status = gr.HTML(elem_id=f"{name}-status")
         self._beside = gr.Button("Go on beside the other job", visible=False, size="sm", elem_id=f"{name}-beside")
-        live.after(self._beside.click(self._share, None, None, **live.quietly))
+        live.after(self._beside.click(self._share, None, None, **live.silent))
         with gr.Accordion("Log", open=False, elem_classes="ac-fold", elem_id=f"{name}-log"):
             self._log = gr.HTML()
-        live.show([self._status, self._log, self._beside], watch.version, self._paint)
+        live.show([self._status, self._log, self._beside], watch.version, self._render)
 
     def _share(self) -> None:
         if self._watch.folder is not None:
             share_card(self._watch.folder)
 
-    def _paint(self) -> tuple[str, str, Any]:
+    def _render(self) -> tuple[str, str, Any]:
         state, account = self._watch.look()
         run = f"{self._watch.folder}:{account.began_s}"
-        parts = [f'<div class="ac-line">{html.pill(WORDS[state], TONES.get(state, "plain"), state=state, run=run)}']
+        parts = [f'<div class="ac-line">{html.badge(WORDS[state], TONES.get(state, "plain"), state=state, run=run)}']
         parts.append(f'<span class="ac-phase">{html.text(self._phase(state, account))}</span></div>')
         if state in ACTIVE or (state in ("stopped", "failed", "interrupted") and account.total):
             parts.append(_how_far(state, account))
@@ -87,12 +87,12 @@ class JobPanel:
         if state == "done" and isinstance(last, Finished):
             return self._result(last.result)
         if state == "stopped" and isinstance(last, Cancelled):
-            return html.card("Stopped.", [last.message], "warn")
+            return html.notice("Stopped.", [last.message], "warn")
         if state == "failed" and isinstance(last, Failed):
-            return html.card(f"{last.message[:1].upper()}{last.message[1:]}", [last.hint], "bad")
+            return html.notice(f"{last.message[:1].upper()}{last.message[1:]}", [last.hint], "bad")
         if state == "interrupted":
             told = "The program was closed or ended while this ran. What was saved by then is still there."
-            return html.card("Interrupted.", [told], "bad")
+            return html.notice("Interrupted.", [told], "bad")
         return ""
 
 
@@ -102,11 +102,11 @@ def _how_far(state: State, account: Account) -> str:
     share = f"{100 * account.done // account.total} %"
     words = [f"{account.done} of {account.total} {account.unit}", share]
     if state in ACTIVE:
-        words.append(f"{html.rough(max(0.0, time.time() - account.began_s))} so far")
+        words.append(f"{html.approximate_time(max(0.0, time.time() - account.began_s))} so far")
     if state == "running":
         left, speed = account.seconds_left, account.per_second
         if left is not None:
-            words.append(f"about {html.rough(left)} left")
+            words.append(f"about {html.approximate_time(left)} left")
         if speed is not None and account.unit == "steps":
             words.append(f"{speed:.1f} steps a second" if speed >= 1 else f"{1 / speed:.1f} s a step")
     return html.progress_bar(account.done, account.total, "Progress") + (
@@ -117,9 +117,9 @@ def _how_far(state: State, account: Account) -> str:
 def _troubles(account: Account) -> str:
     parts = []
     if account.warnings:
-        parts.append(html.card("Please note", list(dict.fromkeys(account.warnings))[-_SHOWN_WARNINGS:], "warn"))
+        parts.append(html.notice("Please note", list(dict.fromkeys(account.warnings))[-_SHOWN_WARNINGS:], "warn"))
     if account.left_out:
         rows = [(item.item, item.message, item.hint) for item in account.left_out]
         title = f"{html.count(len(rows), 'file')} left out"
-        parts.append(html.card(title, tone="warn") + html.table(["File", "Reason", "What to do"], rows, title))
+        parts.append(html.notice(title, tone="warn") + html.table(["File", "Reason", "What to do"], rows, title))
     return "".join(parts)

@@ -16,7 +16,7 @@ from loguru import logger
 
 from acestep.core.errors import ConfigError, StorageError
 from acestep.core.files import read_versioned, write_versioned
-from acestep.ui.live import Live
+from acestep.ui.live import LiveUpdates
 
 _KIND, _VERSION = "settings", 1
 
@@ -80,7 +80,7 @@ _MISSING = object()
 _Check = Callable[[Any], bool]
 
 
-class Fields:
+class SavedFields:
     """The widgets of one page whose values are kept, each under a name."""
 
     def __init__(self, settings: Settings) -> None:
@@ -105,20 +105,20 @@ class Fields:
         widget: Any = self._widgets[key][0]
         return self._settings.get(key, widget.value)
 
-    def wire(self, live: Live) -> None:
+    def wire(self, live: LiveUpdates) -> None:
         """Call last: fill the page when it opens and when the program changes a value; keep what is typed into it."""
         shown = gr.State(0)  # the last push that this page has taken over
         outputs = [shown, *(widget for widget, _ in self._widgets.values())]
         live.begin(outputs, lambda: self._take_over(-1))
         pushed = gr.Textbox("", visible="hidden")  # a State would tell no one of its change when it is not queued
         live.show([pushed], lambda: self._settings.pushed, lambda: [str(self._settings.pushed)])
-        pushed.change(self._take_over, shown, outputs, **live.quietly)
+        pushed.change(self._take_over, shown, outputs, **live.silent)
         for key, (widget, _) in self._widgets.items():
             any_widget: Any = widget
             triggers = [any_widget.input]
             if hasattr(widget, "blur"):  # what is pasted with the mouse is no input to gradio
                 triggers.append(any_widget.blur)
-            gr.on(triggers, self._keeper(key), widget, None, trigger_mode="always_last", **live.quietly)
+            gr.on(triggers, self._keeper(key), widget, None, trigger_mode="always_last", **live.silent)
 
     def _take_over(self, shown: int) -> list[Any]:
         """Only what the program has set: a field that somebody is typing into is left alone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from acestep.ui import html
-from acestep.ui.page_context import BaseShell
+from acestep.ui.page_context import PageContext
 from acestep.ui.workspace import Workspace
 
 _SECONDS = [30, 60]
@@ -15,8 +15,8 @@ _SHOWN = 20
 class SplitPanel:
     """Widgets and what they do."""
 
-    def __init__(self, shell: BaseShell, places: Workspace) -> None:
-        self._places = places
+    def __init__(self, page: PageContext, workspace: Workspace) -> None:
+        self._workspace = workspace
         with gr.Accordion("Split Long Audio Files", open=False, elem_classes="ac-fold", elem_id="tr-split"):
             with gr.Row(elem_classes="ac-grid"):
                 source = gr.Textbox(
@@ -32,10 +32,10 @@ class SplitPanel:
                 )
             button = gr.Button("Split Audio Files", elem_id="tr-split-start")
             result = gr.HTML(elem_id="tr-split-result")
-        shell.kept.add("split.in", source)
-        shell.kept.add("split.out", out)
-        shell.kept.add("split.seconds", seconds, lambda value: value in _SECONDS)
-        shell.on(button.click, self._split, [source, out, seconds], [result], busy_on=result)
+        page.saved_fields.add("split.in", source)
+        page.saved_fields.add("split.out", out)
+        page.saved_fields.add("split.seconds", seconds, lambda value: value in _SECONDS)
+        page.on(button.click, self._split, [source, out, seconds], [result], busy_on=result)
 
     def _split(self, source: str, out: str, seconds: int, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
         from acestep.audio.split import split_folder
@@ -44,8 +44,8 @@ class SplitPanel:
             done, total = line[1:].partition("]")[0].split("/")
             progress((int(done), int(total)), desc=line)
 
-        folder = self._places.folder(source, "Input Folder")
-        target = self._places.path(out, "Output Folder")
+        folder = self._workspace.folder(source, "Input Folder")
+        target = self._workspace.path(out, "Output Folder")
         made = split_folder(folder, target, seconds, on_progress=tell)
         words = f"{html.count(len(made.pieces), 'piece')} in {target}"
-        return html.card(words, made.left_out[:_SHOWN], "warn" if made.left_out else "good")
+        return html.notice(words, made.left_out[:_SHOWN], "warn" if made.left_out else "good")

@@ -65,14 +65,14 @@ class Workspace:
             raise StorageError(f"{what}: there is no file {path}", hint="Check the spelling.")
         return path
 
-    def own(self, text: str, what: str) -> Path:
+    def inside(self, text: str, what: str) -> Path:
         """A path below this program's own folder, links followed. Raises StorageError."""
         path = self.path(text, what)
         if self.root.resolve() not in path.parents:
             raise StorageError(f"{what} {path} is outside {self.root}", hint="Choose a place below this folder.")
         return path
 
-    def short(self, path: Path) -> str:
+    def relative(self, path: Path) -> str:
         """``path`` as people like to read it: relative to here where it can be."""
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 

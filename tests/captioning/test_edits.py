@@ -11,28 +11,28 @@ from acestep.captioning.sidecar import USER, known_of, write_labels
 from acestep.core.errors import DatasetError
 from acestep.dataset.scan import scan_folder
 from acestep.ui.bulk_edit import changes_of
-from acestep.ui.captioner.audio_folder import Songs
+from acestep.ui.captioner.audio_folder import AudioFolder
 from acestep.ui.captioner.review_tab import CaptionEdit
 
 NAMES = ("first", "second", "sub/third")
 
 
 @pytest.fixture
-def desk(songs):
+def app(songs):
     """Three songs; a machine described the first two."""
     for sample in scan_folder(songs).dataset.samples[:2]:
         caption = (f"A calm piece, {sample.filename}", "model")
         write_labels(known_of(sample), {"caption": caption}, extra={"rating": 5}, texts=True)
-    found = Songs()
+    found = AudioFolder()
     found.open(songs)
     return found
 
 
-def change(desk, **edit):
+def change(app, **edit):
     """What the panel does."""
     wanted = CaptionEdit(**edit)
-    found = changes_of(wanted, desk.samples)
-    return desk.relabel({one.index: {wanted.field: one.after} for one in found})
+    found = changes_of(wanted, app.samples)
+    return app.relabel({one.index: {wanted.field: one.after} for one in found})
 
 
 def read(songs, name):
@@ -43,62 +43,62 @@ def files(songs):
     return {path: path.read_bytes() for path in songs.rglob("*.*") if path.suffix != ".wav"}
 
 
-def test_a_word_is_replaced_in_every_caption_and_locked(desk, songs):
-    assert change(desk, action="replace", find="calm", text="quiet") == 2
+def test_a_word_is_replaced_in_every_caption_and_locked(app, songs):
+    assert change(app, action="replace", find="calm", text="quiet") == 2
     first = read(songs, "first")
     assert first["caption"] == "A quiet piece, first.wav"
     assert (first["sources"]["caption"], first["rating"]) == (USER, 5)
     assert (songs / "first.caption.txt").read_text() == "A quiet piece, first.wav\n"
     assert not (songs / "sub" / "third.json").exists()
-    assert "caption" in desk.find("first.wav").known.locked
+    assert "caption" in app.find("first.wav").known.locked
 
 
-def test_a_word_in_front_needs_a_caption_and_a_trigger_word_does_not(desk, songs):
-    assert change(desk, action="before", text="zx_style, ") == 2
+def test_a_word_in_front_needs_a_caption_and_a_trigger_word_does_not(app, songs):
+    assert change(app, action="before", text="zx_style, ") == 2
     assert read(songs, "second")["caption"] == "zx_style, A calm piece, second.wav"
-    assert change(desk, field="custom_tag", text=" zx ") == 3
+    assert change(app, field="custom_tag", text=" zx ") == 3
     assert [read(songs, name)["custom_tag"] for name in NAMES] == ["zx"] * 3
-    assert change(desk, field="custom_tag", text="zx") == 0
+    assert change(app, field="custom_tag", text="zx") == 0
     assert [sample.has_caption for sample in scan_folder(songs).dataset.samples] == [True, True, False]
 
 
-def test_the_last_change_is_taken_back_file_by_file(desk, songs):
+def test_the_last_change_is_taken_back_file_by_file(app, songs):
     before = files(songs)
-    change(desk, field="bpm", text="120")
+    change(app, field="bpm", text="120")
     assert [read(songs, name)["bpm"] for name in NAMES] == [120] * 3
     middle = files(songs)
-    change(desk, field="genre", text="folk", only_empty=True)
-    desk.undo()
+    change(app, field="genre", text="folk", only_empty=True)
+    app.undo()
     assert files(songs) == middle
-    desk.undo()
+    app.undo()
     assert files(songs) == before
     with pytest.raises(DatasetError, match="nothing to undo"):
-        desk.undo()
+        app.undo()
 
 
-def test_what_was_written_since_the_change_is_not_taken_back(desk, songs):
-    change(desk, field="genre", text="folk")
-    save_edit(desk.find("second.wav").sample, {"caption": "Typed after that"})
+def test_what_was_written_since_the_change_is_not_taken_back(app, songs):
+    change(app, field="genre", text="folk")
+    save_edit(app.find("second.wav").sample, {"caption": "Typed after that"})
     with pytest.raises(DatasetError, match=r"1 label files were changed since.*second.json"):
-        desk.undo()
+        app.undo()
     assert read(songs, "second")["caption"] == "Typed after that"
     assert read(songs, "second")["genre"] == "folk"
     assert "genre" not in read(songs, "first")
 
 
-def test_an_impossible_value_changes_nothing(desk, songs):
+def test_an_impossible_value_changes_nothing(app, songs):
     before = files(songs)
     with pytest.raises(DatasetError, match="bpm must be a number"):
-        change(desk, field="bpm", text="quick")
+        change(app, field="bpm", text="quick")
     assert files(songs) == before
 
 
 @pytest.mark.parametrize(
     ("ending", "words"), [("csv", "File,Lyrics,Language\nfirst.wav,La la,en\n"), ("txt", "La la\n")]
 )
-def test_a_song_that_a_person_calls_instrumental_is_so_whatever_older_files_say(desk, songs, ending, words):
+def test_a_song_that_a_person_calls_instrumental_is_so_whatever_older_files_say(app, songs, ending, words):
     (songs / f"first.{ending}").write_text(words)
-    assert desk.samples[0].lyrics == "La la"
-    desk.edit("first.wav", {"lyrics": "[Instrumental]", "is_instrumental": True})
-    sample = desk.find("first.wav").sample
+    assert app.samples[0].lyrics == "La la"
+    app.edit("first.wav", {"lyrics": "[Instrumental]", "is_instrumental": True})
+    sample = app.find("first.wav").sample
     assert (sample.lyrics, sample.is_instrumental, sample.language) == ("[Instrumental]", True, "unknown")

@@ -18,8 +18,8 @@ from acestep.training.memory_spec import FAMILIES, memory_spec
 from acestep.ui import html
 from acestep.ui.chart import line_chart
 from acestep.ui.system_memory import free_bytes
-from acestep.ui.trainer.audio_clips import ALONE, newest_samples, samples_of, source_of, strengths
-from acestep.ui.trainer.audio_grid import Row, grid_of
+from acestep.ui.trainer.audio_clips import BASE_MODEL, latest_previews, previews_of, source_of, strengths
+from acestep.ui.trainer.audio_grid import Row, render_grid
 from acestep.ui.trainer.memory_panel import Forecast, told
 from acestep.ui.workspace import Workspace
 
@@ -42,24 +42,24 @@ def gains(page: str) -> list[float]:
 def test_louder_sounds_are_turned_down_to_the_quietest(tmp_path: Path) -> None:
     loud, quiet = write_noise(tmp_path / "loud.wav", 0.8), write_noise(tmp_path / "quiet.wav", 0.2)
     rows = [Row("loud", "", [loud]), Row("quiet", "", [quiet])]
-    assert gains(grid_of(["a"], rows, matched=True)) == pytest.approx([0.25, 1.0], abs=0.01)
-    assert gains(grid_of(["a"], rows, matched=False)) == [1.0, 1.0]
+    assert gains(render_grid(["a"], rows, matched=True)) == pytest.approx([0.25, 1.0], abs=0.01)
+    assert gains(render_grid(["a"], rows, matched=False)) == [1.0, 1.0]
 
 
 def test_silence_does_not_silence_the_others(tmp_path: Path) -> None:
     rows = [Row(name, "", [write_noise(tmp_path / f"{name}.wav", level)]) for name, level in (("a", 0.5), ("b", 0.0))]
-    assert gains(grid_of(["x"], rows, matched=True)) == [1.0, 1.0]
+    assert gains(render_grid(["x"], rows, matched=True)) == [1.0, 1.0]
 
 
 def test_what_is_no_sound_leaves_its_cell_empty(tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"nothing")
-    page = grid_of(["a", "b"], [Row("x", "x", [tmp_path / "broken.wav", tmp_path / "gone.wav"])], matched=True)
+    page = render_grid(["a", "b"], [Row("x", "x", [tmp_path / "broken.wav", tmp_path / "gone.wav"])], matched=True)
     assert page.count('class="ac-none"') == 2
 
 
 def test_names_and_requests_are_text_and_never_markup(tmp_path: Path) -> None:
     evil = '<img src=x onerror=alert(1)>"'
-    page = grid_of([evil], [Row(evil, evil, [write_noise(tmp_path / "a.wav", 0.5)])], matched=True, picked=evil)
+    page = render_grid([evil], [Row(evil, evil, [write_noise(tmp_path / "a.wav", 0.5)])], matched=True, picked=evil)
     page += line_chart({evil: [(0, 1.0), (1, 2.0)]}, evil, evil)
     assert "<img" not in page
     assert 'onerror=alert(1)>"' not in page
@@ -72,14 +72,14 @@ def test_samples_of_a_run_go_from_the_model_alone_to_the_last_epoch(tmp_path: Pa
         facts = {"epoch": epoch, "step": 1, "strength": strength, "prompt": "calm", "seed": 1, "duration_s": 1.0}
         path.with_suffix(".json").write_text(json.dumps(facts))
     write_noise(tmp_path / "samples" / "epoch_7" / "strength_1_00.wav", 0.5)  # without a word about it
-    found = samples_of(tmp_path)
+    found = previews_of(tmp_path)
     assert [(sound.source, sound.strength) for sound in found] == [
-        (ALONE, 0.0),
+        (BASE_MODEL, 0.0),
         ("epoch 20", 1.0),
         ("epoch 100", 0.5),
         ("epoch 100", 1.0),
     ]
-    assert [sound.strength for sound in newest_samples(tmp_path)] == [0.5, 1.0]
+    assert [sound.strength for sound in latest_previews(tmp_path)] == [0.5, 1.0]
     assert strengths(found) == [0.5, 1.0]
 
 
@@ -145,4 +145,4 @@ def test_sizes_are_told_in_units_that_suit_them() -> None:
 
 
 def test_places_are_told_from_the_programs_folder_on(tmp_path: Path) -> None:
-    assert Workspace(tmp_path).short(tmp_path / "runs" / "one") == "runs/one"
+    assert Workspace(tmp_path).relative(tmp_path / "runs" / "one") == "runs/one"

@@ -13,7 +13,7 @@ from acestep.core.events import Cancelled, EventLog
 from acestep.core.jobs import write_job
 from acestep.exporting.configs import MergeJob
 from acestep.training.configs import TrainJob
-from acestep.ui.trainer.app_state import Desk
+from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.export_tab import export
 from acestep.ui.trainer.merge_panel import start_merging
 from acestep.ui.trainer.resume_panel import sources_of
@@ -22,16 +22,16 @@ from acestep.ui.workspace import Workspace
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Workspace:
+def workspace(tmp_path: Path) -> Workspace:
     (tmp_path / "program").mkdir()
     return Workspace(tmp_path / "program")
 
 
 @pytest.fixture
-def desk(places: Workspace) -> Iterator[Desk]:
-    desk = Desk(places)
-    yield desk
-    desk.close()
+def app(workspace: Workspace) -> Iterator[AppState]:
+    app = AppState(workspace)
+    yield app
+    app.close()
 
 
 def make_run(folder: Path) -> Path:
@@ -49,15 +49,15 @@ OUTSIDE = ["/etc/x", "../x", "exports/../../x", "~/x", "link/x", "link/../x", ".
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
-def test_nothing_is_written_outside_the_programs_folder(desk: Desk, tmp_path: Path, path: str) -> None:
+def test_nothing_is_written_outside_the_programs_folder(app: AppState, tmp_path: Path, path: str) -> None:
     elsewhere = tmp_path / "elsewhere" / "deep"
     elsewhere.mkdir(parents=True)
-    (desk.places.root / "link").symlink_to(elsewhere)
-    adapter = make_run(desk.places.root / "lora_output" / "run") / "final" / "adapter"
+    (app.workspace.root / "link").symlink_to(elsewhere)
+    adapter = make_run(app.workspace.root / "lora_output" / "run") / "final" / "adapter"
     with pytest.raises(StorageError, match="outside"):
-        export(desk, str(adapter), "acestep", path)
+        export(app, str(adapter), "acestep", path)
     with pytest.raises(StorageError, match="outside"):
-        start_merging(desk, MergeJob(checkpoint="none", adapter=adapter, out=Path(path)))
+        start_merging(app, MergeJob(checkpoint="none", adapter=adapter, out=Path(path)))
     assert not any(elsewhere.iterdir())
     assert not (tmp_path / "x").exists()
 
@@ -65,74 +65,74 @@ def test_nothing_is_written_outside_the_programs_folder(desk: Desk, tmp_path: Pa
 @pytest.mark.parametrize(
     "path", ["\\\\server\\share", "//server/share", '"\\\\server\\share"', "a\0b", " ", "~nobody-here/x"]
 )
-def test_paths_that_are_none_of_this_computer_are_refused(places: Workspace, path: str) -> None:
-    for ask in (places.path, places.folder, places.file, places.own):
+def test_paths_that_are_none_of_this_computer_are_refused(workspace: Workspace, path: str) -> None:
+    for ask in (workspace.path, workspace.folder, workspace.file, workspace.inside):
         with pytest.raises(StorageError):
             ask(path, "Folder")
 
 
-def test_a_run_is_removed_with_all_that_training_made(desk: Desk) -> None:
-    run = make_run(desk.places.root / "lora_output" / "run")
-    delete_run(desk, "run")
+def test_a_run_is_removed_with_all_that_training_made(app: AppState) -> None:
+    run = make_run(app.workspace.root / "lora_output" / "run")
+    delete_run(app, "run")
     assert not run.exists()
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../music", "/etc", "run/final", "no such run"])
-def test_only_the_name_of_a_run_removes_one(desk: Desk, name: str) -> None:
-    run = make_run(desk.places.root / "lora_output" / "run")
+def test_only_the_name_of_a_run_removes_one(app: AppState, name: str) -> None:
+    run = make_run(app.workspace.root / "lora_output" / "run")
     with pytest.raises(JobError):
-        delete_run(desk, name)
+        delete_run(app, name)
     assert (run / "final" / "adapter" / "adapter_model.safetensors").is_file()
 
 
-def test_a_folder_with_something_of_somebody_else_is_not_removed(desk: Desk) -> None:
-    run = make_run(desk.places.root / "lora_output" / "run")
+def test_a_folder_with_something_of_somebody_else_is_not_removed(app: AppState) -> None:
+    run = make_run(app.workspace.root / "lora_output" / "run")
     (run / "my song.wav").write_bytes(b"music")
     with pytest.raises(JobError, match="my song.wav"):
-        delete_run(desk, "run")
+        delete_run(app, "run")
     assert (run / "my song.wav").is_file()
 
 
-def test_a_folder_that_is_no_run_is_not_removed(desk: Desk) -> None:
-    folder = desk.places.root / "lora_output" / "songs"
+def test_a_folder_that_is_no_run_is_not_removed(app: AppState) -> None:
+    folder = app.workspace.root / "lora_output" / "songs"
     folder.mkdir(parents=True)
     with pytest.raises(AceStepError):
-        delete_run(desk, "songs")
+        delete_run(app, "songs")
     assert folder.is_dir()
 
 
-def test_runs_outside_the_programs_folder_are_not_removed(desk: Desk, tmp_path: Path) -> None:
+def test_runs_outside_the_programs_folder_are_not_removed(app: AppState, tmp_path: Path) -> None:
     run = make_run(tmp_path / "elsewhere" / "run")
-    desk.settings.put({"train.out": str(run.parent)})
+    app.settings.put({"train.out": str(run.parent)})
     with pytest.raises(StorageError, match="outside"):
-        delete_run(desk, "run")
-    desk.settings.put({"train.out": "lora_output"})
-    (desk.places.root / "lora_output").mkdir()
-    (desk.places.root / "lora_output" / "link").symlink_to(run)
+        delete_run(app, "run")
+    app.settings.put({"train.out": "lora_output"})
+    (app.workspace.root / "lora_output").mkdir()
+    (app.workspace.root / "lora_output" / "link").symlink_to(run)
     with pytest.raises(StorageError):
-        delete_run(desk, "link")
+        delete_run(app, "link")
     assert (run / "training.json").is_file()
 
 
-def test_a_new_training_does_not_mix_with_one_that_is_there(desk: Desk) -> None:
-    run = make_run(desk.places.root / "lora_output" / "run")
+def test_a_new_training_does_not_mix_with_one_that_is_there(app: AppState) -> None:
+    run = make_run(app.workspace.root / "lora_output" / "run")
     before = (run / "job.json").read_bytes()
     with pytest.raises(TrainingError, match="already holds a run"):
-        desk.start("train", TrainJob(tensor_dir=run, checkpoint="another", out=run), run)
+        app.start("train", TrainJob(tensor_dir=run, checkpoint="another", out=run), run)
     assert (run / "job.json").read_bytes() == before
 
 
-def test_a_run_that_another_program_works_in_is_neither_removed_nor_begun(desk: Desk) -> None:
+def test_a_run_that_another_program_works_in_is_neither_removed_nor_begun(app: AppState) -> None:
     from filelock import FileLock
 
-    run = make_run(desk.places.root / "lora_output" / "run")
+    run = make_run(app.workspace.root / "lora_output" / "run")
     (run / "events.jsonl").unlink()
     with FileLock(run / "lock"):
         with pytest.raises(JobBusy):
-            delete_run(desk, "run")
+            delete_run(app, "run")
         shutil.rmtree(run / "final")
         with pytest.raises(JobBusy):
-            desk.start("train", TrainJob(tensor_dir=run, checkpoint="none", out=run, resume="auto"), run)
+            app.start("train", TrainJob(tensor_dir=run, checkpoint="none", out=run, resume="auto"), run)
     assert (run / "checkpoints").is_dir()
 
 

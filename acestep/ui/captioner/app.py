@@ -6,9 +6,9 @@ import gradio as gr
 
 from acestep.ui import html
 from acestep.ui.captioner.api import Api
-from acestep.ui.captioner.app_state import Desk
+from acestep.ui.captioner.app_state import AppState
 from acestep.ui.captioner.engine_tab import EngineTab
-from acestep.ui.captioner.page_context import TABS, Shell
+from acestep.ui.captioner.page_context import TABS, CaptionerContext
 from acestep.ui.captioner.review_tab import ReviewTab
 from acestep.ui.captioner.run_tab import RunTab
 from acestep.ui.captioner.songs_tab import SongsTab
@@ -25,46 +25,46 @@ _SAVE_KEY = """() => document.addEventListener("keydown", event => {
 })"""
 
 
-def build(desk: Desk) -> gr.Blocks:
+def build(app: AppState) -> gr.Blocks:
     """The page over ``desk``, not yet served."""
-    page: gr.Blocks
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, _PREVIEWS_STAY_S)) as page:
+    blocks: gr.Blocks
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, _PREVIEWS_STAY_S)) as blocks:
         head = gr.HTML(elem_id="cp-head")
         tabs = gr.Tabs(elem_id="cp-tabs")
-        shell = Shell(desk, page, tabs)
+        page = CaptionerContext(app, blocks, tabs)
         with tabs:
-            with _tab(shell, "songs"):
-                SongsTab(shell)
-            with _tab(shell, "engine"):
-                form = EngineTab(shell).form
-            with _tab(shell, "run"):
-                RunTab(shell, form)
-            with _tab(shell, "review"):
-                ReviewTab(shell, form)
-            with _tab(shell, "system"):
-                SystemTab(shell)
-        shell.live.show([head], desk.watch.version, lambda: [_head(desk)])
-        shell.kept.wire(shell.live)
-        shell.live.wire(page)
-        Api(desk).publish()
-        page.load(None, js=_SAVE_KEY, api_visibility="private")
-    return page
+            with _tab(page, "songs"):
+                SongsTab(page)
+            with _tab(page, "engine"):
+                form = EngineTab(page).form
+            with _tab(page, "run"):
+                RunTab(page, form)
+            with _tab(page, "review"):
+                ReviewTab(page, form)
+            with _tab(page, "system"):
+                SystemTab(page)
+        page.live.show([head], app.watch.version, lambda: [_head(app)])
+        page.saved_fields.wire(page.live)
+        page.live.wire(blocks)
+        Api(app).publish()
+        blocks.load(None, js=_SAVE_KEY, api_visibility="private")
+    return blocks
 
 
-def _tab(shell: Shell, name: str) -> gr.Tab:
-    shell.tab = gr.Tab(TABS[name], id=name, elem_id=f"cp-tab-{name}")
-    return shell.tab
+def _tab(page: CaptionerContext, name: str) -> gr.Tab:
+    page.tab = gr.Tab(TABS[name], id=name, elem_id=f"cp-tab-{name}")
+    return page.tab
 
 
-def _head(desk: Desk) -> str:
-    state, account = desk.watch.look()
+def _head(app: AppState) -> str:
+    state, account = app.watch.look()
     active = state in ACTIVE
-    pill = html.pill(WORDS[state] if active else "idle", TONES.get(state, "plain") if active else "plain", state=state)
+    pill = html.badge(WORDS[state] if active else "idle", TONES.get(state, "plain") if active else "plain", state=state)
     words = f"{account.done} of {account.total}" if active and account.total else ""
     return f'<div class="ac-line ac-head"><h1>{TITLE}</h1>{pill}<span class="ac-phase">{html.text(words)}</span></div>'
 
 
 def build_page() -> Page:
     """The page of this program, with what it needs to end in order."""
-    desk = Desk(Workspace.of_program())
-    return Page(build(desk), health=lambda: {"captioning": desk.active}, close=desk.close)
+    app = AppState(Workspace.of_program())
+    return Page(build(app), health=lambda: {"captioning": app.active}, close=app.close)

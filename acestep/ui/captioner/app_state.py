@@ -14,8 +14,8 @@ from acestep.core.errors import ConfigError, DatasetError, JobBusy, StorageError
 from acestep.core.jobs import JobRunner
 from acestep.core.registry import Registry
 from acestep.ui.captioner import config_file
-from acestep.ui.captioner.audio_folder import Songs
-from acestep.ui.gpu_status import CardWatch
+from acestep.ui.captioner.audio_folder import AudioFolder
+from acestep.ui.gpu_status import GPUStatus
 from acestep.ui.settings import Settings
 from acestep.ui.watch import ACTIVE, Watch
 from acestep.ui.workspace import Workspace
@@ -29,16 +29,16 @@ _SAVE_S = 20
 _LOAD_SHARE = 0.2  # of the time that reading the labels of a large folder may take while a job runs
 
 
-class Desk:
+class AppState:
     """Made once in a program; every page works on it."""
 
-    def __init__(self, places: Workspace) -> None:
-        self.places = places
-        self.settings = Settings(places.memory / "captioner.json")
-        self.songs = Songs()
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.settings = Settings(workspace.memory / "captioner.json")
+        self.songs = AudioFolder()
         self.runner = JobRunner()
         self.watch = Watch(self.runner)
-        self.card = CardWatch()
+        self.card = GPUStatus()
         self.notes: list[str] = []  # what happened to the configuration when the program started
         self._written, self._read_at, self._read_took_s = 0, 0.0, 0.0
         self._load_config()
@@ -54,7 +54,7 @@ class Desk:
         Raises:
             StorageError, DatasetError: no such folder, or no songs in it.
         """
-        folder = self.places.folder(text, "Audio Folder")
+        folder = self.workspace.folder(text, "Audio Folder")
         if self.songs.root != folder:
             self._require_idle()
         self.songs.open(folder)
@@ -68,7 +68,7 @@ class Desk:
         typed = self.settings.text(FOLDER)
         if not typed:
             raise ConfigError(["no folder is chosen"], hint="Choose one in 1. Songs and scan it.")
-        folder = self.places.folder(typed, "Audio Folder")
+        folder = self.workspace.folder(typed, "Audio Folder")
         return folder if self.songs.root == folder else self.open(typed)
 
     @property
@@ -103,7 +103,7 @@ class Desk:
         self._require_idle()
         if config.captioner == config.transcriber == "none" and not config.measure:
             raise ConfigError(["nothing is to be done"], hint="Choose in 2. Engine what to make.")
-        config.csv = self.places.path(str(config.csv), "CSV file") if config.csv else None
+        config.csv = self.workspace.path(str(config.csv), "CSV file") if config.csv else None
         folder = config.audio_dir / JOB_FOLDER
         self.runner.start("caption", config, folder)
         self.watch.follow(folder)
@@ -143,21 +143,21 @@ class Desk:
 
     def save_config(self, text: str) -> Path:
         """Write the settings into the file that was typed. Raises StorageError."""
-        path = self.places.path(text, "Config File")
+        path = self.workspace.path(text, "Config File")
         config_file.write(path, {name: self.settings.get(name) for name in config_file.names()})
         self.settings.put({"config.digest": config_file.digest(path)})
         return path
 
     def load_config(self, text: str) -> list[str]:
         """Take the settings of a file over; gives what was not understood. Raises ConfigError, StorageError."""
-        path = self.places.file(text, "Config File")
+        path = self.workspace.file(text, "Config File")
         values, ignored = config_file.read(path)
         self.settings.push({**values, "config.digest": config_file.digest(path)})
         return ignored
 
     def _load_config(self) -> None:
         """At the start: the file of the usual name, if it is not the one that was loaded or saved last."""
-        path = self.places.root / config_file.NAME
+        path = self.workspace.root / config_file.NAME
         if not path.is_file() or config_file.digest(path) == self.settings.get("config.digest"):
             return
         try:

@@ -47,7 +47,7 @@ class Entry:
         return list(dict.fromkeys("you" if who == "user" else who for who in named if who))
 
 
-class Songs:
+class AudioFolder:
     """The scanned folder. Safe to use from several threads; ``version`` changes with the content."""
 
     def __init__(self) -> None:

@@ -39,10 +39,14 @@ def names() -> list[str]:
     return list(dict.fromkeys([*_STATE.values(), *(f"caption.{name}" for name in _JOB)]))
 
 
-def write(path: Path, kept: Mapping[str, Any]) -> None:
+def write(path: Path, saved_fields: Mapping[str, Any]) -> None:
     """Write kept values; those that were never changed are written with their defaults. Raises StorageError."""
     defaults = {f"caption.{name}": fields(CaptionJob)[name].get_default() for name in _JOB}
-    values = {**defaults, "split.seconds": 30, **{key: value for key, value in kept.items() if value is not None}}
+    values = {
+        **defaults,
+        "split.seconds": 30,
+        **{key: value for key, value in saved_fields.items() if value is not None},
+    }
     state = {key: _plain(values.get(name)) for key, name in _STATE.items()}
     state[_LYRICS] = values[_TRANSCRIBER] != "none"
     state[_TABLE], state[_TABLE_PATH] = bool(values[_CSV]), _plain(values[_CSV])

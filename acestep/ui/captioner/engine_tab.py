@@ -13,9 +13,9 @@ from acestep.captioning.configs import CaptionJob
 from acestep.core.errors import AceStepError, ConfigError
 from acestep.core.paths import checkpoint_roots, typed_path
 from acestep.ui import html
-from acestep.ui.captioner.app_state import ENGINES, FORM, LEFT_OUT, Desk
-from acestep.ui.captioner.page_context import Shell
-from acestep.ui.errors import say
+from acestep.ui.captioner.app_state import ENGINES, FORM, LEFT_OUT, AppState
+from acestep.ui.captioner.page_context import CaptionerContext
+from acestep.ui.errors import notify
 from acestep.ui.form import Form
 from acestep.ui.page_context import heading
 
@@ -26,10 +26,10 @@ _MODELS = {"captioner": "captioner_model", "transcriber": "transcriber_model"}
 class EngineTab:
     """Widgets and what they do. ``form`` is the whole job but for the songs."""
 
-    def __init__(self, shell: Shell) -> None:
-        self._desk = desk = shell.captions
+    def __init__(self, page: CaptionerContext) -> None:
+        self._app = app = page.app
         self._version = 0
-        self.form = Form(CaptionJob, FORM, shell.kept, choices=ENGINES, leave_out=LEFT_OUT)
+        self.form = Form(CaptionJob, FORM, page.saved_fields, choices=ENGINES, leave_out=LEFT_OUT)
         heading("What to make, and with what")
         with gr.Row(equal_height=False):
             for group in (("captioner", "write_texts"), ("transcriber", "language"), ("measure", "prefer")):
@@ -50,13 +50,13 @@ class EngineTab:
             self.form.place("max_tokens", "lyrics_max_tokens")
         self.form.rest("Advanced", folded=True)
         for trigger in (use.click, *(box.submit for box in boxes)):
-            shell.on(trigger, self._use, boxes, boxes, quiet=True)
-        shell.on(forget.click, self._forget, [], quiet=True)
+            page.on(trigger, self._use, boxes, boxes, quiet=True)
+        page.on(forget.click, self._forget, [], quiet=True)
         names = ("captioner", "transcriber", "quantization", "download", *_MODELS.values(), *ADDRESSES.values())
-        shell.live.show(
+        page.live.show(
             [needs, keys],
-            lambda: (self._version, *(desk.settings.get(f"{FORM}.{name}") for name in (*names, "checkpoints"))),
-            self._paint,
+            lambda: (self._version, *(app.settings.get(f"{FORM}.{name}") for name in (*names, "checkpoints"))),
+            self._render,
         )
 
     def _key_box(self, name: str) -> gr.Textbox:
@@ -77,7 +77,7 @@ class EngineTab:
             find_key(SERVICES[name], key)  # refuses what cannot be a key
             remember_key(name, key)
         self._version += 1
-        say("In use until the program ends.")
+        notify("In use until the program ends.")
         return ["" for _ in SERVICES]
 
     def _forget(self) -> None:
@@ -85,19 +85,19 @@ class EngineTab:
             remember_key(name, "")
         self._version += 1
 
-    def _paint(self) -> Sequence[str]:
-        config = settings_of(self._desk)
+    def _render(self) -> Sequence[str]:
+        config = settings_of(self._app)
         cards = [_needs(config, part, getattr(config, part)) for part in ENGINES]
         rows = [(service.label, _key_state(name)) for name, service in SERVICES.items()]
         return "".join(dict.fromkeys(cards)), html.table(["Service", "Key"], rows, "Keys")
 
 
-def settings_of(desk: Desk) -> CaptionJob:
+def settings_of(app: AppState) -> CaptionJob:
     """The chosen settings, also while there is no folder."""
     try:
-        return desk.config()
+        return app.config()
     except ConfigError:
-        return desk.config_for(Path())
+        return app.config_for(Path())
 
 
 def host_of(config: CaptionJob, service: str) -> str:
@@ -109,25 +109,25 @@ def _needs(config: CaptionJob, part: str, name: str) -> str:
     """What a back end needs, and whether it is there."""
     if name == "none":
         words = {"captioner": "No captions will be made.", "transcriber": "No lyrics will be written down."}[part]
-        return html.card(f"{part.capitalize()}: none", [words])
+        return html.notice(f"{part.capitalize()}: none", [words])
     engine = ENGINES[part][name]
     if name in SERVICES:
         where = f"Songs are sent to {host_of(config, name)}."
         ready = has_key(name)
         state = "Its key is set." if ready else "Its key is not set: type it below, or set it in the environment."
-        return html.card(engine.label, [engine.help, where, state], "good" if ready else "warn")
+        return html.notice(engine.label, [engine.help, where, state], "good" if ready else "warn")
     found = _folder_of(getattr(config, _MODELS[part]), config)
     if found:
-        return html.card(f"{part.capitalize()}: {engine.label}", [engine.help, f"Found in {found}."], "good")
+        return html.notice(f"{part.capitalize()}: {engine.label}", [engine.help, f"Found in {found}."], "good")
     lack = "It is not on this computer; the run downloads it first." if config.download else "It is not here."
-    return html.card(f"{part.capitalize()}: {engine.label}", [engine.help, lack], "warn")
+    return html.notice(f"{part.capitalize()}: {engine.label}", [engine.help, lack], "warn")
 
 
 def _folder_of(model: str, config: CaptionJob) -> Path | None:
     path = typed_path(model)
     base = model.strip().rpartition("/")[2]
-    places = [path, *(root / base for root in checkpoint_roots(config.checkpoints))]
-    return next((place for place in places if base and (place / "config.json").is_file()), None)
+    workspace = [path, *(root / base for root in checkpoint_roots(config.checkpoints))]
+    return next((place for place in workspace if base and (place / "config.json").is_file()), None)
 
 
 def _key_state(name: str) -> str:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import gradio as gr
 
 from acestep.ui import html
-from acestep.ui.captioner.app_state import Desk
-from acestep.ui.page_context import BaseShell
+from acestep.ui.captioner.app_state import AppState
+from acestep.ui.page_context import PageContext
 
 TABS = {"songs": "1. Songs", "engine": "2. Engine", "run": "3. Run", "review": "4. Review", "system": "System"}
 
 
-class Shell(BaseShell):
+class CaptionerContext(PageContext):
     """One page of the captioner. ``captions`` is the desk it works on."""
 
-    def __init__(self, desk: Desk, page: gr.Blocks, tabs: gr.Tabs) -> None:
-        super().__init__(desk.settings, page, tabs, TABS)
-        self.captions = desk
+    def __init__(self, app: AppState, blocks: gr.Blocks, tabs: gr.Tabs) -> None:
+        super().__init__(app.settings, blocks, tabs, TABS)
+        self.app = app
 
 
 def actions() -> gr.Row:

@@ -13,11 +13,11 @@ from acestep.dataset.sample import Dataset
 from acestep.ui import html
 from acestep.ui.bulk_edit import BulkEdit, BulkPanel
 from acestep.ui.captioner.audio_folder import Entry
-from acestep.ui.captioner.page_context import Shell
+from acestep.ui.captioner.page_context import CaptionerContext
 from acestep.ui.captioner.run_tab import status_of
 from acestep.ui.captioner.song_editor import Editor
 from acestep.ui.form import Form
-from acestep.ui.page_context import Cure
+from acestep.ui.page_context import Prerequisite
 
 _FILTERS = ["all songs", "to check"]
 _FILTER = "review.filter"
@@ -37,11 +37,11 @@ class CaptionEdit(BulkEdit):
 class ReviewTab:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell, form: Form[Any]) -> None:
-        self._desk = desk = shell.captions
-        shell.cure("cp-review", lambda: None if desk.songs.entries else Cure(_NO_SONGS, "songs"))
+    def __init__(self, page: CaptionerContext, form: Form[Any]) -> None:
+        self._app = app = page.app
+        page.require("cp-review", lambda: None if app.songs.entries else Prerequisite(_NO_SONGS, "songs"))
         choose = gr.Radio(_FILTERS, value=_FILTERS[0], label="Show", container=False, elem_id="cp-review-filter")
-        shell.kept.add(_FILTER, choose, lambda value: value in _FILTERS)
+        page.saved_fields.add(_FILTER, choose, lambda value: value in _FILTERS)
         with gr.Row(equal_height=False) as body:
             with gr.Column(scale=2, min_width=320):
                 table = gr.Dataframe(
@@ -56,20 +56,18 @@ class ReviewTab:
                     elem_id="cp-review-table",
                 )
             with gr.Column(scale=3, min_width=320):
-                Editor(shell, table, form)
-        BulkPanel(shell, desk.songs, CaptionEdit, "cp-bulk")
+                Editor(page, table, form)
+        BulkPanel(page, app.songs, CaptionEdit, "cp-bulk")
         with gr.Accordion("Quality report", open=False, elem_classes="ac-fold", elem_id="cp-quality"):
             report = gr.HTML(elem_id="cp-quality-report")
-        shell.on(choose.input, lambda value: desk.settings.put({_FILTER: value}), [choose], quiet=True)
-        shell.live.show(
-            [choose, body, table, report], lambda: (desk.version(), desk.settings.get(_FILTER)), self._paint
-        )
+        page.on(choose.input, lambda value: app.settings.put({_FILTER: value}), [choose], quiet=True)
+        page.live.show([choose, body, table, report], lambda: (app.version(), app.settings.get(_FILTER)), self._render)
 
-    def _paint(self) -> Sequence[Any]:
-        entries = self._desk.songs.entries
-        _, account = self._desk.watch.look()
+    def _render(self) -> Sequence[Any]:
+        entries = self._app.songs.entries
+        _, account = self._app.watch.look()
         failed = {item.item for item in account.left_out}
-        checked = self._desk.settings.get(_FILTER) == _FILTERS[1]
+        checked = self._app.settings.get(_FILTER) == _FILTERS[1]
         rows = [_row(entry, entry.name in failed) for entry in entries if entry.doubts or not checked]
         there = gr.update(visible=bool(entries))
         return there, there, gr.update(value=rows), quality_report(entries)
@@ -78,17 +76,17 @@ class ReviewTab:
 def quality_report(entries: list[Entry]) -> str:
     """What the captions' check finds, without any model."""
     if not entries:
-        return html.card("No songs yet.")
+        return html.notice("No songs yet.")
     findings = check_captions(Dataset(samples=[entry.sample for entry in entries]))
     differ = [(entry.name, "measurement and model differ", line) for entry in entries for line in entry.doubts]
     told = {finding.message for finding in findings}
     rows = [(finding.song, KINDS[finding.kind], finding.message) for finding in findings]
     rows += [row for row in differ if row[2] not in told]
     if not rows:
-        return html.card(f"{html.count(len(entries), 'song')}, nothing to complain about.", tone="good")
+        return html.notice(f"{html.count(len(entries), 'song')}, nothing to complain about.", tone="good")
     songs = len({row[0] for row in rows})
     title = f"{songs} of {html.count(len(entries), 'song')} to look at before training"
-    return html.card(title, tone="warn") + html.table(["Song", "What", "Details"], rows, "Quality report")
+    return html.notice(title, tone="warn") + html.table(["Song", "What", "Details"], rows, "Quality report")
 
 
 def _row(entry: Entry, failed: bool) -> list[Any]:

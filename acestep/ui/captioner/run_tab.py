@@ -13,13 +13,13 @@ from acestep.captioning.pace import steps_of
 from acestep.captioning.plan import cost_notes, make_plan
 from acestep.core.errors import AceStepError, ConfigError
 from acestep.ui import html
-from acestep.ui.captioner.app_state import FOLDER, Desk
+from acestep.ui.captioner.app_state import FOLDER, AppState
 from acestep.ui.captioner.audio_folder import Entry
 from acestep.ui.captioner.engine_tab import host_of
-from acestep.ui.captioner.page_context import Shell, actions, phrase
-from acestep.ui.errors import sentence, warn
+from acestep.ui.captioner.page_context import CaptionerContext, actions, phrase
+from acestep.ui.errors import describe_error, warn
 from acestep.ui.form import Form
-from acestep.ui.page_context import Cure
+from acestep.ui.page_context import Prerequisite
 from acestep.ui.progress import JobPanel
 from acestep.ui.watch import ACTIVE
 
@@ -31,9 +31,9 @@ _NO_FOLDER = "No folder is chosen yet. Choose the one that holds your songs and 
 class RunTab:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell, form: Form[CaptionJob]) -> None:
-        self._desk, self._form = shell.captions, form
-        shell.cure("cp-run", lambda: None if self._desk.settings.text(FOLDER) else Cure(_NO_FOLDER, "songs"))
+    def __init__(self, page: CaptionerContext, form: Form[CaptionJob]) -> None:
+        self._app, self._form = page.app, form
+        page.require("cp-run", lambda: None if self._app.settings.text(FOLDER) else Prerequisite(_NO_FOLDER, "songs"))
         ahead = gr.HTML(elem_id="cp-ahead")
         card = gr.HTML(elem_id="cp-card")
         with actions():
@@ -42,89 +42,89 @@ class RunTab:
             again = gr.Button("Try failed again", elem_id="cp-again", interactive=False)
             stop = gr.Button("Stop after this song", variant="stop", elem_id="cp-stop", interactive=False)
         JobPanel(
-            shell.live,
-            self._desk.watch,
+            page.live,
+            self._app.watch,
             "cp-job",
             nothing_yet="The folder keeps what is finished: a run that was stopped goes on with what is missing.",
             result=_result,
         )
         table = gr.HTML(elem_id="cp-table", css_template="td:nth-child(3), td:nth-child(8) { min-width: 200px; }")
         for button, handler in ((start, self._start), (lyrics, self._lyrics_only), (again, self._again)):
-            shell.on(button.click, handler, form.widgets, check=form.check)
-        shell.on(stop.click, self._stop, quiet=True)
-        shell.live.show([start, lyrics, again, stop, table], self._desk.version, self._paint)
-        shell.live.show([ahead], self._settings_version, self._paint_ahead)
-        shell.live.show([card], self._desk.card.words, lambda: [phrase(self._desk.card.words())])
+            page.on(button.click, handler, form.widgets, check=form.check)
+        page.on(stop.click, self._stop, quiet=True)
+        page.live.show([start, lyrics, again, stop, table], self._app.version, self._render)
+        page.live.show([ahead], self._settings_version, self._render_plan)
+        page.live.show([card], self._app.card.words, lambda: [phrase(self._app.card.words())])
 
     def _start(self, *values: Any) -> None:
-        self._desk.start(self._read(values))
+        self._app.start(self._read(values))
 
     def _lyrics_only(self, *values: Any) -> None:
         config = self._read(values)
         if config.transcriber == "none":
             raise ConfigError(["no transcriber is chosen"], hint="Choose one in 2. Engine.")
         config.captioner, config.measure = "none", False
-        self._desk.start(config)
+        self._app.start(config)
 
     def _again(self, *values: Any) -> None:
         config = self._read(values)
-        config.only = self._desk.failed()
+        config.only = self._app.failed()
         if not config.only:
             raise ConfigError(["no song failed that could be tried again"], hint="Start Captioning does what is open.")
-        self._desk.start(config)
+        self._app.start(config)
 
     def _stop(self) -> None:
-        if not self._desk.stop():
+        if not self._app.stop():
             warn("Nothing is running.")
 
     def _read(self, values: Sequence[Any]) -> CaptionJob:
-        return self._form.read(values, audio_dir=self._desk.ready())
+        return self._form.read(values, audio_dir=self._app.ready())
 
     def _settings_version(self) -> object:
-        get = self._desk.settings.get
+        get = self._app.settings.get
         names = ("captioner", "transcriber", "measure", "existing", "openai_url", "elevenlabs_url", "gemini_url")
-        return (self._desk.version(), *(get(self._form.key(name)) for name in names))
+        return (self._app.version(), *(get(self._form.key(name)) for name in names))
 
-    def _paint_ahead(self) -> list[Any]:
-        if self._desk.active:
+    def _render_plan(self) -> list[Any]:
+        if self._app.active:
             return [gr.skip()]
-        return [ahead_of(self._desk)]
+        return [ahead_of(self._app)]
 
-    def _paint(self) -> list[Any]:
-        state, account = self._desk.watch.look()
+    def _render(self) -> list[Any]:
+        state, account = self._app.watch.look()
         active = state in ACTIVE
         failed = {item.item for item in account.left_out}
-        rows = [_row(entry, entry.name in failed) for entry in self._desk.songs.entries]
+        rows = [_row(entry, entry.name in failed) for entry in self._app.songs.entries]
         return [
             gr.update(interactive=not active),
             gr.update(interactive=not active),
-            gr.update(interactive=bool(self._desk.failed()) and not active),
+            gr.update(interactive=bool(self._app.failed()) and not active),
             gr.update(interactive=state in ("running", "paused")),
             html.table(_HEADERS, rows, "Songs and their labels") if rows else "",
         ]
 
 
-def ahead_of(desk: Desk) -> str:
+def ahead_of(app: AppState) -> str:
     """What a start would do now: how many songs, for how long, at what cost, and who hears them."""
-    if not desk.settings.text(FOLDER):
+    if not app.settings.text(FOLDER):
         return ""
     try:
-        config = desk.config()
+        config = app.config()
         plan = make_plan(config)
     except AceStepError as error:
-        return html.card(sentence(error), tone="warn")
+        return html.notice(describe_error(error), tone="warn")
     work = [task for task in plan.tasks if task.open]
     if not work:
-        return html.card("All songs have what is asked for.", ["Choose in 2. Engine to redo existing texts."], "good")
+        return html.notice("All songs have what is asked for.", ["Choose in 2. Engine to redo existing texts."], "good")
     seconds = sum(step.expected_s for step in steps_of(plan, config))
-    lines = [f"Roughly {html.rough(seconds)} in all; a computer without a graphics card needs much longer."]
+    lines = [f"Roughly {html.approximate_time(seconds)} in all; a computer without a graphics card needs much longer."]
     chosen = {config.captioner, config.transcriber} & {*SERVICES}
     if chosen == {config.captioner, config.transcriber} - {"none"}:
-        lines = [f"Roughly {html.rough(seconds)} in all."]
+        lines = [f"Roughly {html.approximate_time(seconds)} in all."]
     lines += cost_notes(plan, config)
     lines += [f"{SERVICES[name].label}: the songs are sent to {host_of(config, name)}." for name in sorted(chosen)]
     title = f"{len(work)} of {html.count(len(plan.tasks), 'song')} to do"
-    return html.card(title, lines, "warn" if chosen else "plain")
+    return html.notice(title, lines, "warn" if chosen else "plain")
 
 
 def _result(result: dict[str, Any]) -> str:
@@ -138,7 +138,7 @@ def _result(result: dict[str, Any]) -> str:
     if result.get("csv"):
         lines.append(f"Table: {result['csv']}")
     lines.append("Next: look at them in 4. Review. Then scan this folder in the trainer, 2. Dataset.")
-    return html.card(f"{html.count(result.get('songs', 0), 'song')} ready", lines, "good")
+    return html.notice(f"{html.count(result.get('songs', 0), 'song')} ready", lines, "good")
 
 
 def _row(entry: Entry, failed: bool) -> list[object]:

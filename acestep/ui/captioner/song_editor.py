@@ -14,8 +14,8 @@ from acestep.core.errors import AceStepError, DatasetError
 from acestep.dataset.labels import INSTRUMENTAL, is_sung, tempo
 from acestep.ui import html
 from acestep.ui.captioner.audio_folder import Entry
-from acestep.ui.captioner.page_context import Shell, actions
-from acestep.ui.errors import say, sentence
+from acestep.ui.captioner.page_context import CaptionerContext, actions
+from acestep.ui.errors import describe_error, notify
 from acestep.ui.form import Form
 from acestep.ui.workspace import playable
 
@@ -28,17 +28,17 @@ _NOTHING_CHOSEN = "Choose a song in the table to hear it and to edit its labels.
 class Editor:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell, table: gr.Dataframe, form: Form[CaptionJob]) -> None:
-        self._desk, self._form = shell.captions, form
+    def __init__(self, page: CaptionerContext, table: gr.Dataframe, form: Form[CaptionJob]) -> None:
+        self._app, self._form = page.app, form
         self._chosen = gr.State("")
         self._told = gr.State({})  # the values that the fields were filled with: a run may have written others since
-        self._title = gr.HTML(html.card(_NOTHING_CHOSEN), elem_id="cp-song-title")
+        self._title = gr.HTML(html.notice(_NOTHING_CHOSEN), elem_id="cp-song-title")
         with gr.Column(visible=False, elem_id="cp-song") as self._body:
             self._player = gr.Audio(
                 label="Song", interactive=False, buttons=["download"], type="filepath", elem_id="cp-song-player"
             )
             self._facts = gr.HTML(elem_id="cp-song-facts")
-            self._fields = self._make_fields(shell)
+            self._fields = self._make_fields(page)
             with actions():
                 save = gr.Button("Save Edit", variant="primary", elem_id="cp-song-save")
                 onward = gr.Button("Save and next", elem_id="cp-song-next")
@@ -48,13 +48,13 @@ class Editor:
             self._chosen, self._title, self._body, self._player, self._facts, self._told, *self._fields.values()
         ]  # fmt: skip
         inputs = [self._chosen, self._told, *self._fields.values()]
-        shell.on(table.select, self._select, [], self._outputs, quiet=True)
-        shell.on(save.click, self._save, inputs, self._outputs, quiet=True)
-        shell.on(onward.click, self._save_and_next, inputs, self._outputs, quiet=True)
-        shell.on(back.click, self._previous, [self._chosen], self._outputs, quiet=True)
-        shell.on(again.click, self._make_again, [self._chosen, *form.widgets])
+        page.on(table.select, self._select, [], self._outputs, quiet=True)
+        page.on(save.click, self._save, inputs, self._outputs, quiet=True)
+        page.on(onward.click, self._save_and_next, inputs, self._outputs, quiet=True)
+        page.on(back.click, self._previous, [self._chosen], self._outputs, quiet=True)
+        page.on(again.click, self._make_again, [self._chosen, *form.widgets])
 
-    def _make_fields(self, shell: Shell) -> dict[str, Component]:
+    def _make_fields(self, page: CaptionerContext) -> dict[str, Component]:
         made: dict[str, Component] = {}
         made["caption"] = gr.Textbox(label="Caption", lines=4, elem_id="cp-song-caption")
         with gr.Row(elem_classes="ac-grid"):
@@ -76,18 +76,18 @@ class Editor:
         with actions():
             for section in _SECTIONS:
                 button = gr.Button(f"[{section}]", size="sm", elem_id=f"cp-insert-{section.lower()}")
-                shell.on(button.click, _inserter(section), [made["lyrics"]], [made["lyrics"]], quiet=True)
+                page.on(button.click, _inserter(section), [made["lyrics"]], [made["lyrics"]], quiet=True)
         for button, factor in ((double, 2.0), (half, 0.5)):
             inputs = [self._chosen, made["bpm"]]
-            shell.on(button.click, self._scaler(factor), inputs, [made["bpm"]], quiet=True)
+            page.on(button.click, self._scaler(factor), inputs, [made["bpm"]], quiet=True)
         return made
 
     def _select(self, event: gr.SelectData) -> list[Any]:
-        return self._show(self._desk.songs.find(str((event.row_value or [""])[0])))
+        return self._show(self._app.songs.find(str((event.row_value or [""])[0])))
 
     def _save(self, chosen: str, told: dict[str, Any], *values: Any) -> list[Any]:
         self._keep(chosen, told, values)
-        return self._show(self._desk.songs.find(chosen))
+        return self._show(self._app.songs.find(chosen))
 
     def _save_and_next(self, chosen: str, told: dict[str, Any], *values: Any) -> list[Any]:
         self._keep(chosen, told, values)
@@ -98,16 +98,16 @@ class Editor:
 
     def _make_again(self, chosen: str, *values: Any) -> None:
         """Describe this song anew; what was typed stays."""
-        entry = self._desk.songs.find(chosen)
-        assert self._desk.songs.root is not None
-        config = self._form.read(values, audio_dir=self._desk.songs.root, only=[entry.name])
+        entry = self._app.songs.find(chosen)
+        assert self._app.songs.root is not None
+        config = self._form.read(values, audio_dir=self._app.songs.root, only=[entry.name])
         config.existing = "redo"
-        self._desk.start(config)
-        say(f"{entry.name} is made again: see 3. Run.")
+        self._app.start(config)
+        notify(f"{entry.name} is made again: see 3. Run.")
 
     def _keep(self, chosen: str, told: dict[str, Any], values: tuple[Any, ...]) -> None:
         """Save the labels that differ from what was shown; a run that goes on leaves them alone."""
-        entry = self._desk.songs.find(chosen)
+        entry = self._app.songs.find(chosen)
         labels = dict(zip(self._fields, values, strict=True))
         changed = {name: value for name, value in labels.items() if told.get(name) != value}
         if is_sung(str(changed.get("lyrics", ""))) and "is_instrumental" not in changed:
@@ -115,12 +115,12 @@ class Editor:
         elif changed.get("is_instrumental"):
             changed["lyrics"] = INSTRUMENTAL
         if changed:
-            self._desk.songs.edit(chosen, changed)
-        say(f"{entry.name} is saved." if changed else "Nothing was changed.")
+            self._app.songs.edit(chosen, changed)
+        notify(f"{entry.name} is saved." if changed else "Nothing was changed.")
 
     def _beside(self, chosen: str, step: int) -> Entry:
-        entries = self._desk.songs.entries
-        place = entries.index(self._desk.songs.find(chosen))
+        entries = self._app.songs.entries
+        place = entries.index(self._app.songs.find(chosen))
         return entries[(place + step) % len(entries)]
 
     def _scaler(self, factor: float) -> Callable[[str, str], str]:
@@ -134,23 +134,23 @@ class Editor:
             if not bpm:
                 raise DatasetError("there is no tempo yet", hint="Type one.")
             wanted = bpm * factor
-            near = [other for other in _alternatives(self._desk.songs.find(chosen)) if abs(other / wanted - 1) < 0.04]
+            near = [other for other in _alternatives(self._app.songs.find(chosen)) if abs(other / wanted - 1) < 0.04]
             return str(round(near[0] if near else wanted))
 
         return scaled
 
     def _show(self, entry: Entry) -> list[Any]:
         """Values of all widgets."""
-        number = self._desk.songs.entries.index(entry) + 1
+        number = self._app.songs.entries.index(entry) + 1
         title = (
             f'<div class="ac-line"><h3>{html.text(entry.name)}</h3><span class="ac-phase">{number} of '
-            f"{len(self._desk.songs.entries)}</span></div>"
+            f"{len(self._app.songs.entries)}</span></div>"
         )
         sound: str | None = None
         try:
             sound = str(playable(Path(entry.sample.audio_path)))
         except AceStepError as error:
-            title += html.card("It cannot be played", [sentence(error)], "warn")
+            title += html.notice("It cannot be played", [describe_error(error)], "warn")
         told = {name: _shown(entry, name) for name in self._fields}
         fields = [gr.update(value=value, info=_origin(entry, name)) for name, value in told.items()]
         return [entry.name, title, gr.update(visible=True), gr.update(value=sound), _facts(entry), told, *fields]
@@ -207,5 +207,5 @@ def _facts(entry: Entry) -> str:
     if isinstance(answered, dict):
         said = [str(answered[name]) for name in ("bpm", "keyscale", "timesignature", "genre") if answered.get(name)]
         rows[f"{answered.get('by', 'The model')} said"] = ", ".join(said)
-    doubts = html.card("To check", entry.doubts, "warn") if entry.doubts else ""
+    doubts = html.notice("To check", entry.doubts, "warn") if entry.doubts else ""
     return html.facts(rows) + doubts

@@ -13,8 +13,8 @@ from acestep.ui import html
 from acestep.ui.captioner import config_file
 from acestep.ui.captioner.app_state import FOLDER
 from acestep.ui.captioner.audio_folder import Entry
-from acestep.ui.captioner.page_context import Shell, phrase
-from acestep.ui.errors import say, sentence, warn
+from acestep.ui.captioner.page_context import CaptionerContext, phrase
+from acestep.ui.errors import describe_error, notify, warn
 from acestep.ui.split_panel import SplitPanel
 
 _FILTERS = ["all songs", "with something missing"]
@@ -31,8 +31,8 @@ env/bin/python -m acestep scan MUSIC_FOLDER --tag my_style --out dataset.json
 class SongsTab:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell) -> None:
-        self._desk = desk = shell.captions
+    def __init__(self, page: CaptionerContext) -> None:
+        self._app = app = page.app
         with gr.Row(elem_classes="ac-with-button"):
             folder = gr.Textbox(
                 label="Audio Folder",
@@ -42,21 +42,21 @@ class SongsTab:
                 scale=1,
             )
             scan = gr.Button("Scan", variant="primary", elem_id="cp-scan", scale=0)
-        shell.kept.add(FOLDER, folder)
+        page.saved_fields.add(FOLDER, folder)
         summary = gr.HTML(elem_id="cp-summary")
         choose = gr.Radio(_FILTERS, value=_FILTERS[0], label="Show", container=False, elem_id="cp-filter")
-        shell.kept.add(_FILTER, choose, lambda value: value in _FILTERS)
+        page.saved_fields.add(_FILTER, choose, lambda value: value in _FILTERS)
         table = gr.HTML(elem_id="cp-songs")
-        self._config(shell)
-        SplitPanel(shell, desk.places)
+        self._config(page)
+        SplitPanel(page, app.workspace)
         with gr.Accordion("From the command line", open=False, elem_classes="ac-fold", elem_id="cp-commands"):
             gr.Markdown(_COMMANDS)
         for trigger in (scan.click, folder.submit):
-            shell.on(trigger, self._scan, [folder], busy_on=summary)
-        shell.on(choose.input, lambda value: desk.settings.put({_FILTER: value}), [choose], quiet=True)
-        shell.live.show([summary, choose, table], lambda: (desk.version(), desk.settings.get(_FILTER)), self._paint)
+            page.on(trigger, self._scan, [folder], busy_on=summary)
+        page.on(choose.input, lambda value: app.settings.put({_FILTER: value}), [choose], quiet=True)
+        page.live.show([summary, choose, table], lambda: (app.version(), app.settings.get(_FILTER)), self._render)
 
-    def _config(self, shell: Shell) -> None:
+    def _config(self, page: CaptionerContext) -> None:
         with gr.Accordion("Config", open=False, elem_classes="ac-fold", elem_id="cp-config"):
             with gr.Row(elem_classes="ac-with-button"):
                 path = gr.Textbox(
@@ -69,39 +69,39 @@ class SongsTab:
                 )
                 save = gr.Button("Save", elem_id="cp-config-save", scale=0)
                 load = gr.Button("Load", elem_id="cp-config-load", scale=0)
-            status = gr.HTML("".join(phrase(note) for note in self._desk.notes), elem_id="cp-config-status")
-        shell.kept.add("config.path", path)
-        shell.on(save.click, self._save, [path], [status], quiet=True)
-        shell.on(load.click, self._load, [path], [status], quiet=True)
+            status = gr.HTML("".join(phrase(note) for note in self._app.notes), elem_id="cp-config-status")
+        page.saved_fields.add("config.path", path)
+        page.on(save.click, self._save, [path], [status], quiet=True)
+        page.on(load.click, self._load, [path], [status], quiet=True)
 
     def _scan(self, folder: str) -> None:
-        self._desk.open(folder)
-        say(f"{html.count(len(self._desk.songs.entries), 'song')} found.")
+        self._app.open(folder)
+        notify(f"{html.count(len(self._app.songs.entries), 'song')} found.")
 
     def _save(self, path: str) -> str:
-        return html.card("Saved", [str(self._desk.save_config(path))], "good")
+        return html.notice("Saved", [str(self._app.save_config(path))], "good")
 
     def _load(self, path: str) -> str:
-        ignored = self._desk.load_config(path)
+        ignored = self._app.load_config(path)
         try:
-            self._desk.ready()
+            self._app.ready()
         except AceStepError as error:
-            ignored.append(sentence(error))
+            ignored.append(describe_error(error))
         if ignored:
             warn("Some of the file was not used.")
-        return html.card("Loaded", ignored, "warn" if ignored else "good")
+        return html.notice("Loaded", ignored, "warn" if ignored else "good")
 
-    def _paint(self) -> Sequence[Any]:
-        songs = self._desk.songs
+    def _render(self) -> Sequence[Any]:
+        songs = self._app.songs
         if not songs.entries:
-            return html.card(_EMPTY), gr.update(visible=False), ""
+            return html.notice(_EMPTY), gr.update(visible=False), ""
         shown = songs.entries
-        if self._desk.settings.get(_FILTER) == _FILTERS[1]:
+        if self._app.settings.get(_FILTER) == _FILTERS[1]:
             shown = [entry for entry in shown if lacks(entry)]
         body = html.table(_HEADERS, [_row(entry) for entry in shown], "Songs")
         if songs.problems:
             rows = [(problem.path.name, problem.message, problem.hint) for problem in songs.problems]
-            body += html.card(f"{html.count(len(rows), 'file')} left out or not used as expected", tone="warn")
+            body += html.notice(f"{html.count(len(rows), 'file')} left out or not used as expected", tone="warn")
             body += html.table(["File", "What", "What to do"], rows, "Files that were left out")
         return self._summary(songs.entries), gr.update(visible=True), body
 

@@ -7,7 +7,7 @@ import gradio as gr
 from acestep.doctor import diagnose
 from acestep.training.gpu_monitor import vram_status
 from acestep.ui import html
-from acestep.ui.captioner.page_context import Shell, actions
+from acestep.ui.captioner.page_context import CaptionerContext, actions
 from acestep.ui.page_context import heading
 
 _NEEDS = (
@@ -22,22 +22,22 @@ _LOOKING = "Looking; this takes a few seconds."
 class SystemTab:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell) -> None:
+    def __init__(self, page: CaptionerContext) -> None:
         heading("GPU Status")
-        card = gr.HTML(html.card(_LOOKING), elem_id="cp-gpu")
+        card = gr.HTML(html.notice(_LOOKING), elem_id="cp-gpu")
         heading("This computer")
-        checks = gr.HTML(html.card(_LOOKING), elem_id="cp-checks")
+        checks = gr.HTML(html.notice(_LOOKING), elem_id="cp-checks")
         with actions():
             again = gr.Button("Check again", elem_id="cp-check")
-        shell.on(shell.tab.select, _look, [], [card, checks], quiet=True)
-        shell.on(again.click, _look, [], [card, checks], busy_on=checks)
+        page.on(page.tab.select, _look, [], [card, checks], quiet=True)
+        page.on(again.click, _look, [], [card, checks], busy_on=checks)
 
 
 def _look() -> tuple[str, str]:
     found = diagnose()
-    cards = [html.card(f"{check.name}: {check.detail}", [check.hint], "bad") for check in found if not check.ok]
+    cards = [html.notice(f"{check.name}: {check.detail}", [check.hint], "bad") for check in found if not check.ok]
     rows = [("ok" if check.ok else "wrong", check.name, check.detail) for check in found]
-    good = html.card("Everything that is needed is here.", tone="good")
+    good = html.notice("Everything that is needed is here.", tone="good")
     return gpu_status(), ("".join(cards) or good) + html.table(["", "What", "Found"], rows, "Checks")
 
 
@@ -45,7 +45,7 @@ def gpu_status() -> str:
     """The card's name, how full it is, and who else is on it."""
     status = vram_status()
     if status is None:
-        return html.card(
+        return html.notice(
             "No NVIDIA card was found.", ["Local models run on the processor then, slowly.", _NEEDS], "warn"
         )
-    return html.card(str(status), [_NEEDS], "good" if status.free_gb >= 8 else "warn")
+    return html.notice(str(status), [_NEEDS], "good" if status.free_gb >= 8 else "warn")

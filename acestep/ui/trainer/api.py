@@ -23,11 +23,11 @@ from acestep.exporting.configs import MergeJob
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.configs import TrainJob, groups, set_value
 from acestep.training.evaluation.configs import EstimateJob
-from acestep.ui.errors import answered
+from acestep.ui.errors import json_errors
 from acestep.ui.jobs import GenerateJob
-from acestep.ui.trainer.app_state import Desk
+from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.export_tab import export as export_now
-from acestep.ui.trainer.generations import list_pieces, new_folder
+from acestep.ui.trainer.generations import list_generations, new_generation_folder
 from acestep.ui.trainer.merge_panel import start_merging
 from acestep.ui.watch import Watch
 
@@ -35,8 +35,8 @@ from acestep.ui.watch import Watch
 class Api:
     """The functions, over one desk."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, app: AppState) -> None:
+        self._app = app
 
     def publish(self) -> None:
         """Offer all functions in the present gradio context, each under its own name."""
@@ -44,11 +44,11 @@ class Api:
         slow = (self.check_dataset, self.make_dataset, self.start_preprocessing, self.start_training)
         further = (self.start_estimating, self.start_generating, self.start_merging, self.export)
         for function in (*quick, *slow, *further):
-            api(answered(function), api_name=function.__name__, queue=function not in quick)
+            api(json_errors(function), api_name=function.__name__, queue=function not in quick)
 
     def health(self) -> dict[str, Any]:
         """Whether models are in memory."""
-        service = self._desk.service
+        service = self._app.service
         return {"models_loaded": service.models_loaded, "llm_loaded": service.llm_loaded}
 
     def status(self, run_id: str = "") -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Api:
         state, account = watch.look()
         last = account.last
         return {
-            "run_id": "" if watch.folder is None else self._desk.places.short(watch.folder),
+            "run_id": "" if watch.folder is None else self._app.workspace.relative(watch.folder),
             "state": state,
             "phase": account.phase,
             "done": account.done,
@@ -75,18 +75,18 @@ class Api:
     def stop(self, run_id: str = "") -> dict[str, Any]:
         """Ask a job to save and end; without an id the newest training."""
         folder = self._watch(run_id).folder
-        for job, watch in self._desk.watches.items():
-            if folder is not None and watch.folder == folder and self._desk.stop(job):
-                return {"run_id": self._desk.places.short(folder), "state": "stopping"}
+        for job, watch in self._app.watches.items():
+            if folder is not None and watch.folder == folder and self._app.stop(job):
+                return {"run_id": self._app.workspace.relative(folder), "state": "stopping"}
         raise JobError("nothing is running", hint="See status.")
 
     def list_runs(self) -> dict[str, Any]:
         """The trainings on disk, the newest first."""
-        runs = list_runs(self._desk.runs_folder)
+        runs = list_runs(self._app.runs_folder)
         return {
             "runs": [
                 {
-                    "run_id": self._desk.places.short(run.folder),
+                    "run_id": self._app.workspace.relative(run.folder),
                     "state": run.state,
                     "epoch": run.epoch,
                     "step": run.step,
@@ -101,12 +101,14 @@ class Api:
         """The pieces of music that were asked for, the newest first; with the id of a run, those with its adapters."""
         root = str(self._folder(run_id)) if run_id else ""
         found = [
-            piece for piece in list_pieces(self._desk.pieces_folder) if str(piece.request.adapter).startswith(root)
+            piece
+            for piece in list_generations(self._app.generations_folder)
+            if str(piece.request.adapter).startswith(root)
         ]
         return {
             "samples": [
                 {
-                    "run_id": self._desk.places.short(piece.folder),
+                    "run_id": self._app.workspace.relative(piece.folder),
                     "audio": str(piece.sound),
                     "adapter": str(piece.request.adapter) if piece.request.adapter else None,
                     "strength": piece.request.strength,
@@ -118,56 +120,56 @@ class Api:
 
     def check_dataset(self, folder: str) -> dict[str, Any]:
         """What songs and labels are in a folder, and what could not be used."""
-        found = scan_folder(self._desk.places.folder(folder, "folder"))
+        found = scan_folder(self._app.workspace.folder(folder, "folder"))
         problems = [{"file": str(p.path), "message": p.message, "hint": p.hint} for p in found.problems]
         return {"counts": found.counts, "problems": problems}
 
     def make_dataset(self, folder: str, name: str, tag: str = "", tag_position: str = "prepend") -> dict[str, Any]:
         """Scan a folder and write datasets/NAME.json; its path is what start_preprocessing takes as source."""
         options: Any = {"name": name, "custom_tag": tag, "tag_position": tag_position}
-        found = scan_folder(self._desk.places.folder(folder, "folder"), **options)
-        path = self._desk.places.root / "datasets" / f"{safe_name(name)}.json"
+        found = scan_folder(self._app.workspace.folder(folder, "folder"), **options)
+        path = self._app.workspace.root / "datasets" / f"{safe_name(name)}.json"
         write_dataset(path, found.dataset)
         return {"dataset": str(path), "counts": found.counts}
 
     def start_preprocessing(self, config: dict[str, Any]) -> dict[str, Any]:
         """Begin to encode songs. ``config`` has the fields of PreprocessJob: source, checkpoint, out and so on."""
         job = parse(PreprocessJob, config)
-        job.source = self._desk.places.path(str(job.source), "source")
-        job.out = self._desk.places.path(str(job.out), "out")
+        job.source = self._app.workspace.path(str(job.source), "source")
+        job.out = self._app.workspace.path(str(job.out), "out")
         return self._begin("preprocess", job, job.out / "_job")
 
     def start_training(self, config: dict[str, Any]) -> dict[str, Any]:
         """Begin a training, or go on with one (resume). ``config``: tensor_dir, checkpoint, out, resume, and settings
         by name as for --set (max_epochs, lora.r ...)."""
-        own = {key: value for key, value in config.items() if key in TrainJob.model_fields}
+        inside = {key: value for key, value in config.items() if key in TrainJob.model_fields}
         defaults = TrainJob.model_construct()  # a setting that does not exist is told before what is missing
-        for key in config.keys() - own.keys():
+        for key in config.keys() - inside.keys():
             set_value(defaults, key, config[key])
-        job = parse(TrainJob, {name: getattr(defaults, name) for name in groups(TrainJob)} | own)
-        job.tensor_dir = self._desk.places.folder(str(job.tensor_dir), "tensor_dir")
-        job.out = self._desk.places.path(str(job.out), "out")
+        job = parse(TrainJob, {name: getattr(defaults, name) for name in groups(TrainJob)} | inside)
+        job.tensor_dir = self._app.workspace.folder(str(job.tensor_dir), "tensor_dir")
+        job.out = self._app.workspace.path(str(job.out), "out")
         return self._begin("train", job, job.out)
 
     def start_estimating(self, config: dict[str, Any]) -> dict[str, Any]:
         """Begin to measure at which parts of a model the songs pull. ``config``: tensor_dir, checkpoint and so on."""
         job = parse(EstimateJob, config)
-        job.tensor_dir = self._desk.places.folder(str(job.tensor_dir), "tensor_dir")
+        job.tensor_dir = self._app.workspace.folder(str(job.tensor_dir), "tensor_dir")
         if job.out is not None:
-            job.out = self._desk.places.own(str(job.out), "out")
+            job.out = self._app.workspace.inside(str(job.out), "out")
         return self._begin("estimate", job, job.folder)
 
     def start_generating(self, config: dict[str, Any]) -> dict[str, Any]:
         """Begin to make a piece of music. ``config``: checkpoint, adapter, strength, request (prompt, seed ...)."""
         job = parse(GenerateJob, config)
         if job.adapter is not None:
-            job.adapter = self._desk.places.path(str(job.adapter), "adapter")
-        return self._begin("generate", job, new_folder(self._desk.pieces_folder))
+            job.adapter = self._app.workspace.path(str(job.adapter), "adapter")
+        return self._begin("generate", job, new_generation_folder(self._app.generations_folder))
 
     def start_merging(self, config: dict[str, Any]) -> dict[str, Any]:
         """Begin to make an adapter part of its model. ``config``: checkpoint, adapter, out, strength, layout."""
-        folder = start_merging(self._desk, parse(MergeJob, config))
-        return {"run_id": self._desk.places.short(folder), "state": "running"}
+        folder = start_merging(self._app, parse(MergeJob, config))
+        return {"run_id": self._app.workspace.relative(folder), "state": "running"}
 
     def export(self, run_id: str, checkpoint: str = "final", target: str = "acestep", out: str = "") -> dict[str, Any]:
         """Write the adapter of a run (final, best, or the name of a checkpoint) for another program."""
@@ -175,25 +177,25 @@ class Api:
         names = [path for path in (folder / checkpoint, folder / "checkpoints" / checkpoint) if path.is_dir()]
         if not names or checkpoint == ".." or checkpoint != Path(checkpoint).name:
             raise JobError(f"{run_id} has no checkpoint {checkpoint!r}", hint="Take final, best or epoch_<N>.")
-        return export_now(self._desk, str(names[0]), target, out)
+        return export_now(self._app, str(names[0]), target, out)
 
     def _begin(self, job: str, config: Any, folder: Path) -> dict[str, Any]:
-        self._desk.start(job, config, folder)
-        return {"run_id": self._desk.places.short(folder), "state": "running"}
+        self._app.start(job, config, folder)
+        return {"run_id": self._app.workspace.relative(folder), "state": "running"}
 
     def _folder(self, run_id: str) -> Path:
         """The folder of an id. Raises JobError when it is none."""
-        folder = self._desk.places.path(run_id, "run_id")
+        folder = self._app.workspace.path(run_id, "run_id")
         read_job(folder)
         return folder
 
     def _watch(self, run_id: str) -> Watch:
         if not run_id:
-            return self._desk.watches["train"]
+            return self._app.watches["train"]
         folder = self._folder(run_id)
-        for watch in self._desk.watches.values():
+        for watch in self._app.watches.values():
             if watch.folder == folder:
                 return watch
-        watch = Watch(self._desk.runner)
+        watch = Watch(self._app.runner)
         watch.follow(folder)
         return watch

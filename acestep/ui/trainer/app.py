@@ -6,12 +6,12 @@ import gradio as gr
 
 from acestep.ui.serve import Page
 from acestep.ui.trainer.api import Api
-from acestep.ui.trainer.app_state import Desk
+from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.dataset_tab import DatasetTab
 from acestep.ui.trainer.export_tab import ExportTab
 from acestep.ui.trainer.header import build_header, wire_header
 from acestep.ui.trainer.listen_tab import ListenTab
-from acestep.ui.trainer.page_context import Shell
+from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.trainer.preprocess_tab import PreprocessTab
 from acestep.ui.trainer.profiles_panel import ProfilesPanel
 from acestep.ui.trainer.runs_tab import RunsTab
@@ -25,56 +25,56 @@ TITLE = "ACE-Step trainer"
 _PREVIEWS_STAY_S = 86_400
 
 
-def build(desk: Desk) -> gr.Blocks:
+def build(app: AppState) -> gr.Blocks:
     """The page over ``desk``, not yet served."""
     stay = (3600, _PREVIEWS_STAY_S)
-    page: gr.Blocks
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=stay, fill_width=True) as page:
+    blocks: gr.Blocks
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=stay, fill_width=True) as blocks:
         header = build_header()
         profiles = ProfilesPanel()
         tabs = gr.Tabs(elem_id="tr-tabs")
-        shell = Shell(desk, page, tabs)
+        page = TrainerContext(app, blocks, tabs)
         with tabs:
-            train, preprocess = _fill_tabs(shell)
-        profiles.wire(shell, train.settings, preprocess.form)
-        wire_header(shell, header)
-        shell.kept.wire(shell.live)
-        shell.live.wire(page)
-        Api(desk).publish()
-    return page
+            train, preprocess = _fill_tabs(page)
+        profiles.wire(page, train.settings, preprocess.form)
+        wire_header(page, header)
+        page.saved_fields.wire(page.live)
+        page.live.wire(blocks)
+        Api(app).publish()
+    return blocks
 
 
-def _fill_tabs(shell: Shell) -> tuple[TrainTab, PreprocessTab]:
-    with _tab(shell, "service"):
-        ServiceTab(shell)
-    with _tab(shell, "dataset"):
-        DatasetTab(shell)
-    with _tab(shell, "preprocess"):
-        preprocess = PreprocessTab(shell)
-    with _tab(shell, "train"):
-        train = TrainTab(shell)
-    with _tab(shell, "listen"):
-        ListenTab(shell)
-    with _tab(shell, "export"):
-        ExportTab(shell)
-    with _tab(shell, "runs"):
-        RunsTab(shell, train.settings)
-    with _tab(shell, "system"):
-        SystemTab(shell)
+def _fill_tabs(page: TrainerContext) -> tuple[TrainTab, PreprocessTab]:
+    with _tab(page, "service"):
+        ServiceTab(page)
+    with _tab(page, "dataset"):
+        DatasetTab(page)
+    with _tab(page, "preprocess"):
+        preprocess = PreprocessTab(page)
+    with _tab(page, "train"):
+        train = TrainTab(page)
+    with _tab(page, "listen"):
+        ListenTab(page)
+    with _tab(page, "export"):
+        ExportTab(page)
+    with _tab(page, "runs"):
+        RunsTab(page, train.settings)
+    with _tab(page, "system"):
+        SystemTab(page)
     return train, preprocess
 
 
-def _tab(shell: Shell, name: str) -> gr.Tab:
-    shell.tab = gr.Tab(TABS[name], id=name, elem_id=f"tr-tab-{name}")
-    return shell.tab
+def _tab(page: TrainerContext, name: str) -> gr.Tab:
+    page.tab = gr.Tab(TABS[name], id=name, elem_id=f"tr-tab-{name}")
+    return page.tab
 
 
 def build_page() -> Page:
     """The page of this program, with what it needs to end in order."""
-    desk = Desk(Workspace.of_program())
-    service = desk.service
+    app = AppState(Workspace.of_program())
+    service = app.service
     return Page(
-        build(desk),
+        build(app),
         health=lambda: {"models_loaded": service.models_loaded, "llm_loaded": service.llm_loaded},
-        close=desk.close,
+        close=app.close,
     )

@@ -19,10 +19,10 @@ from acestep.tensors.manifest import Manifest, read_manifest
 from acestep.training.configs import TrainJob
 from acestep.training.gpu_monitor import VRAMStatus
 from acestep.training.state.run_folder import ADAPTER, RunFolder
-from acestep.ui.gpu_status import CardWatch
+from acestep.ui.gpu_status import GPUStatus
 from acestep.ui.service import SERVICE
 from acestep.ui.settings import Settings
-from acestep.ui.trainer.editable_dataset import Songs
+from acestep.ui.trainer.editable_dataset import EditableDataset
 from acestep.ui.watch import ACTIVE, Watch
 from acestep.ui.workspace import Workspace
 
@@ -43,20 +43,20 @@ _SAVE_S = 60  # how long a job may take to save when the program is closed
 _LISTING_S = 3.0
 
 
-class Desk:
+class AppState:
     """Made once in a program; every page and every call of the API works on it."""
 
-    def __init__(self, places: Workspace) -> None:
-        self.places, self.service = places, SERVICE
-        self.settings = Settings(places.memory / "trainer.json")
-        self.songs = Songs(places.memory / "dataset.json")
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace, self.service = workspace, SERVICE
+        self.settings = Settings(workspace.memory / "trainer.json")
+        self.songs = EditableDataset(workspace.memory / "dataset.json")
         self.runner, self.downloader = JobRunner(), JobRunner()
         self.watches = {name: Watch(self.runner_of(name)) for name in JOB_NAMES}
         for name, watch in self.watches.items():
             folder = self.settings.text(f"last.{name}")
             watch.follow(Path(folder) if folder else None)
-        self._card = CardWatch()
-        self._listed: dict[str, tuple[float, Any]] = {}  # name -> (when it was looked up, what was found)
+        self._card = GPUStatus()
+        self._cache: dict[str, tuple[float, Any]] = {}  # name -> (when it was looked up, what was found)
 
     def start(self, job: str, config: Config, folder: Path) -> Path:
         """Begin a job in ``folder``.
@@ -67,7 +67,7 @@ class Desk:
         """
         runner = self.runner_of(job)
         if runner.busy:
-            raise JobBusy(f"{self.at_work(runner)} is running", hint="Stop it, or wait until it is done.")
+            raise JobBusy(f"{self.current_job(runner)} is running", hint="Stop it, or wait until it is done.")
         if isinstance(config, TrainJob) and config.resume is None:
             RunFolder(folder).require_empty()
         if job in _OWN_MEMORY:
@@ -85,9 +85,9 @@ class Desk:
     def require_idle(self) -> None:
         """Raises JobBusy, saying what is running, while a job uses the models."""
         if self.runner.busy:
-            raise JobBusy(f"{self.at_work()} is running", hint="Stop it, or wait until it is done.")
+            raise JobBusy(f"{self.current_job()} is running", hint="Stop it, or wait until it is done.")
 
-    def at_work(self, runner: JobRunner | None = None) -> str:
+    def current_job(self, runner: JobRunner | None = None) -> str:
         """In words, what the one heavy job is doing; "" when there is none."""
         runner = runner or self.runner
         for name, watch in self.watches.items():
@@ -119,7 +119,7 @@ class Desk:
         """Before the program ends: the jobs save and stop."""
         for runner in (self.runner, self.downloader):
             if runner.busy:
-                sys.stderr.write(f"Stopping {self.at_work(runner)}; it saves what it has.\n")
+                sys.stderr.write(f"Stopping {self.current_job(runner)}; it saves what it has.\n")
                 runner.cancel()
         for runner in (self.runner, self.downloader):
             runner.join(_SAVE_S)
@@ -136,14 +136,14 @@ class Desk:
         """The extra folder of models that was typed, if it is one."""
         text = self.settings.text("service.folder")
         try:
-            return self.places.folder(text, "Checkpoints Folder") if text.strip() else None
+            return self.workspace.folder(text, "Checkpoints Folder") if text.strip() else None
         except StorageError:
             return None
 
     def checkpoints(self) -> list[Checkpoint]:
         """The models that can be chosen; looked up every few seconds."""
         folder = self.checkpoints_folder
-        return self._remembered(f"checkpoints {folder}", lambda: list_checkpoints(folder))
+        return self._cached(f"checkpoints {folder}", lambda: list_checkpoints(folder))
 
     def checkpoint(self) -> Checkpoint:
         """The chosen model. Raises CheckpointError."""
@@ -155,13 +155,13 @@ class Desk:
     def tensors(self) -> Manifest:
         """The preprocessed songs that training would use. Raises TensorError, StorageError."""
         text = self.settings.text("train.tensors", TENSORS)
-        return read_manifest(self.places.folder(text, "Tensors Directory"))
+        return read_manifest(self.workspace.folder(text, "Tensors Directory"))
 
     def tensors_version(self) -> tuple[str, int]:
         """Changes when other tensors are chosen, or made."""
         text = self.settings.text("train.tensors", TENSORS)
         try:
-            return text, (self.places.path(text, "Tensors Directory") / MANIFEST).stat().st_mtime_ns
+            return text, (self.workspace.path(text, "Tensors Directory") / MANIFEST).stat().st_mtime_ns
         except (OSError, StorageError):
             return text, 0
 
@@ -174,14 +174,14 @@ class Desk:
     def runs_folder(self) -> Path:
         """Where runs are written; the usual place while something unusable stands in the field."""
         try:
-            return self.places.path(self.settings.text("train.out", RUNS), "Output Dir")
+            return self.workspace.path(self.settings.text("train.out", RUNS), "Output Dir")
         except StorageError:
-            return self.places.root / RUNS
+            return self.workspace.root / RUNS
 
     @property
-    def pieces_folder(self) -> Path:
+    def generations_folder(self) -> Path:
         """Where music is written that was asked for."""
-        return self.places.root / "listening"
+        return self.workspace.root / "listening"
 
     def free_run_folder(self, name: str) -> Path:
         """The first of ``name``, ``name-2`` ... that holds nothing."""
@@ -193,21 +193,21 @@ class Desk:
 
     def run_folders(self) -> list[Path]:
         """Folders of trainings that can be gone on with, the newest first; looked up every few seconds."""
-        return self._remembered("runs", lambda: _run_folders(self.runs_folder))
+        return self._cached("runs", lambda: _run_folders(self.runs_folder))
 
     def adapters(self) -> list[tuple[str, str]]:
         """What training has left, as (words, folder), the newest run first; looked up every few seconds."""
-        return self._remembered("adapters", lambda: _adapters(self.runs_folder))
+        return self._cached("adapters", lambda: _adapters(self.runs_folder))
 
-    def forget_listings(self) -> None:
+    def clear_cache(self) -> None:
         """Look everything up anew: something was just added or removed."""
-        self._listed.clear()
+        self._cache.clear()
 
-    def _remembered(self, name: str, look: Callable[[], T]) -> T:
-        when, found = self._listed.get(name, (-_LISTING_S, None))
+    def _cached(self, name: str, look: Callable[[], T]) -> T:
+        when, found = self._cache.get(name, (-_LISTING_S, None))
         if found is None or time.monotonic() - when > _LISTING_S:
             found = look()
-            self._listed[name] = (time.monotonic(), found)
+            self._cache[name] = (time.monotonic(), found)
         return cast(T, found)
 
     def runner_of(self, job: str) -> JobRunner:

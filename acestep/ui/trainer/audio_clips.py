@@ -12,16 +12,16 @@ from acestep.core.errors import AceStepError
 from acestep.core.files import read_json
 from acestep.models.configs import GenerationConfig
 from acestep.training.state.run_folder import ADAPTER, RunFolder
-from acestep.ui.trainer.generations import list_pieces
+from acestep.ui.trainer.generations import list_generations
 
-ALONE = "model alone"
+BASE_MODEL = "model alone"
 _LAST = {"best": 1, "final": 2}  # after all epochs
 _MOST_PIECES = 200
 _PROMPT_CHARS = 70
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
+class Clip:
     """One sound file. ``source`` names what made it: the model alone, an epoch, best or final.
 
     ``asked`` is the request as JSON text: what was asked for is the same where it is equal. ``adapter`` is the folder
@@ -43,14 +43,14 @@ class Sound:
     @property
     def place(self) -> tuple[int, int]:
         """Sorts sources on the way from the model alone to the end of the run."""
-        if self.source == ALONE:
+        if self.source == BASE_MODEL:
             return -1, 0
         if self.source in _LAST:
             return _LAST[self.source], 0
         return 0, int(self.source.split()[1])
 
 
-def samples_of(run: Path) -> list[Sound]:
+def previews_of(run: Path) -> list[Clip]:
     """The samples of a run, in the order of their epochs and strengths. What cannot be read is left out."""
     found = []
     for path in RunFolder(run).samples.glob("epoch_*/strength_*.wav"):
@@ -61,26 +61,26 @@ def samples_of(run: Path) -> list[Sound]:
         except (AceStepError, KeyError, TypeError, ValueError, OSError):
             continue
         adapter = RunFolder(run).checkpoints / f"epoch_{epoch}" / ADAPTER
-        source = f"epoch {epoch}" if epoch else ALONE
-        found.append(Sound(path, source, strength, asked, made_s, adapter if adapter.is_dir() else None))
+        source = f"epoch {epoch}" if epoch else BASE_MODEL
+        found.append(Clip(path, source, strength, asked, made_s, adapter if adapter.is_dir() else None))
     return sorted(found, key=lambda sound: (*sound.place, sound.strength))
 
 
-def newest_samples(run: Path) -> list[Sound]:
+def latest_previews(run: Path) -> list[Clip]:
     """Those of the last epoch that has any, by strength."""
-    found = samples_of(run)
+    found = previews_of(run)
     return [sound for sound in found if sound.source == found[-1].source]
 
 
-def pieces_of(root: Path, run: Path, checkpoint: str) -> list[Sound]:
+def generations_of(root: Path, run: Path, checkpoint: str) -> list[Clip]:
     """The pieces below ``root`` that were made with adapters of a run, or with its model alone."""
     found = []
-    for piece in list_pieces(root, _MOST_PIECES):
+    for piece in list_generations(root, _MOST_PIECES):
         adapter, asked = piece.request.adapter, _asked(piece.request.request.model_dump(mode="json"))
         if adapter is None and Path(piece.request.checkpoint).name == Path(checkpoint).name:
-            found.append(Sound(piece.sound, ALONE, 0.0, asked, piece.made_s))
+            found.append(Clip(piece.sound, BASE_MODEL, 0.0, asked, piece.made_s))
         elif adapter is not None and (source := source_of(run, adapter)):
-            found.append(Sound(piece.sound, source, piece.request.strength, asked, piece.made_s, adapter))
+            found.append(Clip(piece.sound, source, piece.request.strength, asked, piece.made_s, adapter))
     return found
 
 
@@ -96,12 +96,12 @@ def source_of(run: Path, adapter: Path) -> str:
     return f"epoch {parts[1]}{step}"
 
 
-def strengths(sounds: Iterable[Sound]) -> list[float]:
+def strengths(sounds: Iterable[Clip]) -> list[float]:
     """The strengths at which adapters can be heard."""
-    return sorted({sound.strength for sound in sounds if sound.source != ALONE})
+    return sorted({sound.strength for sound in sounds if sound.source != BASE_MODEL})
 
 
-def requests(sounds: Iterable[Sound]) -> list[str]:
+def requests(sounds: Iterable[Clip]) -> list[str]:
     """What was asked for, the latest first."""
     latest: dict[str, float] = {}
     for sound in sounds:
@@ -109,13 +109,13 @@ def requests(sounds: Iterable[Sound]) -> list[str]:
     return sorted(latest, key=lambda asked: -latest[asked])
 
 
-def newest(sounds: Sequence[Sound], source: str, asked: str) -> Sound | None:
+def newest(sounds: Sequence[Clip], source: str, asked: str) -> Clip | None:
     """The newest one from there of what was asked for."""
     found = [sound for sound in sounds if (sound.source, sound.asked) == (source, asked)]
     return max(found, key=lambda sound: sound.made_s, default=None)
 
 
-def heading_of(asked: str) -> str:
+def request_label(asked: str) -> str:
     """What was asked for, in the words above a column."""
     request = json.loads(asked)
     prompt = str(request.get("prompt") or "no style given")

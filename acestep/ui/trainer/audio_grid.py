@@ -35,7 +35,7 @@ def make_grid(elem_id: str) -> gr.HTML:
     return gr.HTML(elem_id=elem_id, js_on_load=_SCRIPT.read_text(encoding="utf-8"))
 
 
-def grid_of(columns: Sequence[str], rows: Sequence[Row], *, matched: bool, picked: str = "") -> str:
+def render_grid(columns: Sequence[str], rows: Sequence[Row], *, matched: bool, picked: str = "") -> str:
     """The grid as HTML. A sound that cannot be played leaves its cell empty.
 
     Args:

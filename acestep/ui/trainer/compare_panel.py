@@ -13,10 +13,10 @@ import gradio as gr
 from acestep.core.errors import AceStepError, AdapterError
 from acestep.core.runs import read_run
 from acestep.ui import html
-from acestep.ui.errors import say
-from acestep.ui.trainer.audio_clips import Sound, heading_of, newest, pieces_of, requests, samples_of, strengths
-from acestep.ui.trainer.audio_grid import Row, grid_of, make_grid
-from acestep.ui.trainer.page_context import Shell
+from acestep.ui.errors import notify
+from acestep.ui.trainer.audio_clips import Clip, generations_of, newest, previews_of, request_label, requests, strengths
+from acestep.ui.trainer.audio_grid import Row, make_grid, render_grid
+from acestep.ui.trainer.page_context import TrainerContext
 
 _MOST_ROWS, _MOST_COLUMNS = 12, 3
 _EMPTY = (
@@ -28,8 +28,8 @@ _EMPTY = (
 class ComparePanel:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell) -> None:
-        self._shell, self._desk = shell, shell.desk
+    def __init__(self, page: TrainerContext) -> None:
+        self._shell, self._app = page, page.app
         self._opened = False  # measuring sounds takes a moment: not before somebody looks
         with gr.Row(elem_classes="ac-grid", visible=False) as self._choices:
             self._run = gr.Dropdown([], label="Run", info="Whose sounds are compared.", elem_id="tr-compare-run")
@@ -46,26 +46,26 @@ class ComparePanel:
         with gr.Row(elem_classes="ac-cure", visible=False) as self._picked_row:
             self._picked = gr.HTML(elem_id="tr-compare-picked")
             export = gr.Button("Export it", size="sm", scale=0, elem_id="tr-compare-export")
-        shell.kept.add("compare.matched", self._matched)
+        page.saved_fields.add("compare.matched", self._matched)
         self._wire(export)
 
     def _wire(self, export: gr.Button) -> None:
-        shell = self._shell
-        shell.on(self._run.input, self._choose_run, [self._run], quiet=True)
-        shell.on(self._strength.input, self._choose_strength, [self._strength], quiet=True)
-        shell.on(self._matched.input, self._match, [self._matched], quiet=True)
-        shell.on(self._blind.input, self._hide, [self._blind], quiet=True)
-        shell.on(self._grid.pick, self._pick, [], quiet=True)
-        shell.on(export.click, self._export, [], [shell.tabs])
-        shell.on(shell.tab.select, self._open, quiet=True)
+        page = self._shell
+        page.on(self._run.input, self._choose_run, [self._run], quiet=True)
+        page.on(self._strength.input, self._choose_strength, [self._strength], quiet=True)
+        page.on(self._matched.input, self._match, [self._matched], quiet=True)
+        page.on(self._blind.input, self._hide, [self._blind], quiet=True)
+        page.on(self._grid.pick, self._pick, [], quiet=True)
+        page.on(export.click, self._export, [], [page.tabs])
+        page.on(page.tab.select, self._open, quiet=True)
         outputs = [self._choices, self._run, self._strength, self._blind, self._grid, self._picked_row, self._picked]
-        shell.live.show(outputs, self._version, self._paint)
+        page.live.show(outputs, self._version, self._render)
 
     @property
     def run(self) -> Path | None:
         """The chosen run, as long as it is there; before that the newest."""
-        runs = self._desk.run_folders()
-        chosen = self._desk.settings.text("compare.run")
+        runs = self._app.run_folders()
+        chosen = self._app.settings.text("compare.run")
         return next((run for run in runs if str(run) == chosen), runs[0] if runs else None)
 
     def _open(self) -> None:
@@ -74,21 +74,21 @@ class ComparePanel:
     def _version(self) -> object:
         if not self._opened:
             return None
-        settings, watches = self._desk.settings, self._desk.watches
+        settings, watches = self._app.settings, self._app.watches
         _, training = watches["train"].look()
         made = sum(saved.role == "sample" for saved in training.saved), watches["compare"].look()[1].done
         chosen = [settings.get(f"compare.{name}") for name in ("strength", "matched", "shuffled", "picked")]
         states = tuple(watches[name].look()[0] for name in ("train", "generate", "compare"))
-        return self.run, len(self._desk.run_folders()), made, states, str(chosen)
+        return self.run, len(self._app.run_folders()), made, states, str(chosen)
 
-    def _paint(self) -> Sequence[Any]:
+    def _render(self) -> Sequence[Any]:
         if not self._opened:
             return [gr.skip()] * 7
         run = self.run
-        sounds = sounds_of(self._desk.pieces_folder, run) if run else []
-        runs = [(folder.name, str(folder)) for folder in self._desk.run_folders()]
+        sounds = clips_of(self._app.generations_folder, run) if run else []
+        runs = [(folder.name, str(folder)) for folder in self._app.run_folders()]
         known = strengths(sounds)
-        strength, shuffled = self._strength_of(known), self._desk.settings.get("compare.shuffled")
+        strength, shuffled = self._strength_of(known), self._app.settings.get("compare.shuffled")
         shown = [sound for sound in sounds if sound.strength in (0.0, strength)]
         rows = self._rows(shown)
         picked = self._picked_words(rows)
@@ -97,93 +97,93 @@ class ComparePanel:
             gr.update(choices=runs, value=str(run) if run else None),
             gr.update(choices=[(f"{each:g}", each) for each in known], value=strength if known else None),
             gr.update(value=shuffled is not None),
-            self._table(rows, shown) if rows else html.card("Nothing to compare yet", [_EMPTY]),
+            self._table(rows, shown) if rows else html.notice("Nothing to compare yet", [_EMPTY]),
             gr.update(visible=bool(picked)),
             picked,
         ]
 
     def _strength_of(self, known: list[float]) -> float:
         """The chosen strength, if anything was made at it; else the one next to 1."""
-        chosen = self._desk.settings.get("compare.strength")
+        chosen = self._app.settings.get("compare.strength")
         return chosen if chosen in known else min(known, key=lambda each: abs(each - 1.0), default=1.0)
 
-    def _rows(self, shown: list[Sound]) -> list[tuple[str, Sound]]:
+    def _rows(self, shown: list[Clip]) -> list[tuple[str, Clip]]:
         """Name and one sound of each source; behind letters in an order of chance while it is blind."""
         sources = {sound.source: sound for sound in sorted(shown, key=lambda sound: (sound.place, sound.made_s))}
         rows = list(sources.items())
         rows = [*rows[:1], *rows[1:][-(_MOST_ROWS - 1) :]]
-        shuffled = self._desk.settings.get("compare.shuffled")
+        shuffled = self._app.settings.get("compare.shuffled")
         if shuffled is None:
             return rows
         random.Random(shuffled).shuffle(rows)
         return [(f"Version {chr(ord('A') + place)}", sound) for place, (_, sound) in enumerate(rows)]
 
-    def _table(self, rows: list[tuple[str, Sound]], shown: list[Sound]) -> str:
+    def _table(self, rows: list[tuple[str, Clip]], shown: list[Clip]) -> str:
         columns = requests(shown)[:_MOST_COLUMNS]
         lines = []
         for name, sound in rows:
             found = [newest(shown, sound.source, asked) for asked in columns]
             lines.append(Row(name, name, [each.path if each else None for each in found]))
-        matched = bool(self._desk.settings.get("compare.matched", True))
-        return grid_of(
-            [heading_of(asked) for asked in columns], lines, matched=matched, picked=self._name_of_pick(rows)
+        matched = bool(self._app.settings.get("compare.matched", True))
+        return render_grid(
+            [request_label(asked) for asked in columns], lines, matched=matched, picked=self._name_of_pick(rows)
         )
 
-    def _name_of_pick(self, rows: list[tuple[str, Sound]]) -> str:
-        picked = self._desk.settings.get("compare.picked")
+    def _name_of_pick(self, rows: list[tuple[str, Clip]]) -> str:
+        picked = self._app.settings.get("compare.picked")
         return next((name for name, sound in rows if [str(self.run), sound.source] == picked), "")
 
-    def _picked_words(self, rows: list[tuple[str, Sound]]) -> str:
+    def _picked_words(self, rows: list[tuple[str, Clip]]) -> str:
         name = self._name_of_pick(rows)
         sound = next((sound for each, sound in rows if each == name), None)
-        if sound is None or self._desk.settings.get("compare.shuffled") is not None:
+        if sound is None or self._app.settings.get("compare.shuffled") is not None:
             return ""
-        letter = self._desk.settings.text("compare.letter")
+        letter = self._app.settings.text("compare.letter")
         was = f"{letter} was {sound.source}" if letter else f"Picked: {sound.source}"
-        return html.card(f"{was}, the best so far.", tone="good")
+        return html.notice(f"{was}, the best so far.", tone="good")
 
     def _choose_run(self, run: str | None) -> None:
-        self._desk.settings.put({"compare.run": run or "", "compare.picked": None, "compare.letter": ""})
+        self._app.settings.put({"compare.run": run or "", "compare.picked": None, "compare.letter": ""})
 
     def _choose_strength(self, strength: float) -> None:
-        self._desk.settings.put({"compare.strength": strength})
+        self._app.settings.put({"compare.strength": strength})
 
     def _match(self, wanted: bool) -> None:
-        self._desk.settings.put({"compare.matched": wanted})
+        self._app.settings.put({"compare.matched": wanted})
 
     def _hide(self, wanted: bool) -> None:
         forgotten = {"compare.picked": None, "compare.letter": ""} if wanted else {}
-        self._desk.settings.put({"compare.shuffled": time.time_ns() if wanted else None, **forgotten})
+        self._app.settings.put({"compare.shuffled": time.time_ns() if wanted else None, **forgotten})
 
     def _pick(self, event: gr.EventData) -> None:
         """The best so far; it also ends the hiding."""
         run, name = self.run, str(event.value)
-        sounds = sounds_of(self._desk.pieces_folder, run) if run else []
+        sounds = clips_of(self._app.generations_folder, run) if run else []
         strength = self._strength_of(strengths(sounds))
         rows = self._rows([sound for sound in sounds if sound.strength in (0.0, strength)])
         source = next((sound.source for each, sound in rows if each == name), None)
         if source is None:
             return
-        letter = name if self._desk.settings.get("compare.shuffled") is not None else ""
+        letter = name if self._app.settings.get("compare.shuffled") is not None else ""
         settings = {"compare.picked": [str(run), source], "compare.letter": letter, "compare.shuffled": None}
-        self._desk.settings.put(settings)
+        self._app.settings.put(settings)
 
     def _export(self) -> Any:
         """To 6. Export & Merge, with the adapter that was picked."""
-        run, picked = self.run, self._desk.settings.get("compare.picked") or []
-        sounds = sounds_of(self._desk.pieces_folder, run) if run else []
+        run, picked = self.run, self._app.settings.get("compare.picked") or []
+        sounds = clips_of(self._app.generations_folder, run) if run else []
         found = [sound.adapter for sound in sounds if [str(run), sound.source] == picked and sound.adapter]
         if not found:
             raise AdapterError("there is no adapter of what was picked", hint="Pick one that was saved.")
-        self._desk.settings.push({"export.adapter": str(found[0])})
-        say("Chosen in 6. Export & Merge.")
+        self._app.settings.push({"export.adapter": str(found[0])})
+        notify("Chosen in 6. Export & Merge.")
         return gr.Tabs(selected="export")
 
 
-def sounds_of(pieces: Path, run: Path) -> list[Sound]:
+def clips_of(pieces: Path, run: Path) -> list[Clip]:
     """Everything that can be heard of a run."""
     try:
         checkpoint = str(read_run(run).config.get("checkpoint", ""))
     except AceStepError:
         return []
-    return [*samples_of(run), *pieces_of(pieces, run, checkpoint)]
+    return [*previews_of(run), *generations_of(pieces, run, checkpoint)]

@@ -12,10 +12,10 @@ from acestep.dataset.sample import TagPosition
 from acestep.demo_songs import TAG, write_songs
 from acestep.ui import html
 from acestep.ui.bulk_edit import BulkPanel, LabelEdit
-from acestep.ui.errors import say
+from acestep.ui.errors import notify
 from acestep.ui.form import Form
 from acestep.ui.split_panel import SplitPanel
-from acestep.ui.trainer.page_context import Shell
+from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.trainer.song_editor import SongEditor
 from acestep.ui.trainer.song_table import SongTable
 
@@ -43,30 +43,30 @@ class ScanSettings(Config):
 class DatasetTab:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell) -> None:
-        self._shell, self._desk = shell, shell.desk
+    def __init__(self, page: TrainerContext) -> None:
+        self._shell, self._app = page, page.app
         folder, scan, demo = self._source()
-        self._form = Form(ScanSettings, "dataset", shell.kept)
+        self._form = Form(ScanSettings, "dataset", page.saved_fields)
         self._form.rest()
         path, load = self._loader()
-        SplitPanel(shell, self._desk.places)
+        SplitPanel(page, self._app.workspace)
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=320):
-                table = SongTable(shell).table
+                table = SongTable(page).table
             with gr.Column(scale=2, min_width=320):
-                editor = SongEditor(shell, table)
-        BulkPanel(shell, shell.desk.songs, LabelEdit, "tr-bulk")
+                editor = SongEditor(page, table)
+        BulkPanel(page, page.app.songs, LabelEdit, "tr-bulk")
         self._editor = editor
         self._saver()
         inputs = [folder, *self._form.widgets]
         for trigger in (scan.click, folder.submit):
-            shell.on(trigger, self._scan, inputs, editor.outputs, check=self._check, busy_on=table)
-        shell.on(demo.click, self._demo, [], editor.outputs, busy_on=table)
-        shell.on(load.click, self._load, [path], editor.outputs)
-        shell.on(shell.page.load, editor.first, [], editor.outputs, quiet=True)
+            page.on(trigger, self._scan, inputs, editor.outputs, check=self._check, busy_on=table)
+        page.on(demo.click, self._demo, [], editor.outputs, busy_on=table)
+        page.on(load.click, self._load, [path], editor.outputs)
+        page.on(page.blocks.load, editor.first, [], editor.outputs, quiet=True)
         for name, widget in zip(self._form.names, self._form.widgets, strict=True):
             if name not in _OF_SCAN:
-                shell.on(widget.change, self._describer(name), [widget], quiet=True)  # type: ignore[attr-defined]
+                page.on(widget.change, self._describer(name), [widget], quiet=True)  # type: ignore[attr-defined]
 
     def _source(self) -> tuple[gr.Textbox, gr.Button, gr.Button]:
         with gr.Row(elem_classes="ac-with-button"):
@@ -79,7 +79,7 @@ class DatasetTab:
             )
             scan = gr.Button("Scan Audio Directory", variant="primary", elem_id="tr-dataset-scan", scale=0)
             demo = gr.Button("Use the demo songs", elem_id="tr-dataset-demo", scale=0)
-        self._shell.kept.add("dataset.folder", folder)
+        self._shell.saved_fields.add("dataset.folder", folder)
         return folder, scan, demo
 
     def _loader(self) -> tuple[gr.Textbox, gr.Button]:
@@ -95,7 +95,7 @@ class DatasetTab:
                 scale=5,
             )
             load = gr.Button("Load", elem_id="tr-load-start", scale=0)
-        self._shell.kept.add("dataset.load", path)
+        self._shell.saved_fields.add("dataset.load", path)
         return path, load
 
     def _saver(self) -> None:
@@ -108,44 +108,44 @@ class DatasetTab:
                 scale=5,
             )
             save = gr.Button("Save Dataset", elem_id="tr-save", scale=0)
-        self._shell.kept.add("dataset.save", path)
+        self._shell.saved_fields.add("dataset.save", path)
         self._shell.on(save.click, self._save, [path, self._form.widget("name")])
 
     def _check(self, folder: str, *values: Any) -> list[str]:
         return ["" if folder.strip() else "Enter the folder of your songs first.", *self._form.check(*values)]
 
     def _scan(self, folder: str, *values: Any) -> list[Any]:
-        path = self._desk.places.folder(folder, "Audio Directory")
-        found = self._desk.songs.scan(path, **self._form.plain(values))
-        say(f"{html.count(found.counts['songs'], 'song')}, {found.counts['labelled']} labelled.")
+        path = self._app.workspace.folder(folder, "Audio Directory")
+        found = self._app.songs.scan(path, **self._form.plain(values))
+        notify(f"{html.count(found.counts['songs'], 'song')}, {found.counts['labelled']} labelled.")
         return self._editor.first()
 
     def _demo(self) -> list[Any]:
-        folder = self._desk.places.root / "datasets" / "demo_songs"
+        folder = self._app.workspace.root / "datasets" / "demo_songs"
         write_songs(folder)
         settings = ScanSettings(name="demo", custom_tag=TAG)
-        self._desk.songs.scan(folder, **settings.model_dump())
-        self._desk.settings.push({"dataset.folder": str(folder), **self._form.to_keep(settings)})
-        say("The demo songs are ready: six short pieces, made of arithmetic, with labels.")
+        self._app.songs.scan(folder, **settings.model_dump())
+        self._app.settings.push({"dataset.folder": str(folder), **self._form.to_saved(settings)})
+        notify("The demo songs are ready: six short pieces, made of arithmetic, with labels.")
         return self._editor.first()
 
     def _load(self, text: str) -> list[Any]:
-        dataset = self._desk.songs.load(self._desk.places.file(text, "Dataset JSON"))
+        dataset = self._app.songs.load(self._app.workspace.file(text, "Dataset JSON"))
         known = dataset.metadata.model_dump(include=set(self._form.names))
         settings = ScanSettings(**known)
-        self._desk.settings.push(self._form.to_keep(settings))
-        say(f"{html.count(len(dataset.samples), 'song')} loaded.")
+        self._app.settings.push(self._form.to_saved(settings))
+        notify(f"{html.count(len(dataset.samples), 'song')} loaded.")
         return self._editor.first()
 
     def _save(self, text: str, name: str) -> None:
         text = text if text.strip() else f"datasets/{safe_name(name)}.json"
-        path = self._desk.places.path(text, "Save Path")
-        self._desk.songs.save(path)
-        say(f"Saved in {path}.")
+        path = self._app.workspace.path(text, "Save Path")
+        self._app.songs.save(path)
+        notify(f"Saved in {path}.")
 
     def _describer(self, name: str) -> Any:
         def describe(value: Any) -> None:
             if not self._form.problem(name, value):
-                self._desk.songs.describe(**{name: value})
+                self._app.songs.describe(**{name: value})
 
         return describe

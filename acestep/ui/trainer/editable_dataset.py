@@ -28,7 +28,7 @@ class Overview:
     sung: int
 
 
-class Songs:
+class EditableDataset:
     """One dataset, shared by all pages. Safe to use from several threads."""
 
     def __init__(self, draft: Path) -> None:

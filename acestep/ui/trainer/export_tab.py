@@ -13,11 +13,12 @@ from acestep.core.errors import AdapterError
 from acestep.core.files import storage_errors
 from acestep.exporting.configs import ALL, TARGETS
 from acestep.ui import html
-from acestep.ui.errors import say
+from acestep.ui.errors import notify
 from acestep.ui.form import Form
-from acestep.ui.trainer.app_state import Desk
+from acestep.ui.page_context import Prerequisite, heading
+from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.merge_panel import MergePanel
-from acestep.ui.trainer.page_context import Cure, Shell, heading
+from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.workspace import cache_folder
 
 EXPORTS = "exports"
@@ -39,12 +40,12 @@ class ExportOptions(Config):
     )
 
 
-def export(desk: Desk, adapter: str, target: str, out: str, options: ExportOptions | None = None) -> dict[str, Any]:
+def export(app: AppState, adapter: str, target: str, out: str, options: ExportOptions | None = None) -> dict[str, Any]:
     """Write an adapter into a folder of this program. Raises AdapterError, StorageError, UnknownName."""
     options = options or ExportOptions()
-    source = desk.places.path(adapter, "Adapter")
-    folder = desk.places.own(out.strip() or f"{EXPORTS}/{default_name(source)}-{target}", "Export Path")
-    model = desk.checkpoint().folder if options.thorough else None
+    source = app.workspace.path(adapter, "Adapter")
+    folder = app.workspace.inside(out.strip() or f"{EXPORTS}/{default_name(source)}-{target}", "Export Path")
+    model = app.checkpoint().folder if options.thorough else None
     from acestep.exporting.package import export_adapter  # brings torch: after what can be refused without
 
     return export_adapter(source, target, out=folder, rank=options.rank, strength=options.strength, checkpoint=model)
@@ -59,9 +60,9 @@ def default_name(adapter: Path) -> str:
 class ExportTab:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell) -> None:
-        self._desk = shell.desk
-        shell.cure("tr-export", self._missing)
+    def __init__(self, page: TrainerContext) -> None:
+        self._app = page.app
+        page.require("tr-export", self._missing)
         self._adapter = gr.Dropdown(
             [],
             label="Adapter",
@@ -71,13 +72,13 @@ class ExportTab:
         )
         with gr.Row(equal_height=False, elem_classes="ac-halves"):
             with gr.Column(scale=1, min_width=320):
-                self._make_export(shell)
+                self._make_export(page)
             with gr.Column(scale=1, min_width=320):
-                MergePanel(shell, self._adapter)
-        shell.on(self._adapter.input, self._choose, [self._adapter], quiet=True)
-        shell.live.show([self._adapter], self._adapters_version, self._paint_adapters)
+                MergePanel(page, self._adapter)
+        page.on(self._adapter.input, self._choose, [self._adapter], quiet=True)
+        page.live.show([self._adapter], self._adapters_version, self._render_adapters)
 
-    def _make_export(self, shell: Shell) -> None:
+    def _make_export(self, page: TrainerContext) -> None:
         heading("Export for another program")
         target = gr.Radio(_PROGRAMS, value=TARGETS.names[0], label="Program", elem_id="tr-export-target")
         gr.HTML(html.facts({entry.label: entry.help for entry in TARGETS}), elem_id="tr-export-about")
@@ -87,47 +88,47 @@ class ExportTab:
             placeholder=f"{EXPORTS}/my_style",
             elem_id="tr-export-path",
         )
-        self._options = Form(ExportOptions, "export", shell.kept)
+        self._options = Form(ExportOptions, "export", page.saved_fields)
         self._options.rest(folded=True)
         with gr.Row(elem_classes="ac-actions"):
             button = gr.Button("Export", variant="primary", elem_id="tr-export-start")
         result = gr.HTML(elem_id="tr-export-result")
         files = gr.HTML(elem_id="tr-export-files")
-        shell.kept.add("export.target", target, lambda value: value in [name for _, name in _PROGRAMS])
-        shell.kept.add("export.path", path)
+        page.saved_fields.add("export.target", target, lambda value: value in [name for _, name in _PROGRAMS])
+        page.saved_fields.add("export.path", path)
         inputs = [*self._options.widgets, self._adapter, target, path]
-        shell.on(button.click, self._export, inputs, [result, files], check=self._options.check, busy_on=result)
+        page.on(button.click, self._export, inputs, [result, files], check=self._options.check, busy_on=result)
 
-    def _missing(self) -> Cure | None:
-        return None if self._desk.adapters() else Cure("There is no adapter yet.", "train")
+    def _missing(self) -> Prerequisite | None:
+        return None if self._app.adapters() else Prerequisite("There is no adapter yet.", "train")
 
     def _choose(self, adapter: str | None) -> None:
-        self._desk.settings.put({"export.adapter": adapter or ""})
+        self._app.settings.put({"export.adapter": adapter or ""})
 
     @property
     def _chosen(self) -> str | None:
         """What the user chose, as long as it is there; before that the newest."""
-        chosen = self._desk.settings.text("export.adapter")
+        chosen = self._app.settings.text("export.adapter")
         if chosen and Path(chosen).exists():
             return chosen
-        return next((value for _, value in self._desk.adapters()), None)
+        return next((value for _, value in self._app.adapters()), None)
 
     def _adapters_version(self) -> object:
-        return tuple(self._desk.adapters()), self._chosen
+        return tuple(self._app.adapters()), self._chosen
 
-    def _paint_adapters(self) -> list[Any]:
-        return [gr.update(choices=self._desk.adapters(), value=self._chosen)]
+    def _render_adapters(self) -> list[Any]:
+        return [gr.update(choices=self._app.adapters(), value=self._chosen)]
 
     def _export(self, *values: Any) -> tuple[str, str]:
         *told, adapter, target, out = values
         if not adapter:
             raise AdapterError("no adapter is chosen", hint="Train one in 4. Train, or enter the path of one.")
-        made = export(self._desk, adapter, target, out, self._options.read(told))
-        say("Exported.")
+        made = export(self._app, adapter, target, out, self._options.read(told))
+        notify("Exported.")
         written = made.get("targets") or {target: made}
         words = "".join(_told(name, each) for name, each in written.items())
         refused = made.get("refused") or {}
-        words += "".join(html.card(f"Not for {TARGETS[name].label}", [why], "warn") for name, why in refused.items())
+        words += "".join(html.notice(f"Not for {TARGETS[name].label}", [why], "warn") for name, why in refused.items())
         return words, _downloads([Path(each["adapter"]) for each in written.values()])
 
 
@@ -137,17 +138,17 @@ def _told(target: str, made: dict[str, Any]) -> str:
     facts |= {label: _figure(name, made[name]) for name, label in _SHOWN.items() if made.get(name) not in (None, "")}
     facts |= {"Trigger word": made["trigger_word"]} if made.get("trigger_word") else {}
     title = f"Exported, read back and compared: {TARGETS[target].label}"
-    return html.card(title, notes, "good") + html.facts(facts)
+    return html.notice(title, notes, "good") + html.facts(facts)
 
 
 def _figure(name: str, value: Any) -> str:
     return f"{value:.3%}" if name == "residual" else str(value)
 
 
-def _downloads(places: list[Path]) -> str:
+def _downloads(workspace: list[Path]) -> str:
     """Links to the files: to copies in the cache, where the browser may fetch them."""
     links = []
-    for number, place in enumerate(places):
+    for number, place in enumerate(workspace):
         files = [place] if place.is_file() else [path for path in sorted(place.iterdir()) if path.is_file()]
         folder = cache_folder(f"export/{number}-{place.stem}")
         with storage_errors(folder):

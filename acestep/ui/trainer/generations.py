@@ -10,7 +10,7 @@ from acestep.core.errors import AceStepError
 from acestep.core.files import read_json
 from acestep.core.jobs import read_job
 from acestep.ui import html
-from acestep.ui.jobs import PIECE, GenerateJob
+from acestep.ui.jobs import GENERATION, GenerateJob
 from acestep.ui.workspace import playable
 
 _SHOWN = 12
@@ -18,7 +18,7 @@ _SETTINGS_OF_ADAPTERS = ("adapter_config.json", "lokr_config.json")
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Generation:
     """One finished piece."""
 
     folder: Path
@@ -27,7 +27,7 @@ class Piece:
     made_s: float
 
 
-def new_folder(root: Path) -> Path:
+def new_generation_folder(root: Path) -> Path:
     """A folder below ``root`` that does not exist, named after the time."""
     name = time.strftime("%Y%m%d-%H%M%S")
     number, folder = 1, root / name
@@ -37,9 +37,9 @@ def new_folder(root: Path) -> Path:
     return folder
 
 
-def list_pieces(root: Path, most: int = _SHOWN) -> list[Piece]:
+def list_generations(root: Path, most: int = _SHOWN) -> list[Generation]:
     """The finished pieces below ``root``, the newest first."""
-    sounds = sorted(root.glob(f"*/{PIECE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    sounds = sorted(root.glob(f"*/{GENERATION}"), key=lambda path: path.stat().st_mtime, reverse=True)
     found = []
     for sound in sounds[:most]:
         try:
@@ -47,11 +47,11 @@ def list_pieces(root: Path, most: int = _SHOWN) -> list[Piece]:
         except AceStepError:
             continue  # a folder without a request that can be read is none of ours
         if isinstance(request, GenerateJob):
-            found.append(Piece(sound.parent, sound, request, sound.stat().st_mtime))
+            found.append(Generation(sound.parent, sound, request, sound.stat().st_mtime))
     return found
 
 
-def adapter_words(adapter: Path | None, strength: float) -> str:
+def adapter_label(adapter: Path | None, strength: float) -> str:
     """Which adapter, in a few words: the run and the checkpoint."""
     if adapter is None:
         return "model alone"
@@ -75,10 +75,10 @@ def player(sound: Path, label: str) -> str:
     return f'<audio controls preload="none" src="{address}" aria-label="{html.text(label)}"></audio>'
 
 
-def piece_row(piece: Piece) -> str:
+def generation_row(piece: Generation) -> str:
     """A piece with its player and what it was asked for."""
     request = piece.request.request
-    title = adapter_words(piece.request.adapter, piece.request.strength)
+    title = adapter_label(piece.request.adapter, piece.request.strength)
     when = time.strftime("%d %b %H:%M", time.localtime(piece.made_s))
     about = f"{when}, {request.duration_s:g} s, seed {request.seed}, {Path(piece.request.checkpoint).name}"
     return (

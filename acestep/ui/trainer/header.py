@@ -7,8 +7,8 @@ import gradio as gr
 from acestep.ui import html
 from acestep.ui.progress import TONES, WORDS
 from acestep.ui.trainer import workflow
-from acestep.ui.trainer.app_state import Desk
-from acestep.ui.trainer.page_context import Shell
+from acestep.ui.trainer.app_state import AppState
+from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.trainer.workflow import TABS
 from acestep.ui.watch import ACTIVE
 
@@ -22,50 +22,50 @@ def build_header() -> tuple[gr.HTML, gr.HTML, gr.Button]:
     return head, words, button
 
 
-def wire_header(shell: Shell, widgets: tuple[gr.HTML, gr.HTML, gr.Button]) -> None:
+def wire_header(page: TrainerContext, widgets: tuple[gr.HTML, gr.HTML, gr.Button]) -> None:
     """Keep the header up to date."""
-    desk = shell.desk
+    app = page.app
     _, _, button = widgets
 
-    def paint() -> tuple[str, str, object]:
-        step = workflow.next_step(desk)
+    def render() -> tuple[str, str, object]:
+        step = workflow.next_step(app)
         words = f"<strong>Next:</strong> {html.text(step.todo)}"
-        return _head(desk), words, gr.update(value=f"Go to {TABS[step.tab]}")
+        return _head(app), words, gr.update(value=f"Go to {TABS[step.tab]}")
 
-    shell.live.show(list(widgets), lambda: (workflow.version(desk), _card(desk)), paint)
-    shell.go(button, lambda: workflow.next_step(desk).tab)
+    page.live.show(list(widgets), lambda: (workflow.version(app), _card(app)), render)
+    page.go(button, lambda: workflow.next_step(app).tab)
 
 
-def _head(desk: Desk) -> str:
+def _head(app: AppState) -> str:
     stages = "".join(
         f'<li class="{"ac-done" if step.done else ""}"><b>{html.text(TABS[step.tab])}</b> {html.text(step.words)}</li>'
-        for step in workflow.steps(desk)
+        for step in workflow.steps(app)
     )
     return (
-        f'<div class="ac-line ac-head"><h1>ACE-Step LoRA trainer</h1>{_state(desk)}'
-        f'<span class="ac-phase">{html.text(_model(desk))}</span></div><ol class="ac-steps">{stages}</ol>'
+        f'<div class="ac-line ac-head"><h1>ACE-Step LoRA trainer</h1>{_state(app)}'
+        f'<span class="ac-phase">{html.text(_model(app))}</span></div><ol class="ac-steps">{stages}</ol>'
     )
 
 
-def _state(desk: Desk) -> str:
-    for name in (name for name in desk.watches if name != "download"):
-        state, _ = desk.watches[name].look()
+def _state(app: AppState) -> str:
+    for name in (name for name in app.watches if name != "download"):
+        state, _ = app.watches[name].look()
         if state in ACTIVE:
-            return html.pill(f"{name} {WORDS[state]}", TONES.get(state, "plain"), state=state)
-    return html.pill("idle", state="idle")
+            return html.badge(f"{name} {WORDS[state]}", TONES.get(state, "plain"), state=state)
+    return html.badge("idle", state="idle")
 
 
-def _model(desk: Desk) -> str:
-    loaded = desk.service.loaded
-    if desk.service.loading:
-        words = f"loading {desk.service.loading}"
+def _model(app: AppState) -> str:
+    loaded = app.service.loaded
+    if app.service.loading:
+        words = f"loading {app.service.loading}"
     elif loaded is not None:
         words = f"{loaded.name} in memory, {loaded.device}, {loaded.precision}"
     else:
         words = "no model in memory"
-    return f"{words}; {_card(desk)}" if _card(desk) else words
+    return f"{words}; {_card(app)}" if _card(app) else words
 
 
-def _card(desk: Desk) -> str:
-    card = desk.card
+def _card(app: AppState) -> str:
+    card = app.card
     return f"{card.name}: {card.free_gb:.1f} of {card.total_gb:.0f} GB free" if card else ""

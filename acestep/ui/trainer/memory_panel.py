@@ -16,10 +16,10 @@ from acestep.training.memory import GIB, PARTS, Estimate, estimate
 from acestep.training.memory_advice import Advice, advise
 from acestep.training.memory_spec import FRAMES_PER_S, LONGEST_S, USUAL_TOKENS, memory_spec
 from acestep.ui import html
-from acestep.ui.errors import say, sentence
+from acestep.ui.errors import describe_error, notify
 from acestep.ui.system_memory import free_bytes
-from acestep.ui.trainer.app_state import Desk
-from acestep.ui.trainer.page_context import Shell
+from acestep.ui.trainer.app_state import AppState
+from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.trainer.train_settings import TrainSettings
 
 _STEP_GB = 0.5  # free memory changes all the time; smaller changes do not update the panel
@@ -43,53 +43,53 @@ class Forecast:
 class MemoryPanel:
     """The components of the panel and their event listeners."""
 
-    def __init__(self, shell: Shell, settings: TrainSettings) -> None:
-        self._desk, self._settings, self._forms = shell.desk, settings, settings.forms
+    def __init__(self, page: TrainerContext, settings: TrainSettings) -> None:
+        self._app, self._settings, self._forms = page.app, settings, settings.forms
         words = gr.HTML(elem_id="tr-train-memory")
         with gr.Row(elem_classes="ac-actions"):
             change = gr.Button("Change these settings", size="sm", visible=False, elem_id="tr-train-fit")
-        shell.on(change.click, self._change, quiet=True)
-        shell.live.show([words, change], self._version, self._paint)
+        page.on(change.click, self._change, quiet=True)
+        page.live.show([words, change], self._version, self._render)
 
     def _version(self) -> object:
-        settings = self._desk.settings
+        settings = self._app.settings
         values = tuple(str(settings.get(form.key(name))) for form in self._forms.values() for name in form.names)
-        free = _place(self._desk)[2]
-        chosen = settings.text("service.checkpoint"), self._desk.tensors_version()
+        free = _place(self._app)[2]
+        chosen = settings.text("service.checkpoint"), self._app.tensors_version()
         return values, chosen, None if free is None else round(free / GIB / _STEP_GB)
 
-    def _paint(self) -> list[Any]:
+    def _render(self) -> list[Any]:
         try:
-            found = forecast(self._desk, self._settings.current())
+            found = forecast(self._app, self._settings.current())
         except ConfigError:
             return [
-                html.card("The memory estimate appears once all settings are valid."),
+                html.notice("The memory estimate appears once all settings are valid."),
                 gr.update(visible=False),
             ]
         except AceStepError as error:
-            return [html.card("No memory estimate yet", [sentence(error)]), gr.update(visible=False)]
+            return [html.notice("No memory estimate yet", [describe_error(error)]), gr.update(visible=False)]
         return [told(found), gr.update(visible=bool(found.advice))]
 
     def _change(self) -> None:
         """Apply the suggested changes to the settings on the page."""
         job = self._settings.current()
-        found = forecast(self._desk, job)
+        found = forecast(self._app, job)
         for advice in found.advice:
             for name, value in advice.changes.items():
                 set_value(job, name, value)
         values: dict[str, Any] = {}
         for name in groups(TrainJob):
-            values |= self._forms[name].to_keep(getattr(job, name))
-        self._desk.settings.push(values)
-        say("The settings now take less memory.")
+            values |= self._forms[name].to_saved(getattr(job, name))
+        self._app.settings.push(values)
+        notify("The settings now take less memory.")
 
 
-def forecast(desk: Desk, job: TrainJob) -> Forecast:
+def forecast(app: AppState, job: TrainJob) -> Forecast:
     """The memory estimate of ``job`` with the selected model and tensors. Raises CheckpointError."""
-    device, where, free = _place(desk)
-    longest, tokens = _longest(desk)
+    device, where, free = _place(app)
+    longest, tokens = _longest(app)
     spec = memory_spec(
-        desk.checkpoint().config, job.training, job.adapter, device=device, longest=longest, tokens=tokens
+        app.checkpoint().config, job.training, job.adapter, device=device, longest=longest, tokens=tokens
     )
     advice = () if free is None else tuple(advise(spec, free))
     return Forecast(estimate(spec), device, where, free, advice)
@@ -98,9 +98,9 @@ def forecast(desk: Desk, job: TrainJob) -> Forecast:
 def told(found: Forecast) -> str:
     """A forecast as HTML: the estimate, a bar, suggested changes, and the parts of the estimate."""
     need = found.need.total / GIB
-    pill = html.pill("fits" if found.fits else "does not fit", "good" if found.fits else "bad", fits=found.fits)
+    pill = html.badge("fits" if found.fits else "does not fit", "good" if found.fits else "bad", fits=found.fits)
     if found.free is None:
-        pill, room = html.pill("free memory unknown"), "the free memory is not known"
+        pill, room = html.badge("free memory unknown"), "the free memory is not known"
     else:
         room = f"{found.free / GIB:.1f} GB free"
     words = f"About {need:.1f} GB at the peak; {room} ({found.where})."
@@ -112,29 +112,29 @@ def told(found: Forecast) -> str:
             f"{one.text[:1].upper()}{one.text[1:]}: then {one.together.total / GIB:.1f} GB" for one in found.advice
         ]
         lines += [] if enough else ["Even then it does not fit: the run needs more memory than is free."]
-        advice = html.card("To make it fit", lines, "warn")
+        advice = html.notice("To make it fit", lines, "warn")
     parts = {PARTS[name].capitalize(): f"{size / GIB:.2f} GB" for name, size in found.need.parts.items() if size}
     where = f"<details><summary>Where it goes</summary>{html.facts(parts, columns=True)}</details>"
     return f'<div class="ac-line">{pill}<span class="ac-phase">{html.text(words)}</span></div>{bar}{advice}{where}'
 
 
-def _place(desk: Desk) -> tuple[str, str, float | None]:
+def _place(app: AppState) -> tuple[str, str, float | None]:
     """The device type that a run would use, its name, and its free memory in bytes.
 
     A model that is loaded only for generation is freed before training starts, but does not count as free here.
     """
-    if desk.card is not None:
-        return "cuda", desk.card.name, desk.card.free_gb * GIB
+    if app.card is not None:
+        return "cuda", app.card.name, app.card.free_gb * GIB
     if platform.system() == "Darwin" and platform.machine() == "arm64":
         return "mps", "unified memory", None
     return "cpu", "no NVIDIA GPU: system memory", free_bytes()
 
 
-def _longest(desk: Desk) -> tuple[int, int]:
+def _longest(app: AppState) -> tuple[int, int]:
     """Frames and tokens of the longest selected sample; typical values if the manifest does not hold them."""
     usual = int(LONGEST_S * FRAMES_PER_S), USUAL_TOKENS
     try:
-        content = read_json(desk.tensors().folder / MANIFEST, error=ConfigError)
+        content = read_json(app.tensors().folder / MANIFEST, error=ConfigError)
         shapes = [each["shapes"] for each in content["sample_details"]]
         frames = max(int(shape["target_latents"][0]) for shape in shapes)
         tokens = max(int(shape["encoder_hidden_states"][0]) for shape in shapes)

@@ -1,19 +1,17 @@
-"""What the tabs of the trainer are built with."""
+"""The page context of the trainer's tabs."""
 
 from __future__ import annotations
 
 import gradio as gr
 
-from acestep.ui.page_context import BaseShell, Cure, heading
-from acestep.ui.trainer.app_state import Desk
+from acestep.ui.page_context import PageContext
+from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.workflow import TABS
 
-__all__ = ["Cure", "Shell", "heading"]
 
+class TrainerContext(PageContext):
+    """The trainer's page and the state that it shows."""
 
-class Shell(BaseShell):
-    """One page of the trainer, over the desk it works on."""
-
-    def __init__(self, desk: Desk, page: gr.Blocks, tabs: gr.Tabs) -> None:
-        super().__init__(desk.settings, page, tabs, TABS)
-        self.desk = desk
+    def __init__(self, app: AppState, blocks: gr.Blocks, tabs: gr.Tabs) -> None:
+        super().__init__(app.settings, blocks, tabs, TABS)
+        self.app = app

@@ -11,9 +11,9 @@ from acestep.core.config import fields
 from acestep.core.errors import AceStepError
 from acestep.training.presets import SelectedPreset, gpu_presets, list_presets, preset_for_memory, read_preset
 from acestep.ui import html
-from acestep.ui.errors import say
+from acestep.ui.errors import notify
 from acestep.ui.form import Form
-from acestep.ui.trainer.page_context import Shell
+from acestep.ui.trainer.page_context import TrainerContext
 
 CUSTOM = "custom"
 
@@ -21,9 +21,11 @@ CUSTOM = "custom"
 class PresetPicker:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell, forms: Mapping[str, Form[Any]], pace: Callable[[], dict[str, int]]) -> None:
+    def __init__(
+        self, page: TrainerContext, forms: Mapping[str, Form[Any]], pace: Callable[[], dict[str, int]]
+    ) -> None:
         """``pace`` gives the epochs that suit the songs, which come before those of a preset."""
-        self._desk, self._forms, self._pace = shell.desk, forms, pace
+        self._app, self._forms, self._pace = page.app, forms, pace
         choices = [("Custom", CUSTOM), *gpu_presets().items(), *((name, name) for name in list_presets())]
         preset = gr.Dropdown(
             choices,
@@ -36,10 +38,10 @@ class PresetPicker:
             why = gr.HTML(elem_id="tr-train-suggestion")
             use = gr.Button("Use the suggested preset", size="sm", elem_id="tr-train-suggest")
         names = [name for _, name in choices]
-        shell.kept.add("train.preset", preset, lambda value: value in names)
-        shell.on(preset.input, self._apply, [preset], quiet=True)
-        shell.on(use.click, self._apply_suggested, quiet=True)
-        shell.live.show([why], self._version, lambda: [self._words()])
+        page.saved_fields.add("train.preset", preset, lambda value: value in names)
+        page.on(preset.input, self._apply, [preset], quiet=True)
+        page.on(use.click, self._apply_suggested, quiet=True)
+        page.live.show([why], self._version, lambda: [self._words()])
 
     def apply_again(self) -> None:
         """The kind of adapter has changed, and with it what the preset says."""
@@ -47,36 +49,36 @@ class PresetPicker:
 
     @property
     def _chosen(self) -> str:
-        return self._desk.settings.text("train.preset", CUSTOM)
+        return self._app.settings.text("train.preset", CUSTOM)
 
     def _apply(self, name: str) -> None:
-        self._desk.settings.put({"train.preset": name})
+        self._app.settings.put({"train.preset": name})
         if name != CUSTOM:
-            self._desk.settings.push(self._expected(name))
-            say(read_preset(name, self._desk.adapter_kind).description)
+            self._app.settings.push(self._expected(name))
+            notify(read_preset(name, self._app.adapter_kind).description)
 
     def _apply_suggested(self) -> None:
         name = str(self._suggestion())
-        self._desk.settings.push({"train.preset": name})
+        self._app.settings.push({"train.preset": name})
         self._apply(name)
 
     def _suggestion(self) -> SelectedPreset:
-        card = self._desk.card
+        card = self._app.card
         return preset_for_memory(card.total_gb if card else 0)
 
     def _expected(self, name: str) -> dict[str, Any]:
         """What the widgets hold after that preset was applied. Raises ConfigError."""
-        settings = read_preset(name, self._desk.adapter_kind).settings
+        settings = read_preset(name, self._app.adapter_kind).settings
         split = {key: key.partition(".") for key in settings}
         shown = {key: self._forms[split[key][0]].displayed(split[key][2], value) for key, value in settings.items()}
         return shown | self._pace()
 
     def _version(self) -> object:
         keys = [form.key(name) for form in self._forms.values() for name in form.names]
-        return self._desk.card is None, self._chosen, tuple(str(self._desk.settings.get(key)) for key in keys)
+        return self._app.card is None, self._chosen, tuple(str(self._app.settings.get(key)) for key in keys)
 
     def _words(self) -> str:
-        card, suggestion = self._desk.card, self._suggestion()
+        card, suggestion = self._app.card, self._suggestion()
         reason = f"{card.name}: {suggestion.reason}" if card else "no NVIDIA card was found; it needs the least memory"
         words = f"<b>Suggested: {html.text(suggestion)}</b>, {html.text(reason)}."
         if changed := self._changed():
@@ -91,5 +93,5 @@ class PresetPicker:
             expected = self._expected(self._chosen)
         except AceStepError:
             return []
-        keys = [key for key, value in expected.items() if self._desk.settings.get(key, value) != value]
+        keys = [key for key, value in expected.items() if self._app.settings.get(key, value) != value]
         return [str(fields(self._forms[key.split(".")[0]].config_type)[key.split(".")[1]].title) for key in keys]

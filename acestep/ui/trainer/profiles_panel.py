@@ -17,8 +17,8 @@ from acestep.training.profiles import read_profile, write_profile
 from acestep.training.settings import Remark, apply_fitting
 from acestep.ui import html
 from acestep.ui.form import Form
-from acestep.ui.trainer.app_state import Desk
-from acestep.ui.trainer.page_context import Shell
+from acestep.ui.trainer.app_state import AppState
+from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.trainer.train_settings import TrainSettings
 
 # Fields of the page that belong to no configuration: the existing trainer's names and ours.
@@ -70,50 +70,50 @@ class ProfilesPanel:
                 self._export = gr.Button("Export Side-Step", elem_id="tr-sidestep-export", scale=0)
             self._told = gr.HTML(elem_id="tr-profile-status")
 
-    def wire(self, shell: Shell, train: TrainSettings, preprocess: Form[Any]) -> None:
+    def wire(self, page: TrainerContext, train: TrainSettings, preprocess: Form[Any]) -> None:
         """Let the buttons work on these forms."""
-        work = _Work(shell.desk, train, preprocess)
-        shell.kept.add("profile.path", self._profile)
-        shell.kept.add("sidestep.path", self._sidestep)
+        work = _Work(page.app, train, preprocess)
+        page.saved_fields.add("profile.path", self._profile)
+        page.saved_fields.add("sidestep.path", self._sidestep)
         for button, act, path in (
             (self._load, work.load, self._profile),
             (self._save, work.save, self._profile),
             (self._import, work.take_sidestep, self._sidestep),
             (self._export, work.give_sidestep, self._sidestep),
         ):
-            shell.on(button.click, act, [path], [self._told])
+            page.on(button.click, act, [path], [self._told])
 
 
 class _Work:
     """From files to the settings of the page, and back. Each gives what to tell."""
 
-    def __init__(self, desk: Desk, train: TrainSettings, preprocess: Form[Any]) -> None:
-        self._desk, self._train, self._preprocess = desk, train, preprocess
+    def __init__(self, app: AppState, train: TrainSettings, preprocess: Form[Any]) -> None:
+        self._app, self._train, self._preprocess = app, train, preprocess
 
     def save(self, text: str) -> str:
         """Into the program's own folder alone."""
-        path = self._desk.places.own(text if text.strip() else _PROFILE, "Profile JSON")
-        kept = {name: self._desk.settings.get(key) for name, key in CONTROLS.items()}
-        controls = {name: value for name, value in kept.items() if value is not None}
-        songs, folder = self._desk.songs.dataset, self._desk.settings.text("dataset.folder")
+        path = self._app.workspace.inside(text if text.strip() else _PROFILE, "Profile JSON")
+        saved_fields = {name: self._app.settings.get(key) for name, key in CONTROLS.items()}
+        controls = {name: value for name, value in saved_fields.items() if value is not None}
+        songs, folder = self._app.songs.dataset, self._app.settings.text("dataset.folder")
         write_profile(path, self._configs(), controls=controls, dataset=songs, folder=folder)
-        return html.card(f"Saved in {path}", tone="good")
+        return html.notice(f"Saved in {path}", tone="good")
 
     def load(self, text: str) -> str:
-        profile = read_profile(self._desk.places.file(text, "Profile JSON"))
+        profile = read_profile(self._app.workspace.file(text, "Profile JSON"))
         configs = self._configs()
         remarks = [*profile.remarks, *profile.apply(configs)]
         told = {CONTROLS[name]: value for name, value in profile.controls.items() if name in CONTROLS}
-        self._desk.settings.push(told)
+        self._app.settings.push(told)
         if profile.dataset is not None:
-            self._desk.songs.take(profile.dataset)
+            self._app.songs.take(profile.dataset)
         remarks += self._choose_model(str(profile.settings.get("job.checkpoint") or ""))
         self._show(configs)
         songs = f", {html.count(len(profile.dataset.samples), 'song')}" if profile.dataset else ""
         return _told(f"Loaded: {html.count(len(profile.settings) + len(told), 'setting')}{songs}", remarks)
 
     def take_sidestep(self, text: str) -> str:
-        found = read_sidestep(self._desk.places.file(text, "Side-Step Config"))
+        found = read_sidestep(self._app.workspace.file(text, "Side-Step Config"))
         configs = self._configs()
         remarks = [*found.remarks, *apply_fitting(found.settings, configs)]
         self._show(configs)
@@ -121,7 +121,7 @@ class _Work:
 
     def give_sidestep(self, text: str) -> str:
         """Into the program's own folder alone."""
-        path = self._desk.places.own(text if text.strip() else _SIDESTEP, "Side-Step Config")
+        path = self._app.workspace.inside(text if text.strip() else _SIDESTEP, "Side-Step Config")
         known = {name: config for name, config in self._configs().items() if name in ("training", *ADAPTERS.names)}
         written, remarks = write_sidestep(path, known)
         return _told(f"Saved in {written}", remarks)
@@ -137,20 +137,20 @@ class _Work:
         """Put them into the fields of the page."""
         job: Any = configs["job"]
         self._train.take(job)
-        self._desk.settings.push({"train.out": str(job.out), **self._preprocess.to_keep(configs["preprocess"])})
+        self._app.settings.push({"train.out": str(job.out), **self._preprocess.to_saved(configs["preprocess"])})
 
     def _choose_model(self, name: str) -> list[Remark]:
         if not name:
             return []
         try:
-            found = find_checkpoint(name, self._desk.checkpoints_folder)
+            found = find_checkpoint(name, self._app.checkpoints_folder)
         except (CheckpointError, ConfigError):
             return [Remark("checkpoint", name, "this model is not on this computer")]
-        self._desk.settings.put({"service.checkpoint": str(found.folder)})
+        self._app.settings.put({"service.checkpoint": str(found.folder)})
         return []
 
 
 def _told(title: str, remarks: Iterable[Remark], description: str = "") -> str:
     lines = [str(remark) for remark in remarks]
     more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    return html.card(title, [description, *lines[:_SHOWN], *more], "warn" if lines else "good")
+    return html.notice(title, [description, *lines[:_SHOWN], *more], "warn" if lines else "good")

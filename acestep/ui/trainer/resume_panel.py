@@ -12,13 +12,13 @@ from acestep.core.errors import TrainingError
 from acestep.core.jobs import read_job
 from acestep.training.configs import TrainJob
 from acestep.training.state.run_folder import ADAPTER, RunFolder, has_state
-from acestep.ui.trainer.app_state import Desk
-from acestep.ui.trainer.page_context import Shell
+from acestep.ui.trainer.app_state import AppState
+from acestep.ui.trainer.page_context import TrainerContext
 
 
-def resume_run(desk: Desk, folder: Path, source: str = "auto", changes: dict[str, Any] | None = None) -> None:
+def resume_run(app: AppState, folder: Path, source: str = "auto", changes: dict[str, Any] | None = None) -> None:
     """Start the run of ``folder`` again with its own settings, ``changes`` apart. Raises TrainingError, JobBusy."""
-    desk.require_idle()
+    app.require_idle()
     _, config = read_job(folder)
     if not isinstance(config, TrainJob):
         raise TrainingError(f"{folder} is not a training run")
@@ -26,7 +26,7 @@ def resume_run(desk: Desk, folder: Path, source: str = "auto", changes: dict[str
     job.out, job.resume = folder, source
     for name, value in (changes or {}).items():
         assign(job.training, name, value)
-    desk.start("train", job, folder)
+    app.start("train", job, folder)
 
 
 def sources_of(folder: Path) -> list[tuple[str, str]]:
@@ -51,8 +51,8 @@ def _words(place: Path) -> str:
 class ResumePanel:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell) -> None:
-        self._desk = shell.desk
+    def __init__(self, page: TrainerContext) -> None:
+        self._app = page.app
         with gr.Accordion("Resume from Checkpoint", open=False, elem_classes="ac-fold", elem_id="tr-resume"):
             with gr.Row(elem_classes="ac-grid"):
                 self._run = gr.Dropdown(
@@ -69,17 +69,17 @@ class ResumePanel:
                     label="Up to epoch", info="Empty: as planned.", placeholder="as planned", elem_id="tr-resume-epochs"
                 )
             resume = gr.Button("Resume Training", elem_id="tr-resume-start")
-        shell.on(self._run.change, self._sources, [self._run], [self._source], quiet=True)
-        shell.on(resume.click, self._resume, [self._run, self._source, self._epochs])
-        shell.live.show([self._run, self._source], self._version, self._paint)
+        page.on(self._run.change, self._sources, [self._run], [self._source], quiet=True)
+        page.on(resume.click, self._resume, [self._run, self._source, self._epochs])
+        page.live.show([self._run, self._source], self._version, self._render)
 
     def _runs(self) -> list[tuple[str, str]]:
-        return [(folder.name, str(folder)) for folder in self._desk.run_folders()]
+        return [(folder.name, str(folder)) for folder in self._app.run_folders()]
 
     def _version(self) -> object:
-        return tuple(self._runs()), self._desk.watches["train"].look()[0]
+        return tuple(self._runs()), self._app.watches["train"].look()[0]
 
-    def _paint(self) -> list[Any]:
+    def _render(self) -> list[Any]:
         runs = self._runs()
         if not runs:
             return [gr.update(choices=[], value=None), gr.update(choices=[], value=None)]
@@ -94,5 +94,5 @@ class ResumePanel:
     def _resume(self, run: str | None, source: str | None, epochs: str) -> None:
         if not run or not source:
             raise TrainingError("there is no run to go on with", hint="Start one first.")
-        folder = self._desk.places.folder(run, "Run")
-        resume_run(self._desk, folder, source, {"max_epochs": epochs} if epochs.strip() else {})
+        folder = self._app.workspace.folder(run, "Run")
+        resume_run(self._app, folder, source, {"max_epochs": epochs} if epochs.strip() else {})

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from acestep.ui.trainer.audio_clips import Sound, heading_of, newest_samples, requests
-from acestep.ui.trainer.audio_grid import Row, grid_of
+from acestep.ui.trainer.audio_clips import Clip, latest_previews, request_label, requests
+from acestep.ui.trainer.audio_grid import Row, render_grid
 
 _MOST_COLUMNS = 3
 
 
-def last_samples(runs: Sequence[Path]) -> str:
+def latest_preview_grid(runs: Sequence[Path]) -> str:
     """A grid of the newest sample of each run, at the strength next to 1; "" if none made any."""
     found = {run.name: sounds for run in runs if (sounds := _last(run))}
     if not found:
@@ -22,12 +22,12 @@ def last_samples(runs: Sequence[Path]) -> str:
         for name, sounds in found.items()
     ]
     title = '<h3 class="ac-title">Newest samples</h3>'
-    return title + grid_of([heading_of(asked) for asked in columns], rows, matched=True)
+    return title + render_grid([request_label(asked) for asked in columns], rows, matched=True)
 
 
-def _last(run: Path) -> list[Sound]:
-    return sorted(newest_samples(run), key=lambda sound: abs(sound.strength - 1.0))
+def _last(run: Path) -> list[Clip]:
+    return sorted(latest_previews(run), key=lambda sound: abs(sound.strength - 1.0))
 
 
-def _first(sounds: Sequence[Sound], asked: str) -> Path | None:
+def _first(sounds: Sequence[Clip], asked: str) -> Path | None:
     return next((sound.path for sound in sounds if sound.asked == asked), None)

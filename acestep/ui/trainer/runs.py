@@ -13,7 +13,7 @@ from acestep.core.events import EventLog
 from acestep.core.files import storage_errors
 from acestep.core.runs import RunSummary, list_runs, read_run
 from acestep.training.configs import TrainJob, groups
-from acestep.ui.trainer.app_state import Desk
+from acestep.ui.trainer.app_state import AppState
 from acestep.ui.watch import ACTIVE, Account
 
 # What a training writes at the top of its folder. Anything else there was put by somebody.
@@ -38,9 +38,9 @@ _OURS = {
 _WORDS = {"None": "automatic", "True": "yes", "False": "no", "{}": "none"}
 
 
-def trainings(desk: Desk) -> list[RunSummary]:
+def trainings(app: AppState) -> list[RunSummary]:
     """The trainings in the folder of runs, the newest first."""
-    return [run for run in list_runs(desk.runs_folder) if run.job == "train"]
+    return [run for run in list_runs(app.runs_folder) if run.job == "train"]
 
 
 def account_of(folder: Path) -> Account:
@@ -85,7 +85,7 @@ def differences(runs: Sequence[RunSummary]) -> list[tuple[str, list[Any]]]:
     return [(name, values) for name, values in rows if any(value != values[0] for value in values)]
 
 
-def delete_run(desk: Desk, name: str) -> None:
+def delete_run(app: AppState, name: str) -> None:
     """Remove a run for good.
 
     Raises:
@@ -93,14 +93,14 @@ def delete_run(desk: Desk, name: str) -> None:
         JobBusy: it is at work.
         StorageError: it lies outside this program's folder.
     """
-    if name in ("", "..") or name != Path(name).name or not (desk.runs_folder / name).is_dir():
-        raise JobError(f"there is no run {name!r} in {desk.runs_folder}", hint="Type the name of one in the list.")
-    folder = desk.runs_folder / name
-    if folder.is_symlink() or desk.places.own(str(folder), "Run") != folder.resolve():
+    if name in ("", "..") or name != Path(name).name or not (app.runs_folder / name).is_dir():
+        raise JobError(f"there is no run {name!r} in {app.runs_folder}", hint="Type the name of one in the list.")
+    folder = app.runs_folder / name
+    if folder.is_symlink() or app.workspace.inside(str(folder), "Run") != folder.resolve():
         raise StorageError(f"{folder} is a link", hint="Remove it by hand.")
     if read_run(folder).job != "train":
         raise JobError(f"{folder} is not a training run")
-    watch = desk.watches["train"]
+    watch = app.watches["train"]
     if (watch.folder == folder and watch.look()[0] in ACTIVE) or read_run(folder).state == "running":
         raise JobBusy(f"{name} is being trained", hint="Stop it first.")
     foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in _OURS)

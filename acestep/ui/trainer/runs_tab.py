@@ -14,10 +14,10 @@ from acestep.core.runs import RunSummary, read_run
 from acestep.training.configs import TrainJob
 from acestep.ui import html
 from acestep.ui.chart import COLORS, line_chart
-from acestep.ui.errors import say
+from acestep.ui.errors import notify
 from acestep.ui.trainer.audio_grid import make_grid
-from acestep.ui.trainer.page_context import Shell
-from acestep.ui.trainer.run_previews import last_samples
+from acestep.ui.trainer.page_context import TrainerContext
+from acestep.ui.trainer.run_previews import latest_preview_grid
 from acestep.ui.trainer.runs import account_of, delete_run, differences, flat_settings, trainings
 from acestep.ui.trainer.train_settings import TrainSettings
 from acestep.ui.trainer.training_charts import SMOOTH, Points, smooth, thin
@@ -31,8 +31,8 @@ _EMPTY = "Trainings of this program, from this page or from the command line, ar
 class RunsTab:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell, settings: TrainSettings) -> None:
-        self._shell, self._desk, self._settings = shell, shell.desk, settings
+    def __init__(self, page: TrainerContext, settings: TrainSettings) -> None:
+        self._shell, self._app, self._settings = page, page.app, settings
         self._list = gr.HTML(elem_id="tr-runs-list")
         with gr.Column(visible=False) as self._body:
             self._chosen = gr.Dropdown(
@@ -50,10 +50,10 @@ class RunsTab:
                 again = gr.Button("Same settings again", elem_id="tr-runs-again")
             confirm, delete = self._remover()
         outputs = [self._curves, self._sounds, self._about]
-        shell.on(self._chosen.change, self._look, [self._chosen], outputs, quiet=True)
-        shell.on(again.click, self._again, [self._chosen], [shell.tabs])
-        shell.on(delete.click, self._delete, [confirm], [confirm, self._chosen])
-        shell.live.show([self._list, self._body, self._chosen], self._version, self._paint)
+        page.on(self._chosen.change, self._look, [self._chosen], outputs, quiet=True)
+        page.on(again.click, self._again, [self._chosen], [page.tabs])
+        page.on(delete.click, self._delete, [confirm], [confirm, self._chosen])
+        page.live.show([self._list, self._body, self._chosen], self._version, self._render)
 
     def _remover(self) -> tuple[gr.Textbox, gr.Button]:
         fold = gr.Accordion("Delete a run", open=False, elem_classes="ac-fold", elem_id="tr-runs-delete")
@@ -68,16 +68,16 @@ class RunsTab:
         return confirm, delete
 
     def _version(self) -> object:
-        return tuple(self._desk.run_folders()), self._desk.watches["train"].look()[0]
+        return tuple(self._app.run_folders()), self._app.watches["train"].look()[0]
 
-    def _paint(self) -> list[Any]:
-        runs = trainings(self._desk)
+    def _render(self) -> list[Any]:
+        runs = trainings(self._app)
         names = [run.folder.name for run in runs]
-        table = html.table(_HEADERS, map(_row, runs), "Runs") if runs else html.card("No run yet", [_EMPTY])
+        table = html.table(_HEADERS, map(_row, runs), "Runs") if runs else html.notice("No run yet", [_EMPTY])
         return [table, gr.update(visible=bool(runs)), gr.update(choices=names, value=names[:1])]
 
     def _summary(self, name: str) -> RunSummary:
-        return read_run(self._desk.runs_folder / Path(name).name)
+        return read_run(self._app.runs_folder / Path(name).name)
 
     def _look(self, names: list[str] | None) -> tuple[str, str, str]:
         runs = [self._summary(name) for name in names or []]
@@ -90,7 +90,7 @@ class RunsTab:
             words = html.table(["Setting", *curves], rows, "Settings that differ") if rows else _same()
         else:
             words = html.facts(flat_settings(runs[0]), columns=True) if runs else ""
-        return line_chart(curves, f"Loss, {SMOOTH}", "step"), last_samples([run.folder for run in runs]), words
+        return line_chart(curves, f"Loss, {SMOOTH}", "step"), latest_preview_grid([run.folder for run in runs]), words
 
     def _again(self, names: list[str] | None) -> Any:
         if not names:
@@ -99,13 +99,13 @@ class RunsTab:
         if not isinstance(job, TrainJob):
             raise JobError(f"{names[0]} is not a training run")
         self._settings.take(job)
-        say(f"The settings of {names[0]} are in 4. Train.")
+        notify(f"The settings of {names[0]} are in 4. Train.")
         return gr.Tabs(selected="train")
 
     def _delete(self, name: str) -> tuple[str, Any]:
-        delete_run(self._desk, name.strip())
-        self._desk.forget_listings()
-        say(f"{name} is deleted.")
+        delete_run(self._app, name.strip())
+        self._app.clear_cache()
+        notify(f"{name} is deleted.")
         return "", gr.update(value=[])
 
 
@@ -129,4 +129,4 @@ def _number(value: float | None) -> str:
 
 
 def _same() -> str:
-    return html.card("The chosen runs have the same settings.")
+    return html.notice("The chosen runs have the same settings.")

@@ -6,31 +6,31 @@ import gradio as gr
 
 from acestep.core.errors import AceStepError
 from acestep.ui import html
-from acestep.ui.trainer.audio_clips import Sound, newest_samples
+from acestep.ui.trainer.audio_clips import Clip, latest_previews
 from acestep.ui.trainer.generations import player
-from acestep.ui.trainer.page_context import Shell
+from acestep.ui.trainer.page_context import TrainerContext
 
 
 class SamplesPanel:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell) -> None:
-        self._watch = shell.desk.watches["train"]
+    def __init__(self, page: TrainerContext) -> None:
+        self._watch = page.app.watches["train"]
         with gr.Column(visible=False, elem_id="tr-train-samples") as block:
             list_ = gr.HTML()
             with gr.Row(elem_classes="ac-actions"):
                 compare = gr.Button("Compare them in 5. Listen", size="sm", elem_id="tr-train-compare")
-        shell.go(compare, "listen")
-        shell.live.show([block, list_], self._version, self._paint)
+        page.go(compare, "listen")
+        page.live.show([block, list_], self._version, self._render)
 
     def _version(self) -> object:
         state, account = self._watch.look()
         made = sum(saved.role == "sample" for saved in account.saved)
         return self._watch.folder, made, state
 
-    def _paint(self) -> tuple[object, str]:
+    def _render(self) -> tuple[object, str]:
         folder = self._watch.folder
-        found = newest_samples(folder) if folder else []
+        found = latest_previews(folder) if folder else []
         words = [item for sound in found if (item := _item(sound))]
         title = f"Newest samples: {found[0].source}" if found else ""
         prompt = str(found[0].request.get("prompt") or "no style given") if found else ""
@@ -41,7 +41,7 @@ class SamplesPanel:
         return gr.update(visible=bool(words)), listed if words else ""
 
 
-def _item(sound: Sound) -> str:
+def _item(sound: Clip) -> str:
     """A player with its strength; "" if the file was taken away or cannot be played."""
     words = f"strength {sound.strength:g}" if sound.strength else "without the adapter"
     try:

@@ -10,9 +10,9 @@ from acestep.core.errors import AceStepError
 from acestep.core.paths import PROJECT
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, check_companions
 from acestep.ui import html
-from acestep.ui.errors import say, sentence
+from acestep.ui.errors import describe_error, notify
 from acestep.ui.jobs import DownloadJob
-from acestep.ui.trainer.page_context import Shell
+from acestep.ui.trainer.page_context import TrainerContext
 
 _MAIN = "main"
 _FIRST = "No model was found. The turbo model is the one to begin with; the demo model is tiny and only for trying."
@@ -26,15 +26,15 @@ _USE = {
 class ServiceTab:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell) -> None:
-        self._shell, self._desk = shell, shell.desk
+    def __init__(self, page: TrainerContext) -> None:
+        self._shell, self._app = page, page.app
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=300):
                 self._choice()
             with gr.Column(scale=2, min_width=280):
                 self._about = gr.HTML(elem_id="tr-service-about")
-        shell.live.show([self._menu], self._menu_version, self._paint_menu)
-        shell.live.show([self._about, self._first], self._about_version, self._paint_about)
+        page.live.show([self._menu], self._menu_version, self._render_menu)
+        page.live.show([self._about, self._first], self._about_version, self._render_about)
 
     def _choice(self) -> None:
         with gr.Row(elem_classes="ac-with-button"):
@@ -45,7 +45,7 @@ class ServiceTab:
                 scale=4,
             )
             look = gr.Button("Look for models", elem_id="tr-service-look", scale=0)
-        self._shell.kept.add("service.folder", folder)
+        self._shell.saved_fields.add("service.folder", folder)
         self._menu = gr.Dropdown(
             [],
             label="Model Checkpoint",
@@ -57,7 +57,7 @@ class ServiceTab:
             load = gr.Button("Initialize Service", variant="primary", elem_id="tr-service-load")
             free = gr.Button("Unload", elem_id="tr-service-unload")
         with gr.Column(visible=False) as self._first:
-            gr.HTML(html.card("No model yet", [_FIRST]))
+            gr.HTML(html.notice("No model yet", [_FIRST]))
             with gr.Row(elem_classes="ac-actions"):
                 fetch = gr.Button("Download the turbo model (6.4 GB)", elem_id="tr-service-download")
                 tiny = gr.Button("Make the tiny demo model", elem_id="tr-service-tiny")
@@ -75,58 +75,58 @@ class ServiceTab:
         """The path may be that of a model as well as that of a folder of models."""
         chosen = ""
         if text.strip():
-            folder = self._desk.places.folder(text, "Checkpoints Folder")
+            folder = self._app.workspace.folder(text, "Checkpoints Folder")
             if (folder / "config.json").is_file() or (folder / "transformer").is_dir():
                 text, chosen = str(folder.parent), str(folder)
-        self._desk.settings.push({"service.folder": text})
-        found = self._desk.checkpoints()
-        if chosen or not self._desk.settings.text("service.checkpoint"):
+        self._app.settings.push({"service.folder": text})
+        found = self._app.checkpoints()
+        if chosen or not self._app.settings.text("service.checkpoint"):
             chosen = chosen or (str(found[0].folder) if found else "")
-            self._desk.settings.put({"service.checkpoint": chosen})
-        say(f"{html.count(len(found), 'model')} found.")
+            self._app.settings.put({"service.checkpoint": chosen})
+        notify(f"{html.count(len(found), 'model')} found.")
 
     def _choose(self, value: str | None) -> None:
-        self._desk.settings.put({"service.checkpoint": value or ""})
+        self._app.settings.put({"service.checkpoint": value or ""})
 
     def _load(self) -> None:
-        checkpoint = self._desk.checkpoint()
-        self._desk.require_idle()
-        self._desk.service.initialize(checkpoint.folder.resolve())
-        say(f"{checkpoint.name} is ready.")
+        checkpoint = self._app.checkpoint()
+        self._app.require_idle()
+        self._app.service.initialize(checkpoint.folder.resolve())
+        notify(f"{checkpoint.name} is ready.")
 
     def _unload(self) -> None:
-        self._desk.service.unload()
+        self._app.service.unload()
 
     def _download(self) -> None:
-        root = self._desk.checkpoints_folder or PROJECT / "checkpoints"
-        folder = self._desk.places.memory / "download"
-        self._desk.start("download", DownloadJob(names=[_MAIN], root=root), folder)
+        root = self._app.checkpoints_folder or PROJECT / "checkpoints"
+        folder = self._app.workspace.memory / "download"
+        self._app.start("download", DownloadJob(names=[_MAIN], root=root), folder)
 
     def _make_tiny(self) -> None:
         from acestep.models.tiny import create_tiny_checkpoint
 
-        made = create_tiny_checkpoint(self._desk.places.root / "checkpoints" / "tiny")
-        self._desk.settings.push({"service.folder": str(made.parent), "service.checkpoint": str(made)})
-        say("The tiny demo model is ready. It makes noise rather than music, but quickly.")
+        made = create_tiny_checkpoint(self._app.workspace.root / "checkpoints" / "tiny")
+        self._app.settings.push({"service.folder": str(made.parent), "service.checkpoint": str(made)})
+        notify("The tiny demo model is ready. It makes noise rather than music, but quickly.")
 
     def _menu_version(self) -> object:
-        known = tuple((model.name, str(model.folder)) for model in self._desk.checkpoints())
-        return known, self._desk.settings.text("service.checkpoint")
+        known = tuple((model.name, str(model.folder)) for model in self._app.checkpoints())
+        return known, self._app.settings.text("service.checkpoint")
 
-    def _paint_menu(self) -> list[Any]:
-        choices = [(model.name, str(model.folder)) for model in self._desk.checkpoints()]
-        return [gr.update(choices=choices, value=self._desk.settings.text("service.checkpoint") or None)]
+    def _render_menu(self) -> list[Any]:
+        choices = [(model.name, str(model.folder)) for model in self._app.checkpoints()]
+        return [gr.update(choices=choices, value=self._app.settings.text("service.checkpoint") or None)]
 
     def _about_version(self) -> object:
-        service = self._desk.service
+        service = self._app.service
         return self._menu_version(), service.loading, service.loaded
 
-    def _paint_about(self) -> list[Any]:
-        nothing = not self._desk.settings.text("service.checkpoint") and not self._desk.checkpoints()
+    def _render_about(self) -> list[Any]:
+        nothing = not self._app.settings.text("service.checkpoint") and not self._app.checkpoints()
         try:
-            words = self._describe(self._desk.checkpoint())
+            words = self._describe(self._app.checkpoint())
         except AceStepError as error:
-            words = "" if nothing else html.card("No model is in use", [sentence(error)], "warn")
+            words = "" if nothing else html.notice("No model is in use", [describe_error(error)], "warn")
         return [words, gr.update(visible=nothing)]
 
     def _describe(self, checkpoint: Checkpoint) -> str:
@@ -135,7 +135,7 @@ class ServiceTab:
             "Made for": _USE.get(checkpoint.variant, ""),
             "Folder": checkpoint.folder,
         }
-        loaded = self._desk.service.loaded
+        loaded = self._app.service.loaded
         if loaded is not None:
             about |= {"In memory": loaded.name}
             about |= {"Device": f"{loaded.device}: {loaded.device_reason}"}
@@ -144,6 +144,6 @@ class ServiceTab:
             check_checkpoint(checkpoint)
             check_companions(checkpoint)
         except AceStepError as error:
-            return html.card("This model is not whole", [sentence(error)], "bad") + html.facts(about)
+            return html.notice("This model is not whole", [describe_error(error)], "bad") + html.facts(about)
         ready = "In memory" if loaded is not None else "Complete"
-        return html.card(f"{checkpoint.name}: {ready.lower()}", tone="good") + html.facts(about)
+        return html.notice(f"{checkpoint.name}: {ready.lower()}", tone="good") + html.facts(about)

@@ -11,9 +11,9 @@ from gradio.components import Component
 from acestep.core.errors import AceStepError, DatasetError
 from acestep.dataset.sample import Sample
 from acestep.ui import html
-from acestep.ui.errors import say, sentence
+from acestep.ui.errors import describe_error, notify
 from acestep.ui.trainer.editable_dataset import BY_HAND
-from acestep.ui.trainer.page_context import Shell
+from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.workspace import playable
 
 _BEATS = [("not known", ""), ("2", "2"), ("3", "3"), ("4", "4"), ("6", "6")]
@@ -25,8 +25,8 @@ _NOTHING_CHOSEN = "Choose a song in the table to hear it and to edit its labels.
 class SongEditor:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell, table: gr.Dataframe) -> None:
-        self._shell, self._songs = shell, shell.desk.songs
+    def __init__(self, page: TrainerContext, table: gr.Dataframe) -> None:
+        self._shell, self._songs = page, page.app.songs
         self._chosen = gr.State("")  # id of the song that this page edits
         self._title = gr.HTML(elem_id="tr-song-title")
         with gr.Column(visible=False, elem_id="tr-song") as self._body:
@@ -40,10 +40,10 @@ class SongEditor:
                 onward = gr.Button("Save and next", elem_id="tr-song-next", min_width=120)
         self.outputs = [self._chosen, self._title, self._body, self._player, *self._fields.values()]
         inputs = [self._chosen, *self._fields.values()]
-        shell.on(table.select, self._select, [], self.outputs, quiet=True)
-        shell.on(save.click, self._save, inputs, self.outputs, quiet=True)
-        shell.on(onward.click, self._save_and_next, inputs, self.outputs, quiet=True)
-        shell.on(back.click, self._previous, [self._chosen], self.outputs, quiet=True)
+        page.on(table.select, self._select, [], self.outputs, quiet=True)
+        page.on(save.click, self._save, inputs, self.outputs, quiet=True)
+        page.on(onward.click, self._save_and_next, inputs, self.outputs, quiet=True)
+        page.on(back.click, self._previous, [self._chosen], self.outputs, quiet=True)
 
     def first(self) -> list[Any]:
         """Show the first song, or that there is none."""
@@ -102,7 +102,7 @@ class SongEditor:
         elif changed.get("is_instrumental"):
             changed["lyrics"] = ""
         self._songs.relabel({index: changed})
-        say(f"{song.name} is saved.")
+        notify(f"{song.name} is saved.")
         return index
 
     def _index(self, chosen: str) -> int:
@@ -114,14 +114,20 @@ class SongEditor:
     def _show(self, song: Sample | None) -> list[Any]:
         """Values of all widgets."""
         if song is None:
-            return ["", html.card(_NOTHING_CHOSEN), gr.update(visible=False), None, *(gr.skip() for _ in self._fields)]
+            return [
+                "",
+                html.notice(_NOTHING_CHOSEN),
+                gr.update(visible=False),
+                None,
+                *(gr.skip() for _ in self._fields),
+            ]
         number = self._index(song.id) + 1
         title = f"<h3>{html.text(song.name)}</h3>"
         trouble = ""
         try:
             sound: str | None = str(playable(Path(song.audio_path)))
         except AceStepError as error:
-            sound, trouble = None, html.card("It cannot be played", [sentence(error)], "warn")
+            sound, trouble = None, html.notice("It cannot be played", [describe_error(error)], "warn")
         where = (
             f'<div class="ac-line">{title}<span class="ac-phase">{number} of {len(self._songs.samples)}</span></div>'
         )

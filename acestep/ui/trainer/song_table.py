@@ -10,7 +10,7 @@ import gradio as gr
 from acestep.dataset.labels import is_failure, is_sung
 from acestep.dataset.sample import Sample
 from acestep.ui import html
-from acestep.ui.trainer.page_context import Shell
+from acestep.ui.trainer.page_context import TrainerContext
 
 HEADERS = ["#", "File", "Length", "Labelled", "Lyrics", "BPM", "Key", "Problems", "Caption"]
 _TYPES: list[Any] = ["number", "str", "str", "str", "str", "number", "str", "str", "str"]
@@ -37,13 +37,13 @@ def problems_of(song: Sample) -> list[str]:
 class SongTable:
     """Widgets and what they do. ``table`` tells which song is chosen: the first cell is its number."""
 
-    def __init__(self, shell: Shell) -> None:
-        self._shell, self._desk = shell, shell.desk
+    def __init__(self, page: TrainerContext) -> None:
+        self._shell, self._app = page, page.app
         self._words = gr.HTML(elem_id="tr-songs-summary")
         self._filter = gr.Radio(
             _FILTERS, value=_FILTERS[0], label="Show", elem_id="tr-songs-filter", container=False, visible=False
         )
-        shell.kept.add("dataset.filter", self._filter, lambda value: value in _FILTERS)
+        page.saved_fields.add("dataset.filter", self._filter, lambda value: value in _FILTERS)
         self.table = gr.Dataframe(
             headers=HEADERS,
             datatype=_TYPES,
@@ -60,20 +60,20 @@ class SongTable:
             "Left out", open=False, visible=False, elem_classes="ac-fold", elem_id="tr-songs-problems"
         ) as self._fold:
             self._problems = gr.HTML()
-        shell.on(self._filter.input, self._choose, [self._filter], quiet=True)
+        page.on(self._filter.input, self._choose, [self._filter], quiet=True)
         outputs = [self._words, self._filter, self.table, self._fold, self._problems]
-        shell.live.show(outputs, self._version, self._paint)
+        page.live.show(outputs, self._version, self._render)
 
     def _choose(self, value: str) -> None:
-        self._desk.settings.put({"dataset.filter": value})
+        self._app.settings.put({"dataset.filter": value})
 
     def _version(self) -> object:
-        return self._desk.songs.version, self._desk.settings.get("dataset.filter")
+        return self._app.songs.version, self._app.settings.get("dataset.filter")
 
-    def _paint(self) -> list[Any]:
-        songs, problems = self._desk.songs.samples, self._desk.songs.problems
+    def _render(self) -> list[Any]:
+        songs, problems = self._app.songs.samples, self._app.songs.problems
         rows = [(_row(number, song), song) for number, song in enumerate(songs, 1)]
-        chosen = self._desk.settings.get("dataset.filter")
+        chosen = self._app.settings.get("dataset.filter")
         if chosen == _FILTERS[1]:
             rows = [(row, song) for row, song in rows if row[-2]]
         elif chosen == _FILTERS[2]:
@@ -81,7 +81,7 @@ class SongTable:
         listed = [(problem.path.name, problem.message, problem.hint) for problem in problems]
         there = bool(songs)
         return [
-            self._summary() if there else html.card("No songs yet", [_EMPTY]),
+            self._summary() if there else html.notice("No songs yet", [_EMPTY]),
             gr.update(visible=there),
             gr.update(visible=there, value=[row for row, _ in rows]),
             gr.update(
@@ -91,7 +91,7 @@ class SongTable:
         ]
 
     def _summary(self) -> str:
-        about = self._desk.songs.overview()
+        about = self._app.songs.overview()
         words = [
             html.count(about.songs, "song"),
             html.duration(about.seconds),

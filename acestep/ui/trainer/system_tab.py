@@ -16,23 +16,24 @@ from acestep.models.catalog import CATALOG, is_present
 from acestep.ui import html
 from acestep.ui.form import Form
 from acestep.ui.jobs import DownloadJob
+from acestep.ui.page_context import heading
 from acestep.ui.progress import JobPanel
-from acestep.ui.trainer.job_buttons import JobButtons
-from acestep.ui.trainer.page_context import Shell, heading
+from acestep.ui.trainer.job_buttons import JobControls
+from acestep.ui.trainer.page_context import TrainerContext
 
 
 class SystemTab:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell) -> None:
-        self._desk = shell.desk
+    def __init__(self, page: TrainerContext) -> None:
+        self._app = page.app
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=320):
-                self._computer(shell)
+                self._computer(page)
             with gr.Column(scale=1, min_width=320):
-                self._models(shell)
+                self._models(page)
 
-    def _computer(self, shell: Shell) -> None:
+    def _computer(self, page: TrainerContext) -> None:
         heading("This computer")
         with gr.Row(elem_classes="ac-actions"):
             quick = gr.Button("Check again", elem_id="tr-system-check")
@@ -47,11 +48,11 @@ class SystemTab:
             buttons=["copy"],
             elem_id="tr-system-report",
         )
-        shell.on(shell.tab.select, self._check, [], [checks, report], quiet=True)
-        shell.on(quick.click, self._check, [], [checks, report], busy_on=checks)
-        shell.on(deep.click, self._check_deeply, [], [checks, report], busy_on=checks)
+        page.on(page.tab.select, self._check, [], [checks, report], quiet=True)
+        page.on(quick.click, self._check, [], [checks, report], busy_on=checks)
+        page.on(deep.click, self._check_deeply, [], [checks, report], busy_on=checks)
 
-    def _models(self, shell: Shell) -> None:
+    def _models(self, page: TrainerContext) -> None:
         heading("Models")
         table = gr.HTML(elem_id="tr-system-models")
         names = gr.Dropdown(
@@ -61,37 +62,37 @@ class SystemTab:
             multiselect=True,
             elem_id="tr-system-names",
         )
-        self._form = Form(DownloadJob, "download", shell.kept, leave_out=("names", "root"))
+        self._form = Form(DownloadJob, "download", page.saved_fields, leave_out=("names", "root"))
         self._form.rest()
-        buttons = JobButtons(shell, "download", "Download", "Stop Download")
-        watch = self._desk.watches["download"]
+        buttons = JobControls(page, "download", "Download", "Stop Download")
+        watch = self._app.watches["download"]
         JobPanel(
-            shell.live,
+            page.live,
             watch,
             "tr-download",
             nothing_yet="From huggingface.co, or modelscope.cn. Nothing else here leaves this computer.",
-            result=lambda result: html.card("Downloaded", result.get("folders", []), "good"),
+            result=lambda result: html.notice("Downloaded", result.get("folders", []), "good"),
         )
-        shell.on(buttons.start.click, self._download, [names, *self._form.widgets])
-        shell.live.show([table], lambda: (watch.look()[0], self._desk.checkpoints_folder), self._paint_models)
+        page.on(buttons.start.click, self._download, [names, *self._form.widgets])
+        page.live.show([table], lambda: (watch.look()[0], self._app.checkpoints_folder), self._render_models)
 
     def _check(self) -> tuple[str, str]:
-        return self._told(diagnose(checkpoints=self._desk.checkpoints_folder))
+        return self._told(diagnose(checkpoints=self._app.checkpoints_folder))
 
     def _check_deeply(self) -> tuple[str, str]:
-        return self._told(diagnose(deep=True, checkpoints=self._desk.checkpoints_folder))
+        return self._told(diagnose(deep=True, checkpoints=self._app.checkpoints_folder))
 
     def _told(self, checks: list[Check]) -> tuple[str, str]:
         troubles = [check for check in checks if not check.ok]
         rows = [("ok" if check.ok else "wrong", check.name, check.detail) for check in checks]
-        cards = "".join(html.card(f"{check.name}: {check.detail}", [check.hint], "bad") for check in troubles)
-        good = html.card("Everything that is needed is here.", tone="good")
+        cards = "".join(html.notice(f"{check.name}: {check.detail}", [check.hint], "bad") for check in troubles)
+        good = html.notice("Everything that is needed is here.", tone="good")
         head = f"acestep {__version__}, {platform.platform()}"
         report = "\n".join([head, *(f"{state}  {name}: {detail}" for state, name, detail in rows)])
         return (cards or good) + html.table(["", "What", "Found"], rows, "Checks"), report
 
-    def _paint_models(self) -> list[str]:
-        roots = checkpoint_roots(self._desk.checkpoints_folder)
+    def _render_models(self) -> list[str]:
+        roots = checkpoint_roots(self._app.checkpoints_folder)
         rows = [
             (
                 model.name,
@@ -106,6 +107,6 @@ class SystemTab:
     def _download(self, names: list[str] | None, *values: Any) -> None:
         if not names:
             raise ConfigError(["no model is chosen"], hint="Choose what to download above.")
-        root = self._desk.checkpoints_folder or PROJECT / "checkpoints"
+        root = self._app.checkpoints_folder or PROJECT / "checkpoints"
         config = self._form.read(values, names=names, root=root)
-        self._desk.start("download", config, Path(self._desk.places.memory / "download"))
+        self._app.start("download", config, Path(self._app.workspace.memory / "download"))

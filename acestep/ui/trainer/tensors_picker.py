@@ -11,10 +11,10 @@ from acestep.core.errors import AceStepError
 from acestep.training.configs import TrainJob
 from acestep.training.presets import recommend_epochs
 from acestep.ui import html
-from acestep.ui.errors import sentence
+from acestep.ui.errors import describe_error
 from acestep.ui.form import Form
 from acestep.ui.trainer.app_state import TENSORS
-from acestep.ui.trainer.page_context import Shell
+from acestep.ui.trainer.page_context import TrainerContext
 
 _PACE = ("max_epochs", "save_every_n_epochs")
 
@@ -22,8 +22,8 @@ _PACE = ("max_epochs", "save_every_n_epochs")
 class TensorsPicker:
     """Widgets and what they do."""
 
-    def __init__(self, shell: Shell, training: Form[Any]) -> None:
-        self._desk, self._training = shell.desk, training
+    def __init__(self, page: TrainerContext, training: Form[Any]) -> None:
+        self._app, self._training = page.app, training
         with gr.Row(elem_classes="ac-with-button"):
             about = fields(TrainJob)["tensor_dir"]
             self.widget = gr.Textbox(
@@ -37,32 +37,32 @@ class TensorsPicker:
             info="Sets Max Epochs and Save Every N Epochs to what suits the number of songs when tensors are loaded.",
             elem_id="tr-train-auto",
         )
-        shell.kept.add("train.tensors", self.widget)
-        shell.kept.add("train.auto-epochs", automatic)
+        page.saved_fields.add("train.tensors", self.widget)
+        page.saved_fields.add("train.auto-epochs", automatic)
         for trigger in (load.click, self.widget.submit):
-            shell.on(trigger, self._load, [self.widget], quiet=True)
-        shell.live.show([facts], self._desk.tensors_version, lambda: [self._facts()])
+            page.on(trigger, self._load, [self.widget], quiet=True)
+        page.live.show([facts], self._app.tensors_version, lambda: [self._facts()])
 
     def pace(self) -> dict[str, int]:
         """Epochs for the songs at hand, if they are wanted, by the names under which the values are kept."""
-        if not self._desk.settings.get("train.auto-epochs", True):
+        if not self._app.settings.get("train.auto-epochs", True):
             return {}
         try:
-            wanted = recommend_epochs(len(self._desk.tensors().paths))
+            wanted = recommend_epochs(len(self._app.tensors().paths))
         except AceStepError:
             return {}
         return dict(zip(map(self._training.key, _PACE), wanted, strict=True))
 
     def _load(self, text: str) -> None:
-        self._desk.settings.put({"train.tensors": text})
-        self._desk.tensors()
-        self._desk.settings.push(self.pace())
+        self._app.settings.put({"train.tensors": text})
+        self._app.tensors()
+        self._app.settings.push(self.pace())
 
     def _facts(self) -> str:
         try:
-            manifest = self._desk.tensors()
+            manifest = self._app.tensors()
         except AceStepError as error:
-            return html.card("No tensors here yet", [sentence(error)], "warn")
+            return html.notice("No tensors here yet", [describe_error(error)], "warn")
         songs = html.count(len(manifest.paths), "song")
         epochs, every = recommend_epochs(len(manifest.paths))
         tag = manifest.metadata.get("custom_tag")
@@ -72,4 +72,4 @@ class TensorsPicker:
             f"encoded with {manifest.preprocessing.get('model_checkpoint', 'an unknown model')}",
         ]
         advice = f"{epochs} epochs are suggested for {songs}, a checkpoint every {every}."
-        return html.card(", ".join(words), [advice, *manifest.problems[:3]], "warn" if manifest.problems else "good")
+        return html.notice(", ".join(words), [advice, *manifest.problems[:3]], "warn" if manifest.problems else "good")

@@ -19,8 +19,9 @@ from acestep.training.optimizers import OPTIMIZERS
 from acestep.training.schedules import SCHEDULES
 from acestep.ui import html
 from acestep.ui.form import Form
+from acestep.ui.page_context import heading
 from acestep.ui.trainer.app_state import RUNS, TENSORS
-from acestep.ui.trainer.page_context import Shell, heading
+from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.trainer.preset_picker import CUSTOM, PresetPicker
 from acestep.ui.trainer.tensors_picker import TensorsPicker
 
@@ -43,16 +44,16 @@ _SET_ELSEWHERE = ("tensor_dir", "checkpoint", "out", "resume")
 class TrainSettings:
     """Widgets and what they do; ``read`` makes a job of them."""
 
-    def __init__(self, shell: Shell) -> None:
-        self._shell, self._desk = shell, shell.desk
+    def __init__(self, page: TrainerContext) -> None:
+        self._shell, self._app = page, page.app
         self.forms: dict[str, Form[Any]] = {
-            name: Form(config, name, shell.kept, choices=_CHOICES, lines=_TEXTS)
+            name: Form(config, name, page.saved_fields, choices=_CHOICES, lines=_TEXTS)
             for name, config in groups(TrainJob).items()
         }
-        self._tensors = TensorsPicker(shell, self.forms["training"])
+        self._tensors = TensorsPicker(page, self.forms["training"])
         with gr.Row(elem_classes="ac-grid"):
             self._out, self._name = self._make_place()
-            self._preset = PresetPicker(shell, self.forms, self._tensors.pace)
+            self._preset = PresetPicker(page, self.forms, self._tensors.pace)
         self._make_adapters()
         training = self.forms["training"]
         for title, names in _SECTIONS.items():
@@ -61,7 +62,7 @@ class TrainSettings:
         training.rest("More settings", folded=True)
         for name in (name for name in self.forms if name not in ("training", *ADAPTERS.names)):
             self.forms[name].rest(str(fields(TrainJob)[name].title), folded=True)
-        self._where = Form(TrainJob, "run", shell.kept, leave_out=_SET_ELSEWHERE)
+        self._where = Form(TrainJob, "run", page.saved_fields, leave_out=_SET_ELSEWHERE)
         self._where.rest("Device", folded=True)
 
     @property
@@ -84,18 +85,18 @@ class TrainSettings:
             configs[name] = form.read(rest[: len(form.names)])
             rest = rest[len(form.names) :]
         *where, tensors, out, name = rest
-        self._desk.settings.put({"train.tensors": tensors, "train.out": out, "train.name": name})
+        self._app.settings.put({"train.tensors": tensors, "train.out": out, "train.name": name})
         return self._where.read(
             where,
-            tensor_dir=self._desk.places.folder(tensors, "Tensors Directory"),
-            checkpoint=str(self._desk.checkpoint().folder.resolve()),
-            out=self._desk.free_run_folder(safe_name(name.strip() or self._default_name)),
+            tensor_dir=self._app.workspace.folder(tensors, "Tensors Directory"),
+            checkpoint=str(self._app.checkpoint().folder.resolve()),
+            out=self._app.free_run_folder(safe_name(name.strip() or self._default_name)),
             **configs,
         )
 
     def current(self) -> TrainJob:
         """The settings as they stand in the fields, for a run that is not begun. Raises ConfigError."""
-        settings = self._desk.settings
+        settings = self._app.settings
         return self._where.read(
             self._where.current,
             tensor_dir=settings.text("train.tensors", TENSORS),
@@ -108,9 +109,9 @@ class TrainSettings:
         """Put the settings of a run into the widgets."""
         values: dict[str, Any] = {"train.preset": CUSTOM, "train.tensors": str(job.tensor_dir)}
         for name, form in self.forms.items():
-            values |= form.to_keep(getattr(job, name))
-        values |= self._where.to_keep(job)
-        self._desk.settings.push(values)
+            values |= form.to_saved(getattr(job, name))
+        values |= self._where.to_saved(job)
+        self._app.settings.push(values)
 
     def _make_place(self) -> tuple[gr.Textbox, gr.Textbox]:
         about = fields(TrainJob)["out"]
@@ -118,8 +119,8 @@ class TrainSettings:
         out = gr.Textbox(RUNS, label=about.title, info=info, elem_id="tr-train-out")
         info = "Empty: the name of the dataset. A number is added if it is taken."
         name = gr.Textbox(label="Run name", info=info, elem_id="tr-train-name")
-        self._shell.kept.add("train.out", out)
-        self._shell.kept.add("train.name", name)
+        self._shell.saved_fields.add("train.out", out)
+        self._shell.saved_fields.add("train.name", name)
         return out, name
 
     def _make_adapters(self) -> None:
@@ -129,24 +130,24 @@ class TrainSettings:
         training.place(*_KIND)
         columns = {}
         for kind in (name for name in self.forms if name in ADAPTERS.names):
-            with gr.Column(visible=kind == self._desk.adapter_kind, elem_id=f"tr-train-{kind}") as columns[kind]:
+            with gr.Column(visible=kind == self._app.adapter_kind, elem_id=f"tr-train-{kind}") as columns[kind]:
                 gr.HTML(f'<p class="ac-phase">{html.text(ADAPTERS[kind].help)}</p>')
                 self.forms[kind].rest(f"More about {ADAPTERS[kind].label}")
         chosen: Any = training.widget("adapter_type")
         self._shell.on(chosen.input, self._choose_adapter, [chosen], quiet=True)
         self._shell.live.show(
             list(columns.values()),
-            lambda: self._desk.adapter_kind,
-            lambda: [gr.update(visible=kind == self._desk.adapter_kind) for kind in columns],
+            lambda: self._app.adapter_kind,
+            lambda: [gr.update(visible=kind == self._app.adapter_kind) for kind in columns],
         )
 
     def _choose_adapter(self, kind: str) -> None:
-        self._desk.settings.put({"training.adapter_type": kind})
+        self._app.settings.put({"training.adapter_type": kind})
         self._preset.apply_again()
 
     @property
     def _default_name(self) -> str:
         try:
-            return str(self._desk.tensors().metadata.get("name") or "my_lora")
+            return str(self._app.tensors().metadata.get("name") or "my_lora")
         except AceStepError:
             return "my_lora"

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from acestep.ui.trainer.page_context import Shell
+from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.watch import Account
 
 MOST_POINTS = 400  # a chart is about a thousand pixels wide
@@ -56,11 +56,11 @@ def frame(series: dict[str, Points], value: str) -> pd.DataFrame:
     )
 
 
-class Curves:
+class TrainingCharts:
     """The charts of the newest training."""
 
-    def __init__(self, shell: Shell) -> None:
-        self._desk = shell.desk
+    def __init__(self, page: TrainerContext) -> None:
+        self._app = page.app
         with gr.Row(equal_height=False, visible=False) as self._row:
             with gr.Column(scale=3, min_width=300):
                 self._loss = gr.LinePlot(
@@ -87,25 +87,25 @@ class Curves:
                 smoothing = gr.Slider(
                     0, 0.99, value=_SMOOTHING, step=0.01, label="Smoothing", elem_id="tr-train-smoothing"
                 )
-        shell.kept.add("train.smoothing", smoothing)
-        shell.on(smoothing.release, self._keep, [smoothing], quiet=True)
-        shell.live.show([self._row, self._loss, self._rate], self._version, self._paint)
+        page.saved_fields.add("train.smoothing", smoothing)
+        page.on(smoothing.release, self._keep, [smoothing], quiet=True)
+        page.live.show([self._row, self._loss, self._rate], self._version, self._render)
 
     def _keep(self, value: float) -> None:
-        self._desk.settings.put({"train.smoothing": value})
+        self._app.settings.put({"train.smoothing": value})
 
     def _version(self) -> object:
-        watch = self._desk.watches["train"]
+        watch = self._app.watches["train"]
         _, account = watch.look()
         last = account.steps[-1].step if account.steps else 0
         return watch.folder, last, len(account.steps), len(account.epochs), self._smoothing
 
     @property
     def _smoothing(self) -> float:
-        return float(self._desk.settings.get("train.smoothing", _SMOOTHING))
+        return float(self._app.settings.get("train.smoothing", _SMOOTHING))
 
-    def _paint(self) -> Sequence[Any]:
-        _, account = self._desk.watches["train"].look()
+    def _render(self) -> Sequence[Any]:
+        _, account = self._app.watches["train"].look()
         rates = {"rate": thin([(event.step, event.lr) for event in account.steps])}
         losses = frame(loss_points(account, self._smoothing), "loss")
         return gr.update(visible=bool(account.steps)), losses, frame(rates, "rate")

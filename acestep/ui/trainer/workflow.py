@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from acestep.core.errors import AceStepError
 from acestep.ui.html import count
-from acestep.ui.trainer.app_state import Desk
+from acestep.ui.trainer.app_state import AppState
 from acestep.ui.watch import ACTIVE
 
 TABS = {
@@ -22,7 +22,7 @@ TABS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class WorkflowStep:
     """One stage of the way: done or not, in a few words, and what to do about it."""
 
     tab: str
@@ -31,64 +31,66 @@ class Step:
     todo: str
 
 
-def steps(desk: Desk) -> list[Step]:
+def steps(app: AppState) -> list[WorkflowStep]:
     """The stages, in order."""
-    return [_service(desk), _dataset(desk), _preprocess(desk), _train(desk), _listen(desk)]
+    return [_service(app), _dataset(app), _preprocess(app), _train(app), _listen(app)]
 
 
-def next_step(desk: Desk) -> Step:
+def next_step(app: AppState) -> WorkflowStep:
     """The first stage that is not done; then the adapter can be taken along."""
-    onward = Step("export", True, "", "Take the adapter along to the program that makes your music.")
-    return next((step for step in steps(desk) if not step.done), onward)
+    onward = WorkflowStep("export", True, "", "Take the adapter along to the program that makes your music.")
+    return next((step for step in steps(app) if not step.done), onward)
 
 
-def version(desk: Desk) -> tuple[object, ...]:
+def version(app: AppState) -> tuple[object, ...]:
     """Changes whenever the answer may have."""
-    watches = desk.watches
+    watches = app.watches
     jobs = tuple(watch.look()[0] for watch in watches.values())
-    service = desk.service
-    return desk.settings.version, desk.songs.version, jobs, desk.tensors_version(), service.loading, service.loaded
+    service = app.service
+    return app.settings.version, app.songs.version, jobs, app.tensors_version(), service.loading, service.loaded
 
 
-def _service(desk: Desk) -> Step:
+def _service(app: AppState) -> WorkflowStep:
     todo = "Choose the model that you want to teach."
-    if not desk.settings.text("service.checkpoint"):
-        return Step("service", False, "no model", todo)
+    if not app.settings.text("service.checkpoint"):
+        return WorkflowStep("service", False, "no model", todo)
     try:
-        return Step("service", True, desk.checkpoint().name, todo)
+        return WorkflowStep("service", True, app.checkpoint().name, todo)
     except AceStepError:
-        return Step("service", False, "model not found", todo)
+        return WorkflowStep("service", False, "model not found", todo)
 
 
-def _dataset(desk: Desk) -> Step:
-    about = desk.songs.overview()
+def _dataset(app: AppState) -> WorkflowStep:
+    about = app.songs.overview()
     if not about.songs:
-        return Step("dataset", False, "no songs", "Scan the folder with your songs.")
+        return WorkflowStep("dataset", False, "no songs", "Scan the folder with your songs.")
     if not about.labelled:
-        return Step("dataset", False, f"{count(about.songs, 'song')}, no captions", "Describe your songs in words.")
-    return Step("dataset", True, f"{about.labelled} of {count(about.songs, 'song')} labelled", "")
+        return WorkflowStep(
+            "dataset", False, f"{count(about.songs, 'song')}, no captions", "Describe your songs in words."
+        )
+    return WorkflowStep("dataset", True, f"{about.labelled} of {count(about.songs, 'song')} labelled", "")
 
 
-def _preprocess(desk: Desk) -> Step:
+def _preprocess(app: AppState) -> WorkflowStep:
     todo = "Turn the songs into tensors."
-    if desk.watches["preprocess"].look()[0] in ACTIVE:
-        return Step("preprocess", False, "at work", "Wait until the songs are encoded.")
+    if app.watches["preprocess"].look()[0] in ACTIVE:
+        return WorkflowStep("preprocess", False, "at work", "Wait until the songs are encoded.")
     try:
-        return Step("preprocess", True, f"{count(len(desk.tensors().paths), 'song')} ready", todo)
+        return WorkflowStep("preprocess", True, f"{count(len(app.tensors().paths), 'song')} ready", todo)
     except AceStepError:
-        return Step("preprocess", False, "no tensors", todo)
+        return WorkflowStep("preprocess", False, "no tensors", todo)
 
 
-def _train(desk: Desk) -> Step:
-    state, account = desk.watches["train"].look()
+def _train(app: AppState) -> WorkflowStep:
+    state, account = app.watches["train"].look()
     if state in ACTIVE:
-        return Step("train", False, "at work", "Wait for the training, or listen to its checkpoints.")
-    if desk.adapters():
-        return Step("train", True, "finished" if state == "done" else "an adapter is there", "")
-    return Step("train", False, "not trained", "Start the training.")
+        return WorkflowStep("train", False, "at work", "Wait for the training, or listen to its checkpoints.")
+    if app.adapters():
+        return WorkflowStep("train", True, "finished" if state == "done" else "an adapter is there", "")
+    return WorkflowStep("train", False, "not trained", "Start the training.")
 
 
-def _listen(desk: Desk) -> Step:
+def _listen(app: AppState) -> WorkflowStep:
     todo = "Listen to what the adapter makes of the model."
-    done = desk.watches["generate"].look()[0] == "done"
-    return Step("listen", done, "heard" if done else "not heard", todo)
+    done = app.watches["generate"].look()[0] == "done"
+    return WorkflowStep("listen", done, "heard" if done else "not heard", todo)

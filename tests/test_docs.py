@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable
 from dataclasses import fields
+from typing import Any
 
 import pytest
 import typer.main
 
 from acestep.cli import app
-from acestep.cli_settings import reference
+from acestep.cli_settings import every_setting, reference
 from acestep.core import events
 from acestep.core.paths import PROJECT
 
@@ -45,6 +47,25 @@ def test_every_command_shown_is_understood(name: str) -> None:
         first, *arguments = shlex.split(command)
         if first not in ("FOLDER", "COMMAND"):
             known[first].make_context(first, arguments, resilient_parsing="..." in command or not arguments)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_and_setting_named_exists(name: str) -> None:
+    text = content(name)
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    spelled = " ".join(content(each) for each in ("launch.py", "captioner_standalone.py", "install.sh", "start.sh"))
+    options = {*re.findall(r"--[a-z][\w-]+", spelled), *_options(known.values())}
+    settings = {spelling for row in every_setting() for spelling in (row["name"], f"{row['group']}.{row['name']}")}
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text)) <= options
+    assert set(re.findall(r"--(?:set|against) \"?([\w.]+)=", text)) <= settings
+
+
+def _options(commands: Iterable[Any]) -> set[str]:
+    found: set[str] = {"--help"}
+    for command in commands:
+        found |= {option for parameter in command.params for option in parameter.opts + parameter.secondary_opts}
+        found |= _options(getattr(command, "commands", {}).values())
+    return found
 
 
 @pytest.mark.parametrize(("name", "least"), [("README.md", 5), ("TRAINING_GUIDE.md", 15)])

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from acestep.console import Json, print_json
-from acestep.core.config import fields
+from acestep.core.config import choices, fields, groups
 from acestep.core.errors import UnknownName
 from acestep.core.registry import nearest_hint
-from acestep.training.configs import TrainJob, groups
+from acestep.training.configs import TrainJob
 from acestep.training.presets import EPOCHS, EPOCHS_BEYOND, gpu_presets, list_presets, read_preset
 
 _HEAD = """# Settings of a training run
@@ -107,8 +107,8 @@ def _takes(field: FieldInfo) -> str:
     if get_origin(kind) in (Union, UnionType):
         kind = next(one for one in get_args(kind) if one is not type(None))
         empty = ", or none"
-    if get_origin(kind) is Literal:
-        return ", ".join(map(str, get_args(kind))) + empty
+    if valid := choices(field):
+        return ", ".join(map(str, valid)) + empty
     extra = field.json_schema_extra
     unit = str(extra.get("unit") or "") if isinstance(extra, dict) else ""
     limits = [

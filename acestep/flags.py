@@ -9,8 +9,9 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
+from pydantic.fields import FieldInfo
 
-from acestep.core.config import Config, fields, parse
+from acestep.core.config import Config, choices, fields, parse
 
 C = TypeVar("C", bound=Config)
 
@@ -52,7 +53,7 @@ def add_command(
 
 def _parameter(name: str, config_type: type[Config], *, positional: bool) -> inspect.Parameter:
     field = fields(config_type)[name]
-    required, kind = field.is_required(), _flag_type(field.annotation)
+    required, kind = field.is_required(), _flag_type(field)
     about: dict[str, Any] = {
         "help": field.description,
         "show_default": not required and field.default not in (None, ""),
@@ -65,12 +66,13 @@ def _parameter(name: str, config_type: type[Config], *, positional: bool) -> ins
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
-def _flag_type(annotation: Any) -> Any:
-    """The type that typer reads a flag as; ``None`` alternatives are dropped."""
+def _flag_type(field: FieldInfo) -> Any:
+    """The type that typer parses a flag as; ``None`` alternatives are dropped, names in a registry become choices."""
+    annotation: Any = field.annotation
+    if valid := choices(field):
+        return Literal[tuple(valid)]
     if get_origin(annotation) in (Union, UnionType):
         annotation = next(kind for kind in get_args(annotation) if kind is not type(None))
-    if get_origin(annotation) is Literal:
-        return annotation
     return annotation if annotation in (bool, int, float, Path) else str
 
 

@@ -53,7 +53,7 @@ def _kinds() -> Iterator[tuple[str, MemorySpec]]:
     for entry, base, attention, mlp, every in itertools.product(
         ADAPTERS, ("fp32", "bf16", "int8", "nf4"), ("both", "self", "cross"), (False, True), (0, 1)
     ):
-        config = entry.make() if entry.name == "lokr" else entry.make(r=8)
+        config = entry.config() if entry.name == "lokr" else entry.config(r=8)
         compute = "fp32" if base == "fp32" else "bf16"
         name = f"{entry.name}, {base}, {attention}{' and MLP' if mlp else ''}, again {every}"
         settings: dict[str, Any] = {"attention_type": attention, "train_mlp": mlp, "checkpoint_every": every}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pkgutil
 import re
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ _EPOCH = re.compile(r"epoch_(\d+)(?:_step_(\d+))?(?:_loss_.*)?")
 
 def method(kind: str) -> type[Adapter]:
     """The class behind a name in ``ADAPTERS``. Raises UnknownName."""
-    found: type[Adapter] = pkgutil.resolve_name(ADAPTERS[kind].make.implementation)
+    found: type[Adapter] = ADAPTERS[kind].load()
     return found
 
 

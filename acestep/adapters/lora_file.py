@@ -47,7 +47,7 @@ def read_lora(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str], 
         factor = scale(module, tensor.shape[1]) if part == "lora_B" else 1.0
         weights[module + (f".{part}" if part == _MAGNITUDE else f".{part}.weight")] = tensor.float() * factor
     _require_whole(file, weights, kind)
-    config = recorded_config(file, ADAPTERS[kind].make, card.config or _known(settings, weights))
+    config = recorded_config(file, ADAPTERS[kind].config, card.config or _known(settings, weights))
     return StoredAdapter(file, kind, config, weights, card.with_tag(settings))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from acestep.captioning.configs import CaptionJob
 from acestep.core.events import Event
-from acestep.core.registry import Registry
+from acestep.core.registry import Entry, Registry
 from acestep.dataset.labels import INSTRUMENTAL, UNKNOWN_LANGUAGE
 
 RATE_HZ = 16_000  # what the models listen at
@@ -93,60 +93,35 @@ class Transcriber(Protocol):
 
 Report = Callable[[Event], None]  # tells the user: a choice with its reason, a download
 
-CAPTIONERS: Registry[Callable[[CaptionJob, Report], Captioner]] = Registry("captioner")
-TRANSCRIBERS: Registry[Callable[[CaptionJob, Report], Transcriber]] = Registry("transcriber")
+CAPTIONERS: Registry[Entry[Callable[[CaptionJob, Report], Captioner]]] = Registry("captioner", Entry)
+TRANSCRIBERS: Registry[Entry[Callable[[CaptionJob, Report], Transcriber]]] = Registry("transcriber", Entry)
 
 _LOCAL = "Nothing leaves this computer. 22 GB to download once; 12 GB of graphics memory in 8 bits, 8 GB in 4 bits."
-
-
-@CAPTIONERS.register("local", label="On this computer: ACE-Step captioner", help=_LOCAL)
-def _local_captioner(config: CaptionJob, report: Report) -> Captioner:
-    from acestep.captioning.local import LocalCaptioner
-
-    return LocalCaptioner.load(config, report)
-
-
-@TRANSCRIBERS.register("local", label="On this computer: ACE-Step transcriber", help=_LOCAL)
-def _local_transcriber(config: CaptionJob, report: Report) -> Transcriber:
-    from acestep.captioning.local import LocalTranscriber
-
-    return LocalTranscriber.load(config, report)
-
-
 _GEMINI = "Sends each song to Google. Caption, lyrics and metadata in one call. Needs GEMINI_API_KEY."
 
-
-@CAPTIONERS.register("gemini", label="Online: Google Gemini", help=_GEMINI)
-def _gemini_captioner(config: CaptionJob, report: Report) -> Captioner:
-    from acestep.captioning.online import gemini
-
-    return gemini(config)
-
-
-@TRANSCRIBERS.register("gemini", label="Online: Google Gemini", help=_GEMINI)
-def _gemini_transcriber(config: CaptionJob, report: Report) -> Transcriber:
-    from acestep.captioning.online import gemini
-
-    return gemini(config)
-
-
-@TRANSCRIBERS.register(
+CAPTIONERS.register(
+    "local",
+    target="acestep.captioning.local:LocalCaptioner.load",
+    label="On this computer: ACE-Step captioner",
+    help=_LOCAL,
+)
+TRANSCRIBERS.register(
+    "local",
+    target="acestep.captioning.local:LocalTranscriber.load",
+    label="On this computer: ACE-Step transcriber",
+    help=_LOCAL,
+)
+CAPTIONERS.register("gemini", target="acestep.captioning.online:gemini", label="Online: Google Gemini", help=_GEMINI)
+TRANSCRIBERS.register("gemini", target="acestep.captioning.online:gemini", label="Online: Google Gemini", help=_GEMINI)
+TRANSCRIBERS.register(
     "whisper",
+    target="acestep.captioning.online:whisper",
     label="Online: OpenAI Whisper, or a server that speaks like it",
     help="Sends each song to OpenAI or to the address that you give. Needs OPENAI_API_KEY.",
 )
-def _whisper(config: CaptionJob, report: Report) -> Transcriber:
-    from acestep.captioning.online import whisper
-
-    return whisper(config)
-
-
-@TRANSCRIBERS.register(
+TRANSCRIBERS.register(
     "elevenlabs",
+    target="acestep.captioning.online:elevenlabs",
     label="Online: ElevenLabs Scribe",
     help="Sends each song to ElevenLabs. Needs ELEVENLABS_API_KEY.",
 )
-def _elevenlabs(config: CaptionJob, report: Report) -> Transcriber:
-    from acestep.captioning.online import elevenlabs
-
-    return elevenlabs(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from acestep.captioning.base import Description, Lyrics, Song, Stop
+from acestep.captioning.base import Description, Lyrics, Report, Song, Stop
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.elevenlabs import ElevenLabsTranscriber
 from acestep.captioning.gemini import GeminiCaptioner
@@ -68,7 +68,7 @@ class OnlineCaptioner:
         """Nothing is held."""
 
 
-def whisper(config: CaptionJob) -> OnlineTranscriber:
+def whisper(config: CaptionJob, report: Report) -> OnlineTranscriber:
     """Raises ServiceRefused without a key."""
     service = WhisperTranscriber(
         model=config.whisper_model,
@@ -78,7 +78,7 @@ def whisper(config: CaptionJob) -> OnlineTranscriber:
     return OnlineTranscriber(service, config.language)
 
 
-def elevenlabs(config: CaptionJob) -> OnlineTranscriber:
+def elevenlabs(config: CaptionJob, report: Report) -> OnlineTranscriber:
     """Raises ServiceRefused without a key."""
     service = ElevenLabsTranscriber(
         model=config.elevenlabs_model,
@@ -88,7 +88,7 @@ def elevenlabs(config: CaptionJob) -> OnlineTranscriber:
     return OnlineTranscriber(service, config.language)
 
 
-def gemini(config: CaptionJob) -> OnlineCaptioner:
+def gemini(config: CaptionJob, report: Report) -> OnlineCaptioner:
     """Raises ServiceRefused without a key."""
     service = GeminiCaptioner(
         model=config.gemini_model,

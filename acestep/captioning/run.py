@@ -98,7 +98,7 @@ def _describe_all(batch: Batch, tasks: list[Task]) -> None:
     captioner: Captioner | None = None
     try:
         if any(task.describe for task in tasks):
-            captioner = CAPTIONERS[batch.config.captioner].make(batch.config, batch.context.emit)
+            captioner = CAPTIONERS[batch.config.captioner].load()(batch.config, batch.context.emit)
         listens = captioner is not None and captioner.listens
         work = [(task, task.measure or (listens and task.describe)) for task in tasks]
         _each(batch, work, describing, lambda task, song: _describe(batch, captioner, task, song))
@@ -111,7 +111,7 @@ def _transcribe_all(batch: Batch, tasks: list[Task]) -> None:
     """Pass 2: lyrics of the songs that still have none."""
     if not tasks:
         return
-    transcriber = TRANSCRIBERS[batch.config.transcriber].make(batch.config, batch.context.emit)
+    transcriber = TRANSCRIBERS[batch.config.transcriber].load()(batch.config, batch.context.emit)
     try:
         work = [(task, transcriber.listens) for task in tasks]
         _each(batch, work, transcribing, lambda task, song: _transcribe(batch, transcriber, task, song))

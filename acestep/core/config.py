@@ -7,13 +7,15 @@ texts and the tables of the guide are all made from that one line.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from acestep.core.errors import ConfigError
+from acestep.core.registry import NameIn
 
 
 class Config(BaseModel):
@@ -67,6 +69,33 @@ def assign(config: Config, key: str, value: Any) -> None:
 def fields(config_type: type[Config]) -> dict[str, FieldInfo]:
     """Name -> declaration, in order."""
     return config_type.model_fields
+
+
+def groups(config_type: type[Config]) -> dict[str, type[Config]]:
+    """The fields of ``config_type`` that are configs themselves."""
+    found = {name: field.annotation for name, field in fields(config_type).items()}
+    return {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, Config)}
+
+
+def choices(field: FieldInfo) -> dict[Any, str]:
+    """Value -> label of each valid choice of a field, at this moment; empty if the field is no choice.
+
+    Choices come from a ``Literal`` or, through ``NameIn``, from a registry.
+    """
+    for part in (*field.metadata, *_parts(field.annotation)):
+        if isinstance(part, NameIn):
+            return {choice: part.label(choice) for choice in part.choices}
+        if get_origin(part) is Literal:
+            return {choice: str(choice) for choice in get_args(part)}
+    return {}
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """An annotation, the members of a union, and the metadata of ``Annotated``."""
+    yield annotation
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        for part in get_args(annotation):
+            yield from _parts(part)
 
 
 def _sentence(config_type: type[Config], item: Any, key: str | None = None) -> str:

@@ -3,55 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, Literal
 
 from acestep.core.config import Config, option
-from acestep.core.registry import Registry
+from acestep.core.registry import Entry, Registry
 
 ALL = "all"
 """Stands for every program in ``TARGETS``."""
 
 
-class ExportConfig(Config):
-    """Base of the settings of one target. ``implementation`` is the dotted name of a ``package.Writer``."""
+TARGETS: Registry[Entry[Any]] = Registry("export target", Entry)
+"""Programs; the implementation of each is a ``package.Writer``."""
 
-    implementation: ClassVar[str]
-
-
-TARGETS: Registry[type[ExportConfig]] = Registry("export target")
-
-
-@TARGETS.register(
+TARGETS.register(
     "acestep",
+    target="acestep.exporting.programs:acestep",
     label="ACE-Step app",
     help="A folder for the app's adapter box. A LoRA's file in it works in ComfyUI and diffusers too.",
 )
-class AceStepExport(ExportConfig):
-    """The adapter's two files in a folder named after the run, since the app names adapters after their folder."""
-
-    implementation = "acestep.exporting.programs:acestep"
-
-
-@TARGETS.register(
+TARGETS.register(
     "comfyui",
+    target="acestep.exporting.programs:comfyui",
     label="ComfyUI",
     help="One file for models/loras. What ComfyUI would compute wrongly goes in as whole additions.",
 )
-class ComfyUIExport(ExportConfig):
-    """One safetensors file that needs nothing beside it."""
-
-    implementation = "acestep.exporting.programs:comfyui"
-
-
-@TARGETS.register(
+TARGETS.register(
     "diffusers",
+    target="acestep.exporting.programs:diffusers",
     label="diffusers",
     help="One file for load_lora_weights. LoKr and LoHa become the nearest LoRA, and what is lost is told.",
 )
-class DiffusersExport(ExportConfig):
-    """One safetensors file under original names, which the loader renames itself."""
-
-    implementation = "acestep.exporting.programs:diffusers"
 
 
 class MergeJob(Config):

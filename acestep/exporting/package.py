@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pkgutil
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -117,7 +116,7 @@ def _told(stored: StoredAdapter, prompt: str, license: str, dtype: str | None) -
 
 def write_for(source: Source, to: str, out: Path, listener: Listener | None = None) -> dict[str, Any]:
     """Write and check ``source`` for one program; a ``listener`` compares the decoder's answers too."""
-    write: Writer = pkgutil.resolve_name(TARGETS[to].make.implementation)
+    write: Writer = TARGETS[to].load()
     require_free(out)
     card = source.adapter.card
     with replace_folder(out) as fresh:

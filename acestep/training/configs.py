@@ -8,22 +8,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from acestep.adapters.configs import (
     ADAPTERS,
-    ATTENTION_TYPES,
-    WITH_RANKS,
     AdapterConfig,
     DoRAConfig,
     LoHaConfig,
     LoKRConfig,
     LoRAConfig,
 )
-from acestep.core.config import Config, assign, fields, group, option, parse
+from acestep.core.config import Config, assign, fields, group, groups, option, parse
 from acestep.core.errors import ConfigError, TrainingError
 from acestep.core.files import read_json
-from acestep.core.registry import nearest_hint
+from acestep.core.registry import NameIn, nearest_hint
 from acestep.core.workers import FOLDER as WORKERS
 from acestep.training.evaluation.preview_config import PreviewConfig
 from acestep.training.loss_weights import LOSS_WEIGHTS
@@ -51,24 +49,14 @@ __all__ = [
 if TYPE_CHECKING:
     from acestep.training.presets import apply_preset, auto_select_preset, list_presets, load_preset
 
-    AdapterName: TypeAlias = str
-    OptimizerName: TypeAlias = str
-    ScheduleName: TypeAlias = str
-    LossWeightName: TypeAlias = str
-    AttentionType: TypeAlias = str
-else:  # what the registries hold are the choices, everywhere
-    AdapterName = Literal[tuple(ADAPTERS.names)]
-    OptimizerName = Literal[tuple(OPTIMIZERS.names)]
-    ScheduleName = Literal[tuple(SCHEDULES.names)]
-    LossWeightName = Literal[tuple(LOSS_WEIGHTS.names)]
-    AttentionType = Literal[ATTENTION_TYPES]
-
 
 class TrainingConfig(Config):
     """How an adapter is trained."""
 
-    adapter_type: AdapterName = option("lora", "Adapter Type", "What is trained beside the frozen model.")
-    attention_type: AttentionType = option(
+    adapter_type: Annotated[str, NameIn(ADAPTERS)] = option(
+        "lora", "Adapter Type", "What is trained beside the frozen model."
+    )
+    attention_type: Literal["both", "self", "cross"] = option(
         "both", "Attention Target", "Which attention is adapted: self (the music), cross (the text) or both."
     )
     train_mlp: bool = option(False, "Train MLP", "Adapt the feed-forward layers too: more memory, stronger effect.")
@@ -80,8 +68,10 @@ class TrainingConfig(Config):
     gradient_accumulation_steps: int = option(
         4, "Gradient Accumulation", "Batches that are gathered before the weights move.", ge=1, le=1024
     )
-    optimizer_type: OptimizerName = option("adamw", "Optimizer", "How gradients become steps.")
-    scheduler_type: ScheduleName = option("cosine", "Scheduler", "How the learning rate goes over the run.")
+    optimizer_type: Annotated[str, NameIn(OPTIMIZERS)] = option("adamw", "Optimizer", "How gradients become steps.")
+    scheduler_type: Annotated[str, NameIn(SCHEDULES)] = option(
+        "cosine", "Scheduler", "How the learning rate goes over the run."
+    )
     max_latent_length: int = option(
         1500,
         "Max Crop Length",
@@ -147,7 +137,7 @@ class TrainingConfig(Config):
     timestep_sigma: float | None = option(
         None, "Timestep sigma", "Spreads the trained times; empty takes the model's own.", gt=0.0, le=5.0, advanced=True
     )
-    loss_weighting: LossWeightName = option(
+    loss_weighting: Annotated[str, NameIn(LOSS_WEIGHTS)] = option(
         "none", "Loss Weighting", "How much each time on the way from noise to music counts.", advanced=True
     )
     snr_gamma: float = option(
@@ -246,12 +236,6 @@ class TrainJob(Config):
         return chosen
 
 
-def groups(config_type: type[Config]) -> dict[str, type[Config]]:
-    """The fields of ``config_type`` that are configurations themselves."""
-    found = {name: field.annotation for name, field in fields(config_type).items()}
-    return {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, Config)}
-
-
 def set_value(job: TrainJob, key: str, value: Any) -> None:
     """Set one setting by name: ``lora.dropout``, or plainly ``dropout`` for the kind of adapter that is chosen.
 
@@ -320,9 +304,9 @@ def train_job_from_flags(
 def _idle_ranks(key: str, job: TrainJob) -> str:
     """Why ranks of single modules (``estimate`` proposes some) are not those of the adapter; "" if they are."""
     kind, chosen = key.partition(".")[0], job.training.adapter_type
-    if kind == chosen or kind not in WITH_RANKS:
+    if kind == chosen or kind not in ADAPTERS or not ADAPTERS[kind].has_ranks:
         return ""
-    if chosen in WITH_RANKS:
+    if ADAPTERS[chosen].has_ranks:
         return f"{key} is for a {ADAPTERS[kind].label} and {chosen} is trained: ask estimate for ranks of that kind"
     return f"{key} is for a {ADAPTERS[kind].label}: a {ADAPTERS[chosen].label} has one size for all of its modules"
 

@@ -13,10 +13,10 @@ from acestep.core.errors import ConfigError
 from acestep.core.files import read_json, write_json
 from acestep.training import sidestep
 from acestep.training.configs import TrainingConfig
-from acestep.training.optimizers import peak_rate
+from acestep.training.optimizers import peak_lr
 from acestep.training.settings import Remark, Settings, fit, values_of
 
-_OWNERS: dict[str, type[Config]] = {"training": TrainingConfig} | {kind.name: kind.make for kind in ADAPTERS}
+_OWNERS: dict[str, type[Config]] = {"training": TrainingConfig} | {kind.name: kind.config for kind in ADAPTERS}
 _PROJECTIONS = ("target_modules_str", "self_target_modules_str", "cross_target_modules_str")
 
 
@@ -88,7 +88,7 @@ def to_sidestep(
     content = {key: own.get(_setting(key, kind), rule.here) for key, rule in sidestep.KEYS.items()}
     content |= {
         "use_dora": kind == "dora",
-        "learning_rate": peak_rate(own["training.optimizer_type"], own["training.learning_rate"]),
+        "learning_rate": peak_lr(own["training.optimizer_type"], own["training.learning_rate"]),
         "crop_mode": "latent" if own["training.max_latent_length"] else "full",
         "save_best": own["training.auto_save_best_after"] > 0,
         "val_split": own["training.validation_percent"] / 100,

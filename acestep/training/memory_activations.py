@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from acestep.adapters.configs import AdapterConfig
+from acestep.adapters.configs import ADAPTERS, AdapterConfig
+from acestep.adapters.memory import FP32, Arithmetic, Cost, Layer
 from acestep.models.layout import encoder_sizes
-from acestep.training.memory_adapters import FP32, Arithmetic, Cost, Layer, adapter_cost
 
 PATCH = 2  # latent frames in a patch
 CHANNELS = 64
@@ -127,7 +127,9 @@ class Passes:
         return [self._cost(layer) for layer in self._layers(index)]
 
     def _cost(self, layer: Layer) -> Cost:
-        return adapter_cost(self.kind, self.adapter, layer, self.arithmetic)
+        """Of one adapter; zero if the memory of this kind is unknown."""
+        cost = ADAPTERS[self.kind].memory_cost
+        return cost(self.adapter, layer, self.arithmetic) if cost else Cost(weights=(), zeros=(), saved=0, casts=0)
 
     def _stage(self, layers: list[Layer], part: str, saved: int, working: int, beside: int) -> Stage:
         """With the adapters in ``part``; ``beside`` is taken while one of them works."""

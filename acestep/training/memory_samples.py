@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from acestep.adapters.memory import FP32
 from acestep.models.layout import expected_shapes
 from acestep.training.memory import PROGRAM, SLACK, Estimate, resident
-from acestep.training.memory_adapters import FP32
 from acestep.training.memory_spec import FRAMES_PER_S, SIZES, MemorySpec
 
 _TILE_FRAMES = 512  # the VAE makes longer pieces of music in parts (models/vae.py)

@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import Any
 
 from acestep.adapters.configs import AdapterConfig
+from acestep.adapters.memory import Arithmetic
 from acestep.models.layout import DEFAULTS
 from acestep.training.configs import TrainingConfig
 from acestep.training.memory_activations import Passes
-from acestep.training.memory_adapters import Arithmetic
 
 SIZES = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes of a number."""

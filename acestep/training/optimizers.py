@@ -1,6 +1,7 @@
-"""Optimizers: a new one is one registered function. Importing this module does not import torch.
+"""Optimizers and what the program knows about each. Importing this module does not import torch.
 
-A package that is missing or does not work here refuses with a hint; no optimizer stands in for another.
+If the package of an optimizer is missing or does not work on the device, creating the optimizer fails with a hint; the
+program never substitutes another optimizer.
 """
 
 from __future__ import annotations
@@ -9,53 +10,111 @@ import importlib
 import io
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from acestep.core.errors import MissingPackage
-from acestep.core.registry import Registry
+from acestep.core.registry import Entry, Registry
+from acestep.training import memory_optimizers as memory
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
     from torch.optim import Optimizer
 
-Maker = Callable[["list[Parameter]", float, float], "Optimizer"]  # (parameters, peak rate, weight decay)
-
-OPTIMIZERS: Registry[Maker] = Registry("optimizer")
+MakeOptimizer = Callable[["list[Parameter]", float, float], "Optimizer"]  # (parameters, peak learning rate, decay)
 
 DEFAULT_RATE = 1e-4
-SELF_TUNING = ("prodigy",)  # these find their own rate: the learning rate multiplies it and should be about 1
-SELF_TUNING_RATE = 1.0
-MISTAKEN_RATE = 1e-3  # at or below this, a rate was meant for the other optimizers (SPEC 3.5)
 
 
-def peak_rate(name: str, learning_rate: float | None) -> float:
-    """The rate to train with: what was asked for, else what suits the optimizer."""
-    if name in SELF_TUNING:
-        return SELF_TUNING_RATE if learning_rate is None or learning_rate <= MISTAKEN_RATE else learning_rate
-    return DEFAULT_RATE if learning_rate is None else learning_rate
+@dataclass(frozen=True, kw_only=True)
+class OptimizerEntry(Entry[MakeOptimizer]):
+    """Facts about an optimizer.
+
+    Attributes:
+        learning_rate: the default.
+        min_learning_rate: values up to this one are meant for other optimizers, so the default is used instead.
+        adapts_lr: it finds the learning rate itself, so the schedule stays constant after the warm-up.
+        state_bytes: (shapes of the trained matrices, those of them that start at zero) -> bytes of state.
+        step_bytes: (shapes, device type) -> bytes of temporary buffers in a step.
+        low_memory: the memory advice proposes it to runs that do not fit.
+        unsupported: device types without kernels for it.
+    """
+
+    learning_rate: float = DEFAULT_RATE
+    min_learning_rate: float = 0.0
+    adapts_lr: bool = False
+    state_bytes: memory.StateBytes | None = None
+    step_bytes: memory.StepBytes | None = None
+    low_memory: bool = False
+    unsupported: tuple[str, ...] = ()
+
+
+OPTIMIZERS: Registry[OptimizerEntry] = Registry("optimizer", OptimizerEntry)
+
+OPTIMIZERS.register(
+    "adamw",
+    target="acestep.training.optimizers:adamw",
+    label="AdamW",
+    help="A good default.",
+    state_bytes=memory.adamw_state,
+    step_bytes=memory.foreach_step,
+)
+OPTIMIZERS.register(
+    "adamw8bit",
+    target="acestep.training.optimizers:adamw8bit",
+    label="AdamW 8-bit",
+    help="AdamW with a quarter of the optimizer state.",
+    state_bytes=memory.adamw8bit_state,
+    step_bytes=memory.single_step,
+    low_memory=True,
+    unsupported=("mps",),
+)
+OPTIMIZERS.register(
+    "adafactor",
+    target="acestep.training.optimizers:adafactor",
+    label="Adafactor",
+    help="The smallest optimizer state; converges a little more slowly.",
+    state_bytes=memory.adafactor_state,
+    step_bytes=memory.single_step,
+    low_memory=True,
+)
+OPTIMIZERS.register(
+    "prodigy",
+    target="acestep.training.optimizers:prodigy",
+    label="Prodigy",
+    help="Adapts the learning rate itself; leave the learning rate empty.",
+    learning_rate=1.0,
+    min_learning_rate=1e-3,
+    adapts_lr=True,
+    state_bytes=memory.prodigy_state,
+    step_bytes=memory.single_step,
+)
+
+
+def peak_lr(name: str, requested: float | None) -> float:
+    """The peak learning rate: ``requested``, or the default of optimizer ``name``. Raises UnknownName."""
+    entry = OPTIMIZERS[name]
+    return entry.learning_rate if requested is None or requested <= entry.min_learning_rate else requested
 
 
 def make_optimizer(name: str, parameters: Iterable[Parameter], *, lr: float, weight_decay: float) -> Optimizer:
     """The optimizer ``name`` over ``parameters``. Raises UnknownName, MissingPackage."""
-    return OPTIMIZERS[name].make(list(parameters), lr, weight_decay)
+    return OPTIMIZERS[name].load()(list(parameters), lr, weight_decay)
 
 
-@OPTIMIZERS.register("adamw", label="AdamW", help="The safe choice.")
 def adamw(parameters: list[Parameter], lr: float, weight_decay: float) -> Optimizer:
     from torch.optim import AdamW
 
     return AdamW(parameters, lr=lr, weight_decay=weight_decay)
 
 
-@OPTIMIZERS.register("adamw8bit", label="AdamW 8-bit", help="AdamW with a quarter of the optimizer memory.")
 def adamw8bit(parameters: list[Parameter], lr: float, weight_decay: float) -> Optimizer:
     made_by = _package("bitsandbytes", "bitsandbytes.optim").AdamW8bit
-    _try_out(made_by, parameters[0], "bitsandbytes")
+    _require_kernels(made_by, parameters[0], "bitsandbytes")
     optimizer: Optimizer = made_by(parameters, lr=lr, weight_decay=weight_decay)
     return optimizer
 
 
-@OPTIMIZERS.register("adafactor", label="Adafactor", help="Least optimizer memory; learns a little more slowly.")
 def adafactor(parameters: list[Parameter], lr: float, weight_decay: float) -> Optimizer:
     from transformers.optimization import Adafactor
 
@@ -65,9 +124,8 @@ def adafactor(parameters: list[Parameter], lr: float, weight_decay: float) -> Op
     return optimizer
 
 
-@OPTIMIZERS.register("prodigy", label="Prodigy", help="Finds its own learning rate; leave the rate empty.")
 def prodigy(parameters: list[Parameter], lr: float, weight_decay: float) -> Optimizer:
-    with redirect_stdout(io.StringIO()):  # where it says how it decays weights, and the command line its answer
+    with redirect_stdout(io.StringIO()):  # the constructor prints, which would mix with the command line's output
         optimizer: Optimizer = _package("prodigyopt").Prodigy(
             parameters, lr=lr, weight_decay=weight_decay, safeguard_warmup=True, use_bias_correction=True
         )
@@ -84,8 +142,8 @@ def _package(package: str, module: str | None = None) -> Any:
         ) from None
 
 
-def _try_out(make: Callable[..., Any], like: Parameter, package: str) -> None:
-    """Take one step with a throw-away parameter on the device of ``like``: some devices lack the kernels."""
+def _require_kernels(make: Callable[..., Any], like: Parameter, package: str) -> None:
+    """Take one step with a temporary parameter on the device of ``like``. Raises MissingPackage if that fails."""
     import torch
 
     probe = torch.nn.Parameter(torch.zeros(4096, device=like.device))

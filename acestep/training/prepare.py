@@ -12,6 +12,7 @@ import torch
 from lightning.fabric import Fabric
 
 from acestep.adapters.files import read_card
+from acestep.core.config import groups
 from acestep.core.errors import ModelMismatch, TensorError
 from acestep.core.events import ItemFailed, Noted
 from acestep.core.files import require_space, storage_errors
@@ -19,13 +20,13 @@ from acestep.core.jobs import Context
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, encoder_fingerprint, find_checkpoint
 from acestep.tensors.manifest import Manifest, read_manifest
 from acestep.tensors.record import decode_record, require_fingerprint
-from acestep.training.configs import TrainingConfig, TrainJob, groups
+from acestep.training.configs import TrainingConfig, TrainJob
 from acestep.training.data import ExampleSampler, Song, StepPlan, split
 from acestep.training.distributed.placement import choose_placement, make_fabric
 from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.evaluation.evaluator import Evaluator
 from acestep.training.loss_weights import LOSS_WEIGHTS
-from acestep.training.optimizers import SELF_TUNING, peak_rate
+from acestep.training.optimizers import OPTIMIZERS, peak_lr
 from acestep.training.state.checkpoint import require_resumable
 from acestep.training.state.run_folder import ResumeSource, RunFolder, find_resume_source
 
@@ -64,13 +65,13 @@ class Prepared:
 
     @property
     def lr(self) -> float:
-        return peak_rate(self.training.optimizer_type, self.training.learning_rate)
+        return peak_lr(self.training.optimizer_type, self.training.learning_rate)
 
     @property
     def schedule(self) -> str:
         """The chosen one; optimizers that find their own rate want it constant (SPEC 3.6)."""
         chosen = self.training.scheduler_type
-        return "constant" if self.training.optimizer_type in SELF_TUNING and "constant" not in chosen else chosen
+        return "constant" if OPTIMIZERS[self.training.optimizer_type].adapts_lr and "constant" not in chosen else chosen
 
     @property
     def step_plan(self) -> StepPlan:
@@ -86,7 +87,7 @@ class Prepared:
 
     @property
     def example_sampler(self) -> ExampleSampler:
-        weight, gamma = LOSS_WEIGHTS[self.training.loss_weighting].make, self.training.snr_gamma
+        weight, gamma = LOSS_WEIGHTS[self.training.loss_weighting].load(), self.training.snr_gamma
         return ExampleSampler(
             seed=self.training.seed,
             max_frames=self.training.max_latent_length,

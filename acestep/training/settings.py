@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
-from acestep.core.config import Config, assign, fields, parse
+from acestep.core.config import Config, assign, choices, fields, parse
 from acestep.core.errors import ConfigError
 
 Settings = dict[str, Any]  # "lora.r" -> 32
@@ -114,9 +114,11 @@ def _of_group(settings: Settings, group: str) -> dict[str, Any]:
 
 
 def _choice(field: FieldInfo, value: Any) -> Any:
-    if get_origin(field.annotation) is not Literal or not isinstance(value, str):
+    """``value``, or the choice that is spelled or labeled like it ("AdamW 8-bit")."""
+    if not isinstance(value, str):
         return value
-    return next((choice for choice in get_args(field.annotation) if _bare(choice) == _bare(value)), value)
+    spellings = ((choice, spelling) for choice, label in choices(field).items() for spelling in (choice, label))
+    return next((choice for choice, spelling in spellings if _bare(spelling) == _bare(value)), value)
 
 
 def _bare(text: str) -> str:

@@ -1,6 +1,6 @@
 """Forms made from configurations: a field is declared once, its widget, its check and its message follow.
 
-form = Form(TrainingConfig, "training", fields, choices={"optimizer_type": OPTIMIZERS})
+form = Form(TrainingConfig, "training", fields)
 form.place("max_epochs", "batch_size")   # widgets, where they are wanted
 form.rest()                              # all others; advanced ones in a closed fold
 start.click(lambda *values: form.read(values), form.widgets, validator=form.check)
@@ -12,20 +12,19 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 import gradio as gr
 from annotated_types import Ge, Le
 from gradio.components import Component
 from pydantic.fields import FieldInfo
 
-from acestep.core.config import Config, assign, fields, parse
+from acestep.core.config import Config, assign, choices, fields, parse
 from acestep.core.errors import ConfigError
 from acestep.core.registry import Registry
 from acestep.ui.settings import SavedFields
 
 C = TypeVar("C", bound=Config)
-Choices = Mapping[str, "Registry[Any]"]
 
 _FEW = 3  # so many choices are shown as buttons, more as a menu
 
@@ -39,7 +38,7 @@ class Form(Generic[C]):
         prefix: str,
         saved_fields: SavedFields,
         *,
-        choices: Choices | None = None,
+        labels: Mapping[str, Registry[Any]] | None = None,
         leave_out: Iterable[str] = (),
         defaults: Mapping[str, Any] | None = None,
         lines: Mapping[str, int] | None = None,
@@ -47,13 +46,13 @@ class Form(Generic[C]):
         """
         Args:
             prefix: begins the ids of the widgets and the names under which their values are kept.
-            choices: registries whose labels and help are shown for the names that a field may hold.
+            labels: registries with labels for the choices of fields that are declared as a ``Literal``.
             leave_out: fields that are set elsewhere.
             defaults: other values to begin with than those of the configuration.
             lines: how high the boxes of longer texts are.
         """
         self.config_type, self._prefix, self._saved_fields = config_type, prefix, saved_fields
-        self._choices, self._defaults, self._lines = choices or {}, defaults or {}, lines or {}
+        self._labels, self._defaults, self._lines = labels or {}, defaults or {}, lines or {}
         left_out = set(leave_out)
         self.names = [n for n, f in fields(config_type).items() if n not in left_out and not _is_group(f)]
         self._widgets: dict[str, Component] = {}
@@ -129,9 +128,7 @@ class Form(Generic[C]):
     def _make(self, name: str) -> None:
         field = fields(self.config_type)[name]
         default = self._defaults.get(name, None if field.is_required() else field.get_default())
-        widget = _widget(
-            field, _display(field, default), self._id(name), self._choices.get(name), self._lines.get(name)
-        )
+        widget = _widget(field, _display(field, default), self._id(name), self._labels.get(name), self._lines.get(name))
         self._widgets[name] = self._saved_fields.add(
             self.key(name), widget, lambda value: not self.problem(name, value)
         )
@@ -140,7 +137,7 @@ class Form(Generic[C]):
         return f"{self._prefix}-{name}".replace("_", "-").replace(".", "-")
 
 
-def _widget(field: FieldInfo, value: Any, elem_id: str, registry: Registry[Any] | None, lines: int | None) -> Component:
+def _widget(field: FieldInfo, value: Any, elem_id: str, labels: Registry[Any] | None, lines: int | None) -> Component:
     unit = _extra(field, "unit")
     about: dict[str, Any] = {
         "label": f"{field.title} ({unit})" if unit else field.title,
@@ -152,8 +149,10 @@ def _widget(field: FieldInfo, value: Any, elem_id: str, registry: Registry[Any] 
     kind, may_be_empty = _kind(field)
     if may_be_empty and kind in (int, float):  # gradio's box for numbers shows 0 for nothing
         return gr.Textbox(placeholder="automatic", **about)
-    if get_origin(kind) is Literal:
-        options = _options(get_args(kind), registry)
+    if valid := choices(field):
+        options = [
+            (labels[value].label if labels and value in labels else label, value) for value, label in valid.items()
+        ]
         return gr.Radio(options, **about) if len(options) <= _FEW else gr.Dropdown(options, **about)
     if kind is bool:
         return gr.Checkbox(**about)
@@ -167,11 +166,6 @@ def _widget(field: FieldInfo, value: Any, elem_id: str, registry: Registry[Any] 
 def _limit(field: FieldInfo, kind: type[Ge] | type[Le]) -> float:
     limit: Any = next(limit for limit in field.metadata if isinstance(limit, kind))
     return float(limit.ge if kind is Ge else limit.le)
-
-
-def _options(names: Sequence[Any], registry: Registry[Any] | None) -> list[tuple[str, Any]]:
-    labels = {entry.name: entry.label for entry in registry} if registry else {}
-    return [(labels.get(name, str(name)), name) for name in names]
 
 
 def _kind(field: FieldInfo) -> tuple[Any, bool]:

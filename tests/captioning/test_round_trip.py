@@ -61,7 +61,7 @@ class Answers:
 )
 def test_a_captioned_folder_is_scanned_without_loss(songs, monkeypatch, tmp_path_factory, said, sung, texts, tag):
     answers = Answers(said, sung)
-    one = {"local": SimpleNamespace(make=lambda config, report: answers)}
+    one = {"local": SimpleNamespace(load=lambda: lambda config, report: answers)}
     monkeypatch.setattr(run, "CAPTIONERS", one)
     monkeypatch.setattr(run, "TRANSCRIBERS", one)
     folder = tmp_path_factory.mktemp("run")

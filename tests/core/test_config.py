@@ -1,8 +1,11 @@
+from dataclasses import dataclass
+from typing import Annotated
+
 import pytest
 
-from acestep.core.config import Config, assign, group, option, parse
+from acestep.core.config import Config, assign, choices, fields, group, option, parse
 from acestep.core.errors import ConfigError, UnknownName
-from acestep.core.registry import Registry
+from acestep.core.registry import Entry, NameIn, Registry
 
 
 class Inner(Config):
@@ -47,11 +50,50 @@ def test_a_configuration_survives_json():
     assert parse(Outer, config.model_dump(mode="json")) == config
 
 
-def test_a_registry_names_the_nearest_entry_and_refuses_a_second_of_one_name():
-    table: Registry = Registry("optimizer")
-    table.register("prodigy", label="Prodigy")(dict)
+@dataclass(frozen=True, kw_only=True)
+class Shop(Entry[type]):
+    price: float | None = None
+
+
+def shops() -> Registry[Shop]:
+    registry = Registry("shop", Shop)
+    registry.register("corner", target="no.such.module:Shop", label="Corner shop", price=2.5)
+    return registry
+
+
+def test_an_unknown_name_raises_with_the_nearest_one_and_a_taken_name_is_rejected():
+    registry = shops()
     with pytest.raises(UnknownName) as caught:
-        table["prodgy"]
-    assert caught.value.hint == "Did you mean 'prodigy'?"
+        registry["cornr"]
+    assert caught.value.hint == "Did you mean 'corner'?"
     with pytest.raises(ValueError, match="registered twice"):
-        table.register("prodigy", label="Prodigy")
+        registry.register("corner", target="builtins:dict", label="Another")
+
+
+def test_an_entry_carries_facts_and_imports_its_target_when_loaded():
+    registry = shops()
+    registry.register("dict", target="builtins:dict", label="Dict")
+    assert (registry["corner"].price, registry["dict"].price) == (2.5, None)
+    assert registry["dict"].load() is dict
+    with pytest.raises(ModuleNotFoundError):
+        registry["corner"].load()
+    with pytest.raises(TypeError, match="colour"):
+        registry.register("red", target="builtins:dict", label="Red", colour="red")
+
+
+def test_a_config_field_accepts_names_registered_after_its_class_was_defined():
+    registry, changes = shops(), []
+
+    class Visit(Config):
+        shop: Annotated[str, NameIn(registry, extra=("none",))] = option("corner", "Shop", "Where.")
+
+    registry.on_change(lambda: changes.append(registry.names))
+    with pytest.raises(ConfigError, match="shop must be 'corner' or 'none', got 'market'"):
+        parse(Visit, {"shop": "market"})
+    registry.register("market", target="builtins:dict", label="Market")
+    assert parse(Visit, {"shop": "market"}).shop == "market"
+    assert choices(fields(Visit)["shop"]) == {"corner": "Corner shop", "market": "Market", "none": "none"}
+    registry.unregister("market")
+    with pytest.raises(ConfigError, match="got 'market'"):
+        parse(Visit, {"shop": "market"})
+    assert changes == [["corner", "market"], ["corner"]]

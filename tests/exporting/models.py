@@ -89,7 +89,7 @@ def write_checkpoint_of(decoder: AceStepDiT, root: Path) -> Path:
 
 
 def config_of(kind: str, setting: str) -> AdapterConfig:
-    return ADAPTERS[kind].make(**SETTINGS[kind][setting])
+    return ADAPTERS[kind].config(**SETTINGS[kind][setting])
 
 
 def train(decoder: nn.Module, kind: str, setting: str, *, train_mlp: bool = True) -> Adapter:

@@ -7,8 +7,9 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from acestep.adapters.configs import ADAPTERS, WITH_RANKS, LoRAConfig
+from acestep.adapters.configs import ADAPTERS, LoRAConfig
 from acestep.adapters.files import find_adapter, inject
+from acestep.adapters.memory import numbers
 from acestep.core.errors import AdapterError, ConfigError, JobCancelled
 from acestep.core.events import Finished, Progressed
 from acestep.core.jobs import run_job, write_job
@@ -20,11 +21,12 @@ from acestep.training.data import ExampleSampler, collate, sorted_by_hash
 from acestep.training.evaluation.configs import EstimateJob
 from acestep.training.evaluation.sensitivity import by_layer, estimate_job, gradient_norms, propose_ranks
 from acestep.training.flow_matching import FlowMatching
-from acestep.training.memory_adapters import numbers
 from acestep.training.memory_spec import memory_spec
 from acestep.training.prepare import read_songs
 from acestep.training.state.run_folder import RunFolder
 from tests.training.runs import SETTINGS, Unstoppable, of_kind, run, tensors_for
+
+KINDS_WITH_RANKS = [entry.name for entry in ADAPTERS if entry.has_ranks]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_layers_are_means_of_their_weights_and_few_songs_are_taken_again(job):
 SIZES = {"lora": ".lora_A.weight", "dora": ".lora_A.weight", "loha": ".hada_w1_b"}  # [rank, in] in the file
 
 
-@pytest.mark.parametrize("kind", WITH_RANKS)
+@pytest.mark.parametrize("kind", KINDS_WITH_RANKS)
 def test_the_proposed_ranks_are_trained_with(kind, job, tensors, tiny_checkpoint, tmp_path):
     asked = job(attention_type="cross", train_mlp=True, rank=4, adapter_type=kind)
     estimate_job(asked, Unstoppable(asked.folder))
@@ -114,8 +116,8 @@ def test_ranks_for_another_kind_of_adapter_are_refused_in_words(kind, words, job
 
 
 def test_ranks_have_the_usual_mean_of_their_kind_and_a_lokr_has_none(job):
-    for kind in WITH_RANKS:
-        usual = ADAPTERS[kind].make()
+    for kind in KINDS_WITH_RANKS:
+        usual = ADAPTERS[kind].config()
         estimate_job(asked := job(batches=1, adapter_type=kind), Unstoppable(job().folder))
         settings = json.loads((asked.folder / "ranks.json").read_text())[kind]
         assert (settings["r"], settings["alpha"]) == (usual.r, usual.alpha)

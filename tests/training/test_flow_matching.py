@@ -74,8 +74,8 @@ def test_the_grid_of_times_cuts_that_law_into_equal_parts():
     ("t", "weight"), [(0.5, 1.0), (0.9, 1.0), (0.25, 5 / 9), (0.1, 5 / 81), (0.0, 0.0), (1.0, 1e-6)]
 )
 def test_min_snr_weighs_clean_times_less(t, weight):
-    assert LOSS_WEIGHTS["min_snr"].make(t, 5.0) == pytest.approx(weight, rel=1e-5, abs=1e-9)
-    assert LOSS_WEIGHTS["none"].make(t, 5.0) == 1.0
+    assert LOSS_WEIGHTS["min_snr"].load()(t, 5.0) == pytest.approx(weight, rel=1e-5, abs=1e-9)
+    assert LOSS_WEIGHTS["none"].load()(t, 5.0) == 1.0
 
 
 def test_a_weight_multiplies_the_loss_of_its_song():

@@ -37,7 +37,7 @@ SHORT = {
 
 
 def configs():
-    return {"training": TrainingConfig(), **{kind.name: kind.make() for kind in ADAPTERS}}
+    return {"training": TrainingConfig(), **{kind.name: kind.config() for kind in ADAPTERS}}
 
 
 def reasons(**given):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from acestep.core.errors import MissingPackage
-from acestep.training.optimizers import OPTIMIZERS, make_optimizer, peak_rate
+from acestep.training.optimizers import OPTIMIZERS, make_optimizer, peak_lr
 from acestep.training.state.tensor_tree import read_state, write_state
 
 RATES = {"adamw": 0.05, "adamw8bit": 0.05, "adafactor": 0.05, "prodigy": 1.0}
@@ -54,11 +54,11 @@ def test_each_optimizer_goes_on_from_its_saved_state_to_the_last_bit(name, tmp_p
 
 
 def test_the_rate_left_empty_suits_the_optimizer():
-    assert peak_rate("adamw", None) == 1e-4
-    assert peak_rate("adamw", 3e-4) == 3e-4
-    assert peak_rate("prodigy", None) == 1.0
-    assert peak_rate("prodigy", 1e-4) == 1.0  # a rate that was meant for AdamW
-    assert peak_rate("prodigy", 0.5) == 0.5
+    assert peak_lr("adamw", None) == 1e-4
+    assert peak_lr("adamw", 3e-4) == 3e-4
+    assert peak_lr("prodigy", None) == 1.0
+    assert peak_lr("prodigy", 1e-4) == 1.0  # a rate that was meant for AdamW
+    assert peak_lr("prodigy", 0.5) == 0.5
 
 
 @pytest.mark.parametrize(("name", "package"), [("adamw8bit", "bitsandbytes"), ("prodigy", "prodigyopt")])

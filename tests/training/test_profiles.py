@@ -121,7 +121,7 @@ def configs(tmp_path):
     return {
         "job": job,
         "training": TrainingConfig(),
-        **{kind.name: kind.make() for kind in ADAPTERS},
+        **{kind.name: kind.config() for kind in ADAPTERS},
         "preprocess": preprocess,
         "samples": PreviewConfig(),
     }

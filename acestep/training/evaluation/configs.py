@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Annotated, Literal
 
-from acestep.adapters.configs import ADAPTERS, WITH_RANKS
+from acestep.adapters.configs import ADAPTERS
 from acestep.core.config import Config, option
+from acestep.core.registry import NameIn
 
-if TYPE_CHECKING:
-    KindWithRanks: TypeAlias = str
-else:  # what the registry holds are the choices
-    KindWithRanks = Literal[WITH_RANKS]
+KindWithRanks = Annotated[str, NameIn(ADAPTERS, where=lambda entry: entry.has_ranks)]
 
 
 class EstimateJob(Config):
@@ -58,7 +56,7 @@ class EstimateJob(Config):
     @property
     def mean_rank(self) -> int:
         """``rank``, or that which the kind of adapter has by itself."""
-        usual: int = ADAPTERS[self.adapter_type].make().r  # type: ignore[attr-defined]
+        usual: int = ADAPTERS[self.adapter_type].config().r  # type: ignore[attr-defined]
         return usual if self.rank is None else self.rank
 
     @property

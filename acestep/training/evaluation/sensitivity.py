@@ -199,7 +199,7 @@ def propose_ranks(norms: Mapping[str, float], rank: int) -> dict[str, int]:
 
 def _settings(config: EstimateJob, norms: Mapping[str, float]) -> dict[str, Any]:
     """What a run needs for the proposed ranks, under the names of its settings. Alpha is to rank as usual."""
-    kind, rank, usual = config.adapter_type, config.mean_rank, ADAPTERS[config.adapter_type].make()
+    kind, rank, usual = config.adapter_type, config.mean_rank, ADAPTERS[config.adapter_type].config()
     assert isinstance(usual, LoRAConfig | LoHaConfig)
     alpha = max(1, round(rank * usual.alpha / usual.r))
     label = ADAPTERS[kind].label

@@ -36,9 +36,9 @@ EPOCHS = ((0, 1000, 200), (3, 1500, 200), (6, 1000, 200), (10, 700, 100), (20, 5
 EPOCHS_BEYOND = (200, 50)
 
 _PLACES = {name: ("training", name) for name in fields(TrainingConfig)} | {
-    f"{kind.name}_{name}": (kind.name, name) for kind in ADAPTERS for name in fields(kind.make)
+    f"{kind.name}_{name}": (kind.name, name) for kind in ADAPTERS for name in fields(kind.config)
 }
-_OWNERS = {"training": TrainingConfig} | {kind.name: kind.make for kind in ADAPTERS}
+_OWNERS = {"training": TrainingConfig} | {kind.name: kind.config for kind in ADAPTERS}
 _DECLARATIONS: dict[str, Any] = {
     key: (fields(_OWNERS[group])[name].annotation, copy.copy(fields(_OWNERS[group])[name]))
     for key, (group, name) in _PLACES.items()
@@ -127,7 +127,7 @@ def apply_preset(
         UnknownName, ConfigError: as ``read_preset``; or the preset sets what none of the configurations has.
     """
     preset = read_preset(name, training_config.adapter_type)
-    kinds = {kind.make: kind.name for kind in ADAPTERS}
+    kinds = {kind.config: kind.name for kind in ADAPTERS}
     configs: dict[str, Config] = {"training": training_config}
     configs |= {kinds[type(config)]: config for config in (lora_config, *others)}
     homeless = [key for key in preset.settings if key.partition(".")[0] not in configs]
@@ -189,8 +189,11 @@ def _content(path: Path) -> dict[str, Any]:
 
 def _with_section(path: Path, content: dict[str, Any], sections: Any, adapter_type: str) -> dict[str, Any]:
     """The common part of a file and the part for one adapter. A kind derived from another takes that one's part."""
-    kinds = [kind.name for kind in ADAPTERS if issubclass(ADAPTERS[adapter_type].make, kind.make)]
-    found = [kind for kind in (adapter_type, *kinds) if isinstance(sections, dict) and kind in sections]
+    found = [
+        kind
+        for kind in (adapter_type, ADAPTERS[adapter_type].parent)
+        if isinstance(sections, dict) and kind in sections
+    ]
     if not found or not isinstance(sections[found[0]], dict):
         raise ConfigError(
             [f"{path.name} has no settings for the adapter {adapter_type!r}"], hint="Choose another preset or adapter."

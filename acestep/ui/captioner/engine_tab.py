@@ -29,7 +29,7 @@ class EngineTab:
     def __init__(self, page: CaptionerContext) -> None:
         self._app = app = page.app
         self._version = 0
-        self.form = Form(CaptionJob, FORM, page.saved_fields, choices=ENGINES, leave_out=LEFT_OUT)
+        self.form = Form(CaptionJob, FORM, page.saved_fields, labels=ENGINES, leave_out=LEFT_OUT)
         heading("What to make, and with what")
         with gr.Row(equal_height=False):
             for group in (("captioner", "write_texts"), ("transcriber", "language"), ("measure", "prefer")):

@@ -11,7 +11,7 @@ from typing import Any
 
 from gradio.events import api
 
-from acestep.core.config import parse
+from acestep.core.config import groups, parse
 from acestep.core.errors import JobError
 from acestep.core.events import Failed, Finished
 from acestep.core.jobs import read_job
@@ -21,7 +21,7 @@ from acestep.dataset.scan import scan_folder
 from acestep.dataset.store import write_dataset
 from acestep.exporting.configs import MergeJob
 from acestep.preprocessing.configs import PreprocessJob
-from acestep.training.configs import TrainJob, groups, set_value
+from acestep.training.configs import TrainJob, set_value
 from acestep.training.evaluation.configs import EstimateJob
 from acestep.ui.errors import json_errors
 from acestep.ui.jobs import GenerateJob

@@ -8,10 +8,11 @@ from typing import Any
 
 import gradio as gr
 
+from acestep.core.config import groups
 from acestep.core.errors import AceStepError, ConfigError
 from acestep.core.files import read_json
 from acestep.tensors.manifest import NAME as MANIFEST
-from acestep.training.configs import TrainJob, groups, set_value
+from acestep.training.configs import TrainJob, set_value
 from acestep.training.memory import GIB, PARTS, Estimate, estimate
 from acestep.training.memory_advice import Advice, advise
 from acestep.training.memory_spec import FRAMES_PER_S, LONGEST_S, USUAL_TOKENS, memory_spec

@@ -8,10 +8,9 @@ from typing import Any
 import gradio as gr
 
 from acestep.adapters.configs import ADAPTERS
-from acestep.core.config import Config
+from acestep.core.config import Config, groups
 from acestep.core.errors import CheckpointError, ConfigError
 from acestep.models.checkpoint import find_checkpoint
-from acestep.training.configs import groups
 from acestep.training.interop import read_sidestep, write_sidestep
 from acestep.training.profiles import read_profile, write_profile
 from acestep.training.settings import Remark, apply_fitting

@@ -8,7 +8,7 @@ from typing import Any
 
 from acestep.core.events import Cancelled, Event, Failed
 from acestep.training.configs import TrainingConfig
-from acestep.training.optimizers import peak_rate
+from acestep.training.optimizers import peak_lr
 from acestep.ui.watch import State
 
 Change = Callable[[TrainingConfig], dict[str, Any]]
@@ -24,7 +24,7 @@ class Remedy:
 
 
 def _halved(training: TrainingConfig) -> dict[str, Any]:
-    return {"learning_rate": peak_rate(training.optimizer_type, training.learning_rate) / 2}
+    return {"learning_rate": peak_lr(training.optimizer_type, training.learning_rate) / 2}
 
 
 def _leaner(training: TrainingConfig) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from acestep.core.config import fields
+from acestep.core.config import fields, groups
 from acestep.core.errors import JobBusy, JobError, StorageError
 from acestep.core.events import EventLog
 from acestep.core.files import storage_errors
 from acestep.core.runs import RunSummary, list_runs, read_run
-from acestep.training.configs import TrainJob, groups
+from acestep.training.configs import TrainJob
 from acestep.ui.trainer.app_state import AppState
 from acestep.ui.watch import ACTIVE, Account
 

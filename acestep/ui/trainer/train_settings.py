@@ -9,14 +9,10 @@ import gradio as gr
 from gradio.components import Component
 
 from acestep.adapters.configs import ADAPTERS
-from acestep.core.config import fields
+from acestep.core.config import fields, groups
 from acestep.core.errors import AceStepError
 from acestep.core.paths import safe_name
-from acestep.core.registry import Registry
-from acestep.training.configs import TrainJob, groups
-from acestep.training.loss_weights import LOSS_WEIGHTS
-from acestep.training.optimizers import OPTIMIZERS
-from acestep.training.schedules import SCHEDULES
+from acestep.training.configs import TrainJob
 from acestep.ui import html
 from acestep.ui.form import Form
 from acestep.ui.page_context import heading
@@ -25,12 +21,6 @@ from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.trainer.preset_picker import CUSTOM, PresetPicker
 from acestep.ui.trainer.tensors_picker import TensorsPicker
 
-_CHOICES: dict[str, Registry[Any]] = {
-    "adapter_type": ADAPTERS,
-    "optimizer_type": OPTIMIZERS,
-    "scheduler_type": SCHEDULES,
-    "loss_weighting": LOSS_WEIGHTS,
-}
 _KIND = ("adapter_type", "attention_type", "train_mlp")
 _SECTIONS = {
     "How long": ("max_epochs", "save_every_n_epochs", "auto_save_best_after", "early_stop_patience"),
@@ -47,8 +37,7 @@ class TrainSettings:
     def __init__(self, page: TrainerContext) -> None:
         self._shell, self._app = page, page.app
         self.forms: dict[str, Form[Any]] = {
-            name: Form(config, name, page.saved_fields, choices=_CHOICES, lines=_TEXTS)
-            for name, config in groups(TrainJob).items()
+            name: Form(config, name, page.saved_fields, lines=_TEXTS) for name, config in groups(TrainJob).items()
         }
         self._tensors = TensorsPicker(page, self.forms["training"])
         with gr.Row(elem_classes="ac-grid"):

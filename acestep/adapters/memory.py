@@ -1,6 +1,7 @@
-"""What each kind of adapter costs in memory: its numbers, and what it keeps of a forward pass for the backward one.
+"""Formulas for the memory of adapters: parameters, and activations kept for the backward pass.
 
-Counted from the modules in ``acestep.adapters`` as autograd saves their tensors. Importing this does not import torch.
+Each cost function is a fact of an entry in ``configs.ADAPTERS`` and counts the tensors that autograd saves in the
+modules of that kind. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -9,14 +10,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from acestep.adapters.configs import AdapterConfig, DoRAConfig
-
-FP32 = 4  # bytes of a number
+FP32 = 4  # bytes per element
 
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
-    """How the forward pass computes: ``size`` bytes a number; ``fused`` dropout has a kernel of its own."""
+    """Dtype of the forward pass: ``size`` bytes per element; ``fused`` if dropout has a fused kernel."""
 
     size: int
     fused: bool
@@ -27,19 +26,20 @@ class Arithmetic:
         return self.size < FP32
 
     def mask(self, size: int) -> int:
-        """Bytes that dropout keeps for each number of ``size`` bytes: one, or a factor of the same type."""
+        """Bytes of the dropout mask per element of ``size`` bytes: one, or a factor of the same dtype."""
         return 1 if self.fused else size
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A linear layer under an adapter.
+    """A linear layer with an adapter.
 
     Attributes:
         name: original name, such as layers.0.self_attn.q_proj.
+        out, into: output and input features.
         rows: tokens of a batch that pass through it.
-        kept: its input is kept for another reason.
-        strided: the input lies in memory in another order than a product of its parts needs.
+        kept: autograd saves its input for another operation anyway.
+        strided: the input is not contiguous, so a matrix product copies it.
         passes: its input has a gradient.
     """
 
@@ -54,15 +54,15 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What an adapter costs on one layer.
+    """Memory of an adapter on one layer.
 
     Attributes:
         weights: shapes of the trained matrices.
-        zeros: shapes of those among them that start at zero.
-        constants: fp32 numbers beside them that are not trained.
-        saved: bytes kept from the forward to the backward pass.
-        casts: bytes of copies of its weights in the type of the forward pass, kept as long.
-        working: bytes taken for a moment in either pass beside what ``saved`` tells.
+        zeros: shapes of those of them that start at zero.
+        saved: bytes of activations saved for the backward pass.
+        casts: bytes of copies of the weights in the dtype of the forward pass, kept as long as ``saved``.
+        constants: fp32 elements that are not trained.
+        working: bytes of temporary buffers in either pass.
     """
 
     weights: tuple[tuple[int, ...], ...]
@@ -73,22 +73,20 @@ class Cost:
     working: int = 0
 
 
-def adapter_cost(kind: str, config: AdapterConfig, layer: Layer, arithmetic: Arithmetic) -> Cost:
-    """The cost of an adapter of that kind on ``layer``."""
-    return _COSTS[kind](config, layer, arithmetic)
+MemoryCost = Callable[[Any, Layer, Arithmetic], Cost]  # (config of the adapter, layer, arithmetic)
 
 
 def numbers(shapes: Iterable[tuple[int, ...]]) -> int:
-    """How many numbers matrices of these shapes hold together."""
+    """Total number of elements of matrices of these shapes."""
     return sum(shape[0] * (shape[1] if len(shape) > 1 else 1) for shape in shapes)
 
 
-def _lora(config: Any, layer: Layer, arithmetic: Arithmetic) -> Cost:
-    """B @ A @ dropout(x). PEFT gives x in fp32; autocast, dropout and variants each make a copy of their own."""
+def lora_cost(config: Any, layer: Layer, arithmetic: Arithmetic, *, decomposed: bool = False) -> Cost:
+    """B @ A @ dropout(x). PEFT casts x to fp32; autocast, dropout, PiSSA and DoRA (``decomposed``) each copy it."""
     rank = _rank(config, layer.name)
     a, b = (rank, layer.into), (layer.out, rank)
-    started = config.init == "pissa"  # where A and B began is kept as well, and taken off the product
-    varied = started or isinstance(config, DoRAConfig)
+    started = config.init == "pissa"  # the initial A and B are kept as well and subtracted
+    varied = started or decomposed
     copied = arithmetic.mixed or config.dropout > 0 or not layer.kept or (varied and layer.strided)
     saved = layer.rows * arithmetic.size * (rank + (layer.into if copied else 0))
     if config.dropout and layer.passes:
@@ -100,13 +98,13 @@ def _lora(config: Any, layer: Layer, arithmetic: Arithmetic) -> Cost:
         saved=saved,
         casts=half * (2 if started and layer.passes else 1),
         constants=numbers((a, b)) if started else 0,
-        working=layer.rows * layer.into * 2 * FP32 if arithmetic.mixed else 0,  # the gradient of x in fp32, twice
+        working=layer.rows * layer.into * 2 * FP32 if arithmetic.mixed else 0,  # the gradient of x in fp32, two copies
     )
 
 
-def _dora(config: Any, layer: Layer, arithmetic: Arithmetic) -> Cost:
-    """m * (W + BA) / |W + BA|: LoRA, both products before they are scaled, and a whole fp32 weight to measure rows."""
-    plain = _lora(config, layer, arithmetic)
+def dora_cost(config: Any, layer: Layer, arithmetic: Arithmetic) -> Cost:
+    """m * (W + BA) / |W + BA|: LoRA, both unscaled products, and a full fp32 weight for the norms of its rows."""
+    plain = lora_cost(config, layer, arithmetic, decomposed=True)
     return Cost(
         weights=(*plain.weights, (layer.out,)),
         zeros=plain.zeros,
@@ -117,7 +115,7 @@ def _dora(config: Any, layer: Layer, arithmetic: Arithmetic) -> Cost:
     )
 
 
-def _lokr(config: Any, layer: Layer, arithmetic: Arithmetic) -> Cost:
+def lokr_cost(config: Any, layer: Layer, arithmetic: Arithmetic) -> Cost:
     """kron(w1, w2) x, as w2 on each group of x, then w1 across the groups (LyCORIS 4.1.3, functional/lokr.py)."""
     (out_small, out_large), (in_small, in_large) = (factorize(n, config.factor) for n in (layer.out, layer.into))
     dim = config.linear_dim
@@ -134,12 +132,12 @@ def _lokr(config: Any, layer: Layer, arithmetic: Arithmetic) -> Cost:
 
 
 def _factor(rows: int, columns: int, dim: int) -> tuple[tuple[int, int], ...]:
-    """The shapes of a factor: whole, or the product of two thin matrices where that is smaller by half."""
+    """Shapes of a factor: one full matrix, or two low-rank ones if the dim is below half of the larger side."""
     return ((rows, dim), (dim, columns)) if dim < max(rows, columns) / 2 else ((rows, columns),)
 
 
-def _loha(config: Any, layer: Layer, arithmetic: Arithmetic) -> Cost:
-    """((w1a w1b) * (w2a w2b)) x: the product of the four is a whole weight, kept to pass gradients to x."""
+def loha_cost(config: Any, layer: Layer, arithmetic: Arithmetic) -> Cost:
+    """((w1a w1b) * (w2a w2b)) x: the update is a full matrix, saved to compute the gradient of x."""
     rank = _rank(config, layer.name)
     halves = ((rank, layer.into), (layer.out, rank)) * 2
     mask = layer.out * arithmetic.mask(arithmetic.size) if config.dropout else 0
@@ -154,7 +152,7 @@ def _loha(config: Any, layer: Layer, arithmetic: Arithmetic) -> Cost:
 
 
 def _rank(config: Any, name: str) -> int:
-    """The rank on a module: that of the longest key of ``ranks`` that its name ends with."""
+    """The rank of a module: from the longest key of ``ranks`` that its name ends with, else ``r``."""
     keys = [key for key in config.ranks if f".{name}".endswith(f".{key}")]
     return int(config.ranks[max(keys, key=len)] if keys else config.r)
 
@@ -162,18 +160,10 @@ def _rank(config: Any, name: str) -> int:
 def factorize(size: int, limit: int) -> tuple[int, int]:
     """``size`` as a product (smaller, larger) with the least sum, the smaller at most ``limit``; -1 sets no limit.
 
-    As LyCORIS 4.1.3 does it (functional/general.py): a ``limit`` that divides ``size`` is taken as it is.
+    Equals ``factorization`` of LyCORIS 4.1.3 (functional/general.py): a ``limit`` that divides ``size`` is used as is.
     """
     if limit > 0 and size % limit == 0:
         return min(limit, size // limit), max(limit, size // limit)
     most = size if limit < 0 else limit
     smaller = max(n for n in range(1, int(size**0.5) + 1) if size % n == 0 and (n <= most or n == 1))
     return smaller, size // smaller
-
-
-_COSTS: dict[str, Callable[[Any, Layer, Arithmetic], Cost]] = {
-    "lora": _lora,
-    "dora": _dora,
-    "lokr": _lokr,
-    "loha": _loha,
-}

@@ -20,8 +20,8 @@ from acestep.cli_bench import bench_commands
 from acestep.cli_memory import memory
 from acestep.cli_settings import settings
 from acestep.console import Json, answer, do, print_error, print_json, say
-from acestep.core.errors import AceStepError, DatasetError, JobCancelled
-from acestep.core.events import told
+from acestep.core.errors import AceStepError, DatasetError, JobCancelled, code_of
+from acestep.core.events import describe
 from acestep.core.jobs import read_job
 from acestep.core.log import set_up_logging
 from acestep.core.runs import list_runs
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _refuse(error: BaseException, code: int, arguments: list[str]) -> int:
-    print_error(type(error).__name__, str(error), getattr(error, "hint", ""), "--json" in arguments)
+    print_error(code_of(error), str(error), getattr(error, "hint", ""), "--json" in arguments)
     return code
 
 
@@ -191,7 +191,7 @@ def scan(
 
     found = scan_folder(audio_dir, name=name, custom_tag=tag, tag_position=tag_position)
     for problem in found.problems:
-        say(f"{problem.path}: {told(problem.message, problem.hint)}")
+        say(f"{problem.path}: {describe(problem.message, problem.hint)}")
     write_dataset(out, found.dataset)
     samples = found.dataset.samples
     unlabelled = [sample.filename for sample in samples if not sample.labeled]

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from acestep.core.config import Config
+from acestep.core.console_follow import follow_events, stop_on_signals
 from acestep.core.events import Failed, Finished
-from acestep.core.follow import following, stopped_by_signals
 from acestep.core.jobs import exit_code, run_job, write_job
 
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
@@ -23,7 +23,7 @@ def do(name: str, config: Config, folder: Path, json_output: bool, *, written: b
     """
     if not written:
         write_job(folder, name, config)
-    with stopped_by_signals(folder, say), following(folder, say):
+    with stop_on_signals(folder, say), follow_events(folder, say):
         last = run_job(folder)
     if isinstance(last, Finished):
         answer({"run": str(folder), **last.result}, json_output)

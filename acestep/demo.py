@@ -10,9 +10,9 @@ from torch import Tensor
 
 from acestep.audio.files import write_audio
 from acestep.core.config import Config
+from acestep.core.console_follow import WriteLine, follow_events, stop_on_signals
 from acestep.core.errors import AceStepError, JobCancelled, TrainingError
 from acestep.core.events import Failed, Finished
-from acestep.core.follow import Say, following, stopped_by_signals
 from acestep.core.jobs import run_job, write_job
 from acestep.dataset.scan import scan_folder
 from acestep.dataset.store import write_dataset
@@ -25,7 +25,7 @@ from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.configs import LoRAConfig, TrainingConfig, TrainJob
 
 
-def run_demo(workdir: Path, *, steps: int, say: Say) -> dict[str, Any]:
+def run_demo(workdir: Path, *, steps: int, say: WriteLine) -> dict[str, Any]:
     """Scan, label, preprocess, train, export and listen, in ``workdir``; returns the figures.
 
     Raises:
@@ -73,9 +73,9 @@ def _training(tensors: Path, checkpoint: Path, run: Path, steps: int) -> TrainJo
     return TrainJob(tensor_dir=tensors, checkpoint=str(checkpoint), out=run, training=training, lora=lora)
 
 
-def _job(name: str, config: Config, folder: Path, say: Say) -> dict[str, Any]:
+def _job(name: str, config: Config, folder: Path, say: WriteLine) -> dict[str, Any]:
     write_job(folder, name, config)
-    with stopped_by_signals(folder, say), following(folder, say):
+    with stop_on_signals(folder, say), follow_events(folder, say):
         last = run_job(folder)
     if isinstance(last, Finished):
         return last.result

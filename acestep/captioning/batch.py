@@ -8,7 +8,7 @@ from acestep.audio.files import AUDIO_EXTENSIONS
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.pace import Pace, Step
 from acestep.captioning.plan import Plan, cost_notes, place
-from acestep.core.events import ItemFailed, Noted, Progressed
+from acestep.core.events import ItemFailed, LogMessage, Progressed
 from acestep.core.jobs import Context
 
 
@@ -49,9 +49,9 @@ def tell(batch: Batch, plan: Plan) -> None:
         if problem.path.suffix.lower() in AUDIO_EXTENSIONS:
             batch.fail(place(problem.path, plan.root), problem.message, problem.hint)
         else:
-            batch.context.emit(Noted(message=f"{place(problem.path, plan.root)} {problem.message}", warning=True))
+            batch.context.emit(LogMessage(message=f"{place(problem.path, plan.root)} {problem.message}", warning=True))
     finished = sum(not task.open for task in plan.tasks)
     if finished:
-        batch.context.emit(Noted(message=f"{finished} songs have all that is asked for and are left as they are"))
+        batch.context.emit(LogMessage(message=f"{finished} songs have all that is asked for and are left as they are"))
     for note in cost_notes(plan, batch.config):
-        batch.context.emit(Noted(message=note))
+        batch.context.emit(LogMessage(message=note))

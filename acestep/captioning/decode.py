@@ -18,8 +18,8 @@ def decoded(tasks: list[tuple[Task, bool]]) -> Iterator[tuple[Task, Future[Any]]
         ahead: list[Future[Any]] = []
         try:
             for number, (task, _) in enumerate(tasks):
-                following = tasks[number + len(ahead) : number + 2]
-                ahead += [pool.submit(_load, later.known.audio, needed) for later, needed in following]
+                follow_events = tasks[number + len(ahead) : number + 2]
+                ahead += [pool.submit(_load, later.known.audio, needed) for later, needed in follow_events]
                 yield task, ahead.pop(0)
         finally:
             for future in ahead:

@@ -25,7 +25,7 @@ from acestep.captioning.lyrics import join_lyrics, parse_lyrics
 from acestep.captioning.omni import OmniModel, Sampling
 from acestep.captioning.parse import clean, parse_answer
 from acestep.core.errors import CaptionError, CheckpointError, DownloadError
-from acestep.core.events import Noted
+from acestep.core.events import LogMessage
 from acestep.core.paths import checkpoint_roots, typed_path
 from acestep.models.catalog import CATALOG
 from acestep.models.device import choose_device, choose_dtype
@@ -145,7 +145,7 @@ def find_omni(name: str, config: CaptionJob, report: Report) -> Path:
         raise CheckpointError(
             f"{name!r} was not found in {searched}", hint="Download it, or give the path of its folder."
         )
-    report(Noted(message=f"{name} is not on this computer and is downloaded first; about 22 GB"))
+    report(LogMessage(message=f"{name} is not on this computer and is downloaded first; about 22 GB"))
     if base in (model.name for model in CATALOG):
         return download([base], config.checkpoints or roots[-1], on_progress=report)[0]
     try:
@@ -157,7 +157,9 @@ def find_omni(name: str, config: CaptionJob, report: Report) -> Path:
 def _load(folder: Path, config: CaptionJob, report: Report) -> OmniModel:
     device = choose_device(config.device)
     dtype = choose_dtype(device.value, config.dtype)
-    report(Noted(message=f"loading {folder.name} on {device.value} ({device.reason}), {dtype.value} ({dtype.reason})"))
+    report(
+        LogMessage(message=f"loading {folder.name} on {device.value} ({device.reason}), {dtype.value} ({dtype.reason})")
+    )
     return OmniModel.load(folder, device=device.value, dtype=dtype.value, quantization=config.quantization)
 
 

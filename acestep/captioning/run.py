@@ -24,11 +24,11 @@ from acestep.captioning.plan import Plan, Task, make_plan
 from acestep.captioning.share import caption_shares
 from acestep.captioning.sidecar import at_hand, lyric_labels, mapping, write_labels
 from acestep.captioning.table import write_table
-from acestep.core.card import graphics_card
+from acestep.core.device_lock import lock_device
 from acestep.core.errors import AceStepError, CaptionError, DiskFull, JobCancelled, ServiceRefused
-from acestep.core.events import Event, ItemFailed, Noted, Saved, Started
+from acestep.core.events import Event, ItemFailed, LogMessage, Saved, Started
 from acestep.core.jobs import Context
-from acestep.core.workers import Merged
+from acestep.core.workers import MergedEvents
 from acestep.models.device import choose_device
 
 _STAYS = "your own text stays"
@@ -54,7 +54,7 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
     if config.devices > 1 and work:
         _share(batch, work)
     else:
-        with graphics_card(_device(plan, config), "captioning", context):
+        with lock_device(_device(plan, config), "captioning", context):
             _describe_all(batch, plan.first)
             _transcribe_all(batch, plan.second)
     if context.whole is None and batch.failed and not any(batch.counts.values()) and len(work) == len(plan.tasks):
@@ -87,7 +87,7 @@ def _share(batch: Batch, work: list[Task]) -> None:
             batch.failed[event.item] = event.message
         batch.context.emit(event)
 
-    merged = Merged(hear, batch.total)
+    merged = MergedEvents(hear, batch.total)
     for result in caption_shares(batch.config, [task.name for task in work], batch.context.folder, merged):
         batch.counts = {name: count + result[name] for name, count in batch.counts.items()}
         batch.disagreements |= result["disagreements"]
@@ -185,7 +185,7 @@ def _transcribe(batch: Batch, transcriber: Transcriber, task: Task, song: Song) 
     lyrics = transcriber.transcribe(song, stop=lambda: batch.context.cancelled)
     if not lyrics.complete:
         message = f"{task.name}: the lyrics may be cut off; allow more lyrics tokens"
-        batch.context.emit(Noted(message=message, warning=True))
+        batch.context.emit(LogMessage(message=message, warning=True))
     written = _write(batch, task, lyric_labels(lyrics.text, lyrics.language, transcriber.name), {})
     if "lyrics" not in written:
         return _STAYS

@@ -9,7 +9,7 @@ from typing import Any
 from acestep.captioning.cloud import keys_for_others
 from acestep.captioning.configs import CaptionJob
 from acestep.core.events import Event
-from acestep.core.workers import Share, run_shares
+from acestep.core.workers import WorkerJob, run_workers
 from acestep.models.device import choose_devices
 
 
@@ -22,10 +22,10 @@ def caption_shares(
         folder: the run folder of the whole job.
 
     Raises:
-        AceStepError: what ``run_shares`` raises.
+        AceStepError: what ``run_workers`` raises.
     """
     shares = []
     for number, device in enumerate(choose_devices(config.device, config.devices)[: len(songs)]):
         mine = {"only": list(songs[number :: config.devices]), "device": device.value, "devices": 1, "csv": None}
-        shares.append(Share("caption", config.model_copy(update=mine), keys_for_others()))
-    return run_shares(shares, folder, on_event)
+        shares.append(WorkerJob("caption", config.model_copy(update=mine), keys_for_others()))
+    return run_workers(shares, folder, on_event)

@@ -1,4 +1,4 @@
-"""Every error this program raises on purpose.
+"""The tree of errors that this program raises on purpose.
 
     AceStepError
     +-- ConfigError
@@ -18,6 +18,7 @@
     +-- StorageError
     |   +-- DiskFull
     |   +-- NotWritable
+    +-- OutOfMemory
     +-- MissingPackage
     +-- JobError
         +-- JobBusy
@@ -29,9 +30,25 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+# Codes that earlier versions wrote -> the present code.
+_ALIASES = {"MemoryError": "OutOfMemory", "OutOfMemoryError": "OutOfMemory"}
+
 
 class AceStepError(Exception):
-    """Base class: something a user can read and act upon. Never shown with a traceback."""
+    """Base class: a problem that the user can read and act on. Never shown with a traceback.
+
+    ``code`` is the name of the class in files, in JSON output and over HTTP. It stays when the class is renamed.
+    """
+
+    code: ClassVar[str] = "AceStepError"
+    _classes: ClassVar[dict[str, type[AceStepError]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        if "code" not in vars(cls) or cls.code in AceStepError._classes:
+            raise TypeError(f"{cls.__name__} needs a code of its own")
+        AceStepError._classes[cls.code] = cls
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -41,6 +58,8 @@ class AceStepError(Exception):
 class ConfigError(AceStepError):
     """One or more settings are wrong. All problems are reported at once."""
 
+    code = "ConfigError"
+
     def __init__(self, problems: str | list[str], *, hint: str = "") -> None:
         self.problems = [problems] if isinstance(problems, str) else problems
         super().__init__("; ".join(self.problems), hint=hint)
@@ -49,82 +68,146 @@ class ConfigError(AceStepError):
 class UnknownName(ConfigError):
     """A registry holds no entry of that name."""
 
+    code = "UnknownName"
+
 
 class AudioError(AceStepError):
-    """A sound file cannot be read, or holds nothing that can be used."""
+    """An audio file cannot be read, or holds no usable audio."""
+
+    code = "AudioError"
 
 
 class DatasetError(AceStepError):
-    """Songs or labels are missing or malformed."""
+    """Samples or labels are missing or malformed."""
+
+    code = "DatasetError"
 
 
 class CheckpointError(AceStepError):
     """A model folder is missing, incomplete or damaged."""
 
+    code = "CheckpointError"
+
 
 class TensorError(AceStepError):
     """A preprocessed ``.pt`` file is missing, malformed or unsafe to read."""
 
+    code = "TensorError"
+
 
 class ModelMismatch(TensorError):
-    """Tensors or an adapter belong to another model than the one in use."""
+    """Tensors or an adapter belong to another base model than the one in use."""
+
+    code = "ModelMismatch"
 
 
 class AdapterError(AceStepError):
-    """An adapter cannot be made, read or applied."""
+    """An adapter cannot be created, read or applied."""
+
+    code = "AdapterError"
 
 
 class TrainingError(AceStepError):
-    """Training cannot start or go on."""
+    """Training cannot start or continue."""
+
+    code = "TrainingError"
 
 
 class LossNotFinite(TrainingError):
     """The loss was NaN or infinite too often in a row."""
 
+    code = "LossNotFinite"
+
 
 class DownloadError(AceStepError):
-    """A model could not be fetched completely."""
+    """A model could not be downloaded completely."""
+
+    code = "DownloadError"
 
 
 class CaptionError(AceStepError):
-    """A song got no usable description or lyrics."""
+    """A sample got no usable caption or lyrics."""
+
+    code = "CaptionError"
 
 
 class ServiceError(CaptionError):
-    """An online service did not answer, or not with what it was asked for."""
+    """An online service did not respond, or its response is not usable."""
+
+    code = "ServiceError"
 
 
 class ServiceRefused(ServiceError):
-    """An online service will answer no request of this user: no key, a wrong one, no credit."""
+    """An online service rejects every request of this user: no API key, a wrong one, or no credit."""
+
+    code = "ServiceRefused"
 
 
 class StorageError(AceStepError):
     """A file could not be written."""
 
+    code = "StorageError"
+
 
 class DiskFull(StorageError):
-    """There is, or will be, too little room on the disk."""
+    """The disk has too little free space."""
+
+    code = "DiskFull"
 
 
 class NotWritable(StorageError):
     """The folder or file is read-only for this user."""
 
+    code = "NotWritable"
+
+
+class OutOfMemory(AceStepError):
+    """The device or the computer ran out of memory."""
+
+    code = "OutOfMemory"
+
 
 class MissingPackage(AceStepError):
-    """A chosen feature needs a package that is not installed or does not work here."""
+    """A selected feature needs a package that is not installed or does not work here."""
+
+    code = "MissingPackage"
 
 
 class JobError(AceStepError):
     """A job could not run."""
 
+    code = "JobError"
+
 
 class JobBusy(JobError):
-    """Another job is at work, in this program or in this folder."""
+    """Another job is running, in this program or in this folder."""
+
+    code = "JobBusy"
 
 
 class JobCancelled(JobError):
     """The user asked the job to stop. Control flow, not a failure."""
 
+    code = "JobCancelled"
+
 
 class WorkerCrashed(JobError):
-    """The process of a job ended without saying why."""
+    """The process of a job exited unexpectedly."""
+
+    code = "WorkerCrashed"
+
+
+def error_class(code: str) -> type[AceStepError] | None:
+    """The class of a code that was read from a file; None for a code that is not of this tree, such as "KeyError"."""
+    code = current_code(code)
+    return AceStepError if code == AceStepError.code else AceStepError._classes.get(code)
+
+
+def current_code(code: str) -> str:
+    """The present name of a code; earlier versions wrote other names for some errors."""
+    return _ALIASES.get(code, code)
+
+
+def code_of(error: BaseException) -> str:
+    """The name under which ``error`` is written: its ``code``, or the class name of any other exception."""
+    return error.code if isinstance(error, AceStepError) else type(error).__name__

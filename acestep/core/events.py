@@ -1,29 +1,35 @@
-"""What a long job tells the world, and the file it tells it through.
+"""The events that a job reports. ``core.event_log`` writes and reads them.
 
-A job appends events to ``events.jsonl`` in its run folder, one JSON object a line. The page and the
-command line read that file; nobody is called back, so nobody can stop the job by failing.
-``str(event)`` is the line a person reads, the same everywhere.
+``str(event)`` is the line that people read, the same on the page, in the terminal and in the log.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Base of all events. ``time_s`` is in seconds since 1970."""
+    """Base of all events.
+
+    ``type_name`` is the name of the class in ``events.jsonl``; ``keys`` maps fields to their keys there, where the two
+    differ. Both stay when a class or a field is renamed. ``time_s`` is in seconds since 1970.
+    """
+
+    type_name: ClassVar[str]
+    keys: ClassVar[Mapping[str, str]] = {}
 
     time_s: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started(Event):
-    """The job begins, or goes on after a resume: ``total`` of ``unit`` ("songs", "steps") are ahead."""
+    """The job starts or resumes, with ``total`` units ("songs", "steps") to do."""
+
+    type_name: ClassVar[str] = "Started"
 
     job: str
     total: int
@@ -34,8 +40,10 @@ class Started(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Noted(Event):
-    """Something the user should know: an automatic choice with its reason, a phase, a warning."""
+class LogMessage(Event):
+    """A message for the user: an automatic choice with its reason, the present phase, or a warning."""
+
+    type_name: ClassVar[str] = "Noted"
 
     message: str
     warning: bool = False
@@ -45,11 +53,56 @@ class Noted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting(Event):
+    """The job waits for a device that another job uses.
+
+    Attributes:
+        message: the sentence that people read.
+        device: the device, such as "cuda:0".
+        holder: what the other job does, such as "training"; holder_folder: its run folder.
+        share_file: creating this file makes the job run at the same time as the other one.
+    """
+
+    type_name: ClassVar[str] = "Waiting"
+
+    message: str
+    device: str = ""
+    holder: str = ""
+    holder_folder: str = ""
+    share_file: str = ""
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paused(Event):
+    """The user paused the job. It keeps its memory."""
+
+    type_name: ClassVar[str] = "Paused"
+
+    def __str__(self) -> str:
+        return "paused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed(Event):
+    """The pause is over."""
+
+    type_name: ClassVar[str] = "Resumed"
+
+    def __str__(self) -> str:
+        return "resumed after a pause"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progressed(Event):
     """``done`` of ``total`` units are finished; ``note`` names the latest.
 
-    ``seconds_left`` is given by jobs whose units are of different kinds, which the speed of late would not tell.
+    Jobs whose units take different amounts of time estimate ``seconds_left`` themselves.
     """
+
+    type_name: ClassVar[str] = "Progressed"
 
     done: int
     total: int
@@ -62,19 +115,23 @@ class Progressed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemFailed(Event):
-    """One input was left out, with the reason; the job goes on."""
+    """One input was skipped, with the reason; the job continues."""
+
+    type_name: ClassVar[str] = "ItemFailed"
 
     item: str
     message: str
     hint: str = ""
 
     def __str__(self) -> str:
-        return f"left out {self.item}: {told(self.message, self.hint)}"
+        return f"skipped {self.item}: {describe(self.message, self.hint)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepLogged(Event):
-    """One optimizer step. ``loss`` is the mean over the songs of the step."""
+    """One optimizer step. ``loss`` is the mean over the samples of the step."""
+
+    type_name: ClassVar[str] = "StepLogged"
 
     step: int
     epoch: int
@@ -88,7 +145,9 @@ class StepLogged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochLogged(Event):
-    """One pass over the songs. The averages and figures are None until there is one."""
+    """One pass over the dataset. The averages and metrics are None until they are computed."""
+
+    type_name: ClassVar[str] = "EpochLogged"
 
     epoch: int
     epochs: int
@@ -117,8 +176,10 @@ class EpochLogged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved(Event):
-    """A file or folder is ready. ``role``: "labels", "tensor", "checkpoint", "best", "final", "sample", "audio",
+    """A file or folder was written. ``role``: "labels", "tensor", "checkpoint", "best", "final", "sample", "audio",
     "adapter", "model", "estimate"."""
+
+    type_name: ClassVar[str] = "Saved"
 
     path: str
     role: str
@@ -129,7 +190,9 @@ class Saved(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished(Event):
-    """The last event of a job that did what it was asked to. ``result`` is plain JSON."""
+    """The last event of a job that succeeded. ``result`` is plain JSON."""
+
+    type_name: ClassVar[str] = "Finished"
 
     result: dict[str, Any] = field(default_factory=dict)
 
@@ -139,7 +202,9 @@ class Finished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled(Event):
-    """The last event of a job that the user stopped. ``message`` says what was kept."""
+    """The last event of a job that the user stopped. ``message`` says what was saved."""
+
+    type_name: ClassVar[str] = "Cancelled"
 
     message: str = ""
 
@@ -149,67 +214,39 @@ class Cancelled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Event):
-    """The last event of a job that could not go on. ``ours`` tells a bug from a user's mistake."""
+    """The last event of a job that failed. ``is_bug`` distinguishes a bug of this program from a user's mistake.
+
+    ``error`` is the code of an error class (``core.errors``), or the class name of any other exception.
+    """
+
+    type_name: ClassVar[str] = "Failed"
+    keys: ClassVar[Mapping[str, str]] = {"is_bug": "ours"}
 
     error: str
     message: str
     hint: str = ""
-    ours: bool = False
+    is_bug: bool = False
 
     def __str__(self) -> str:
-        return f"failed: {told(self.message, self.hint)}"
+        return f"failed: {describe(self.message, self.hint)}"
 
 
-def told(message: str, hint: str) -> str:
-    """What happened and what to do, as one line."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownEvent(Event):
+    """A line of ``events.jsonl`` that this version does not know, for example one that a newer version wrote."""
+
+    type_name: ClassVar[str] = "UnknownEvent"
+
+    raw_type: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.raw_type} (unknown event)"
+
+
+def describe(message: str, hint: str) -> str:
+    """A message and its hint as one line."""
     return f"{message.rstrip('.')}. {hint}" if hint else message
 
 
-LAST = (Finished, Cancelled, Failed)
-_TYPES: dict[str, type[Event]] = {
-    kind.__name__: kind
-    for kind in (Started, Noted, Progressed, ItemFailed, StepLogged, EpochLogged, Saved, Finished, Cancelled, Failed)
-}
-
-
-class EventLog:
-    """An append-only file of events; one writer, any number of readers."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def emit(self, event: Event) -> None:
-        line = json.dumps({"type": type(event).__name__, **asdict(event)}).encode()
-        with self.path.open("ab+") as file:
-            if file.tell() and not _ends_a_line(file):
-                line = b"\n" + line  # the last writer was killed in the middle of a line
-            file.write(line + b"\n")
-
-    def read(self, offset: int = 0) -> tuple[list[Event], int]:
-        """Events written since byte ``offset``, and the offset to ask from next time.
-
-        A line still being written is left for the next call; one that never was finished is dropped.
-        """
-        if not self.path.exists():
-            return [], offset
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        return [event for line in whole.splitlines() if (event := _decode(line))], offset + len(whole)
-
-
-def _ends_a_line(file: BinaryIO) -> bool:
-    file.seek(-1, 2)
-    return file.read(1) == b"\n"
-
-
-def _decode(line: bytes) -> Event | None:
-    """The event of a line; None for a cut line or a kind that a newer program wrote."""
-    try:
-        data = json.loads(line)
-        kind = _TYPES[data.pop("type")]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError):
-        return None
-    known = {f.name for f in fields(kind)}
-    return kind(**{key: value for key, value in data.items() if key in known})
+FINAL_EVENTS = (Finished, Cancelled, Failed)

@@ -32,14 +32,23 @@ from filelock import FileLock, Timeout
 from loguru import logger
 
 from acestep.core.config import Config, parse
-from acestep.core.errors import AceStepError, JobBusy, JobCancelled, JobError, StorageError, WorkerCrashed
-from acestep.core.events import LAST, Cancelled, Event, EventLog, Failed, Finished, Noted
+from acestep.core.errors import (
+    AceStepError,
+    JobBusy,
+    JobCancelled,
+    JobError,
+    OutOfMemory,
+    StorageError,
+    WorkerCrashed,
+    code_of,
+)
+from acestep.core.event_log import EventLog
+from acestep.core.events import FINAL_EVENTS, Cancelled, Event, Failed, Finished, Paused, Resumed
 from acestep.core.files import read_versioned, remove_leftovers, storage_errors, write_versioned
 from acestep.core.log import job_log
 from acestep.core.paths import PROJECT
 from acestep.core.registry import nearest_hint
 
-GOES_ON = "goes on after a pause"  # the note that ends one
 # With a run folder behind it: its job, just as it is described there, in a process of its own.
 COMMAND = [sys.executable, "-m", "acestep", "run", "--as-written"]
 WHOLE = "ACESTEP_WHOLE_JOB"  # in the environment of a worker: the run folder of the job that it does a share of
@@ -65,25 +74,25 @@ class Context:
 
     @property
     def cancelled(self) -> bool:
-        return self.wished("cancel")
+        return self.requested("cancel")
 
     def stop_if_cancelled(self) -> None:
         """Call between units of work (a song, a step); it waits while the user wants a pause. Raises JobCancelled."""
         if self._paused:
-            self.emit(Noted(message="paused"))
+            self.emit(Paused())
             while self._paused:
                 time.sleep(_PAUSE_LOOK_S)
-            self.emit(Noted(message=GOES_ON))
+            self.emit(Resumed())
         if self.cancelled:
             raise JobCancelled("stopped by the user")
 
-    def wished(self, wish: str) -> bool:
+    def requested(self, wish: str) -> bool:
         """Whether the user wants this job, or the whole of which it is a share, to "cancel" or "pause"."""
         return any((folder / wish).exists() for folder in (self.folder, self.whole) if folder is not None)
 
     @property
     def _paused(self) -> bool:
-        return self.wished("pause") and not self.cancelled
+        return self.requested("pause") and not self.cancelled
 
 
 Job = Callable[[Any, Context], dict[str, Any]]
@@ -199,26 +208,26 @@ def _outcome(job: Job, config: Config, context: Context) -> Event:
     except KeyboardInterrupt:
         return Cancelled(message="interrupted")
     except AceStepError as error:
-        ours = isinstance(error, WorkerCrashed)
-        return Failed(error=type(error).__name__, message=str(error), hint=error.hint, ours=ours)
+        is_bug = isinstance(error, WorkerCrashed)
+        return Failed(error=error.code, message=str(error), hint=error.hint, is_bug=is_bug)
     except Exception as error:  # noqa: BLE001 - the border of a job: it never ends without a last event
         logger.exception("the job failed")
-        if _memory_was_full(error):
-            hint = "Close other programs that use it, or choose settings that need less. What was saved before stands."
-            return Failed(error=type(error).__name__, message="the device ran out of memory", hint=hint)
-        hint = f"This is our fault; the details are in {context.folder / 'log.txt'}."
-        return Failed(error=type(error).__name__, message=str(error) or repr(error), hint=hint, ours=True)
+        if _is_out_of_memory(error):
+            hint = "Close other programs that use it, or choose settings that need less. Saved files are kept."
+            return Failed(error=OutOfMemory.code, message="the device ran out of memory", hint=hint)
+        hint = f"This is a bug; the details are in {context.folder / 'log.txt'}."
+        return Failed(error=code_of(error), message=str(error) or repr(error), hint=hint, is_bug=True)
 
 
-def _memory_was_full(error: Exception) -> bool:
-    """Also torch's error, known by its name: this module does without torch."""
+def _is_out_of_memory(error: Exception) -> bool:
+    """Also torch's error, recognized by its class name because this module does not import torch."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def exit_code(last: Event) -> int:
     """0 done, 1 a user's mistake, 3 our fault, 130 stopped."""
     if isinstance(last, Failed):
-        return 3 if last.ours else 1
+        return 3 if last.is_bug else 1
     return 130 if isinstance(last, Cancelled) else 0
 
 
@@ -261,10 +270,10 @@ class JobRunner:
         with self._guard:  # one page settles the account, the others only read
             if self._process is not None and not self.busy:
                 events, _ = log.read()
-                if not events or not isinstance(events[-1], LAST):
+                if not events or not isinstance(events[-1], FINAL_EVENTS):
                     code, output = self._process.returncode, self.folder / "output.txt"
                     log.emit(
-                        Failed(error="WorkerCrashed", message=f"exit code {code}", hint=f"See {output}.", ours=True)
+                        Failed(error="WorkerCrashed", message=f"exit code {code}", hint=f"See {output}.", is_bug=True)
                     )
                 self._process = None
         return log.read(offset)

@@ -9,7 +9,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from acestep.core.errors import JobError
-from acestep.core.events import Cancelled, EpochLogged, Event, EventLog, Failed, Finished, Started, StepLogged
+from acestep.core.event_log import EventLog
+from acestep.core.events import Cancelled, EpochLogged, Event, Failed, Finished, Started, StepLogged
 from acestep.core.files import read_versioned
 from acestep.core.workers import FOLDER as WORKERS
 

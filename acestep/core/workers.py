@@ -20,10 +20,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from acestep.core import errors
 from acestep.core.config import Config
-from acestep.core.errors import AceStepError, JobCancelled, WorkerCrashed
-from acestep.core.events import LAST, Cancelled, Event, EventLog, Failed, Finished, Noted, Progressed, Started
+from acestep.core.errors import AceStepError, JobCancelled, WorkerCrashed, error_class
+from acestep.core.event_log import EventLog
+from acestep.core.events import (
+    FINAL_EVENTS,
+    Cancelled,
+    Event,
+    Failed,
+    Finished,
+    LogMessage,
+    Paused,
+    Progressed,
+    Resumed,
+    Started,
+    Waiting,
+)
 from acestep.core.jobs import COMMAND, WHOLE, write_job
 from acestep.core.paths import PROJECT
 
@@ -33,7 +45,7 @@ _GRACE_S = 120.0  # to save and end after another worker has failed; what still 
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class WorkerJob:
     """What one worker does, and what it finds in its environment beside ours."""
 
     job: str
@@ -41,8 +53,8 @@ class Share:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def run_shares(
-    shares: Sequence[Share],
+def run_workers(
+    shares: Sequence[WorkerJob],
     folder: Path,
     on_event: Callable[[int, Event], None],
     *,
@@ -73,7 +85,7 @@ def run_shares(
     return _results(workers)
 
 
-class Merged:
+class MergedEvents:
     """Tells what workers tell as one job would: their counts added up, what all of them say once."""
 
     def __init__(self, emit: Callable[[Event], None], total: int) -> None:
@@ -89,13 +101,13 @@ class Merged:
 
 
 def _is_plain(event: Event) -> bool:
-    return isinstance(event, Noted) and not event.warning
+    return isinstance(event, Waiting | Paused | Resumed) or (isinstance(event, LogMessage) and not event.warning)
 
 
 class _Worker:
     """One process and its folder."""
 
-    def __init__(self, share: Share, whole: Path, number: int, command: Sequence[str], *, threads: int) -> None:
+    def __init__(self, share: WorkerJob, whole: Path, number: int, command: Sequence[str], *, threads: int) -> None:
         self.number, self.folder = number, whole / FOLDER / str(number)
         write_job(self.folder, share.job, share.config)
         self.last: Event | None = None
@@ -129,8 +141,8 @@ class _Worker:
     def news(self) -> list[Event]:
         """What it told since it was last asked, but for its last event, which is kept."""
         events, self._offset = self._log.read(self._offset)
-        self.last = next((event for event in events if isinstance(event, LAST)), self.last)
-        return [event for event in events if not isinstance(event, LAST)]
+        self.last = next((event for event in events if isinstance(event, FINAL_EVENTS)), self.last)
+        return [event for event in events if not isinstance(event, FINAL_EVENTS)]
 
 
 def _threads(num_workers: int) -> int:
@@ -183,7 +195,6 @@ def _results(workers: Sequence[_Worker]) -> list[dict[str, Any]]:
 
 def _as_raised(failed: Failed) -> AceStepError:
     """The error that a worker told; ``WorkerCrashed`` for a fault of ours."""
-    kind = getattr(errors, failed.error, WorkerCrashed)
-    text = f"{failed.error}: {failed.message}" if failed.ours else failed.message
-    error: AceStepError = kind(text, hint=failed.hint)
-    return error
+    kind = error_class(failed.error) or WorkerCrashed
+    text = f"{failed.error}: {failed.message}" if failed.is_bug else failed.message
+    return kind(text, hint=failed.hint)

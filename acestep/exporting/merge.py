@@ -12,7 +12,7 @@ from torch import Tensor
 
 from acestep.adapters.files import read_adapter
 from acestep.core.errors import AdapterError, StorageError
-from acestep.core.events import Noted, Progressed, Saved, Started
+from acestep.core.events import LogMessage, Progressed, Saved, Started
 from acestep.core.files import replace_folder, require_space, write_json
 from acestep.core.jobs import Context
 from acestep.exporting.configs import MergeJob
@@ -55,7 +55,7 @@ def merge_job(config: MergeJob, context: Context) -> dict[str, Any]:
     source = Source(adapter, base, strength=config.strength)
     plan = diffusers_layout(checkpoint) if _changes_layout(config, checkpoint) else same_layout(checkpoint)
     require_space(config.out, plan.num_bytes)
-    context.emit(Noted(message=f"{adapter.file} goes into {len(source.modules)} weights of {checkpoint.name}"))
+    context.emit(LogMessage(message=f"{adapter.file} goes into {len(source.modules)} weights of {checkpoint.name}"))
     with replace_folder(config.out) as fresh:
         rounding = _Merger(source, context).write(plan, fresh)
         facts = {"base": checkpoint.name, "adapter": str(adapter.file), "strength": config.strength}
@@ -140,8 +140,8 @@ def _advise(out: Path, rounding: float, context: Context) -> None:
         message = (
             f"the base's number type is too coarse for {rounding:.0%} of this adapter; beside the model it is exact"
         )
-        context.emit(Noted(message=message, warning=True))
+        context.emit(LogMessage(message=message, warning=True))
     merged = find_checkpoint(out)
     if not (merged.vae_folder / "config.json").is_file():
         hint = f"to play, it needs vae and {merged.text_encoder_folder.name} beside it in {merged.companions}"
-        context.emit(Noted(message=hint, warning=True))
+        context.emit(LogMessage(message=hint, warning=True))

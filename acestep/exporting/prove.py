@@ -16,7 +16,7 @@ from acestep.adapters.base import StoredAdapter
 from acestep.adapters.card import AdapterCard
 from acestep.adapters.files import load_adapter, read_adapter
 from acestep.audio.files import write_audio
-from acestep.core.events import Noted, Progressed, Saved, Started
+from acestep.core.events import LogMessage, Progressed, Saved, Started
 from acestep.core.files import replace_folder
 from acestep.core.jobs import Context
 from acestep.dataset.prompt import caption_with_tag
@@ -75,7 +75,7 @@ def prove_job(config: ProveJob, context: Context) -> dict[str, Any]:
         figures = _Prover(config, context, fresh, checkpoint, adapter).compare(requests)
         figures = {"sentence": sentence(figures, sizes), **figures}
         write_mark(fresh, MARK, _KIND, {**figures, "adapter": str(adapter.file), "modules": sizes})
-    context.emit(Noted(message=figures["sentence"]))
+    context.emit(LogMessage(message=figures["sentence"]))
     context.emit(Saved(path=str(config.out), role="audio"))
     ordered = sorted(sizes, key=sizes.__getitem__)
     files = [[str(config.out / name) for name in piece["files"]] for piece in figures.pop("pieces")]
@@ -123,7 +123,7 @@ class _Prover:
     def compare(self, requests: list[GenerationConfig]) -> dict[str, Any]:
         """The figures of all pieces and their means."""
         device = choose_device(self._config.device)
-        self._context.emit(Noted(message=f"generating on {device.value}: {device.reason}"))
+        self._context.emit(LogMessage(message=f"generating on {device.value}: {device.reason}"))
         parts = load_parts(self._checkpoint, device=device.value, dtype=choose_dtype(device.value).value)
         total = 2 * len(requests)
         plain = [self._piece(parts, number, request, "base", total) for number, request in enumerate(requests)]

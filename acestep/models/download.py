@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub import is_offline_mode
 
 from acestep.core.errors import CheckpointError, DownloadError, JobBusy, JobCancelled
-from acestep.core.events import Event, Noted, Progressed, Saved
+from acestep.core.events import Event, LogMessage, Progressed, Saved
 from acestep.core.files import require_space, storage_errors
 from acestep.models.catalog import Model, check_folder, is_present, with_needs
 from acestep.models.fetch import STOPPED, Stop, fetch, is_verified, size_of
@@ -59,7 +59,7 @@ def download(
     missing = [model for model in models if not is_present(model.name, root)]
     for model in models:
         if model not in missing:
-            on_progress(Noted(message=f"{model.name} is already there"))
+            on_progress(LogMessage(message=f"{model.name} is already there"))
     if missing:
         hubs = _hubs(source, token, on_progress)
         for model in missing:
@@ -76,9 +76,9 @@ def _hubs(source: str, token: str | None, report: Report) -> list[Hub]:
         return [ModelScope()]
     first: Hub = HuggingFace(token)
     if reachable(first):
-        report(Noted(message=f"downloading from {first.name}: it answers"))
+        report(LogMessage(message=f"downloading from {first.name}: it answers"))
         return [first, ModelScope()]
-    report(Noted(message=f"downloading from ModelScope: {first.name} does not answer"))
+    report(LogMessage(message=f"downloading from ModelScope: {first.name} does not answer"))
     return [ModelScope(), first]
 
 
@@ -96,7 +96,7 @@ def _from_any(hubs: list[Hub], model: Model, root: Path, report: Report, stop: S
             try:
                 _from_hub(hub, model, root, report, stop)
             except DownloadError as error:
-                report(Noted(message=f"{model.name} from {hub.name}: {error}", warning=True))
+                report(LogMessage(message=f"{model.name} from {hub.name}: {error}", warning=True))
                 reasons.append(error)
             else:
                 return report(Saved(path=str(root / model.name), role="model"))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from acestep.core.card import graphics_card
 from acestep.core.config import parse
+from acestep.core.device_lock import lock_device
 from acestep.core.errors import DatasetError
 from acestep.core.events import Event
 from acestep.core.jobs import Context
@@ -23,7 +23,7 @@ from acestep.preprocessing.run import preprocess
 def preprocess_job(config: PreprocessJob, context: Context) -> dict[str, Any]:
     """Scan or read ``config.source`` and encode its songs. Result and errors: ``run.preprocess``."""
     alone = config.devices == 1  # else those that share the work keep a card each
-    with graphics_card(choose_device(config.device).value if alone else "cpu", "preprocessing", context):
+    with lock_device(choose_device(config.device).value if alone else "cpu", "preprocessing", context):
         folder = context.folder
         if not config.source.is_dir():
             return preprocess(read_dataset(config.source), config.source.parent, config, context, folder=folder)

@@ -13,7 +13,7 @@ from loguru import logger
 from torch import Tensor
 
 from acestep.core.errors import AceStepError, JobCancelled, JobError, StorageError, TensorError
-from acestep.core.events import Event, Noted, Progressed, Saved
+from acestep.core.events import Event, LogMessage, Progressed, Saved
 from acestep.models.text import MAX_LYRIC_TOKENS, MAX_PROMPT_TOKENS
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.preprocessing.output import intermediate
@@ -142,7 +142,7 @@ class Encoder:
             self._refuse(song.name, AceStepError(repr(problem), hint="This is our fault; the log has the details."))
 
     def _note(self, message: str, *, warning: bool = False) -> None:
-        self._reporter.emit(Noted(message=message, warning=warning))
+        self._reporter.emit(LogMessage(message=message, warning=warning))
 
     def _note_memory(self, what: str) -> None:
         self._note(f"{what}: {self.live.bytes / 2**20:.1f} MiB of models in memory")

@@ -12,8 +12,8 @@ from typing import Any
 
 from acestep.audio.files import SAMPLE_RATE_HZ
 from acestep.core.errors import AceStepError, DatasetError, JobCancelled
-from acestep.core.events import Event, ItemFailed, Noted, Saved, Started
-from acestep.core.workers import Merged
+from acestep.core.events import Event, ItemFailed, LogMessage, Saved, Started
+from acestep.core.workers import MergedEvents
 from acestep.dataset.labels import Problem
 from acestep.dataset.sample import Dataset, DatasetMetadata
 from acestep.models.checkpoint import check_checkpoint, check_companions, find_checkpoint
@@ -59,9 +59,9 @@ def preprocess(
     check_companions(checkpoint)
     device, *_ = choose_devices(config.device, config.devices)
     dtype = choose_dtype(device.value, config.dtype)
-    reporter.emit(Noted(message=f"device {device.value}: {device.reason}"))
+    reporter.emit(LogMessage(message=f"device {device.value}: {device.reason}"))
     place = Place(checkpoint, device.value, dtype.value)
-    reporter.emit(Noted(message=f"precision {place.precision}: {dtype.reason}"))
+    reporter.emit(LogMessage(message=f"precision {place.precision}: {dtype.reason}"))
     run = _Run(apply_overrides(dataset, config), config, place, reporter, folder or config.folder)
     try:
         run.plan(root.resolve(), problems)
@@ -129,7 +129,7 @@ class _Run:
         """A process for each device takes its share; this one keeps the manifest."""
         number = min(self._config.devices, len(todo))
         self._note(f"{number} devices share {len(todo)} songs")
-        results = encode_shares(self._config, todo, self._folder, Merged(self._hear, total))
+        results = encode_shares(self._config, todo, self._folder, MergedEvents(self._hear, total))
         self._peak_bytes = max(result["peak_model_bytes"] for result in results)
 
     def _hear(self, event: Event) -> None:
@@ -174,4 +174,4 @@ class _Run:
         return DatasetError(f"none of {number} songs can be used ({reasons})", hint=" ".join(list(hints)[:2]))
 
     def _note(self, message: str, *, warning: bool = False) -> None:
-        self._reporter.emit(Noted(message=message, warning=warning))
+        self._reporter.emit(LogMessage(message=message, warning=warning))

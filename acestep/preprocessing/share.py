@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from acestep.core.card import graphics_card
+from acestep.core.device_lock import lock_device
 from acestep.core.errors import AceStepError, JobError
 from acestep.core.events import Event, ItemFailed
 from acestep.core.files import read_versioned, write_versioned
 from acestep.core.jobs import Context
-from acestep.core.workers import FOLDER, Share, run_shares
+from acestep.core.workers import FOLDER, WorkerJob, run_workers
 from acestep.models.checkpoint import find_checkpoint
 from acestep.models.device import choose_devices, choose_dtype
 from acestep.preprocessing.configs import EncodeJob, PreprocessJob
@@ -33,7 +33,7 @@ def encode_shares(
         folder: the run folder of the whole job.
 
     Raises:
-        AceStepError: what ``run_shares`` raises.
+        AceStepError: what ``run_workers`` raises.
     """
     shares = []
     for number, device in enumerate(choose_devices(config.device, config.devices)[: len(songs)]):
@@ -41,8 +41,8 @@ def encode_shares(
         mine = [asdict(song) | {"audio": str(song.audio)} for song in songs[number :: config.devices]]
         write_versioned(file, _KIND, _VERSION, {"songs": mine})
         job = config.model_copy(update={"device": device.value, "devices": 1})
-        shares.append(Share("encode", EncodeJob(songs=file.resolve(), job=job)))
-    return run_shares(shares, folder, on_event)
+        shares.append(WorkerJob("encode", EncodeJob(songs=file.resolve(), job=job)))
+    return run_workers(shares, folder, on_event)
 
 
 def encode_job(config: EncodeJob, context: Context) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def encode_job(config: EncodeJob, context: Context) -> dict[str, Any]:
     def refuse(name: str, problem: AceStepError) -> None:
         context.emit(ItemFailed(item=name, message=str(problem), hint=problem.hint))
 
-    with graphics_card(job.device, "preprocessing", context):
+    with lock_device(job.device, "preprocessing", context):
         place = Place(find_checkpoint(job.checkpoint), job.device, choose_dtype(job.device, job.dtype).value)
         encoder = Encoder(job, place, context, keep=keep, refuse=refuse)
         encoder.encode(songs)

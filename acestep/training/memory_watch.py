@@ -9,7 +9,7 @@ from typing import Self
 
 import torch
 
-from acestep.core.events import Event, Noted
+from acestep.core.events import Event, LogMessage
 from acestep.training.gpu_monitor import GPUMonitor, GPUSnapshot
 
 
@@ -36,14 +36,14 @@ class MemoryMonitor:
             self._monitor.stop()
             self.tell()
             if self._monitor.get_summary():
-                self._emit(Noted(message=self._monitor.format_summary()))
+                self._emit(LogMessage(message=self._monitor.format_summary()))
 
     def tell(self) -> None:
         """Pass the alerts on. Called by the thread that trains: the log of events has one writer."""
         while self._alerts:
             reading = self._alerts.popleft()
             self._emit(
-                Noted(
+                LogMessage(
                     message=f"the graphics card's memory is {reading.utilization_pct:.0f} % full, "
                     f"{reading.free_mb / 1024:.1f} GB are free",
                     warning=True,

@@ -14,7 +14,7 @@ from lightning.fabric import Fabric
 from acestep.adapters.files import read_card
 from acestep.core.config import groups
 from acestep.core.errors import ModelMismatch, TensorError
-from acestep.core.events import ItemFailed, Noted
+from acestep.core.events import ItemFailed, LogMessage
 from acestep.core.files import require_space, storage_errors
 from acestep.core.jobs import Context
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, encoder_fingerprint, find_checkpoint
@@ -154,8 +154,8 @@ def prepare(
     )
     if processes.is_main:
         run.write_settings(job.model_dump(mode="json", include=set(groups(TrainJob))))
-    context.emit(Noted(message=f"{checkpoint.name} on {device}: {placement.device.reason}"))
-    context.emit(Noted(message=f"precision {str(dtype).removeprefix('torch.')}: {placement.dtype.reason}"))
+    context.emit(LogMessage(message=f"{checkpoint.name} on {device}: {placement.device.reason}"))
+    context.emit(LogMessage(message=f"precision {str(dtype).removeprefix('torch.')}: {placement.dtype.reason}"))
     _tell(prepared, context)
     return prepared
 
@@ -241,12 +241,12 @@ def _tell(prepared: Prepared, context: Context) -> None:
     training, songs = prepared.training, prepared.songs
     minutes = sum(song.record.duration_s for song in songs) / 60
     tag = f"trigger word {prepared.tag[0]}" if prepared.tag[0] else "no trigger word"
-    context.emit(Noted(message=f"{len(songs)} songs, {minutes:.1f} min, {tag}"))
+    context.emit(LogMessage(message=f"{len(songs)} songs, {minutes:.1f} min, {tag}"))
     if prepared.held_out:
         names = ", ".join(song.name.removesuffix(".pt") for song in prepared.held_out)
-        context.emit(Noted(message=f"held out for validation: {names}"))
+        context.emit(LogMessage(message=f"held out for validation: {names}"))
     if (size := prepared.processes.world_size) > 1:
-        context.emit(Noted(message=f"{size} devices share each step ({prepared.job.strategy})"))
+        context.emit(LogMessage(message=f"{size} devices share each step ({prepared.job.strategy})"))
         if prepared.step_plan.songs_per_step > len(songs):
             _warn(
                 context,
@@ -263,4 +263,4 @@ def _tell(prepared: Prepared, context: Context) -> None:
 
 
 def _warn(context: Context, message: str) -> None:
-    context.emit(Noted(message=message, warning=True))
+    context.emit(LogMessage(message=message, warning=True))

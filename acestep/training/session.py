@@ -14,7 +14,7 @@ from acestep.adapters.base import Adapter
 from acestep.adapters.card import AdapterCard
 from acestep.adapters.files import fill_adapter, inject, load_adapter
 from acestep.core.errors import TrainingError
-from acestep.core.events import Event, Noted
+from acestep.core.events import Event, LogMessage
 from acestep.models.device import empty_cache
 from acestep.models.dit import AceStepDiT
 from acestep.models.load import load_dit, load_null_condition
@@ -106,7 +106,7 @@ class Session:
             seed=training.seed,
         )
         for note in adapter.notes:
-            self._emit(Noted(message=note, warning=True))
+            self._emit(LogMessage(message=note, warning=True))
         return adapter
 
     def make_batch(self, songs: list[int], epoch: int) -> Batch:
@@ -201,7 +201,7 @@ class Session:
             )
         self.progress.step = dataclasses.replace(self.prepared.step_plan, epochs=self.progress.epoch).num_steps()
         message = f"{source.folder} holds adapter weights alone: the optimizer starts afresh"
-        self._emit(Noted(message=f"{message}, after epoch {self.progress.epoch}", warning=True))
+        self._emit(LogMessage(message=f"{message}, after epoch {self.progress.epoch}", warning=True))
 
     def card(self) -> AdapterCard:
         """What rides along in the adapter's file."""

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
-from acestep.core.card import graphics_card
-from acestep.core.errors import JobCancelled, LossNotFinite, StorageError, TrainingError, WorkerCrashed
-from acestep.core.events import EpochLogged, Noted, Saved, Started, StepLogged
+from acestep.core.device_lock import lock_device
+from acestep.core.errors import JobCancelled, LossNotFinite, OutOfMemory, StorageError, WorkerCrashed
+from acestep.core.events import EpochLogged, LogMessage, Saved, Started, StepLogged
 from acestep.core.jobs import Context
 from acestep.training.configs import TrainJob
 from acestep.training.distributed.launch_workers import train_in_workers
@@ -39,7 +39,8 @@ def train_job(config: TrainJob, context: Context) -> dict[str, Any]:
     Raises:
         JobCancelled: asked to stop; the message says where everything was saved.
         LossNotFinite: after saving the last good state.
-        TrainingError, TensorError, CheckpointError, AdapterError, ConfigError, MissingPackage, StorageError.
+        TrainingError, OutOfMemory, TensorError, CheckpointError, AdapterError, ConfigError, MissingPackage,
+            StorageError.
     """
     placement = choose_placement(config)
     if config.num_processes > 1 and context.whole is None:
@@ -59,8 +60,8 @@ def train_job(config: TrainJob, context: Context) -> dict[str, Any]:
 def _train(prepared: Prepared, context: Context) -> dict[str, Any]:
     """``context`` is that of this process alone: waiting for its card and playing samples are its own affair."""
     together = prepared.processes.context(context)
-    with graphics_card(str(prepared.device), "training", context):
-        together.emit(Noted(message=f"loading {prepared.checkpoint.name}"))
+    with lock_device(str(prepared.device), "training", context):
+        together.emit(LogMessage(message=f"loading {prepared.checkpoint.name}"))
         seed = prepared.training.seed
         with seeded_generators(seed, prepared.device), closing(Session(prepared, together.emit)) as session:
             return _Run(session, together, AudioPreviews(prepared.job.samples, session, context)).run_to_end()
@@ -223,10 +224,10 @@ class _Run:
         try:
             removed = self.checkpoint_writer.run.remove_older(folder, keep)
         except StorageError as problem:  # no reason to end a run
-            self.context.emit(Noted(message=f"an older checkpoint was not removed: {problem}", warning=True))
+            self.context.emit(LogMessage(message=f"an older checkpoint was not removed: {problem}", warning=True))
         else:
             if removed:
-                self.context.emit(Noted(message=f"removed {', '.join(removed)}: the last {keep} are kept"))
+                self.context.emit(LogMessage(message=f"removed {', '.join(removed)}: the last {keep} are kept"))
 
     @contextmanager
     def save_on_exit(self) -> Iterator[None]:
@@ -245,7 +246,7 @@ class _Run:
             if isinstance(problem, LossNotFinite | WorkerCrashed):
                 raise type(problem)(str(problem), hint=f"{problem.hint} {where}") from None
             if isinstance(problem, torch.OutOfMemoryError):
-                raise TrainingError(
+                raise OutOfMemory(
                     f"the device ran out of memory at step {self.progress.step + 1}",
                     hint=f"Try gradient_checkpointing, a smaller batch_size or max_latent_length. {where}",
                 ) from None
@@ -267,7 +268,7 @@ class _Run:
             told += (
                 f"; validation loss {before['validation_loss_before']:.4f} before, {metrics.validation_loss:.4f} now"
             )
-        self.context.emit(Noted(message=told))
+        self.context.emit(LogMessage(message=told))
         average = self._evaluate_ema(final)
         return {
             **before,
@@ -289,12 +290,14 @@ class _Run:
         if not (final / EMA_ADAPTER).is_dir():
             return {}
         metrics = self.session.evaluate_exported(self.context.stop_if_cancelled, EMA_ADAPTER)
-        self.context.emit(Noted(message=f"the moving average of the weights: fit loss {metrics.fit_loss:.4f}"))
+        self.context.emit(LogMessage(message=f"the moving average of the weights: fit loss {metrics.fit_loss:.4f}"))
         return {"fit_loss_ema": metrics.fit_loss, "validation_loss_ema": metrics.validation_loss}
 
     def _report_start(self) -> None:
         progress = self.progress
         if self.session.prepared.source is not None:
             source = self.session.prepared.source.folder
-            self.context.emit(Noted(message=f"goes on from {source}: {progress.step} of {self.total_steps} steps done"))
+            self.context.emit(
+                LogMessage(message=f"goes on from {source}: {progress.step} of {self.total_steps} steps done")
+            )
         self.context.emit(Started(job="train", total=self.total_steps, unit="steps"))

@@ -51,7 +51,7 @@ def json_errors(function: Callable[..., Answer]) -> Callable[..., Answer]:
         try:
             return function(*args, **kwargs)
         except AceStepError as error:
-            return {"error": {"code": type(error).__name__, "message": str(error), "hint": error.hint}}
+            return {"error": {"code": error.code, "message": str(error), "hint": error.hint}}
         except Exception:  # noqa: BLE001 - the border of a call
             logger.exception("a call of the API failed")
             return {"error": {"code": "OurFault", "message": INTERNAL_ERROR, "hint": ""}}

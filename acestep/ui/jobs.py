@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from acestep.core.config import Config, group, option
 from acestep.core.errors import AdapterError, ModelMismatch
-from acestep.core.events import ItemFailed, Noted, Progressed, Saved, Started
+from acestep.core.events import ItemFailed, LogMessage, Progressed, Saved, Started
 from acestep.core.jobs import Context, write_job
 from acestep.models.configs import GenerationConfig
 from acestep.ui.service import SERVICE, require_checkpoint
@@ -63,9 +63,9 @@ def generate_job(config: GenerateJob, context: Context) -> dict[str, Any]:
     Raises:
         CheckpointError, AdapterError, ModelMismatch, JobCancelled, StorageError.
     """
-    context.emit(Noted(message="loading the model"))
+    context.emit(LogMessage(message="loading the model"))
     handler = _handler_for(config)
-    context.emit(Noted(message="making music"))
+    context.emit(LogMessage(message="making music"))
 
     def tell(step: int, steps: int) -> None:
         if step == 1:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from acestep.core.card import WAITS, share_card
+from acestep.core.device_lock import share_device
 from acestep.core.events import Cancelled, Failed, Finished
 from acestep.ui import html
 from acestep.ui.live import LiveUpdates
@@ -58,7 +58,7 @@ class JobPanel:
 
     def _share(self) -> None:
         if self._watch.folder is not None:
-            share_card(self._watch.folder)
+            share_device(self._watch.folder)
 
     def _render(self) -> tuple[str, str, Any]:
         state, account = self._watch.look()
@@ -70,7 +70,7 @@ class JobPanel:
         parts.append(self._ending(state, account))
         parts.append(_troubles(account))
         empty = "The log appears here when the job starts."
-        waits = state == "running" and account.phase.startswith(WAITS)
+        waits = state == "running" and account.waiting
         return "".join(parts), html.log_box(account.lines, "Log of the job", empty), gr.update(visible=waits)
 
     def _phase(self, state: State, account: Account) -> str:

@@ -10,22 +10,25 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
+from acestep.core.event_log import EventLog
 from acestep.core.events import (
-    LAST,
+    FINAL_EVENTS,
     Cancelled,
     EpochLogged,
     Event,
-    EventLog,
     Failed,
     Finished,
     ItemFailed,
-    Noted,
+    LogMessage,
+    Paused,
     Progressed,
+    Resumed,
     Saved,
     Started,
     StepLogged,
+    Waiting,
 )
-from acestep.core.jobs import GOES_ON, JobRunner
+from acestep.core.jobs import JobRunner
 
 State = Literal["idle", "running", "paused", "stopping", "done", "stopped", "failed", "interrupted"]
 ACTIVE: tuple[State, ...] = ("running", "paused", "stopping")
@@ -39,7 +42,8 @@ class Account:
     """Everything the events of a run folder say. It grows with them and is never written back."""
 
     lines: list[str] = field(default_factory=list)
-    phase: str = ""
+    phase: str = ""  # what the job does now
+    waiting: bool = False  # for a device that another job uses
     warnings: list[str] = field(default_factory=list)
     left_out: list[ItemFailed] = field(default_factory=list)
     saved: list[Saved] = field(default_factory=list)
@@ -56,8 +60,9 @@ class Account:
     def add(self, event: Event) -> None:
         """Take one more event into account."""
         if self.last is not None:  # the job was ended, and is now done again or gone on with
-            self.phase, self.total, self.left_out, self.warnings, self._marks = "", 0, [], [], []
-        self.last = event if isinstance(event, LAST) else None
+            self._set_phase("")
+            self.total, self.left_out, self.warnings, self._marks = 0, [], [], []
+        self.last = event if isinstance(event, FINAL_EVENTS) else None
         if not isinstance(event, Progressed | Saved):
             self.lines = [
                 *self.lines[-_LOG_LINES:],
@@ -65,11 +70,16 @@ class Account:
             ]
         if isinstance(event, Started):
             self._begin(event)
-        elif isinstance(event, Noted):
-            self._note(event)
+        elif isinstance(event, LogMessage):
+            self._log(event)
+        elif isinstance(event, Waiting):
+            self.phase, self.waiting = event.message, True
+        elif isinstance(event, Paused | Resumed):
+            self._set_phase(str(event))
+            self._marks = []  # the pause does not count for the speed
         elif isinstance(event, Progressed):
             self._progress(event.done, event.total, event)
-            self.phase = event.note
+            self._set_phase(event.note)
         elif isinstance(event, ItemFailed):
             self.left_out = [*(item for item in self.left_out if item.item != event.item), event]
         elif isinstance(event, StepLogged):
@@ -100,21 +110,22 @@ class Account:
         self.unit, self.total, self.began_s, self._marks = event.unit, event.total, event.time_s, []
         self.told_left_s = None
         self.done = 0 if event.unit != "steps" else self.done
-        self.phase = ""
+        self._set_phase("")
 
-    def _note(self, event: Noted) -> None:
+    def _set_phase(self, phase: str) -> None:
+        self.phase, self.waiting = phase, False
+
+    def _log(self, event: LogMessage) -> None:
         if event.warning:
             self.warnings.append(event.message)
         else:
-            self.phase = event.message
-        if event.message == GOES_ON:
-            self._marks = []
+            self._set_phase(event.message)
 
     def _step(self, event: StepLogged) -> None:
         while self.steps and self.steps[-1].step >= event.step:  # gone back to an earlier checkpoint
             self.steps.pop()
         self.steps.append(event)
-        self.phase = ""
+        self._set_phase("")
         self._progress(event.step, self.total, event)
 
     def _progress(self, done: int, total: int, event: Event) -> None:

@@ -4,7 +4,8 @@ import json
 import shutil
 
 from acestep.captioning.configs import CaptionJob
-from acestep.core.events import EventLog, Finished, Progressed
+from acestep.core.event_log import EventLog
+from acestep.core.events import Finished, Progressed
 from acestep.core.jobs import run_job, write_job
 
 

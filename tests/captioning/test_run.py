@@ -18,9 +18,20 @@ from acestep.captioning.edits import save_edit
 from acestep.captioning.omni import OmniModel
 from acestep.captioning.plan import cost_notes, make_plan
 from acestep.captioning.sidecar import USER
-from acestep.core.card import WAITS, graphics_card, share_card
+from acestep.core.device_lock import lock_device, share_device
 from acestep.core.errors import CaptionError
-from acestep.core.events import Cancelled, EventLog, Failed, Finished, ItemFailed, Noted, Progressed, Saved, Started
+from acestep.core.event_log import EventLog
+from acestep.core.events import (
+    Cancelled,
+    Failed,
+    Finished,
+    ItemFailed,
+    LogMessage,
+    Progressed,
+    Saved,
+    Started,
+    Waiting,
+)
 from acestep.core.jobs import Context, run_job, write_job
 from acestep.dataset.scan import scan_folder
 from acestep.models.device import Choice
@@ -206,7 +217,7 @@ def test_no_song_done_is_a_failure_never_complete(job, monkeypatch):
     monkeypatch.setattr(Thinker, "generate", out_of_memory)
     last, _ = job(captioner="local", measure=False)
     assert isinstance(last, Failed)
-    assert not last.ours
+    assert not last.is_bug
     assert "no song could be labelled" in last.message
 
 
@@ -219,26 +230,26 @@ def test_models_wait_for_a_card_that_another_program_uses_and_may_share_it(job, 
 
     def share_when_told(self, event):
         emit(self, event)
-        if isinstance(event, Noted) and event.message.startswith(WAITS):
+        if isinstance(event, Waiting):
             assert not (songs / "first.json").exists()
-            share_card(self.folder)
+            share_device(self.folder)
 
     monkeypatch.setattr(Context, "emit", share_when_told)
     trainer = Context(tmp_path)
-    with graphics_card("cuda", "training", trainer):
+    with lock_device("cuda", "training", trainer):
         last, events = job(captioner="local")
         assert last.result["described"] == 3
-        told = [event.message for event in of(Noted, events)]
+        told = [event.message for event in of(Waiting, events)]
         assert any(f"training in {tmp_path}" in message for message in told)
         _, events = job(**MEASURE_ONLY, existing="redo")  # needs no card
-        assert not any(event.message.startswith(WAITS) for event in of(Noted, events))
+        assert not of(Waiting, events)
     _, events = job(captioner="local", existing="redo")
-    assert not any(event.message.startswith(WAITS) for event in of(Noted, events))
+    assert not of(Waiting, events)
 
 
 def test_an_empty_folder_and_a_missing_model_are_told(job, songs, tmp_path):
     last, _ = job(captioner="local", captioner_model="nobody/nothing")
-    assert (last.error, last.ours) == ("CheckpointError", False)
+    assert (last.error, last.is_bug) == ("CheckpointError", False)
     shutil.rmtree(songs)
     songs.mkdir()
     last, _ = job(captioner="local")
@@ -406,7 +417,7 @@ def test_gemini_gives_caption_and_lyrics_in_one_call(job, songs):
     assert (labels["caption"], labels["lyrics"], labels["language"]) == (CLOUD_CAPTION, ANSWER["lyrics"], "en")
     assert labels["sources"]["lyrics"] == "gemini-flash-latest"
     assert of(Progressed, events)[-1].done == of(Progressed, events)[-1].total == 3
-    assert any("USD" in event.message for event in of(Noted, events))
+    assert any("USD" in event.message for event in of(LogMessage, events))
     assert KEY not in "".join(path.read_text() for path in songs.parent.rglob("*.json*"))
 
 
@@ -433,7 +444,7 @@ def test_a_refused_key_ends_the_job_at_once_and_keeps_what_was_done(job, songs):
     with fake_cloud("ok", "401") as cloud:
         last, _ = job(captioner="gemini", measure=False, gemini_url=cloud.url)
         assert len(cloud.requests) == 2
-    assert (last.error, last.ours) == ("ServiceRefused", False)
+    assert (last.error, last.is_bug) == ("ServiceRefused", False)
     assert read(songs / "first.json")["caption"] == CLOUD_CAPTION
     assert not (songs / "second.json").exists()
 

@@ -6,7 +6,8 @@ import pytest
 
 from acestep.core import jobs
 from acestep.core.errors import JobBusy, JobError
-from acestep.core.events import LAST, Cancelled, EventLog, Failed, Finished, Progressed, Started
+from acestep.core.event_log import EventLog
+from acestep.core.events import FINAL_EVENTS, Cancelled, Failed, Finished, Progressed, Started, UnknownEvent
 from acestep.core.jobs import JobRunner, exit_code, run_job, write_job
 from acestep.core.runs import list_runs
 from tests.core.fake_jobs import TABLE, Count
@@ -44,7 +45,7 @@ def events_of(runner, seconds=20):
     while time.monotonic() < end:
         new, offset = runner.poll(offset)
         events += new
-        if events and isinstance(events[-1], LAST):
+        if events and isinstance(events[-1], FINAL_EVENTS):
             return events
         time.sleep(0.01)
     raise TimeoutError(events[-3:])
@@ -75,7 +76,7 @@ def test_a_users_mistake_reaches_the_reader_with_its_hint(start, tmp_path):
 
 def test_our_own_fault_keeps_its_traceback_in_the_log(start, tmp_path):
     last = events_of(start("stumble", tmp_path / "run"))[-1]
-    assert (last.error, last.ours, exit_code(last)) == ("KeyError", True, 3)
+    assert (last.error, last.is_bug, exit_code(last)) == ("KeyError", True, 3)
     assert "return {}[config.n]" in (tmp_path / "run" / "log.txt").read_text()
 
 
@@ -141,13 +142,13 @@ def test_events_are_read_incrementally_and_a_half_written_line_waits(tmp_path):
     assert isinstance(more[1], Finished)
 
 
-def test_a_line_cut_off_by_a_crash_and_an_event_of_a_newer_program_are_passed_over(tmp_path):
+def test_a_line_cut_off_by_a_crash_is_skipped_and_an_event_of_a_newer_version_is_kept(tmp_path):
     log = EventLog(tmp_path / "events.jsonl")
     log.emit(Progressed(done=1, total=2))
     with log.path.open("ab") as file:
         file.write(b'{"type": "Shouted", "volume": 3}\n{"type": "Progr')
     log.emit(Finished())
-    assert [type(e) for e in log.read()[0]] == [Progressed, Finished]
+    assert [type(e) for e in log.read()[0]] == [Progressed, UnknownEvent, Finished]
 
 
 def test_a_killed_run_is_listed_as_interrupted(tmp_path):

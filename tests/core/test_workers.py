@@ -8,9 +8,10 @@ import pytest
 
 from acestep.core import jobs
 from acestep.core.errors import JobCancelled, TrainingError, WorkerCrashed
-from acestep.core.events import Cancelled, EventLog, Progressed
+from acestep.core.event_log import EventLog
+from acestep.core.events import Cancelled, Progressed
 from acestep.core.paths import PROJECT
-from acestep.core.workers import FOLDER, Merged, Share, run_shares
+from acestep.core.workers import FOLDER, MergedEvents, WorkerJob, run_workers
 from tests.core.fake_jobs import TABLE, Count
 
 CHILD = """
@@ -25,11 +26,11 @@ STARTER = f"""
 import sys
 from pathlib import Path
 from acestep.core import jobs
-from acestep.core.workers import Share, run_shares
+from acestep.core.workers import WorkerJob, run_workers
 from tests.core.fake_jobs import TABLE, Count
 jobs.JOBS.update(TABLE)
-shares = [Share("count", Count(n=100_000))] * 2
-run_shares(shares, Path(sys.argv[1]), lambda number, event: None, command=[sys.executable, "-c", {CHILD!r}])
+shares = [WorkerJob("count", Count(n=100_000))] * 2
+run_workers(shares, Path(sys.argv[1]), lambda number, event: None, command=[sys.executable, "-c", {CHILD!r}])
 """
 LONG = 100_000
 
@@ -42,8 +43,8 @@ def _fake_jobs(monkeypatch):
 @pytest.fixture
 def share(tmp_path):
     def run(*work, on_event=lambda number, event: None):
-        shares = [Share(job, Count(n=n)) for job, n in work]
-        return run_shares(shares, tmp_path, on_event, command=[sys.executable, "-c", CHILD])
+        shares = [WorkerJob(job, Count(n=n)) for job, n in work]
+        return run_workers(shares, tmp_path, on_event, command=[sys.executable, "-c", CHILD])
 
     return run
 
@@ -54,7 +55,7 @@ def last_of(folder):
 
 def test_results_come_in_order_and_counts_are_added_up(share):
     heard = []
-    results = share(("count", 2), ("count", 3), on_event=Merged(heard.append, total=5))
+    results = share(("count", 2), ("count", 3), on_event=MergedEvents(heard.append, total=5))
     assert results == [{"counted": 2}, {"counted": 3}]
     assert [(event.done, event.total) for event in heard] == [(done, 5) for done in range(1, 6)]
 

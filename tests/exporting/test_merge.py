@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from acestep.adapters.card import AdapterCard
 from acestep.core.errors import CheckpointError, JobCancelled, ModelMismatch, StorageError
-from acestep.core.events import Event, EventLog, Finished, Noted, Progressed, Saved
+from acestep.core.event_log import EventLog
+from acestep.core.events import Event, Finished, LogMessage, Progressed, Saved
 from acestep.core.jobs import Context, run_job, write_job
 from acestep.exporting.configs import MergeJob
 from acestep.exporting.merge import MARK, merge_job
@@ -156,7 +157,7 @@ def test_progress_is_told(tmp_path: Path, small_checkpoint: Path) -> None:
     assert done == sorted(done)
     assert done[-1] == len(load_file(small_checkpoint / "model.safetensors"))
     assert [event.path for event in told if isinstance(event, Saved)] == [str(tmp_path / "merged")]
-    assert any(isinstance(event, Noted) and event.warning and "vae" in event.message for event in told)
+    assert any(isinstance(event, LogMessage) and event.warning and "vae" in event.message for event in told)
 
 
 def test_a_stop_half_way_leaves_what_was_there_before(

@@ -14,7 +14,8 @@ from acestep.adapters.files import inject
 from acestep.audio.files import load_audio
 from acestep.core.config import parse
 from acestep.core.errors import ConfigError, ModelMismatch, StorageError
-from acestep.core.events import EventLog, Finished, Progressed
+from acestep.core.event_log import EventLog
+from acestep.core.events import Finished, Progressed
 from acestep.core.jobs import Context, run_job, write_job
 from acestep.exporting.configs import ProveJob
 from acestep.exporting.prove import MARK, band_loudness, prove_job

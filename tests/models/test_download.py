@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from acestep.core.errors import DiskFull, DownloadError, JobBusy, JobCancelled, UnknownName
-from acestep.core.events import Event, Noted, Progressed, Saved
+from acestep.core.events import Event, LogMessage, Progressed, Saved
 from acestep.models import fetch
 from acestep.models.catalog import CATALOG, find_model, with_needs
 from acestep.models.download import download, is_present
@@ -193,7 +193,9 @@ def test_when_hugging_face_lacks_the_model_modelscope_brings_it(hubs: Hubs, with
     download([BASE], with_companions, on_progress=events.append)
 
     assert is_present(BASE, with_companions)
-    assert [event for event in events if isinstance(event, Noted) and event.warning and "Hugging Face" in event.message]
+    assert [
+        event for event in events if isinstance(event, LogMessage) and event.warning and "Hugging Face" in event.message
+    ]
 
 
 def test_when_hugging_face_is_down_modelscope_is_asked_first(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from acestep.core.errors import JobCancelled
-from acestep.core.events import Event, Noted, Progressed
+from acestep.core.events import Event, LogMessage, Progressed
 from acestep.tensors.manifest import read_manifest
 from acestep.tensors.record import read_record
 from tests.bad_files import PROJECT
@@ -35,7 +35,7 @@ def test_a_second_run_encodes_nothing_and_loads_no_model(encoded: Path, workshop
     result = workshop.run(encoded, listener, two_pass=two_pass)
     assert stamps(encoded) == before
     assert (result["made"], result["up_to_date"], result["peak_model_bytes"]) == (0, 2, 0)
-    assert "2 of 2 songs are up to date" in listener.said(Noted)
+    assert "2 of 2 songs are up to date" in listener.said(LogMessage)
     assert len(read_manifest(encoded).paths) == 2
 
 
@@ -63,7 +63,7 @@ def test_a_song_that_left_the_dataset_leaves_the_manifest_but_not_the_disk(encod
     assert result["unused_files"] == [gone]
     assert [path.name for path in read_manifest(encoded).paths] == [file_of(encoded, "two.flac")]
     assert (encoded / gone).is_file()
-    assert any(gone in note and note.startswith("warning") for note in listener.said(Noted))
+    assert any(gone in note and note.startswith("warning") for note in listener.said(LogMessage))
 
 
 @pytest.mark.parametrize("two_pass", [False, True])

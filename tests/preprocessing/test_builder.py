@@ -9,7 +9,8 @@ import pytest
 
 from acestep.core.config import parse
 from acestep.core.errors import ConfigError, DatasetError, JobCancelled
-from acestep.core.events import Event, EventLog, Failed, Finished, Started
+from acestep.core.event_log import EventLog
+from acestep.core.events import Event, Failed, Finished, Started
 from acestep.core.jobs import run_job, write_job
 from acestep.dataset.scan import scan_folder
 from acestep.dataset.store import write_dataset
@@ -43,7 +44,7 @@ def test_the_job_fails_in_words_on_a_source_that_is_not_there(tmp_path: Path, wo
     write_job(tmp_path / "run", "preprocess", workshop.job(tmp_path / "out", source=tmp_path / "gone.json"))
     last = run_job(tmp_path / "run")
     assert isinstance(last, Failed)
-    assert (last.ours, "gone.json" in last.message) == (False, True)
+    assert (last.is_bug, "gone.json" in last.message) == (False, True)
 
 
 def test_the_builder_scans_saves_loads_and_preprocesses_in_both_modes(

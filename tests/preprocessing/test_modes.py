@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from acestep.audio.files import load_audio
-from acestep.core.events import Noted, Saved
+from acestep.core.events import LogMessage, Saved
 from acestep.models import load
 from acestep.models.checkpoint import encoder_fingerprint, find_checkpoint
 from acestep.models.condition import context_latents, encode_condition
@@ -79,7 +79,7 @@ def test_two_pass_needs_less_memory_and_tells_how_much_each_pass_holds(
     standard: Standard, two_pass: tuple[Path, Any, Listener, list[str]]
 ) -> None:
     assert 0 < two_pass[1]["peak_model_bytes"] < standard[1]["peak_model_bytes"]
-    notes = [note for note in two_pass[2].said(Noted) if "MiB" in note]
+    notes = [note for note in two_pass[2].said(LogMessage) if "MiB" in note]
     assert [note.split(",")[0].split(" of 2")[0].split(" is done")[0] for note in notes] == [
         "pass 1",
         "pass 1",

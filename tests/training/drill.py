@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from acestep.core.events import LAST, Cancelled, Event, EventLog, Failed
+from acestep.core.event_log import EventLog
+from acestep.core.events import FINAL_EVENTS, Cancelled, Event, Failed
 from acestep.core.jobs import JobRunner, write_job
 from tests.training.drill_checks import require_whole, steps_in, temporaries
 from tests.training.drill_work import SAVE_EVERY, Work, works
@@ -144,7 +145,7 @@ class Drill:
             _signal(process, folder, kind)
         process.join(_PATIENCE_S)
         events, _ = log.read(offset)
-        last = events[-1] if events and isinstance(events[-1], LAST) else None
+        last = events[-1] if events and isinstance(events[-1], FINAL_EVENTS) else None
         if process.exitcode == 0:
             return False
         output = (notes / "output.txt").read_text()

@@ -9,7 +9,8 @@ import torch
 from safetensors import safe_open
 
 from acestep.adapters.files import read_adapter
-from acestep.core.events import EventLog, Saved, Started, StepLogged
+from acestep.core.event_log import EventLog
+from acestep.core.events import Saved, Started, StepLogged
 from acestep.tensors.manifest import read_manifest, tensor_files
 from acestep.training.state.run_folder import ADAPTER, STATE, RunFolder
 from acestep.training.state.tensor_tree import read_state

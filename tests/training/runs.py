@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from acestep.core.events import Event, EventLog
+from acestep.core.event_log import EventLog
+from acestep.core.events import Event
 from acestep.core.jobs import Context
 from acestep.training.configs import TrainJob, set_value
 from acestep.training.trainer import train_job

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from acestep.core.card import WAITS, graphics_card
+from acestep.core.device_lock import lock_device
 from acestep.core.errors import JobCancelled
-from acestep.core.events import EventLog
+from acestep.core.event_log import EventLog
+from acestep.core.events import Waiting
 from acestep.core.jobs import Context
 from acestep.models.device import Choice
 from acestep.preprocessing import builder
@@ -49,11 +50,11 @@ def test_a_card_that_the_captioner_uses_is_waited_for_before_anything_is_loaded(
 
     def stop_when_told(self, event):
         emit(self, event)
-        if str(event).startswith(WAITS):
+        if isinstance(event, Waiting):
             (self.folder / "cancel").touch()
 
     monkeypatch.setattr(Context, "emit", stop_when_told)
-    with graphics_card("cuda", "captioning", Context(tmp_path / "captioner")), pytest.raises(JobCancelled):
+    with lock_device("cuda", "captioning", Context(tmp_path / "captioner")), pytest.raises(JobCancelled):
         job(context, monkeypatch)
     events, _ = EventLog(tmp_path / "job" / "events.jsonl").read()
     assert "captioning in" in str(events[-1])

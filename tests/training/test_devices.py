@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from acestep.core.errors import ConfigError
-from acestep.core.events import Cancelled, EpochLogged, Failed, Finished, Noted, Saved, StepLogged
+from acestep.core.events import Cancelled, EpochLogged, Failed, Finished, LogMessage, Saved, StepLogged
 from acestep.core.jobs import run_job, write_job
 from acestep.core.paths import PROJECT
 from acestep.training.distributed.launch_workers import _common
@@ -131,7 +131,7 @@ class Background:
         self._wait(lambda: step in losses(self.folder))
 
     def wait_for_note(self, text):
-        self._wait(lambda: text in [str(event) for event in of_kind(log_of(self.folder), Noted)])
+        self._wait(lambda: text in [str(event) for event in of_kind(log_of(self.folder), LogMessage)])
 
     def _wait(self, came):
         end = time.monotonic() + 400
@@ -194,7 +194,7 @@ def test_a_run_is_stopped_goes_on_with_other_numbers_of_devices_and_survives_a_c
     os.kill(processes_of(two.out)["1"], signal.SIGKILL)
     crashed = running.end()
     assert isinstance(crashed, Failed)
-    assert (crashed.error, crashed.ours) == ("WorkerCrashed", True)
+    assert (crashed.error, crashed.is_bug) == ("WorkerCrashed", True)
     assert "process 2 of 2 ended without a word, exit code -9" in crashed.message
     assert f"The last good state is in {RunFolder(two.out).latest_checkpoint()}" in crashed.hint
     assert saved_step(two.out) == max(losses(two.out))
@@ -203,7 +203,9 @@ def test_a_run_is_stopped_goes_on_with_other_numbers_of_devices_and_survives_a_c
     one.resume = "auto"
     write_job(one.out, "train", one)
     assert isinstance(run_job(one.out), Finished)
-    begun = [event.message for event in of_kind(log_of(one.out), Noted) if event.message.startswith("goes on from")]
+    begun = [
+        event.message for event in of_kind(log_of(one.out), LogMessage) if event.message.startswith("goes on from")
+    ]
     assert len(begun) == 3
     assert_same_run(one.out, alone)
 

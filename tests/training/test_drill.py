@@ -70,6 +70,6 @@ def test_too_little_memory_for_the_model_is_told_in_words(tmp_path, tiny_checkpo
     write_job(job.out, "train", job)
     last = run_job(job.out)
     assert isinstance(last, Failed)
-    assert not last.ours
+    assert not last.is_bug
     assert last.message == "the device ran out of memory"
     assert last.hint

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from acestep.core.errors import JobCancelled, TrainingError
-from acestep.core.events import Noted, Saved, StepLogged
+from acestep.core.events import LogMessage, Saved, StepLogged
 from acestep.core.files import write_json
 from acestep.core.jobs import write_job
 from acestep.core.paths import PROJECT
@@ -117,7 +117,7 @@ def test_a_run_stopped_anywhere_goes_on_exactly(asked, unbroken, job):
     stopped.resume = "auto"
     _, events = run(stopped)
     assert_same_end(whole, stopped.out)
-    assert any(f"goes on from {saved}" in event.message for event in of_kind(events, Noted))
+    assert any(f"goes on from {saved}" in event.message for event in of_kind(events, LogMessage))
 
 
 def test_a_finished_run_is_delivered_again_and_goes_on_when_given_more_epochs(job):
@@ -192,7 +192,7 @@ def test_a_run_goes_on_from_weights_alone_and_says_so(job, tmp_path):
     run(job(auto_save_best_after=1, max_epochs=6))
     shutil.rmtree(job().out / "checkpoints")
     result, events = run(job(resume="auto", max_epochs=8))
-    warnings = [event.message for event in of_kind(events, Noted) if event.warning]
+    warnings = [event.message for event in of_kind(events, LogMessage) if event.warning]
     assert any("adapter weights alone" in text and "after epoch 6" in text for text in warnings)
     assert [event.step for event in of_kind(events, StepLogged)] == list(range(19, 25))
     assert result["epochs"] == 8

@@ -7,7 +7,7 @@ import torch
 
 from acestep.audio.files import load_audio
 from acestep.core.errors import JobCancelled
-from acestep.core.events import ItemFailed, Noted, Saved, StepLogged
+from acestep.core.events import ItemFailed, LogMessage, Saved, StepLogged
 from acestep.training.evaluation import audio_previews as samples_module
 from acestep.training.evaluation.audio_previews import prompt_with_tag
 from acestep.training.state.run_folder import RunFolder
@@ -80,7 +80,7 @@ def test_a_device_without_memory_gets_shorter_music_and_then_none(job, monkeypat
 
     monkeypatch.setattr(samples_module, "generate", small_device)
     result, events = run(job(**{**SAMPLES, "samples__duration_s": 20}))
-    warnings = [event.message for event in of_kind(events, Noted) if event.warning]
+    warnings = [event.message for event in of_kind(events, LogMessage) if event.warning]
     assert "samples are 10 s long from now on" in warnings[0]
     assert "samples are 5 s long from now on" in warnings[1]
     assert all("5 s of music: no sample of epoch 2" in warning for warning in warnings[2:])

@@ -14,10 +14,10 @@ from acestep.core.errors import (
     DiskFull,
     LossNotFinite,
     ModelMismatch,
+    OutOfMemory,
     TensorError,
-    TrainingError,
 )
-from acestep.core.events import EpochLogged, ItemFailed, Noted, Saved, StepLogged
+from acestep.core.events import EpochLogged, ItemFailed, LogMessage, Saved, StepLogged
 from acestep.models.checkpoint import find_checkpoint
 from acestep.models.dit import AceStepDiT
 from acestep.training import session as session_module
@@ -40,7 +40,7 @@ def job(tensors, tiny_checkpoint, tmp_path):
 
 
 def told(events):
-    return [event.message for event in of_kind(events, Noted)]
+    return [event.message for event in of_kind(events, LogMessage)]
 
 
 @pytest.mark.parametrize("kind", ["lora", "lokr"])
@@ -310,7 +310,7 @@ def test_a_fault_in_the_middle_is_saved_before_it_is_told(job, monkeypatch):
         run(job("fault"))
     assert RunFolder(job("fault").out).latest_checkpoint().name == "epoch_2_step_4"
     Broken.count, Broken.problem = 0, torch.OutOfMemoryError("CUDA out of memory")
-    with pytest.raises(TrainingError, match="out of memory at step 5") as error:
+    with pytest.raises(OutOfMemory, match="out of memory at step 5") as error:
         run(job("memory"))
     assert "gradient_checkpointing" in error.value.hint
     assert RunFolder(job("memory").out).latest_checkpoint().name == "epoch_2_step_4"

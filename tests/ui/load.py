@@ -24,7 +24,8 @@ import httpx2
 from gradio_client import Client
 from playwright.sync_api import Browser
 
-from acestep.core.events import EventLog, StepLogged
+from acestep.core.event_log import EventLog
+from acestep.core.events import StepLogged
 from acestep.models.tiny import create_tiny_checkpoint
 from tests.songs import write_song
 from tests.ui.drive import Site, chromium, serve, tab, visit

@@ -24,8 +24,8 @@ from playwright.sync_api import Browser, Page, expect
 
 import captioner_standalone
 from acestep.captioning.tiny import create_tiny_omni
-from acestep.core.card import WAITS
-from acestep.core.events import EventLog, Noted, Progressed, Started
+from acestep.core.event_log import EventLog
+from acestep.core.events import Progressed, Started, Waiting
 from acestep.core.paths import PROJECT
 from acestep.dataset.scan import scan_folder
 from acestep.ui.captioner import config_file
@@ -351,7 +351,7 @@ def test_a_run_that_waits_for_the_card_may_go_on_beside_the_other(
         tab(page, "3. Run")
         expect(page.locator("#cp-job-status")).to_contain_text("0 of 3 songs")
         expect(page.locator("#cp-job-beside")).not_to_be_visible()
-        log.emit(Noted(message=f"{WAITS}: training in /runs/mine uses cuda"))
+        log.emit(Waiting(message="waiting for cuda, which training in /runs/mine uses"))
         expect(page.locator("#cp-job-status")).to_contain_text("training in /runs/mine uses cuda")
         press(page, "cp-job-beside")
         expect(page.locator("#cp-job-beside")).to_be_visible()

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from acestep.core.errors import AceStepError, JobBusy, JobError, StorageError, TrainingError
-from acestep.core.events import Cancelled, EventLog
+from acestep.core.event_log import EventLog
+from acestep.core.events import Cancelled
 from acestep.core.jobs import write_job
 from acestep.exporting.configs import MergeJob
 from acestep.training.configs import TrainJob

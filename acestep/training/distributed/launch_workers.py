@@ -12,7 +12,7 @@ from typing import Any
 
 from acestep.core.errors import ConfigError
 from acestep.core.jobs import Context
-from acestep.core.workers import Share, run_shares
+from acestep.core.workers import WorkerJob, run_workers
 from acestep.training.configs import TrainJob
 from acestep.training.state.run_folder import RunFolder
 
@@ -28,8 +28,8 @@ def train_in_workers(config: TrainJob, context: Context) -> dict[str, Any]:
     if config.resume is None:
         RunFolder(config.out).require_empty()
     node, common = _common(config)
-    shares = [Share("train", config, {**common, **_own(config, node, local)}) for local in range(config.devices)]
-    return run_shares(shares, context.folder, lambda number, event: context.emit(event))[0]
+    shares = [WorkerJob("train", config, {**common, **_own(config, node, local)}) for local in range(config.devices)]
+    return run_workers(shares, context.folder, lambda number, event: context.emit(event))[0]
 
 
 def _own(config: TrainJob, node: int, local: int) -> dict[str, str]:

@@ -130,5 +130,5 @@ class _GroupContext(Context):
         else:
             logger.info("{}", event)
 
-    def wished(self, wish: str) -> bool:
-        return any(self.processes.all_gather(super().wished(wish)))
+    def requested(self, wish: str) -> bool:
+        return any(self.processes.all_gather(super().requested(wish)))

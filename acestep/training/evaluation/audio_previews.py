@@ -17,7 +17,7 @@ from torch import Tensor
 
 from acestep.audio.files import write_audio
 from acestep.core.errors import AceStepError, JobCancelled
-from acestep.core.events import ItemFailed, Noted, Saved
+from acestep.core.events import ItemFailed, LogMessage, Saved
 from acestep.core.files import write_json
 from acestep.core.jobs import Context
 from acestep.dataset.prompt import caption_with_tag
@@ -142,7 +142,7 @@ class AudioPreviews:
         )
 
     def _warn(self, message: str) -> None:
-        self._context.emit(Noted(message=message, warning=True))
+        self._context.emit(LogMessage(message=message, warning=True))
 
 
 def preview_path(run: RunFolder, epoch: int, strength: float) -> Path:

@@ -21,9 +21,9 @@ from torch import nn
 from acestep.adapters.base import require_plain
 from acestep.adapters.configs import ADAPTERS, LoHaConfig, LoRAConfig
 from acestep.adapters.targets import target_modules
-from acestep.core.card import graphics_card
+from acestep.core.device_lock import lock_device
 from acestep.core.errors import LossNotFinite
-from acestep.core.events import ItemFailed, Noted, Progressed, Saved, Started
+from acestep.core.events import ItemFailed, LogMessage, Progressed, Saved, Started
 from acestep.core.files import write_json
 from acestep.core.jobs import Context
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
@@ -64,8 +64,8 @@ def estimate_job(config: EstimateJob, context: Context) -> dict[str, Any]:
     songs = read_songs(read_manifest(config.tensor_dir), context)
     require_fit(songs, checkpoint, config.tensor_dir, context)
     device = choose_device(config.device)
-    context.emit(Noted(message=f"{checkpoint.name} on {device.value}: {device.reason}"))
-    with graphics_card(device.value, "estimating", context):
+    context.emit(LogMessage(message=f"{checkpoint.name} on {device.value}: {device.reason}"))
+    with lock_device(device.value, "estimating", context):
         try:
             norms = _norms_of_loaded_model(config, checkpoint, songs, torch.device(device.value), context)
         finally:

@@ -1,4 +1,4 @@
-"""What a person can do about a run that did not come to its end, as one button."""
+"""The recovery that the page offers for a run that did not finish, as one button."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Change = Callable[[TrainingConfig], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """A label; and the tab where the cure is, or what is changed in the settings of the run before it goes on."""
+    """A label, and either the tab that solves the problem or the settings to change before the run resumes."""
 
     label: str
     tab: str = ""
@@ -28,29 +28,28 @@ def _halved(training: TrainingConfig) -> dict[str, Any]:
 
 
 def _leaner(training: TrainingConfig) -> dict[str, Any]:
-    """Less memory for the same steps: smaller batches, more of them gathered."""
-    gathered = training.batch_size * training.gradient_accumulation_steps
-    return {"gradient_checkpointing": True, "batch_size": 1, "gradient_accumulation_steps": min(gathered, 1024)}
+    """Less memory for the same optimizer steps: smaller batches, more of them accumulated."""
+    samples_per_step = training.batch_size * training.gradient_accumulation_steps
+    return {"gradient_checkpointing": True, "batch_size": 1, "gradient_accumulation_steps": min(samples_per_step, 1024)}
 
 
 GO_ON = Remedy("Resume Training")
 _BY_ERROR = {
-    "LossNotFinite": Remedy("Halve the rate and resume", change=_halved),
+    "LossNotFinite": Remedy("Halve the learning rate and resume", change=_halved),
     "CheckpointError": Remedy("Choose a model in 1. Service", tab="service"),
     "ModelMismatch": Remedy("Encode again in 3. Preprocess", tab="preprocess"),
     "TensorError": Remedy("Encode again in 3. Preprocess", tab="preprocess"),
     "MissingPackage": Remedy("Check this computer in System", tab="system"),
     "DiskFull": Remedy("Try again", change=lambda training: {}),
     "WorkerCrashed": GO_ON,
+    "OutOfMemory": Remedy("Use less memory and resume", change=_leaner),
 }
 
 
 def remedy_for(state: State, last: Event | None) -> Remedy | None:
-    """The button to offer; None when there is nothing that a button could do."""
+    """The button to offer; None if no button would help."""
     if state == "interrupted" or isinstance(last, Cancelled):
         return GO_ON
     if not isinstance(last, Failed):
         return None
-    if "out of memory" in last.message:
-        return Remedy("Use less memory and resume", change=_leaner)
     return _BY_ERROR.get(last.error)

@@ -9,7 +9,7 @@ from typing import Any
 
 from acestep.core.config import fields, groups
 from acestep.core.errors import JobBusy, JobError, StorageError
-from acestep.core.events import EventLog
+from acestep.core.event_log import EventLog
 from acestep.core.files import storage_errors
 from acestep.core.runs import RunSummary, list_runs, read_run
 from acestep.training.configs import TrainJob

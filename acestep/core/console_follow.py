@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from acestep.core.events import EventLog, Failed
+from acestep.core.event_log import EventLog
+from acestep.core.events import Failed
 
-Say = Callable[[str], None]
+WriteLine = Callable[[str], None]
 
 
 @contextmanager
-def following(folder: Path, say: Say) -> Iterator[None]:
+def follow_events(folder: Path, say: WriteLine) -> Iterator[None]:
     """``say`` each event that a job writes to ``folder`` while the block runs.
 
     A failure is left to the caller, who has it with its hint as the job's last event.
@@ -41,7 +42,7 @@ def following(folder: Path, say: Say) -> Iterator[None]:
 
 
 @contextmanager
-def stopped_by_signals(folder: Path, say: Say) -> Iterator[None]:
+def stop_on_signals(folder: Path, say: WriteLine) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM asks the job in ``folder`` to stop and save, the second ends the program.
 
     For the main thread.

@@ -20,17 +20,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from acestep.core.errors import JobError, StorageError
-from acestep.core.events import Noted
+from acestep.core.events import LogMessage, Waiting
 from acestep.core.files import read_json, write_json
 from acestep.core.jobs import Context
 
-WAITS = "waiting for the graphics card"
 _SHARE = "share"
 _LOOK_S = 0.5
 
 
 @contextmanager
-def graphics_card(device: str, what: str, context: Context) -> Iterator[None]:
+def lock_device(device: str, what: str, context: Context) -> Iterator[None]:
     """Keep ``device`` ("cuda", "cuda:1", …) to this job while the block runs; for a processor there is nothing to keep.
 
     Args:
@@ -55,7 +54,7 @@ def graphics_card(device: str, what: str, context: Context) -> Iterator[None]:
         lock.release()
 
 
-def share_card(folder: Path) -> None:
+def share_device(folder: Path) -> None:
     """Let the job of that run folder, which waits for the card, go on beside the other one."""
     (folder / _SHARE).touch()
 
@@ -70,20 +69,20 @@ def _taken(lock: FileLock, device: str, place: Path, context: Context) -> bool:
         except Timeout:
             pass
         except OSError as problem:  # a folder that cannot be written is no reason not to work
-            context.emit(Noted(message=f"other jobs do not see that {device} is taken: {problem}", warning=True))
+            context.emit(LogMessage(message=f"other jobs do not see that {device} is taken: {problem}", warning=True))
             return False
         else:
             if told:
-                context.emit(Noted(message="the graphics card is free"))
+                context.emit(LogMessage(message=f"{device} is free"))
             return True
         holder = _holder(place)
         if holder.get("folder") == _name(context):
             return False  # another process of the same job
         if not told:
-            context.emit(Noted(message=_told(device, holder, context.whole or context.folder)))
+            context.emit(_waiting(device, holder, context.whole or context.folder))
             told = True
-        if context.wished(_SHARE):
-            context.emit(Noted(message=f"two jobs share {device}; its memory may not be enough", warning=True))
+        if context.requested(_SHARE):
+            context.emit(LogMessage(message=f"two jobs share {device}; its memory may not be enough", warning=True))
             return False
         context.stop_if_cancelled()
         time.sleep(_LOOK_S)
@@ -102,14 +101,16 @@ def _holder(place: Path) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def _told(device: str, holder: dict[str, Any], folder: Path) -> str:
-    """Who has the card, and what can be done."""
-    who = f"{holder.get('what', 'a job')} in {holder.get('folder', 'another program')} uses {device}"
-    share = json.dumps(str(folder / _SHARE), ensure_ascii=False)
-    return (
-        f"{WAITS}: {who}. This goes on by itself when that is done. If the memory is enough for both, let it go on "
-        f"beside the other: with the button on the page, or by making an empty file {share}"
+def _waiting(device: str, holder: dict[str, Any], folder: Path) -> Waiting:
+    """Which job uses the device, and what the user can do."""
+    what, where = str(holder.get("what", "a job")), str(holder.get("folder", "another program"))
+    share = str(folder / _SHARE)
+    message = (
+        f"waiting for {device}, which {what} in {where} uses. The job starts when that has finished. If the memory is "
+        f"sufficient for both, run it anyway: with the button on the page, or by creating an empty file "
+        f"{json.dumps(share, ensure_ascii=False)}"
     )
+    return Waiting(message=message, device=device, holder=what, holder_folder=where, share_file=share)
 
 
 def _place(device: str) -> Path:

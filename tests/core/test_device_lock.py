@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import threading
 import time
 
 import pytest
 
-from acestep.core.card import WAITS, graphics_card, share_card
+from acestep.core.device_lock import lock_device, share_device
 from acestep.core.errors import JobCancelled
-from acestep.core.events import EventLog
+from acestep.core.event_log import EventLog
+from acestep.core.events import Waiting
 from acestep.core.jobs import Context
 
 
@@ -32,10 +34,10 @@ def contexts(tmp_path):
 
 
 def told(context):
-    return [event.message for event in EventLog(context.folder / "events.jsonl").read()[0]]
+    return EventLog(context.folder / "events.jsonl").read()[0]
 
 
-class Waiting:
+class WaitingJob:
     """A job that wants the card, in a thread of its own."""
 
     def __init__(self, context, device="cuda"):
@@ -45,7 +47,7 @@ class Waiting:
 
     def _work(self):
         try:
-            with graphics_card(self.device, "captioning", self.context):
+            with lock_device(self.device, "captioning", self.context):
                 self.got.set()
         except JobCancelled as stop:
             self.error = stop
@@ -59,40 +61,42 @@ class Waiting:
 
 def test_a_job_waits_until_the_other_one_is_done_and_says_whom_it_waits_for(contexts):
     trainer, captioner = contexts
-    with graphics_card("cuda", "training", trainer):
-        waiting = Waiting(captioner, "cuda:0")
+    with lock_device("cuda", "training", trainer):
+        waiting = WaitingJob(captioner, "cuda:0")
         waiting.until_told()
         assert not waiting.got.wait(0.7)
     assert waiting.got.wait(10)
     first, last = told(captioner)
-    assert first.startswith(WAITS)
-    assert f"training in {trainer.folder}" in first
-    assert str(captioner.folder / "share") in first
-    assert last == "the graphics card is free"
+    assert isinstance(first, Waiting)
+    assert (first.device, first.holder, first.holder_folder) == ("cuda:0", "training", str(trainer.folder))
+    assert first.share_file == str(captioner.folder / "share")
+    assert f"training in {trainer.folder}" in str(first)
+    assert json.dumps(first.share_file) in str(first)
+    assert str(last) == "cuda:0 is free"
     assert told(trainer) == []
 
 
 def test_the_user_may_let_it_go_on_beside_the_other_one(contexts):
     trainer, captioner = contexts
-    share_card(captioner.folder)  # a wish of an earlier time does not count
-    with graphics_card("cuda", "training", trainer):
-        waiting = Waiting(captioner)
+    share_device(captioner.folder)  # a wish of an earlier time does not count
+    with lock_device("cuda", "training", trainer):
+        waiting = WaitingJob(captioner)
         waiting.until_told()
         assert not waiting.got.wait(0.7)
-        share_card(captioner.folder)
+        share_device(captioner.folder)
         assert waiting.got.wait(10)
         waiting.thread.join(10)
-        third = Waiting(captioner)  # the first job has the card as before
+        third = WaitingJob(captioner)  # the first job has the card as before
         assert not third.got.wait(0.3)
-        share_card(captioner.folder)
+        share_device(captioner.folder)
         assert third.got.wait(10)
-    assert "may not be enough" in told(captioner)[1]
+    assert "may not be enough" in str(told(captioner)[1])
 
 
 def test_a_job_that_waits_can_be_stopped(contexts):
     trainer, captioner = contexts
-    with graphics_card("cuda", "training", trainer):
-        waiting = Waiting(captioner)
+    with lock_device("cuda", "training", trainer):
+        waiting = WaitingJob(captioner)
         waiting.until_told()
         (captioner.folder / "cancel").touch()
         waiting.thread.join(10)
@@ -102,11 +106,11 @@ def test_a_job_that_waits_can_be_stopped(contexts):
 
 def test_a_processor_and_another_card_are_free(contexts, place, monkeypatch):
     trainer, captioner = contexts
-    with graphics_card("cpu", "training", trainer), graphics_card("cpu", "captioning", captioner):
+    with lock_device("cpu", "training", trainer), lock_device("cpu", "captioning", captioner):
         assert list(place.iterdir()) == []
-    with graphics_card("cuda:0", "training", trainer), graphics_card("cuda:1", "captioning", captioner):
+    with lock_device("cuda:0", "training", trainer), lock_device("cuda:1", "captioning", captioner):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,2")
-        assert Waiting(captioner, "cuda:1").got.wait(10)
+        assert WaitingJob(captioner, "cuda:1").got.wait(10)
     assert told(captioner) == []
 
 
@@ -114,20 +118,20 @@ def test_the_shares_of_a_job_heed_what_the_user_wants_of_the_whole(contexts, tmp
     trainer, whole = contexts
     (tmp_path / "share0").mkdir()
     share = Context(tmp_path / "share0", whole.folder)
-    with graphics_card("cuda", "training", trainer):
-        waiting = Waiting(share)
+    with lock_device("cuda", "training", trainer):
+        waiting = WaitingJob(share)
         waiting.until_told()
-        assert str(whole.folder / "share") in told(share)[0]
-        share_card(whole.folder)
+        assert str(whole.folder / "share") in str(told(share)[0])
+        share_device(whole.folder)
         assert waiting.got.wait(10)
 
 
 def test_processes_of_one_job_do_not_wait_for_each_other(contexts):
-    with graphics_card("cuda", "training", contexts[0]):
-        again = Waiting(Context(contexts[0].folder))
+    with lock_device("cuda", "training", contexts[0]):
+        again = WaitingJob(Context(contexts[0].folder))
         assert again.got.wait(10)
         again.thread.join(10)
-        waiting = Waiting(contexts[1])
+        waiting = WaitingJob(contexts[1])
         assert not waiting.got.wait(0.3)
     assert waiting.got.wait(10)
     assert told(contexts[0]) == []
@@ -136,13 +140,13 @@ def test_processes_of_one_job_do_not_wait_for_each_other(contexts):
 def test_a_folder_that_takes_no_locks_stops_no_job(contexts, place):
     place.rmdir()
     place.write_text("a file where a folder should be")
-    with graphics_card("cuda", "training", contexts[0]):
-        assert "do not see that cuda is taken" in told(contexts[0])[0]
+    with lock_device("cuda", "training", contexts[0]):
+        assert "do not see that cuda is taken" in str(told(contexts[0])[0])
 
 
 def test_an_error_in_the_job_gives_the_card_free(contexts):
     trainer, captioner = contexts
-    with pytest.raises(MemoryError), graphics_card("cuda", "training", trainer):
+    with pytest.raises(MemoryError), lock_device("cuda", "training", trainer):
         raise MemoryError
-    with graphics_card("cuda", "captioning", captioner):
+    with lock_device("cuda", "captioning", captioner):
         assert told(captioner) == []

@@ -72,15 +72,15 @@ def bench_training(
         ConfigError: the songs are too few for so many steps. Others: those of ``train_job``.
     """
     times: dict[str, list[float]] = {name: [] for name in variants}
-    songs = dict.fromkeys(variants, 0)
+    samples = dict.fromkeys(variants, 0)
     peaks: dict[str, float | None] = dict.fromkeys(variants)
     for turn in range(rounds):
         for name, job in variants.items():
             on_round(f"round {turn + 1} of {rounds}: {name}")
-            taken, songs[name], peak = _some_steps(job, steps + _WARM_UP)
+            taken, samples[name], peak = _some_steps(job, steps + _WARM_UP)
             times[name] += taken[_WARM_UP:]
             peaks[name] = max(peak, peaks[name] or 0.0) if peak is not None else None
-    return _compare(times, songs, peaks)
+    return _compare(times, samples, peaks)
 
 
 def _some_steps(job: TrainJob, steps: int) -> tuple[list[float], int, float | None]:
@@ -90,10 +90,10 @@ def _some_steps(job: TrainJob, steps: int) -> tuple[list[float], int, float | No
         unwatched.training = job.training.model_copy(update={"max_epochs": 100_000, "max_steps": 0})
         context = _Quiet(Path(folder))
         prepared = prepare(unwatched, context)
-        songs_per_step = prepared.step_plan.songs_per_step
-        if songs_per_step > len(prepared.songs):
+        samples_per_step = prepared.step_plan.samples_per_step
+        if samples_per_step > len(prepared.samples):
             raise ConfigError(
-                [f"{len(prepared.songs)} songs do not fill a step of {songs_per_step}"],
+                [f"{len(prepared.samples)} songs do not fill a step of {samples_per_step}"],
                 hint="Lower batch_size or gradient_accumulation_steps, or take more songs.",
             )
         _forget_peak(prepared.device)
@@ -104,7 +104,7 @@ def _some_steps(job: TrainJob, steps: int) -> tuple[list[float], int, float | No
                 model=session.model,
                 optimizer=session.optimizer,
                 lr_at=lambda step: prepared.lr,
-                steps=(step for step in prepared.step_plan.steps() if step.num_songs == songs_per_step),
+                steps=(step for step in prepared.step_plan.steps() if step.num_samples == samples_per_step),
                 make_batch=session.make_batch,
                 progress=session.progress,
                 random=session.random,
@@ -113,7 +113,7 @@ def _some_steps(job: TrainJob, steps: int) -> tuple[list[float], int, float | No
                 callback=watch,
                 stop_if_cancelled=lambda: None,
             )
-            return watch.times, songs_per_step, _peak_gb(prepared.device)
+            return watch.times, samples_per_step, _peak_gb(prepared.device)
 
 
 def bench_preprocessing(
@@ -121,7 +121,7 @@ def bench_preprocessing(
 ) -> list[Speed]:
     """The same songs by each variant, in turn, models loaded anew as a run does. The tensors are thrown away."""
     times: dict[str, list[float]] = {name: [] for name in variants}
-    songs = dict.fromkeys(variants, 0)
+    samples = dict.fromkeys(variants, 0)
     for turn in range(rounds):
         for name, job in variants.items():
             on_round(f"round {turn + 1} of {rounds}: {name}")
@@ -129,15 +129,15 @@ def bench_preprocessing(
                 began = time.perf_counter()
                 done = preprocess_job(job.model_copy(update={"out": Path(folder) / "tensors"}), _Quiet(Path(folder)))
                 times[name].append(time.perf_counter() - began)
-            songs[name] = done["ready"]
-    return _compare(times, songs, dict.fromkeys(variants))
+            samples[name] = done["ready"]
+    return _compare(times, samples, dict.fromkeys(variants))
 
 
 def _compare(
-    times: Mapping[str, Sequence[float]], songs: Mapping[str, int], peaks: Mapping[str, float | None]
+    times: Mapping[str, Sequence[float]], samples: Mapping[str, int], peaks: Mapping[str, float | None]
 ) -> list[Speed]:
     medians = {name: statistics.median(taken) for name, taken in times.items()}
-    per_hour = {name: 3600 * songs[name] / medians[name] for name in times}
+    per_hour = {name: 3600 * samples[name] / medians[name] for name in times}
     first = next(iter(per_hour.values()))
     return [
         Speed(name, medians[name], _spread(taken), per_hour[name], per_hour[name] / first, peaks[name])

@@ -7,12 +7,12 @@ from acestep.core.errors import ConfigError
 from acestep.preprocessing.configs import PreprocessJob
 from tests.songs import write_song
 from tests.training.runs import make_job
-from tests.training.songs import write_songs
+from tests.training.songs import write_samples
 
 
 @pytest.fixture
 def job(tmp_path, tiny_checkpoint):
-    tensors = write_songs(tmp_path / "tensors", tiny_checkpoint, [(20, 6), (24, 8), (16, 4)])
+    tensors = write_samples(tmp_path / "tensors", tiny_checkpoint, [(20, 6), (24, 8), (16, 4)])
 
     def make(**settings):
         job = make_job(tensors, tiny_checkpoint, tmp_path / "out", **settings)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.songs import write_songs
+from tests.training.songs import write_samples
 
 PROJECT = Path(__file__).parents[1]
 
@@ -87,7 +87,7 @@ def test_a_folder_without_a_job_is_refused(tmp_path):
 
 
 def test_sigterm_stops_a_training_run_which_then_goes_on(tmp_path, tiny_checkpoint):
-    tensors = write_songs(tmp_path / "tensors", tiny_checkpoint, [(20, 6), (24, 8)])
+    tensors = write_samples(tmp_path / "tensors", tiny_checkpoint, [(20, 6), (24, 8)])
     run = tmp_path / "my run"
     steps = ["--set", "max_epochs=100000", "--set", "lora.r=4", "--set", "measure_every_n_epochs=0"]
     train = ["train", tensors, "--checkpoint", tiny_checkpoint, "--out", run, *steps]

@@ -23,7 +23,7 @@ PATCH = 2  # latent frames that the decoder joins into one position: crops start
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Song:
+class TrainingSample:
     """One preprocessed song; ``name`` is its file's path inside the tensor folder, ``digest`` tells its content."""
 
     name: str
@@ -54,20 +54,20 @@ class ExampleSampler:
     cfg_dropout: float
     weight: Callable[[float], float]
 
-    def __call__(self, song: Song, epoch: int) -> TrainingExample:
+    def __call__(self, sample: TrainingSample, epoch: int) -> TrainingExample:
         """What ``song`` is in ``epoch``: always the same for the same seed."""
-        generator = generator_for(self.seed, epoch, song.name)
-        frames = song.record.target_latents.shape[0]
+        generator = generator_for(self.seed, epoch, sample.name)
+        frames = sample.record.target_latents.shape[0]
         start = crop_start(frames, self.max_frames, generator)
         t = draw_timestep(generator, mu=self.mu, sigma=self.sigma)
         dropped = float(torch.rand((), generator=generator)) < self.cfg_dropout
         return make_example(
-            song, start, self.max_frames, generator=generator, t=t, dropped=dropped, weight=self.weight(t)
+            sample, start, self.max_frames, generator=generator, t=t, dropped=dropped, weight=self.weight(t)
         )
 
 
 def make_example(
-    song: Song,
+    sample: TrainingSample,
     start: int,
     max_frames: int,
     *,
@@ -78,9 +78,9 @@ def make_example(
 ) -> TrainingExample:
     """Frames from ``start`` on of ``song``, at most ``max_frames`` (0: all), with noise from ``generator``."""
     part = slice(start, start + max_frames if max_frames else None)
-    latents = song.record.target_latents[part].float()
+    latents = sample.record.target_latents[part].float()
     noise = torch.randn(latents.shape, generator=generator)
-    context, condition = song.record.context_latents[part].float(), song.record.encoder_hidden_states.float()
+    context, condition = sample.record.context_latents[part].float(), sample.record.encoder_hidden_states.float()
     return TrainingExample(latents, noise, context, condition, t, dropped, weight)
 
 
@@ -153,7 +153,7 @@ class TrainingStep:
     ends_epoch: bool
 
     @property
-    def num_songs(self) -> int:
+    def num_samples(self) -> int:
         return sum(map(len, self.micro_batches))
 
 
@@ -164,7 +164,7 @@ class StepPlan:
     The order of the songs depends on the seed alone, so a run goes on with other batches or devices where it stands.
     """
 
-    num_songs: int
+    num_samples: int
     seed: int
     batch_size: int
     accumulation: int
@@ -173,44 +173,46 @@ class StepPlan:
     devices: int = 1
 
     @property
-    def songs_per_step(self) -> int:
+    def samples_per_step(self) -> int:
         return self.batch_size * self.accumulation * self.devices
 
-    def num_steps(self, epoch: int = 0, songs: int = 0, step: int = 0) -> int:
+    def num_steps(self, epoch: int = 0, samples: int = 0, step: int = 0) -> int:
         """Steps of the whole run, of which ``step`` lie behind and brought it to ``songs`` of ``epoch``."""
         if epoch >= self.epochs:
             return step
-        rest = _ceil(self.num_songs - songs, self.songs_per_step)
-        total = step + rest + (self.epochs - epoch - 1) * _ceil(self.num_songs, self.songs_per_step)
+        rest = _ceil(self.num_samples - samples, self.samples_per_step)
+        total = step + rest + (self.epochs - epoch - 1) * _ceil(self.num_samples, self.samples_per_step)
         return min(total, self.max_steps) if self.max_steps else total
 
-    def steps(self, epoch: int = 0, songs: int = 0) -> Iterator[TrainingStep]:
+    def steps(self, epoch: int = 0, samples: int = 0) -> Iterator[TrainingStep]:
         """The steps from ``songs`` of ``epoch`` on, without regard to ``max_steps``."""
         for number in range(epoch, self.epochs):
-            order = self._order(number)[songs:]
-            for first in range(0, len(order), self.songs_per_step):
-                chosen = order[first : first + self.songs_per_step]
+            order = self._order(number)[samples:]
+            for first in range(0, len(order), self.samples_per_step):
+                chosen = order[first : first + self.samples_per_step]
                 micro = [chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size)]
-                yield TrainingStep(number, micro, ends_epoch=first + self.songs_per_step >= len(order))
-            songs = 0
+                yield TrainingStep(number, micro, ends_epoch=first + self.samples_per_step >= len(order))
+            samples = 0
 
     def _order(self, epoch: int) -> list[int]:
-        order: list[int] = torch.randperm(self.num_songs, generator=generator_for(self.seed, epoch, "order")).tolist()
+        order: list[int] = torch.randperm(self.num_samples, generator=generator_for(self.seed, epoch, "order")).tolist()
         return order
 
 
-def split(songs: Sequence[Song], *, seed: int, percent: int) -> tuple[list[Song], list[Song]]:
+def split(
+    samples: Sequence[TrainingSample], *, seed: int, percent: int
+) -> tuple[list[TrainingSample], list[TrainingSample]]:
     """(to train on, held out): the same songs for the same seed and names. Fewer than six songs are all trained on."""
-    if percent == 0 or len(songs) < 6:
-        return list(songs), []
-    count = max(1, round(len(songs) * percent / 100))
-    held_out = {song.name for song in sorted_by_hash(songs, seed)[:count]}
-    return [s for s in songs if s.name not in held_out], [s for s in songs if s.name in held_out]
+    if percent == 0 or len(samples) < 6:
+        return list(samples), []
+    count = max(1, round(len(samples) * percent / 100))
+    held_out = {sample.name for sample in sorted_by_hash(samples, seed)[:count]}
+    return [s for s in samples if s.name not in held_out], [s for s in samples if s.name in held_out]
 
 
-def sorted_by_hash(songs: Sequence[Song], seed: int) -> list[Song]:
+def sorted_by_hash(samples: Sequence[TrainingSample], seed: int) -> list[TrainingSample]:
     """The songs in an order that depends on the seed and their names alone."""
-    return sorted(songs, key=lambda song: hashlib.sha256(f"{seed}\0{song.name}".encode()).digest())
+    return sorted(samples, key=lambda sample: hashlib.sha256(f"{seed}\0{sample.name}".encode()).digest())
 
 
 def _ceil(a: int, b: int) -> int:

@@ -57,10 +57,10 @@ class FlowMatching(nn.Module):
             token_mask=batch.token_mask,
             return_dict=False,
         )[0]  # [B, T, C]
-        return song_losses(velocity, batch.latents, batch.noise, batch.frame_mask) * batch.weight
+        return sample_losses(velocity, batch.latents, batch.noise, batch.frame_mask) * batch.weight
 
 
-def song_losses(velocity: Tensor, latents: Tensor, noise: Tensor, frame_mask: Tensor | None) -> Tensor:
+def sample_losses(velocity: Tensor, latents: Tensor, noise: Tensor, frame_mask: Tensor | None) -> Tensor:
     """Mean squared error against x1 - x0 over each song's real frames and all channels: [B] float32.
 
     Each song counts the same, however long: a batch equals its songs taken one by one.

@@ -21,7 +21,8 @@ from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGr
 from acestep.training.flow_matching import Batch
 from acestep.training.state.random_state import RandomState
 
-_STATE_KEYS = {"between_steps": "at_border"}  # fields whose key in state.json differs from their name
+# Fields whose key in state.json differs from their name.
+_STATE_KEYS = {"between_steps": "at_border", "samples_done": "songs"}
 
 
 @dataclass(slots=True)
@@ -30,7 +31,7 @@ class Progress:
 
     step: int = 0  # optimizer steps behind us, also those that took no weight along
     epoch: int = 0  # epochs behind us
-    songs: int = 0  # songs behind us in the epoch under way
+    samples_done: int = 0  # songs behind us in the epoch under way
     loss_sum: float = 0.0  # over those of them that counted
     loss_count: int = 0
     epoch_losses: list[float] = field(default_factory=list)
@@ -46,7 +47,7 @@ class Progress:
     def take(self, step: TrainingStep, losses: Sequence[float]) -> None:
         """A step is done; ``losses`` are those of its songs that counted."""
         self.step += 1
-        self.songs += step.num_songs
+        self.samples_done += step.num_samples
         self.loss_sum += sum(losses)
         self.loss_count += len(losses)
 
@@ -54,7 +55,7 @@ class Progress:
         """Begin the next epoch; gives the loss of the one that ended."""
         loss = self.epoch_loss
         self.epoch_losses.append(loss)
-        self.epoch, self.songs, self.loss_sum, self.loss_count = self.epoch + 1, 0, 0.0, 0
+        self.epoch, self.samples_done, self.loss_sum, self.loss_count = self.epoch + 1, 0, 0.0, 0
         return loss
 
     def state(self) -> dict[str, Any]:
@@ -166,7 +167,7 @@ def _each(
 
 
 def _accumulate(
-    fabric: Fabric, model: nn.Module, batches: Iterable[tuple[Batch, bool]], num_songs: int, processes: ProcessGroup
+    fabric: Fabric, model: nn.Module, batches: Iterable[tuple[Batch, bool]], num_samples: int, processes: ProcessGroup
 ) -> list[Tensor]:
     """Leave this device's part of the gradient of the mean loss in ``.grad``; gives the losses of its micro-batches.
 
@@ -177,7 +178,7 @@ def _accumulate(
     with fabric.no_backward_sync(model):
         for batch, counts in batches:
             losses = model(batch)  # [B]
-            fabric.backward(losses.sum() * (processes.world_size * counts) / num_songs)
+            fabric.backward(losses.sum() * (processes.world_size * counts) / num_samples)
             found.append(losses.detach())
     processes.all_gather(None)  # nobody waits for the gradient of one that could not finish it
     return found

@@ -21,7 +21,7 @@ from acestep.models.checkpoint import Checkpoint, check_checkpoint, encoder_fing
 from acestep.tensors.manifest import Manifest, read_manifest
 from acestep.tensors.record import decode_record, require_fingerprint
 from acestep.training.configs import TrainingConfig, TrainJob
-from acestep.training.data import ExampleSampler, Song, StepPlan, split
+from acestep.training.data import ExampleSampler, StepPlan, TrainingSample, split
 from acestep.training.distributed.placement import choose_placement, make_fabric
 from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.evaluation.evaluator import Evaluator
@@ -45,8 +45,8 @@ class Prepared:
     dtype: torch.dtype
     fabric: Fabric
     processes: ProcessGroup
-    songs: list[Song]
-    held_out: list[Song]
+    samples: list[TrainingSample]
+    held_out: list[TrainingSample]
     tag: tuple[str, str]  # trigger word and its position
     fixed: dict[str, Any]  # what a resumed run must share
     source: ResumeSource | None
@@ -76,9 +76,9 @@ class Prepared:
     @property
     def step_plan(self) -> StepPlan:
         return StepPlan(
-            num_songs=len(self.songs),
+            num_samples=len(self.samples),
             seed=self.training.seed,
-            batch_size=min(self.training.batch_size, len(self.songs)),
+            batch_size=min(self.training.batch_size, len(self.samples)),
             accumulation=self.training.gradient_accumulation_steps,
             epochs=self.training.max_epochs,
             max_steps=self.training.max_steps,
@@ -100,7 +100,7 @@ class Prepared:
     @property
     def evaluator(self) -> Evaluator:
         return Evaluator(
-            self.songs,
+            self.samples,
             self.held_out,
             seed=self.training.seed,
             max_frames=self.training.max_latent_length,
@@ -129,9 +129,9 @@ def prepare(
         run.root.mkdir(parents=True, exist_ok=True)
     require_space(run.root, _LEAST_SPACE)
     manifest = read_manifest(job.tensor_dir)
-    found = read_songs(manifest, context)
+    found = read_samples(manifest, context)
     require_fit(found, checkpoint, job.tensor_dir, context)
-    songs, held_out = split(found, seed=job.training.seed, percent=job.training.validation_percent)
+    samples, held_out = split(found, seed=job.training.seed, percent=job.training.validation_percent)
     fixed = _fixed(job, checkpoint, found)
     if source is not None and source.exact:
         require_resumable(source, fixed)
@@ -146,7 +146,7 @@ def prepare(
         dtype=dtype,
         fabric=fabric or make_fabric(device, dtype),
         processes=processes,
-        songs=songs,
+        samples=samples,
         held_out=held_out,
         tag=_tag(manifest, found),
         fixed=fixed,
@@ -160,58 +160,58 @@ def prepare(
     return prepared
 
 
-def read_songs(manifest: Manifest, context: Context) -> list[Song]:
+def read_samples(manifest: Manifest, context: Context) -> list[TrainingSample]:
     """All songs that can be read, in memory; the others are told by name. Raises TensorError if there are none."""
     for problem in manifest.problems:
         _warn(context, problem)
-    songs = []
+    samples = []
     for path in manifest.paths:
         context.stop_if_cancelled()
         try:
-            songs.append(_read_song(path, manifest.folder))
+            samples.append(_read_sample(path, manifest.folder))
         except TensorError as error:
             context.emit(ItemFailed(item=path.name, message=str(error), hint=error.hint))
-    if not songs:
+    if not samples:
         raise TensorError(
             f"none of the {len(manifest.paths)} files in {manifest.folder} can be trained on",
             hint="Preprocess the songs again.",
         )
-    return sorted(songs, key=lambda song: song.name)  # whatever the order of a manifest that was written again
+    return sorted(samples, key=lambda sample: sample.name)  # whatever the order of a manifest that was written again
 
 
-def _read_song(path: Path, folder: Path) -> Song:
+def _read_sample(path: Path, folder: Path) -> TrainingSample:
     try:
         data = path.read_bytes()
     except OSError as problem:
         raise TensorError(f"{path} cannot be read: {problem.strerror}", hint="Preprocess the song again.") from None
     name = path.relative_to(folder).as_posix()
-    return Song(name, hashlib.sha256(data).hexdigest(), decode_record(data, path.name))
+    return TrainingSample(name, hashlib.sha256(data).hexdigest(), decode_record(data, path.name))
 
 
-def require_fit(songs: Sequence[Song], checkpoint: Checkpoint, folder: Path, context: Context) -> None:
+def require_fit(samples: Sequence[TrainingSample], checkpoint: Checkpoint, folder: Path, context: Context) -> None:
     """Raises ModelMismatch if the songs were not preprocessed for this checkpoint."""
-    for warning in require_fingerprint((song.record for song in songs), checkpoint):
+    for warning in require_fingerprint((sample.record for sample in samples), checkpoint):
         _warn(context, warning)
     width = checkpoint.config.get("encoder_hidden_size") or checkpoint.config["hidden_size"]
-    for song in songs:
-        found = song.record.encoder_hidden_states.shape[1]
+    for sample in samples:
+        found = sample.record.encoder_hidden_states.shape[1]
         if found != width:
             raise ModelMismatch(
-                f"{song.name} in {folder} has conditions of width {found}, {checkpoint.name} takes {width}",
+                f"{sample.name} in {folder} has conditions of width {found}, {checkpoint.name} takes {width}",
                 hint="Preprocess the songs with the model that you train.",
             )
 
 
-def _fixed(job: TrainJob, checkpoint: Checkpoint, songs: Sequence[Song]) -> dict[str, Any]:
+def _fixed(job: TrainJob, checkpoint: Checkpoint, samples: Sequence[TrainingSample]) -> dict[str, Any]:
     """What a resumed run must share with the one before, by the names that people know."""
     training = job.training
     adapter = {f"{training.adapter_type}.{name}": value for name, value in job.adapter.model_dump().items()}
-    content = "".join(sorted(f"{song.name} {song.digest}\n" for song in songs))
+    content = "".join(sorted(f"{sample.name} {sample.digest}\n" for sample in samples))
     return {
         "model family": checkpoint.family,
         "model variant": checkpoint.variant,
         "model encoder": encoder_fingerprint(checkpoint),
-        "songs": f"{len(songs)} ({hashlib.sha256(content.encode()).hexdigest()[:12]})",
+        "songs": f"{len(samples)} ({hashlib.sha256(content.encode()).hexdigest()[:12]})",
         **{
             name: getattr(training, name)
             for name in (
@@ -228,9 +228,9 @@ def _fixed(job: TrainJob, checkpoint: Checkpoint, songs: Sequence[Song]) -> dict
     }
 
 
-def _tag(manifest: Manifest, songs: Sequence[Song]) -> tuple[str, str]:
+def _tag(manifest: Manifest, samples: Sequence[TrainingSample]) -> tuple[str, str]:
     """The trigger word and its position: the data set's, else that of the first song that tells one."""
-    for metadata in (manifest.metadata, *(song.record.metadata for song in songs)):
+    for metadata in (manifest.metadata, *(sample.record.metadata for sample in samples)):
         if metadata.get("custom_tag"):
             return str(metadata["custom_tag"]), str(metadata.get("tag_position") or "prepend")
     return "", ""
@@ -238,24 +238,24 @@ def _tag(manifest: Manifest, songs: Sequence[Song]) -> tuple[str, str]:
 
 def _tell(prepared: Prepared, context: Context) -> None:
     """Say what will be trained on, and which settings do not mean what they seem to."""
-    training, songs = prepared.training, prepared.songs
-    minutes = sum(song.record.duration_s for song in songs) / 60
+    training, samples = prepared.training, prepared.samples
+    minutes = sum(sample.record.duration_s for sample in samples) / 60
     tag = f"trigger word {prepared.tag[0]}" if prepared.tag[0] else "no trigger word"
-    context.emit(LogMessage(message=f"{len(songs)} songs, {minutes:.1f} min, {tag}"))
+    context.emit(LogMessage(message=f"{len(samples)} songs, {minutes:.1f} min, {tag}"))
     if prepared.held_out:
-        names = ", ".join(song.name.removesuffix(".pt") for song in prepared.held_out)
+        names = ", ".join(sample.name.removesuffix(".pt") for sample in prepared.held_out)
         context.emit(LogMessage(message=f"held out for validation: {names}"))
     if (size := prepared.processes.world_size) > 1:
         context.emit(LogMessage(message=f"{size} devices share each step ({prepared.job.strategy})"))
-        if prepared.step_plan.songs_per_step > len(songs):
+        if prepared.step_plan.samples_per_step > len(samples):
             _warn(
                 context,
-                f"{size} devices could take {prepared.step_plan.songs_per_step} songs a step, there are {len(songs)}",
+                f"{size} devices could take {prepared.step_plan.samples_per_step} songs per step of {len(samples)}",
             )
     if prepared.job.samples.enabled and prepared.job.strategy == "fsdp":
         _warn(context, "samples are not made with the strategy fsdp")
-    if training.batch_size > len(songs):
-        _warn(context, f"batch size {training.batch_size} is more than there are songs: {len(songs)} is used")
+    if training.batch_size > len(samples):
+        _warn(context, f"batch size {training.batch_size} is more than there are songs: {len(samples)} is used")
     if prepared.schedule != training.scheduler_type:
         _warn(context, f"{training.optimizer_type} finds its own rate: {prepared.schedule} is used as the schedule")
     if training.learning_rate not in (None, prepared.lr):

@@ -109,15 +109,15 @@ class Session:
             self._emit(LogMessage(message=note, warning=True))
         return adapter
 
-    def make_batch(self, songs: list[int], epoch: int) -> Batch:
+    def make_batch(self, samples: list[int], epoch: int) -> Batch:
         """The songs of those indices as they are in ``epoch``, on the device.
 
         The global generators, which adapter dropout draws from, begin anew for it: so what it drops depends neither
         on the device that computes it nor on what was computed before.
         """
-        chosen, draw = [self.prepared.songs[i] for i in songs], self.prepared.example_sampler
-        torch.manual_seed(seed_for(draw.seed, epoch, "dropout", *(song.name for song in chosen)))
-        return move(collate([draw(song, epoch) for song in chosen]), self.prepared.device)
+        chosen, draw = [self.prepared.samples[i] for i in samples], self.prepared.example_sampler
+        torch.manual_seed(seed_for(draw.seed, epoch, "dropout", *(sample.name for sample in chosen)))
+        return move(collate([draw(sample, epoch) for sample in chosen]), self.prepared.device)
 
     def evaluate(self, stop_if_cancelled: Callable[[], None]) -> Metrics:
         """The figures of the adapter as it is now. Raises JobCancelled."""
@@ -222,7 +222,7 @@ class Session:
                 **facts,
                 "learning_rate": prepared.lr,
                 "schedule": prepared.schedule,
-                "songs": len(prepared.songs),
+                "songs": len(prepared.samples),
             },
         )
 

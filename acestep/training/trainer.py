@@ -74,7 +74,7 @@ class _Run:
         prepared, progress = session.prepared, session.progress
         self.session, self.context, self.training, self.progress = session, context, prepared.training, progress
         self.processes = prepared.processes
-        self.total_steps = prepared.step_plan.num_steps(progress.epoch, progress.songs, progress.step)
+        self.total_steps = prepared.step_plan.num_steps(progress.epoch, progress.samples_done, progress.step)
         self.checkpoint_writer = CheckpointWriter(
             prepared.run,
             session.adapter,
@@ -121,7 +121,7 @@ class _Run:
             model=session.model,
             optimizer=session.optimizer,
             lr_at=lambda step: prepared.lr * schedule(step),
-            steps=prepared.step_plan.steps(self.progress.epoch, self.progress.songs),
+            steps=prepared.step_plan.steps(self.progress.epoch, self.progress.samples_done),
             make_batch=session.make_batch,
             progress=self.progress,
             random=session.random,
@@ -208,7 +208,7 @@ class _Run:
 
     def _save(self) -> str:
         """Save a checkpoint unless there is one of this step; gives its folder."""
-        name = checkpoint_name(self.progress.epoch, self.progress.step, ends_epoch=self.progress.songs == 0)
+        name = checkpoint_name(self.progress.epoch, self.progress.step, ends_epoch=self.progress.samples_done == 0)
         folder = self.checkpoint_writer.run.checkpoints / name
         if self.saved_step != self.progress.step:
             self.checkpoint_writer.checkpoint(name)
@@ -279,8 +279,8 @@ class _Run:
             "epochs": self.progress.epoch,
             "steps": self.progress.step,
             "stopped_early": self.progress.step < self.total_steps,
-            "songs": len(session.prepared.songs),
-            "held_out": [song.name for song in session.prepared.held_out],
+            "songs": len(session.prepared.samples),
+            "held_out": [sample.name for sample in session.prepared.held_out],
             "gpu_memory": self.memory.summary,
             "adapter": str(final / ADAPTER),
         }

@@ -27,7 +27,7 @@ from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGr
 from acestep.training.flow_matching import Batch, FlowMatching
 from acestep.training.loop import Progress, StepReport, train
 from acestep.training.state.random_state import RandomState
-from tests.training.songs import ToyDecoder, make_songs
+from tests.training.songs import ToyDecoder, make_samples
 
 CPU = torch.device("cpu")
 KINDS: dict[str, AdapterConfig] = {
@@ -43,12 +43,12 @@ class Rig:
 
     def __init__(self, fabric: Any, processes: ProcessGroup, model: FlowMatching, parameters: list[Any]) -> None:
         self.processes, self.fabric, self.losses = processes, fabric, []
-        self.songs = make_songs(LENGTHS, width=model.null_condition.shape[-1])
+        self.samples = make_samples(LENGTHS, width=model.null_condition.shape[-1])
         self.model, self.optimizer = fabric.setup(model, torch.optim.SGD(parameters, lr=0.1))
         self.progress = Progress()
 
-    def make_batch(self, songs: list[int], epoch: int) -> Batch:
-        return collate([DRAW(self.songs[i], epoch) for i in songs])
+    def make_batch(self, samples: list[int], epoch: int) -> Batch:
+        return collate([DRAW(self.samples[i], epoch) for i in samples])
 
     def after_step(self, report: StepReport) -> bool:
         self.losses.append(report.loss)
@@ -56,7 +56,7 @@ class Rig:
 
     def run(self, accumulation: int) -> Rig:
         plan = StepPlan(
-            len(self.songs),
+            len(self.samples),
             seed=4,
             batch_size=1,
             accumulation=accumulation,
@@ -84,18 +84,18 @@ class Rig:
 class Spoilt(Rig):
     """The loss of one song is never a number."""
 
-    def make_batch(self, songs: list[int], epoch: int) -> Batch:
-        weight = torch.tensor([math.nan if i == 2 else 1.0 for i in songs])
-        return super().make_batch(songs, epoch)._replace(weight=weight)
+    def make_batch(self, samples: list[int], epoch: int) -> Batch:
+        weight = torch.tensor([math.nan if i == 2 else 1.0 for i in samples])
+        return super().make_batch(samples, epoch)._replace(weight=weight)
 
 
 class Crowded(Rig):
     """The second process runs out of memory in the second step, after its first micro-batch."""
 
-    def make_batch(self, songs: list[int], epoch: int) -> Batch:
+    def make_batch(self, samples: list[int], epoch: int) -> Batch:
         if self.progress.step == 1 and self.processes.rank == 1:
             raise torch.OutOfMemoryError("full")
-        return super().make_batch(songs, epoch)
+        return super().make_batch(samples, epoch)
 
 
 class NoRoom(Rig):
@@ -161,7 +161,7 @@ def split(checkpoint: str, kind: str, config: AdapterConfig, processes: ProcessG
 
 def delivered(decoder: Any, adapter: Adapter, null_condition: Tensor, folder: Path) -> float:
     """How far the loss of an adapter's file is from that of the adapter."""
-    batch = collate([DRAW(song, 7) for song in make_songs(LENGTHS, width=null_condition.shape[-1])])
+    batch = collate([DRAW(sample, 7) for sample in make_samples(LENGTHS, width=null_condition.shape[-1])])
     losses = []
     with torch.no_grad():
         losses.append(FlowMatching(adapter.network, null_condition)(batch))

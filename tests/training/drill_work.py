@@ -12,7 +12,7 @@ from acestep.core.config import Config
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.state.run_folder import RunFolder
 from tests.preprocessing.conftest import label
-from tests.songs import write_song
+from tests.samples import write_song
 from tests.training.drill_checks import contents, require_saved, require_songs
 from tests.training.runs import make_job, tensors_for
 
@@ -68,8 +68,8 @@ def works(folder: Path, checkpoint: Path) -> list[Work]:
     """Both kinds of training and both ways to preprocess; songs are made in ``folder``."""
     tensors = tensors_for(folder / "tensors", checkpoint, _LENGTHS)
     for number, seconds in enumerate(_SONGS_S):
-        song = write_song(folder / "songs" / f"song {number}.wav", seconds, number)
-        label(song, f"tune number {number}", "[Verse]\nla la la" if number else "")
+        sample = write_song(folder / "songs" / f"song {number}.wav", seconds, number)
+        label(sample, f"tune number {number}", "[Verse]\nla la la" if number else "")
     return [
         *(_training(kind, tensors, checkpoint) for kind in _OWN),
         *(_preprocessing(two_pass, folder / "songs", checkpoint) for two_pass in (False, True)),
@@ -81,10 +81,10 @@ def _training(kind: str, tensors: Path, checkpoint: Path) -> Work:
     return Work(kind, "train", lambda out: make_job(tensors, checkpoint, out, **settings))
 
 
-def _preprocessing(two_pass: bool, songs: Path, checkpoint: Path) -> Work:
+def _preprocessing(two_pass: bool, samples: Path, checkpoint: Path) -> Work:
     def make(out: Path) -> Config:
         return PreprocessJob(
-            source=songs, checkpoint=str(checkpoint), out=out, two_pass=two_pass, tag="zyxtag", device="cpu"
+            source=samples, checkpoint=str(checkpoint), out=out, two_pass=two_pass, tag="zyxtag", device="cpu"
         )
 
     return Work("two passes" if two_pass else "one pass", "preprocess", make)

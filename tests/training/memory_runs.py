@@ -110,7 +110,7 @@ def measure(spec: MemorySpec, ready: Callable[[], None] = lambda: None) -> Measu
             optimizer=optimizer,
             lr_at=lambda step: 1e-4,
             steps=_steps(spec),
-            make_batch=lambda songs, epoch: make_batch(spec),
+            make_batch=lambda samples, epoch: make_batch(spec),
             progress=Progress(),
             random=RandomState(torch.device("cpu")),
             max_grad_norm=1.0,
@@ -122,8 +122,8 @@ def measure(spec: MemorySpec, ready: Callable[[], None] = lambda: None) -> Measu
 
 
 def _steps(spec: MemorySpec) -> Iterator[TrainingStep]:
-    songs = [[0] * spec.batch_size] * spec.accumulation
-    return (TrainingStep(epoch, songs, ends_epoch=True) for epoch in range(STEPS))
+    samples = [[0] * spec.batch_size] * spec.accumulation
+    return (TrainingStep(epoch, samples, ends_epoch=True) for epoch in range(STEPS))
 
 
 def make_batch(spec: MemorySpec) -> Batch:

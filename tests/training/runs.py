@@ -11,7 +11,7 @@ from acestep.core.events import Event
 from acestep.core.jobs import Context
 from acestep.training.configs import TrainJob, set_value
 from acestep.training.trainer import train_job
-from tests.training.songs import write_songs
+from tests.training.songs import write_samples
 
 LENGTHS = [(24, 5), (17, 7), (30, 4), (21, 6), (26, 5)]
 SETTINGS: dict[str, Any] = {
@@ -69,4 +69,4 @@ def log_of(folder: Path) -> list[Event]:
 
 
 def tensors_for(folder: Path, checkpoint: Path, lengths: list[tuple[int, int]] | None = None) -> Path:
-    return write_songs(folder, checkpoint, LENGTHS if lengths is None else lengths)
+    return write_samples(folder, checkpoint, LENGTHS if lengths is None else lengths)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from acestep.models.checkpoint import encoder_fingerprint, find_checkpoint
 from acestep.tensors.record import TensorRecord, write_record
-from acestep.training.data import Song
+from acestep.training.data import TrainingSample
 
 WIDTH = 64  # of the conditions of the tiny checkpoints' 2B family
 
@@ -24,13 +24,13 @@ def make_record(frames: int, tokens: int, *, seed: int, width: int = WIDTH, **me
     return TensorRecord(latents, context, torch.randn(tokens, width, generator=generator), dict(metadata))
 
 
-def make_songs(lengths: Sequence[tuple[int, int]], width: int = WIDTH) -> list[Song]:
+def make_samples(lengths: Sequence[tuple[int, int]], width: int = WIDTH) -> list[TrainingSample]:
     """Songs of these many frames and tokens."""
     records = [make_record(*length, seed=i, width=width) for i, length in enumerate(lengths)]
-    return [Song(f"song {i}.pt", f"{i}", record) for i, record in enumerate(records)]
+    return [TrainingSample(f"song {i}.pt", f"{i}", record) for i, record in enumerate(records)]
 
 
-def write_songs(folder: Path, checkpoint: Path, lengths: Sequence[tuple[int, int]], *, seed: int = 0) -> Path:
+def write_samples(folder: Path, checkpoint: Path, lengths: Sequence[tuple[int, int]], *, seed: int = 0) -> Path:
     """A folder of tensors for ``checkpoint``, as preprocessing would leave it."""
     opened = find_checkpoint(checkpoint)
     width = opened.config.get("encoder_hidden_size") or opened.config["hidden_size"]

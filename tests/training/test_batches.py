@@ -9,7 +9,7 @@ from acestep.adapters.files import inject
 from acestep.models.load import load_dit, load_null_condition
 from acestep.training.data import ExampleSampler, collate
 from acestep.training.flow_matching import FlowMatching
-from tests.training.songs import make_songs
+from tests.training.songs import make_samples
 
 KINDS = [("lora", LoRAConfig(r=4, dropout=0.0)), ("lokr", LoKRConfig(linear_dim=2, factor=4))]
 LENGTHS = [(61, 14), (36, 7), (50, 11)]  # frames and tokens of three songs
@@ -30,15 +30,15 @@ def trained(request, tiny_checkpoint):
 def examples(trained):
     width = trained[0].null_condition.shape[-1]
     draw = ExampleSampler(seed=1, max_frames=56, mu=-0.4, sigma=1.0, cfg_dropout=0.3, weight=lambda t: 1.0)
-    return [draw(song, 2) for song in make_songs(LENGTHS, width)]
+    return [draw(sample, 2) for sample in make_samples(LENGTHS, width)]
 
 
-def losses_and_gradient(trained, batches, num_songs):
+def losses_and_gradient(trained, batches, num_samples):
     model, adapter = trained
     for parameter in adapter.parameters():
         parameter.grad = None
     losses = [model(batch) for batch in batches]
-    (torch.cat(losses).sum() / num_songs).backward()
+    (torch.cat(losses).sum() / num_samples).backward()
     return torch.cat(losses).detach(), torch.cat([p.grad.flatten() for p in adapter.parameters()])
 
 

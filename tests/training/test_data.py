@@ -1,7 +1,7 @@
 import torch
 
 from acestep.training.data import ExampleSampler, StepPlan, centre_start, collate, crop_start, generator_for, split
-from tests.training.songs import make_songs
+from tests.training.songs import make_samples
 
 
 def draw(**changes):
@@ -19,9 +19,9 @@ def test_crops_begin_at_even_frames_and_reach_both_ends():
 def test_songs_that_fit_and_crops_of_length_zero_are_left_whole():
     generator = generator_for("crops")
     assert [crop_start(10, 10, generator), crop_start(9, 10, generator), crop_start(9, 0, generator)] == [0, 0, 0]
-    [song] = make_songs([(9, 3)])
-    assert draw(max_frames=0)(song, 0).latents.shape == (9, 64)
-    assert draw(max_frames=4)(song, 0).context.shape == (4, 128)
+    [sample] = make_samples([(9, 3)])
+    assert draw(max_frames=0)(sample, 0).latents.shape == (9, 64)
+    assert draw(max_frames=4)(sample, 0).context.shape == (4, 128)
 
 
 def test_the_middle_of_a_song_begins_at_an_even_frame():
@@ -29,31 +29,31 @@ def test_the_middle_of_a_song_begins_at_an_even_frame():
 
 
 def test_a_song_meets_the_same_noise_whoever_shares_its_batch():
-    songs = make_songs([(30, 3), (20, 5), (40, 4)])
+    samples = make_samples([(30, 3), (20, 5), (40, 4)])
     chosen = draw(max_frames=16, cfg_dropout=0.5)
-    alone = chosen(songs[1], 7)
-    together = [chosen(song, 7) for song in reversed(songs)][1]
+    alone = chosen(samples[1], 7)
+    together = [chosen(sample, 7) for sample in reversed(samples)][1]
     assert torch.equal(alone.noise, together.noise)
     assert torch.equal(alone.latents, together.latents)
     assert (alone.t, alone.dropped) == (together.t, together.dropped)
 
 
 def test_epochs_seeds_and_songs_differ_in_what_is_drawn():
-    songs = make_songs([(30, 3), (30, 3)])
-    times = {draw(seed=seed)(song, epoch).t for seed in (1, 2) for epoch in (0, 1) for song in songs}
+    samples = make_samples([(30, 3), (30, 3)])
+    times = {draw(seed=seed)(sample, epoch).t for seed in (1, 2) for epoch in (0, 1) for sample in samples}
     assert len(times) == 8
 
 
 def test_about_the_asked_share_of_conditions_is_dropped():
-    songs = make_songs([(4, 2)])
-    dropped = [draw(cfg_dropout=0.15)(songs[0], epoch).dropped for epoch in range(2000)]
+    samples = make_samples([(4, 2)])
+    dropped = [draw(cfg_dropout=0.15)(samples[0], epoch).dropped for epoch in range(2000)]
     assert 0.12 < sum(dropped) / len(dropped) < 0.18
-    assert not any(draw(cfg_dropout=0.0)(songs[0], epoch).dropped for epoch in range(200))
-    assert all(draw(cfg_dropout=1.0)(songs[0], epoch).dropped for epoch in range(200))
+    assert not any(draw(cfg_dropout=0.0)(samples[0], epoch).dropped for epoch in range(200))
+    assert all(draw(cfg_dropout=1.0)(samples[0], epoch).dropped for epoch in range(200))
 
 
 def test_a_batch_is_padded_with_zeros_and_masked():
-    batch = collate([draw()(song, 0) for song in make_songs([(6, 3), (4, 5)])])
+    batch = collate([draw()(sample, 0) for sample in make_samples([(6, 3), (4, 5)])])
     assert batch.latents.shape == (2, 6, 64)
     assert batch.condition.shape == (2, 5, 64)
     assert batch.frame_mask.tolist() == [[True] * 6, [True] * 4 + [False] * 2]
@@ -63,13 +63,13 @@ def test_a_batch_is_padded_with_zeros_and_masked():
 
 
 def test_a_batch_without_padding_has_no_masks():
-    batch = collate([draw()(song, 0) for song in make_songs([(6, 3), (6, 3)])])
+    batch = collate([draw()(sample, 0) for sample in make_samples([(6, 3), (6, 3)])])
     assert batch.frame_mask is None
     assert batch.token_mask is None
 
 
 def test_an_epoch_takes_every_song_once_and_flushes_the_rest():
-    plan = StepPlan(num_songs=7, seed=3, batch_size=2, accumulation=2, epochs=2)
+    plan = StepPlan(num_samples=7, seed=3, batch_size=2, accumulation=2, epochs=2)
     steps = list(plan.steps())
     assert [[len(b) for b in step.micro_batches] for step in steps] == [[2, 2], [2, 1]] * 2
     assert [step.ends_epoch for step in steps] == [False, True] * 2
@@ -80,37 +80,37 @@ def test_an_epoch_takes_every_song_once_and_flushes_the_rest():
 
 
 def test_the_number_of_steps_is_the_true_one_with_flushes():
-    plan = StepPlan(num_songs=5, seed=0, batch_size=1, accumulation=4, epochs=100)
+    plan = StepPlan(num_samples=5, seed=0, batch_size=1, accumulation=4, epochs=100)
     assert plan.num_steps() == 200 == len(list(plan.steps()))
-    assert StepPlan(num_songs=5, seed=0, batch_size=1, accumulation=4, epochs=100, max_steps=30).num_steps() == 30
+    assert StepPlan(num_samples=5, seed=0, batch_size=1, accumulation=4, epochs=100, max_steps=30).num_steps() == 30
 
 
 def test_a_plan_goes_on_from_any_border_between_two_steps():
-    plan = StepPlan(num_songs=7, seed=3, batch_size=2, accumulation=1, epochs=3)
+    plan = StepPlan(num_samples=7, seed=3, batch_size=2, accumulation=1, epochs=3)
     whole = list(plan.steps())
-    epoch = songs = 0
+    epoch = samples = 0
     for done, step in enumerate(whole):
-        assert list(plan.steps(epoch, songs)) == whole[done:]
-        assert plan.num_steps(epoch, songs, done) == len(whole)
-        epoch, songs = (step.epoch + 1, 0) if step.ends_epoch else (step.epoch, songs + step.num_songs)
+        assert list(plan.steps(epoch, samples)) == whole[done:]
+        assert plan.num_steps(epoch, samples, done) == len(whole)
+        epoch, samples = (step.epoch + 1, 0) if step.ends_epoch else (step.epoch, samples + step.num_samples)
 
 
 def test_another_batch_size_goes_on_with_the_songs_that_are_left():
-    before = StepPlan(num_songs=7, seed=3, batch_size=1, accumulation=4, epochs=2)
+    before = StepPlan(num_samples=7, seed=3, batch_size=1, accumulation=4, epochs=2)
     first = next(before.steps())
-    after = StepPlan(num_songs=7, seed=3, batch_size=2, accumulation=1, epochs=2)
-    rest = [step for step in after.steps(0, first.num_songs) if step.epoch == 0]
+    after = StepPlan(num_samples=7, seed=3, batch_size=2, accumulation=1, epochs=2)
+    rest = [step for step in after.steps(0, first.num_samples) if step.epoch == 0]
     seen = [i for step in (first, *rest) for b in step.micro_batches for i in b]
     assert sorted(seen) == list(range(7))
 
 
 def test_songs_are_held_out_from_six_on_by_name_and_seed():
-    songs = make_songs([(4, 2)] * 13)
-    trained, held_out = split(songs, seed=5, percent=15)
+    samples = make_samples([(4, 2)] * 13)
+    trained, held_out = split(samples, seed=5, percent=15)
     assert (len(trained), len(held_out)) == (11, 2)
-    assert not {song.name for song in trained} & {song.name for song in held_out}
-    again = split(list(reversed(songs)), seed=5, percent=15)[1]
-    assert {song.name for song in again} == {song.name for song in held_out}
-    assert len(split(songs[:6], seed=5, percent=15)[1]) == 1
-    assert split(songs[:5], seed=5, percent=15)[1] == []
-    assert split(songs, seed=5, percent=0)[1] == []
+    assert not {sample.name for sample in trained} & {sample.name for sample in held_out}
+    again = split(list(reversed(samples)), seed=5, percent=15)[1]
+    assert {sample.name for sample in again} == {sample.name for sample in held_out}
+    assert len(split(samples[:6], seed=5, percent=15)[1]) == 1
+    assert split(samples[:5], seed=5, percent=15)[1] == []
+    assert split(samples, seed=5, percent=0)[1] == []

@@ -54,10 +54,10 @@ def test_places_are_ranked_by_the_gradients_that_the_songs_cause(job, tiny_check
     assert ranked[0]["score"] == 1.0
     assert all(0 < place["score"] <= 1 for place in ranked)
     decoder = load_dit(tiny_checkpoint)
-    song = sorted_by_hash(read_songs(read_manifest(config.tensor_dir), Unstoppable(config.folder)), 42)[0]
+    sample = sorted_by_hash(read_songs(read_manifest(config.tensor_dir), Unstoppable(config.folder)), 42)[0]
     draw = ExampleSampler(seed=42, max_frames=12, mu=-0.4, sigma=1.0, cfg_dropout=0.0, weight=lambda t: 1.0)
     weight = decoder.layers[0].self_attn.to_q.weight.requires_grad_(True)
-    loss = FlowMatching(decoder, load_null_condition(tiny_checkpoint))(collate([draw(song, 0)])).sum()
+    loss = FlowMatching(decoder, load_null_condition(tiny_checkpoint))(collate([draw(sample, 0)])).sum()
     wanted = float(torch.autograd.grad(loss, weight)[0].norm())
     found = {place["module"]: place["raw_norm"] for place in ranked}
     assert found["layers.0.self_attn.q_proj"] == pytest.approx(wanted, rel=1e-3)
@@ -146,4 +146,4 @@ def test_a_decoder_that_carries_an_adapter_is_refused(tiny_checkpoint, tmp_path)
     decoder = load_dit(tiny_checkpoint)
     inject(decoder, "lora", LoRAConfig(r=2), "cross", False)
     with pytest.raises(AdapterError, match="already carries an adapter"):
-        gradient_norms(decoder, [], [], lambda song, epoch: 0.0, Unstoppable(tmp_path))
+        gradient_norms(decoder, [], [], lambda sample, epoch: 0.0, Unstoppable(tmp_path))

@@ -4,11 +4,11 @@ import torch
 from acestep.core.errors import JobCancelled
 from acestep.training.evaluation.evaluator import Evaluator
 from acestep.training.flow_matching import FlowMatching
-from tests.training.songs import ToyDecoder, make_songs
+from tests.training.songs import ToyDecoder, make_samples
 
 CPU = torch.device("cpu")
 GRID = {"seed": 1, "max_frames": 10, "mu": -0.4, "sigma": 1.0}
-SONGS = make_songs([(30, 3), (8, 4), (20, 5)])
+SONGS = make_samples([(30, 3), (8, 4), (20, 5)])
 
 
 def model(dropout=0.0):
@@ -17,8 +17,8 @@ def model(dropout=0.0):
     return FlowMatching(decoder, torch.zeros(1, 1, 64)).train()
 
 
-def evaluate(model, *, songs=SONGS, held_out=()):
-    return Evaluator(songs, held_out, **GRID).evaluate(model, CPU, stop_if_cancelled=lambda: None)
+def evaluate(model, *, samples=SONGS, held_out=()):
+    return Evaluator(samples, held_out, **GRID).evaluate(model, CPU, stop_if_cancelled=lambda: None)
 
 
 def test_a_figure_is_the_same_each_time_and_leaves_mode_and_random_state_alone():
@@ -31,13 +31,13 @@ def test_a_figure_is_the_same_each_time_and_leaves_mode_and_random_state_alone()
 
 
 def test_the_order_of_the_songs_changes_nothing():
-    assert evaluate(model(), songs=SONGS).fit_loss == evaluate(model(), songs=SONGS[::-1]).fit_loss
+    assert evaluate(model(), samples=SONGS).fit_loss == evaluate(model(), samples=SONGS[::-1]).fit_loss
 
 
 def test_held_out_songs_are_measured_apart():
-    both = evaluate(model(), songs=SONGS[:2], held_out=SONGS[2:])
-    assert both.fit_loss == evaluate(model(), songs=SONGS[:2]).fit_loss
-    assert both.validation_loss == evaluate(model(), songs=SONGS[2:]).fit_loss
+    both = evaluate(model(), samples=SONGS[:2], held_out=SONGS[2:])
+    assert both.fit_loss == evaluate(model(), samples=SONGS[:2]).fit_loss
+    assert both.validation_loss == evaluate(model(), samples=SONGS[2:]).fit_loss
     assert evaluate(model()).validation_loss is None
 
 
@@ -56,7 +56,7 @@ def test_at_most_eight_songs_of_a_kind_are_measured():
             calls.append(batch.latents.shape)
             return super().forward(batch)
 
-    evaluate(Counting(ToyDecoder(), torch.zeros(1, 1, 64)), songs=make_songs([(8, 2)] * 30))
+    evaluate(Counting(ToyDecoder(), torch.zeros(1, 1, 64)), samples=make_samples([(8, 2)] * 30))
     assert sum(shape[0] for shape in calls) == 8 * 8
 
 

@@ -6,26 +6,26 @@ from acestep.training.flow_matching import (
     FlowMatching,
     draw_timestep,
     drop_condition,
-    song_losses,
+    sample_losses,
     timestep_quantiles,
 )
 from acestep.training.loss_weights import LOSS_WEIGHTS
-from tests.training.songs import ToyDecoder, make_songs
+from tests.training.songs import ToyDecoder, make_samples
 
 
 def test_the_loss_is_zero_at_the_true_velocity_and_padding_does_not_count():
     latents, noise = torch.randn(2, 2, 5, 64).unbind()
     mask = torch.tensor([[True] * 5, [True, True, False, False, False]])
     spoilt = (noise - latents).masked_fill(~mask[..., None], 9.0)
-    assert song_losses(noise - latents, latents, noise, None).tolist() == [0, 0]
-    assert song_losses(spoilt, latents, noise, mask).tolist() == [0, 0]
+    assert sample_losses(noise - latents, latents, noise, None).tolist() == [0, 0]
+    assert sample_losses(spoilt, latents, noise, mask).tolist() == [0, 0]
 
 
 def test_a_long_and_a_short_song_count_the_same():
     latents, noise = torch.zeros(2, 4, 64), torch.zeros(2, 4, 64)
     velocity = torch.ones(2, 4, 64)
     mask = torch.tensor([[True] * 4, [True, False, False, False]])
-    assert song_losses(velocity, latents, noise, mask).tolist() == [1, 1]
+    assert sample_losses(velocity, latents, noise, mask).tolist() == [1, 1]
 
 
 def test_a_dropped_condition_is_the_null_embedding_on_every_token():
@@ -36,7 +36,7 @@ def test_a_dropped_condition_is_the_null_embedding_on_every_token():
 
 
 def test_the_decoder_is_asked_about_the_point_between_music_and_noise():
-    [song] = make_songs([(6, 3)])
+    [sample] = make_samples([(6, 3)])
     asked = {}
 
     class Ear(torch.nn.Module):
@@ -44,7 +44,7 @@ def test_the_decoder_is_asked_about_the_point_between_music_and_noise():
             asked.update(what)
             return (what["hidden_states"],)
 
-    batch = collate([make_example(song, 0, 0, generator=generator_for(1), t=0.25)])
+    batch = collate([make_example(sample, 0, 0, generator=generator_for(1), t=0.25)])
     FlowMatching(Ear(), torch.zeros(1, 1, 64))(batch)
     assert torch.equal(asked["hidden_states"], 0.25 * batch.noise + 0.75 * batch.latents)
     assert asked["timestep"].tolist() == asked["timestep_r"].tolist() == [0.25]
@@ -79,11 +79,11 @@ def test_min_snr_weighs_clean_times_less(t, weight):
 
 
 def test_a_weight_multiplies_the_loss_of_its_song():
-    songs = make_songs([(6, 3), (8, 4)])
+    samples = make_samples([(6, 3), (8, 4)])
     model = FlowMatching(ToyDecoder(), torch.zeros(1, 1, 64))
     facts = {"seed": 1, "max_frames": 0, "mu": -0.4, "sigma": 1.0, "cfg_dropout": 0.0}
     plain, halved = (
-        model(collate([ExampleSampler(**facts, weight=lambda t, w=w: w)(song, 0) for song in songs]))
+        model(collate([ExampleSampler(**facts, weight=lambda t, w=w: w)(sample, 0) for sample in samples]))
         for w in (1.0, 0.5)
     )
     assert torch.equal(halved, plain * 0.5)

@@ -11,7 +11,7 @@ from acestep.training.distributed.placement import make_fabric
 from acestep.training.flow_matching import FlowMatching
 from acestep.training.loop import Progress, train
 from acestep.training.state.random_state import RandomState, seeded_generators
-from tests.training.songs import ToyDecoder, make_songs
+from tests.training.songs import ToyDecoder, make_samples
 
 CPU = torch.device("cpu")
 DRAW = ExampleSampler(seed=1, max_frames=8, mu=-0.4, sigma=1.0, cfg_dropout=0.2, weight=lambda t: 1.0)
@@ -20,9 +20,9 @@ DRAW = ExampleSampler(seed=1, max_frames=8, mu=-0.4, sigma=1.0, cfg_dropout=0.2,
 class Rig:
     """A run of the loop; ``spoil`` and ``stop_after`` make trouble."""
 
-    def __init__(self, *, num_songs=5, batch_size=1, accumulation=1, epochs=1, dtype=torch.float32, **settings):
-        self.songs = make_songs([(6 + 2 * i, 2 + i) for i in range(num_songs)])
-        plan = StepPlan(num_songs, seed=4, batch_size=batch_size, accumulation=accumulation, epochs=epochs)
+    def __init__(self, *, num_samples=5, batch_size=1, accumulation=1, epochs=1, dtype=torch.float32, **settings):
+        self.samples = make_samples([(6 + 2 * i, 2 + i) for i in range(num_samples)])
+        plan = StepPlan(num_samples, seed=4, batch_size=batch_size, accumulation=accumulation, epochs=epochs)
         self.steps = list(plan.steps())
         self.fabric = make_fabric(CPU, dtype)
         self.decoder = ToyDecoder()
@@ -31,14 +31,14 @@ class Rig:
         self.model, self.optimizer = self.fabric.setup(FlowMatching(self.decoder, torch.zeros(1, 1, 64)), plain)
         self.progress, self.random = Progress(), RandomState(CPU)
         self.reports, self.weights, self.condition = [], [], []
-        self.spoil = settings.pop("spoil", lambda song, epoch: 1.0)
+        self.spoil = settings.pop("spoil", lambda sample, epoch: 1.0)
         self.stop_after = settings.pop("stop_after", None)
         self.asked = 0
         self.limits = {"max_grad_norm": 1e9, "max_not_finite": 10, **settings}
 
-    def make_batch(self, songs, epoch):
-        batch = collate([DRAW(self.songs[i], epoch) for i in songs])
-        return batch._replace(weight=torch.tensor([self.spoil(i, epoch) for i in songs]))
+    def make_batch(self, samples, epoch):
+        batch = collate([DRAW(self.samples[i], epoch) for i in samples])
+        return batch._replace(weight=torch.tensor([self.spoil(i, epoch) for i in samples]))
 
     def stop_if_cancelled(self):
         self.asked += 1
@@ -74,7 +74,7 @@ def close(one, other):
 
 def test_three_songs_at_once_move_the_weights_as_three_songs_one_by_one():
     at_once, one_by_one, mixed = (
-        Rig(num_songs=3, batch_size=b, accumulation=a).run() for b, a in ((3, 1), (1, 3), (2, 2))
+        Rig(num_samples=3, batch_size=b, accumulation=a).run() for b, a in ((3, 1), (1, 3), (2, 2))
     )
     close(at_once.decoder.point, one_by_one.decoder.point)
     close(at_once.decoder.condition, one_by_one.decoder.condition)
@@ -84,19 +84,19 @@ def test_three_songs_at_once_move_the_weights_as_three_songs_one_by_one():
 
 
 def test_the_left_over_songs_of_an_epoch_take_a_whole_step():
-    flushed = Rig(num_songs=5, accumulation=4).run()
+    flushed = Rig(num_samples=5, accumulation=4).run()
     *_, left_over = flushed.steps
-    alone = Rig(num_songs=5)
+    alone = Rig(num_samples=5)
     alone.decoder.point.data.copy_(flushed.weights[0])
     alone.decoder.condition.data.copy_(flushed.condition[0])
     alone.steps = [TrainingStep(left_over.epoch, left_over.micro_batches, ends_epoch=True)]
     alone.run()
-    assert left_over.num_songs == 1
+    assert left_over.num_samples == 1
     close(flushed.decoder.point, alone.decoder.point)
 
 
 def test_long_gradients_are_cut_and_their_true_norm_is_told():
-    free, cut = Rig(num_songs=1).run(), Rig(num_songs=1, max_grad_norm=0.01).run()
+    free, cut = Rig(num_samples=1).run(), Rig(num_samples=1, max_grad_norm=0.01).run()
     assert free.reports[0].grad_norm == pytest.approx(cut.reports[0].grad_norm)
     start = ToyDecoder()
     far, near = ((rig.decoder.point - start.point).norm().item() for rig in (free, cut))
@@ -105,8 +105,8 @@ def test_long_gradients_are_cut_and_their_true_norm_is_told():
 
 
 def test_a_song_without_a_finite_loss_is_left_out_as_if_it_were_not_there():
-    spoilt = Rig(num_songs=4, batch_size=2, accumulation=2, spoil=lambda i, e: math.nan if i == 1 else 1.0).run()
-    fair = Rig(num_songs=4, accumulation=4)
+    spoilt = Rig(num_samples=4, batch_size=2, accumulation=2, spoil=lambda i, e: math.nan if i == 1 else 1.0).run()
+    fair = Rig(num_samples=4, accumulation=4)
     fair.steps = [TrainingStep(0, [batch for batch in fair.steps[0].micro_batches if batch != [1]], ends_epoch=True)]
     fair.run()
     close(spoilt.decoder.point, fair.decoder.point)
@@ -116,7 +116,7 @@ def test_a_song_without_a_finite_loss_is_left_out_as_if_it_were_not_there():
 
 
 def test_a_step_without_any_finite_song_moves_nothing_and_the_run_goes_on():
-    rig = Rig(num_songs=2, epochs=2, spoil=lambda i, epoch: math.inf if epoch == 0 else 1.0).run()
+    rig = Rig(num_samples=2, epochs=2, spoil=lambda i, epoch: math.inf if epoch == 0 else 1.0).run()
     assert torch.equal(rig.weights[1], ToyDecoder().point)
     assert not torch.equal(rig.weights[3], rig.weights[1])
     assert math.isnan(rig.reports[0].loss)
@@ -126,7 +126,7 @@ def test_a_step_without_any_finite_song_moves_nothing_and_the_run_goes_on():
 
 
 def test_too_many_in_a_row_end_the_run_with_a_diagnosis_and_untouched_weights():
-    rig = Rig(num_songs=3, epochs=9, max_not_finite=4, spoil=lambda i, epoch: math.nan if epoch else 1.0)
+    rig = Rig(num_samples=3, epochs=9, max_not_finite=4, spoil=lambda i, epoch: math.nan if epoch else 1.0)
     with pytest.raises(LossNotFinite, match=r"4 times in a row \(4 in all\), lastly in epoch 3, step 7") as error:
         rig.run()
     assert "learning rate" in error.value.hint
@@ -135,26 +135,26 @@ def test_too_many_in_a_row_end_the_run_with_a_diagnosis_and_untouched_weights():
 
 
 def test_a_good_step_begins_the_count_anew_and_zero_never_ends_a_run():
-    one_in_three = Rig(num_songs=3, epochs=9, max_not_finite=3, spoil=lambda i, e: math.nan if i == 1 else 1.0).run()
+    one_in_three = Rig(num_samples=3, epochs=9, max_not_finite=3, spoil=lambda i, e: math.nan if i == 1 else 1.0).run()
     assert one_in_three.progress.not_finite == 9
-    assert Rig(num_songs=2, epochs=9, max_not_finite=0, spoil=lambda i, e: math.nan).run().progress.step == 18
+    assert Rig(num_samples=2, epochs=9, max_not_finite=0, spoil=lambda i, e: math.nan).run().progress.step == 18
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights():
-    rig = Rig(num_songs=2, epochs=1)
+    rig = Rig(num_samples=2, epochs=1)
     rig.decoder.point.register_hook(lambda gradient: gradient * math.inf)
     rig.run()
     assert torch.equal(rig.decoder.point, ToyDecoder().point)
     assert torch.equal(rig.decoder.condition, ToyDecoder().condition)
     assert rig.progress.not_finite == 2
-    again = Rig(num_songs=2, epochs=9, max_not_finite=3)
+    again = Rig(num_samples=2, epochs=9, max_not_finite=3)
     again.decoder.point.register_hook(lambda gradient: gradient * math.nan)
     with pytest.raises(LossNotFinite):
         again.run()
 
 
 def test_an_overflow_of_the_loss_scale_costs_no_step():
-    rig = Rig(num_songs=2, dtype=torch.float16)
+    rig = Rig(num_samples=2, dtype=torch.float16)
     scaler = rig.fabric.strategy.precision.scaler
     scaler._init_scale = 2.0**40
     rig.run()
@@ -165,26 +165,27 @@ def test_an_overflow_of_the_loss_scale_costs_no_step():
 
 
 def test_a_stop_in_the_middle_of_an_accumulation_leaves_the_last_border():
-    rig = Rig(num_songs=6, accumulation=3, stop_after=4, dropout=0.3)
+    rig = Rig(num_samples=6, accumulation=3, stop_after=4, dropout=0.3)
     with seeded_generators(0, CPU):
         with pytest.raises(JobCancelled):
             rig.run()
         captured = rig.random.captured["cpu"]
-        whole = Rig(num_songs=6, accumulation=3, stop_after=3, dropout=0.3)
+        whole = Rig(num_samples=6, accumulation=3, stop_after=3, dropout=0.3)
         torch.manual_seed(0)
         whole.random.capture()
         with pytest.raises(JobCancelled):
             whole.run()
     assert rig.progress == whole.progress
     assert rig.progress.step == 1
-    assert rig.progress.songs == 3
+    assert rig.progress.samples_done == 3
     assert torch.equal(rig.decoder.point, whole.decoder.point)
     assert torch.equal(captured, whole.random.captured["cpu"])
 
 
 def test_an_epochs_loss_is_the_mean_over_its_songs_whatever_the_batches():
     losses = [
-        Rig(num_songs=5, batch_size=b, accumulation=a).run().progress.epoch_losses for b, a in ((5, 1), (1, 5), (2, 3))
+        Rig(num_samples=5, batch_size=b, accumulation=a).run().progress.epoch_losses
+        for b, a in ((5, 1), (1, 5), (2, 3))
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[0] == pytest.approx(losses[2], rel=1e-5)

@@ -49,7 +49,7 @@ class AudioPreviews:
         run, progress = self._session.prepared.run, self._session.progress
         if self._config.enabled and not preview_path(run, 0, 0.0).is_file():
             self._make(0, [0.0])
-        if self._is_due and progress.epoch > 0 and progress.songs == 0:
+        if self._is_due and progress.epoch > 0 and progress.samples_done == 0:
             strengths = self._config.strength_values
             self._make(progress.epoch, [s for s in strengths if not preview_path(run, progress.epoch, s).is_file()])
 

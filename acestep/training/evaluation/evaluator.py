@@ -12,7 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from acestep.training.data import Song, centre_start, collate, generator_for, make_example, move, sorted_by_hash
+from acestep.training.data import (
+    TrainingSample,
+    centre_start,
+    collate,
+    generator_for,
+    make_example,
+    move,
+    sorted_by_hash,
+)
 from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.flow_matching import Batch, timestep_quantiles
 
@@ -33,9 +41,16 @@ class Evaluator:
     """The grid that a run is measured on."""
 
     def __init__(
-        self, songs: Sequence[Song], held_out: Sequence[Song], *, seed: int, max_frames: int, mu: float, sigma: float
+        self,
+        samples: Sequence[TrainingSample],
+        held_out: Sequence[TrainingSample],
+        *,
+        seed: int,
+        max_frames: int,
+        mu: float,
+        sigma: float,
     ) -> None:
-        self._songs = sorted_by_hash(songs, seed)[:MAX_SONGS]
+        self._songs = sorted_by_hash(samples, seed)[:MAX_SONGS]
         self._held_out = sorted_by_hash(held_out, seed)[:MAX_SONGS]
         self._seed, self._max_frames = seed, max_frames
         self._times: list[float] = timestep_quantiles(NUM_TIMES, mu=mu, sigma=sigma).tolist()
@@ -75,28 +90,28 @@ class Evaluator:
     def zero_loss(self) -> float:
         """The fit loss of a model that always answers zero: what a useful adapter must beat."""
         losses = [
-            (batch.noise - batch.latents).square().mean() for song in self._songs for batch in self._batches(song)
+            (batch.noise - batch.latents).square().mean() for sample in self._songs for batch in self._batches(sample)
         ]
         return float(torch.stack(losses).mean())
 
     def _mean(
         self,
-        songs: list[Song],
+        samples: list[TrainingSample],
         model: nn.Module,
         device: torch.device,
         stop_if_cancelled: Callable[[], None],
         processes: ProcessGroup,
     ) -> float | None:
         losses: list[list[float]] = []  # [songs, times]
-        for song, _ in processes.shard(songs):
+        for sample, _ in processes.shard(samples):
             stop_if_cancelled()
-            losses.append(torch.cat([model(move(batch, device)) for batch in self._batches(song)]).tolist())
-        return float(torch.tensor(processes.gather(losses, len(songs))).mean()) if songs else None
+            losses.append(torch.cat([model(move(batch, device)) for batch in self._batches(sample)]).tolist())
+        return float(torch.tensor(processes.gather(losses, len(samples))).mean()) if samples else None
 
-    def _batches(self, song: Song) -> Iterator[Batch]:
+    def _batches(self, sample: TrainingSample) -> Iterator[Batch]:
         """The middle of ``song`` at all times of the grid."""
-        generator = generator_for(self._seed, "figures", song.name)
-        start = centre_start(song.record.target_latents.shape[0], self._max_frames)
-        points = [make_example(song, start, self._max_frames, generator=generator, t=t) for t in self._times]
+        generator = generator_for(self._seed, "figures", sample.name)
+        start = centre_start(sample.record.target_latents.shape[0], self._max_frames)
+        points = [make_example(sample, start, self._max_frames, generator=generator, t=t) for t in self._times]
         for first in range(0, NUM_TIMES, _TOGETHER):
             yield collate(points[first : first + _TOGETHER])

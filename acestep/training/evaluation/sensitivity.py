@@ -31,11 +31,11 @@ from acestep.models.device import choose_device, choose_dtype, empty_cache
 from acestep.models.load import load_dit, load_null_condition
 from acestep.models.names import diffusers_to_original
 from acestep.tensors.manifest import read_manifest
-from acestep.training.data import ExampleSampler, Song, collate, move, sorted_by_hash
+from acestep.training.data import ExampleSampler, TrainingSample, collate, move, sorted_by_hash
 from acestep.training.distributed.placement import make_fabric
 from acestep.training.evaluation.configs import EstimateJob
 from acestep.training.flow_matching import FlowMatching
-from acestep.training.prepare import read_songs, require_fit
+from acestep.training.prepare import read_samples, require_fit
 
 RESULTS, RANKS = "sensitivity.json", "ranks.json"
 _LOSS_SCALE = 1024.0  # a power of two, so nothing but the range changes: gradients in fp16 would become zero
@@ -61,13 +61,13 @@ def estimate_job(config: EstimateJob, context: Context) -> dict[str, Any]:
     """
     checkpoint = find_checkpoint(config.checkpoint)
     check_checkpoint(checkpoint)
-    songs = read_songs(read_manifest(config.tensor_dir), context)
-    require_fit(songs, checkpoint, config.tensor_dir, context)
+    samples = read_samples(read_manifest(config.tensor_dir), context)
+    require_fit(samples, checkpoint, config.tensor_dir, context)
     device = choose_device(config.device)
     context.emit(LogMessage(message=f"{checkpoint.name} on {device.value}: {device.reason}"))
     with lock_device(device.value, "estimating", context):
         try:
-            norms = _norms_of_loaded_model(config, checkpoint, songs, torch.device(device.value), context)
+            norms = _norms_of_loaded_model(config, checkpoint, samples, torch.device(device.value), context)
         finally:
             gc.collect()
             empty_cache(device.value)
@@ -81,7 +81,7 @@ def estimate_job(config: EstimateJob, context: Context) -> dict[str, Any]:
 
 
 def _norms_of_loaded_model(
-    config: EstimateJob, checkpoint: Checkpoint, songs: list[Song], device: torch.device, context: Context
+    config: EstimateJob, checkpoint: Checkpoint, samples: list[TrainingSample], device: torch.device, context: Context
 ) -> dict[str, float]:
     """``gradient_norms`` of a model that is loaded for it alone."""
     dtype = choose_dtype(str(device), config.mixed_precision)
@@ -98,14 +98,14 @@ def _norms_of_loaded_model(
         weight=lambda t: 1.0,
     )
 
-    def backward(song: Song, epoch: int) -> float:
+    def backward(sample: TrainingSample, epoch: int) -> float:
         with fabric.autocast():
-            loss = model(move(collate([draw(song, epoch)]), device)).sum()
+            loss = model(move(collate([draw(sample, epoch)]), device)).sum()
         (loss * _LOSS_SCALE).backward()
         return float(loss.detach())
 
     model = FlowMatching(decoder, null_condition)
-    order = sorted_by_hash(songs, config.seed)
+    order = sorted_by_hash(samples, config.seed)
     wanted = [(order[i % len(order)], i // len(order)) for i in range(config.batches)]
     modules = target_modules(decoder, config.attention_type, config.train_mlp)
     return gradient_norms(decoder, modules, wanted, backward, context)
@@ -114,8 +114,8 @@ def _norms_of_loaded_model(
 def gradient_norms(
     decoder: nn.Module,
     modules: list[str],
-    songs: list[tuple[Song, int]],
-    backward: Callable[[Song, int], float],
+    samples: list[tuple[TrainingSample, int]],
+    backward: Callable[[TrainingSample, int], float],
     context: Context,
 ) -> dict[str, float]:
     """Original module name -> mean length of its weight's gradient over ``songs`` (each with its epoch).
@@ -131,18 +131,18 @@ def gradient_norms(
     hooks = [_watch(decoder.get_submodule(name), diffusers_to_original(name), found) for name in modules]
     sums = dict.fromkeys(map(diffusers_to_original, modules), 0.0)
     counted = 0
-    context.emit(Started(job="estimate", total=len(songs), unit="songs"))
+    context.emit(Started(job="estimate", total=len(samples), unit="songs"))
     try:
-        for number, (song, epoch) in enumerate(songs, start=1):
+        for number, (sample, epoch) in enumerate(samples, start=1):
             context.stop_if_cancelled()
             found.clear()
-            loss = backward(song, epoch)
+            loss = backward(sample, epoch)
             if math.isfinite(loss) and all(map(math.isfinite, found.values())):
                 counted += 1
                 sums = {name: value + found.get(name, 0.0) for name, value in sums.items()}
             else:
-                context.emit(ItemFailed(item=song.name, message="its loss or gradient is not a finite number"))
-            context.emit(Progressed(done=number, total=len(songs), note=song.name))
+                context.emit(ItemFailed(item=sample.name, message="its loss or gradient is not a finite number"))
+            context.emit(Progressed(done=number, total=len(samples), note=sample.name))
     finally:
         for hook in hooks:
             hook.remove()

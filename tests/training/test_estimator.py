@@ -22,7 +22,7 @@ from acestep.training.evaluation.configs import EstimateJob
 from acestep.training.evaluation.sensitivity import by_layer, estimate_job, gradient_norms, propose_ranks
 from acestep.training.flow_matching import FlowMatching
 from acestep.training.memory_spec import memory_spec
-from acestep.training.prepare import read_songs
+from acestep.training.prepare import read_samples
 from acestep.training.state.run_folder import RunFolder
 from tests.training.runs import SETTINGS, Unstoppable, of_kind, run, tensors_for
 
@@ -54,7 +54,7 @@ def test_places_are_ranked_by_the_gradients_that_the_songs_cause(job, tiny_check
     assert ranked[0]["score"] == 1.0
     assert all(0 < place["score"] <= 1 for place in ranked)
     decoder = load_dit(tiny_checkpoint)
-    sample = sorted_by_hash(read_songs(read_manifest(config.tensor_dir), Unstoppable(config.folder)), 42)[0]
+    sample = sorted_by_hash(read_samples(read_manifest(config.tensor_dir), Unstoppable(config.folder)), 42)[0]
     draw = ExampleSampler(seed=42, max_frames=12, mu=-0.4, sigma=1.0, cfg_dropout=0.0, weight=lambda t: 1.0)
     weight = decoder.layers[0].self_attn.to_q.weight.requires_grad_(True)
     loss = FlowMatching(decoder, load_null_condition(tiny_checkpoint))(collate([draw(sample, 0)])).sum()

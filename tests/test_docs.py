@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterable
@@ -31,7 +32,7 @@ def content(name: str) -> str:
 
 
 def shown_commands(name: str) -> list[str]:
-    return [command.partition("  #")[0] for command in COMMAND.findall(content(name).replace("\\\n", ""))]
+    return [re.split(r" +# | > ", command)[0] for command in COMMAND.findall(content(name).replace("\\\n", ""))]
 
 
 def anchors(text: str) -> set[str]:
@@ -93,8 +94,18 @@ def test_links_lead_to_files_and_headings_that_exist(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_files_of_the_repository_that_are_named_exist(name: str) -> None:
     named = {path for code in re.findall(r"`([^`\n]+)`", content(name)) for path in PATH.findall(code)}
-    missing = {path for path in named if not (PROJECT / path).exists() and not list(PROJECT.rglob(f"*/{path}"))}
+    folders = [PROJECT / folder for folder in ("acestep", "tests", "dev", "docs")]
+    known = {file.name for folder in folders for file in folder.rglob("*.*")}
+    missing = {path for path in named if not (PROJECT / path).exists() and ("/" in path or path not in known)}
     assert not missing - TEMPORARY
+
+
+def test_the_labels_that_the_guide_names_are_on_the_pages() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in (PROJECT / "acestep" / "ui").rglob("*.py")]
+    shown = {node.value for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)}
+    labels = set(re.findall(r"\*\*([^*]+)\*\*", content("TRAINING_GUIDE.md").replace("\n", " ")))
+    assert len(labels) >= 15
+    assert labels <= shown
 
 
 def test_the_reference_of_the_settings_is_that_of_the_program() -> None:
@@ -102,7 +113,18 @@ def test_the_reference_of_the_settings_is_that_of_the_program() -> None:
 
 
 def test_the_formats_list_every_event_with_its_fields() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.+)$", content("docs/FORMATS.md"), re.M))
+    events_table = content("docs/FORMATS.md").partition("### Events")[2].partition("## Run folder")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+)$", events_table, re.M))
     for kind in events.Event.__subclasses__():
         described = set(re.findall(r"`(\w+)`", rows[kind.__name__]))
         assert {field.name for field in fields(kind)} - {"time_s"} <= described, kind.__name__
+
+
+def test_the_walks_name_what_the_files_contain() -> None:
+    walks = content("docs/ARCHITECTURE.md").partition("## Walks through the code")[2].partition("\n## ")[0]
+    steps = re.findall(r"^\d+\. (`acestep/.+?)(?=^\d+\. |^#|\Z)", walks, re.M | re.S)
+    assert len(steps) >= 30
+    for step in steps:
+        source = "".join(content(path) for path in re.findall(r"`(acestep/[\w/]+\.py)`", step))
+        names = re.findall(r"`([A-Za-z_]\w*)`", step)
+        assert [name for name in names if name not in source] == [], step

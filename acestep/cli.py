@@ -209,7 +209,9 @@ def split(
     """Cut long recordings into pieces of equal length."""
     from acestep.audio.split import split_folder
 
-    result = split_folder(audio_dir, out, seconds, on_progress=say)
+    result = split_folder(
+        audio_dir, out, seconds, on_progress=lambda done, total, name: say(f"[{done}/{total}] {name}")
+    )
     answer({"pieces": [str(path) for path in result.pieces], "left_out": result.left_out}, json_output)
 
 

@@ -43,7 +43,7 @@ def split_folder(
     out: Path,
     seconds: float = 30,
     *,
-    on_progress: Callable[[str], object] = lambda line: None,
+    on_progress: Callable[[int, int, str], object] = lambda done, total, name: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> SplitResult:
     """Cut each sound file of ``source`` (not of its sub-folders) into ``out``/``<stem>_seg01.wav`` and so on.
@@ -53,7 +53,7 @@ def split_folder(
     file of that name with another content is never overwritten.
 
     Args:
-        on_progress: called with a line for people about each file.
+        on_progress: called after each file with the number of files done, their total, and the name of the file.
         should_stop: asked before each piece; what is written by then stays.
 
     Raises:
@@ -73,7 +73,7 @@ def split_folder(
             _split(path, out, stem, seconds, should_stop, result)
         except AudioError as error:
             result.left_out.append(f"{error} {error.hint}".strip())
-        on_progress(f"[{number}/{len(sources)}] {path.name}")
+        on_progress(number, len(sources), path.name)
         if result.stopped:
             return result
     if not result.pieces:

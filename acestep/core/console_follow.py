@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from acestep.core.event_log import EventLog
 from acestep.core.events import Failed
+from acestep.core.job_folder import JobFolder
 
 WriteLine = Callable[[str], None]
 
@@ -20,7 +20,7 @@ def follow_events(folder: Path, say: WriteLine) -> Iterator[None]:
 
     A failure is left to the caller, who has it with its hint as the job's last event.
     """
-    log, over = EventLog(folder / "events.jsonl"), threading.Event()
+    log, over = JobFolder(folder).events, threading.Event()
     _, start = log.read()
 
     def follow() -> None:
@@ -49,9 +49,10 @@ def stop_on_signals(folder: Path, say: WriteLine) -> Iterator[None]:
     """
 
     def ask(_signum: int, _frame: object) -> None:
-        if (folder / "cancel").exists():
+        job = JobFolder(folder)
+        if job.stop_requested:
             raise KeyboardInterrupt
-        (folder / "cancel").touch()
+        job.request_stop()
         say("stopping after this unit of work (once more to end at once) ...")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -22,9 +22,9 @@ from filelock import FileLock, Timeout
 from acestep.core.errors import JobError, StorageError
 from acestep.core.events import LogMessage, Waiting
 from acestep.core.files import read_json, write_json
+from acestep.core.job_folder import JobFolder
 from acestep.core.jobs import Context
 
-_SHARE = "share"
 _LOOK_S = 0.5
 
 
@@ -56,12 +56,12 @@ def lock_device(device: str, what: str, context: Context) -> Iterator[None]:
 
 def share_device(folder: Path) -> None:
     """Let the job of that run folder, which waits for the card, go on beside the other one."""
-    (folder / _SHARE).touch()
+    JobFolder(folder).request_sharing()
 
 
 def _taken(lock: FileLock, device: str, place: Path, context: Context) -> bool:
     """Wait for the lock. False when this job goes on without it."""
-    (context.folder / _SHARE).unlink(missing_ok=True)  # of an earlier time
+    JobFolder(context.folder).clear_sharing()  # of an earlier time
     told = False
     while True:
         try:
@@ -81,7 +81,7 @@ def _taken(lock: FileLock, device: str, place: Path, context: Context) -> bool:
         if not told:
             context.emit(_waiting(device, holder, context.whole or context.folder))
             told = True
-        if context.requested(_SHARE):
+        if context.requested("sharing"):
             context.emit(LogMessage(message=f"two jobs share {device}; its memory may not be enough", warning=True))
             return False
         context.stop_if_cancelled()
@@ -104,7 +104,7 @@ def _holder(place: Path) -> dict[str, Any]:
 def _waiting(device: str, holder: dict[str, Any], folder: Path) -> Waiting:
     """Which job uses the device, and what the user can do."""
     what, where = str(holder.get("what", "a job")), str(holder.get("folder", "another program"))
-    share = str(folder / _SHARE)
+    share = str(JobFolder(folder).share_path)
     message = (
         f"waiting for {device}, which {what} in {where} uses. The job starts when that has finished. If the memory is "
         f"sufficient for both, run it anyway: with the button on the page, or by creating an empty file "

@@ -3,15 +3,7 @@
 A job is a function ``run(config, context) -> result``. It emits events, asks between two units of work
 whether to stop, and returns plain JSON. It runs in the calling thread (command line), in a thread of the
 app, or in a process of its own; it cannot tell which.
-
-run folder/
-    job.json       what to do: the job's name and its configuration
-    events.jsonl   what happens (core.events)
-    cancel         exists once the user asked to stop
-    pause          exists while the user wants it to wait
-    log.txt        the job's log
-    lock           held by the one program that works in this folder
-    workers/       the folders of the processes that share it, if there are several (core.workers)
+``core.job_folder`` describes the files of a job.
 """
 
 from __future__ import annotations
@@ -22,13 +14,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from loguru import logger
 
 from acestep.core.config import Config, parse
@@ -42,9 +32,9 @@ from acestep.core.errors import (
     WorkerCrashed,
     code_of,
 )
-from acestep.core.event_log import EventLog
 from acestep.core.events import FINAL_EVENTS, Cancelled, Event, Failed, Finished, Paused, Resumed
-from acestep.core.files import read_versioned, remove_leftovers, storage_errors, write_versioned
+from acestep.core.files import remove_leftovers, storage_errors
+from acestep.core.job_folder import JobFolder, Request
 from acestep.core.log import job_log
 from acestep.core.paths import PROJECT
 from acestep.core.registry import nearest_hint
@@ -68,13 +58,13 @@ class Context:
     def emit(self, event: Event) -> None:
         """Tell the world. Raises StorageError when the run folder cannot take it."""
         logger.info("{}", event)
-        log = EventLog(self.folder / "events.jsonl")
+        log = JobFolder(self.folder).events
         with storage_errors(log.path):
             log.emit(event)
 
     @property
     def cancelled(self) -> bool:
-        return self.requested("cancel")
+        return self.requested("stop")
 
     def stop_if_cancelled(self) -> None:
         """Call between units of work (a song, a step); it waits while the user wants a pause. Raises JobCancelled."""
@@ -86,9 +76,10 @@ class Context:
         if self.cancelled:
             raise JobCancelled("stopped by the user")
 
-    def requested(self, wish: str) -> bool:
-        """Whether the user wants this job, or the whole of which it is a share, to "cancel" or "pause"."""
-        return any((folder / wish).exists() for folder in (self.folder, self.whole) if folder is not None)
+    def requested(self, request: Request) -> bool:
+        """Whether the user requested this of the job, or of the whole of which it is a share."""
+        folders = [JobFolder(folder) for folder in (self.folder, self.whole) if folder is not None]
+        return any(getattr(folder, f"{request}_requested") for folder in folders)
 
     @property
     def _paused(self) -> bool:
@@ -137,19 +128,19 @@ def write_job(folder: Path, job: str, config: Config) -> None:
         raise JobError(f"no job is called {job!r}", hint=nearest_hint(job, list(JOBS)))
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with _held(folder):
-            for wish in ("cancel", "pause"):
-                (folder / wish).unlink(missing_ok=True)
-            write_versioned(folder / "job.json", "job", 1, {"job": job, "config": config.model_dump(mode="json")})
+        job_folder = JobFolder(folder)
+        with job_folder.lock():
+            job_folder.clear_requests()
+            job_folder.write_job(job, config.model_dump(mode="json"))
 
 
 def read_job(folder: Path) -> tuple[str, Config]:
     """The name and checked configuration of the job in ``folder``. Raises JobError, ConfigError."""
-    data = read_versioned(folder / "job.json", "job", 1, error=JobError)
-    if data.get("job") not in JOBS:
-        raise JobError(f"{folder} asks for an unknown job {data.get('job')!r}", hint=f"Known: {', '.join(JOBS)}.")
-    config_type: type[Config] = pkgutil.resolve_name(JOBS[data["job"]].config)
-    return data["job"], parse(config_type, data["config"])
+    name, config = JobFolder(folder).read_job()
+    if name not in JOBS:
+        raise JobError(f"{folder} asks for an unknown job {name!r}", hint=f"Known: {', '.join(JOBS)}.")
+    config_type: type[Config] = pkgutil.resolve_name(JOBS[name].config)
+    return name, parse(config_type, config)
 
 
 def run_job(folder: Path) -> Event:
@@ -160,7 +151,7 @@ def run_job(folder: Path) -> Event:
         JobError, ConfigError: the folder describes no job that can be run.
     """
     name, config = read_job(folder)
-    with _held(folder), job_log(folder / "log.txt"):
+    with JobFolder(folder).lock(), job_log(JobFolder(folder).log_path):
         with storage_errors(folder):
             remove_leftovers(folder)
         context = Context(folder, _whole_of(folder))
@@ -180,24 +171,10 @@ def _whole_of(folder: Path) -> Path | None:
 
     def stop_with_starter() -> None:
         os.read(0, 1)  # waits until the other end is closed
-        (folder / "cancel").touch()
+        JobFolder(folder).request_stop()
 
     threading.Thread(target=stop_with_starter, name="starter", daemon=True).start()
     return Path(whole)
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Work in ``folder`` alone. Raises JobBusy."""
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise JobBusy(f"another program is at work in {folder}", hint="Wait until it is done, or stop it.") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _outcome(job: Job, config: Config, context: Context) -> Event:
@@ -215,7 +192,7 @@ def _outcome(job: Job, config: Config, context: Context) -> Event:
         if _is_out_of_memory(error):
             hint = "Close other programs that use it, or choose settings that need less. Saved files are kept."
             return Failed(error=OutOfMemory.code, message="the device ran out of memory", hint=hint)
-        hint = f"This is a bug; the details are in {context.folder / 'log.txt'}."
+        hint = f"This is a bug; the details are in {JobFolder(context.folder).log_path}."
         return Failed(error=code_of(error), message=str(error) or repr(error), hint=hint, is_bug=True)
 
 
@@ -255,7 +232,7 @@ class JobRunner:
             write_job(folder, job, config)
             self.folder, self._thread, self._process = folder, None, None
             if own_process:
-                with (folder / "output.txt").open("wb") as output:
+                with JobFolder(folder).output_path.open("wb") as output:
                     command = [*self._command, str(folder.resolve())]
                     self._process = subprocess.Popen(command, cwd=PROJECT, stdout=output, stderr=subprocess.STDOUT)
             else:
@@ -266,12 +243,12 @@ class JobRunner:
         """New events since byte ``offset``; a process that died silently is given a last event, once."""
         if self.folder is None:
             return [], offset
-        log = EventLog(self.folder / "events.jsonl")
+        log = JobFolder(self.folder).events
         with self._guard:  # one page settles the account, the others only read
             if self._process is not None and not self.busy:
                 events, _ = log.read()
                 if not events or not isinstance(events[-1], FINAL_EVENTS):
-                    code, output = self._process.returncode, self.folder / "output.txt"
+                    code, output = self._process.returncode, JobFolder(self.folder).output_path
                     log.emit(
                         Failed(error="WorkerCrashed", message=f"exit code {code}", hint=f"See {output}.", is_bug=True)
                     )
@@ -281,13 +258,13 @@ class JobRunner:
     def pause(self, wanted: bool = True) -> None:
         """Let the job wait before its next unit of work, or go on. A stop ends a pause."""
         if self.folder is not None:
-            wish = self.folder / "pause"
-            wish.touch() if wanted else wish.unlink(missing_ok=True)
+            folder = JobFolder(self.folder)
+            folder.request_pause() if wanted else folder.request_resume()
 
     def cancel(self) -> None:
         """Ask the job to stop at the next unit of work; it saves what it has."""
         if self.folder is not None:
-            (self.folder / "cancel").touch()
+            JobFolder(self.folder).request_stop()
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait for the job's end; a process that outlasts the time is killed. True when it ended by itself."""

@@ -6,13 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from acestep.core.errors import JobError
-from acestep.core.event_log import EventLog
-from acestep.core.events import Cancelled, EpochLogged, Event, Failed, Finished, Started, StepLogged
-from acestep.core.files import read_versioned
-from acestep.core.workers import FOLDER as WORKERS
+from acestep.core.events import EpochLogged, Finished, Started, StepLogged
+from acestep.core.job_folder import ACTIVE_STATES, JobFolder, job_folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +34,8 @@ def list_runs(root: Path) -> list[RunSummary]:
 
     Neither are those of the workers that share a job.
     """
-    found = root.rglob("job.json") if root.is_dir() else []
-    folders = sorted({file.parent for file in found if file.parts[-3] != WORKERS})
     runs = []
-    for folder in folders:
+    for folder in job_folders(root):
         try:
             runs.append(read_run(folder))
         except JobError:
@@ -51,15 +45,16 @@ def list_runs(root: Path) -> list[RunSummary]:
 
 def read_run(folder: Path) -> RunSummary:
     """What is known of one run folder. Raises JobError when it describes no job."""
-    request = read_versioned(folder / "job.json", "job", 1, error=JobError)
-    events, _ = EventLog(folder / "events.jsonl").read()
+    job_folder = JobFolder(folder)
+    job, config = job_folder.read_job()
+    events, _ = job_folder.events.read()
     last = events[-1] if events else None
     epochs = [event for event in events if isinstance(event, EpochLogged)]
     steps = [event for event in events if isinstance(event, StepLogged)]
     return RunSummary(
         folder=folder,
-        job=str(request.get("job")),
-        state=_state(folder, last),
+        job=job,
+        state="running" if job_folder.state in ACTIVE_STATES else job_folder.state,
         started_s=next((event.time_s for event in events if isinstance(event, Started)), 0.0),
         message=str(last) if last else "",
         step=max(steps[-1].step if steps else 0, epochs[-1].step if epochs else 0),
@@ -67,18 +62,6 @@ def read_run(folder: Path) -> RunSummary:
         loss=epochs[-1].loss if epochs else None,
         fit_loss=next((e.fit_loss for e in reversed(epochs) if e.fit_loss is not None), None),
         validation_loss=next((e.validation_loss for e in reversed(epochs) if e.validation_loss is not None), None),
-        config=request.get("config", {}),
+        config=config,
         result=last.result if isinstance(last, Finished) else {},
     )
-
-
-def _state(folder: Path, last: Event | None) -> str:
-    for kind, state in ((Finished, "done"), (Cancelled, "stopped"), (Failed, "failed")):
-        if isinstance(last, kind):
-            return state
-    lock = FileLock(folder / "lock")
-    try:
-        with lock.acquire(timeout=0):
-            return "interrupted"
-    except Timeout:
-        return "running"

@@ -22,7 +22,6 @@ from typing import Any
 
 from acestep.core.config import Config
 from acestep.core.errors import AceStepError, JobCancelled, WorkerCrashed, error_class
-from acestep.core.event_log import EventLog
 from acestep.core.events import (
     FINAL_EVENTS,
     Cancelled,
@@ -36,10 +35,10 @@ from acestep.core.events import (
     Started,
     Waiting,
 )
+from acestep.core.job_folder import JobFolder
 from acestep.core.jobs import COMMAND, WHOLE, write_job
 from acestep.core.paths import PROJECT
 
-FOLDER = "workers"
 _LOOK_S = 0.1
 _GRACE_S = 120.0  # to save and end after another worker has failed; what still runs then hangs
 
@@ -108,11 +107,11 @@ class _Worker:
     """One process and its folder."""
 
     def __init__(self, share: WorkerJob, whole: Path, number: int, command: Sequence[str], *, threads: int) -> None:
-        self.number, self.folder = number, whole / FOLDER / str(number)
-        write_job(self.folder, share.job, share.config)
+        self.number, self.folder = number, JobFolder(whole).worker(number)
+        write_job(self.folder.path, share.job, share.config)
         self.last: Event | None = None
         self.killed = False
-        self._log = EventLog(self.folder / "events.jsonl")
+        self._log = self.folder.events
         _, self._offset = self._log.read()  # those are of an earlier run
         environment = {
             "OMP_NUM_THREADS": str(threads),
@@ -121,9 +120,9 @@ class _Worker:
             **share.environment,
             WHOLE: str(whole.resolve()),
         }
-        with (self.folder / "output.txt").open("wb") as output:
+        with self.folder.output_path.open("wb") as output:
             self.process = subprocess.Popen(
-                [*command, str(self.folder.resolve())],
+                [*command, str(self.folder.path.resolve())],
                 env=environment,
                 stdin=subprocess.PIPE,  # closes when this process ends, however it does
                 stdout=output,
@@ -160,7 +159,7 @@ def _end(workers: Sequence[_Worker]) -> None:
     """Ask those that still run to save and stop; whoever hangs is killed."""
     running = [worker for worker in workers if worker.running]
     for worker in running:
-        (worker.folder / "cancel").touch()
+        worker.folder.request_stop()
     deadline = time.monotonic() + _GRACE_S
     for worker in running:
         try:
@@ -179,7 +178,7 @@ def _results(workers: Sequence[_Worker]) -> list[dict[str, Any]]:
     failed = [last for last in lasts if isinstance(last, Failed)]
     for worker in workers:
         if worker.last is None and not worker.killed:
-            hint = f"What it wrote is in {worker.folder / 'output.txt'}."
+            hint = f"What it wrote is in {worker.folder.output_path}."
             raise WorkerCrashed(
                 f"process {worker.number + 1} of {len(workers)} ended without a word, "
                 f"exit code {worker.process.returncode}",

@@ -11,8 +11,9 @@ from acestep.core.device_lock import lock_device
 from acestep.core.errors import AceStepError, JobError
 from acestep.core.events import Event, ItemFailed
 from acestep.core.files import read_versioned, write_versioned
+from acestep.core.job_folder import WORKERS
 from acestep.core.jobs import Context
-from acestep.core.workers import FOLDER, WorkerJob, run_workers
+from acestep.core.workers import WorkerJob, run_workers
 from acestep.models.checkpoint import find_checkpoint
 from acestep.models.device import choose_devices, choose_dtype
 from acestep.preprocessing.configs import EncodeJob, PreprocessJob
@@ -37,7 +38,7 @@ def encode_shares(
     """
     shares = []
     for number, device in enumerate(choose_devices(config.device, config.devices)[: len(songs)]):
-        file = folder / FOLDER / f"{number}.json"
+        file = folder / WORKERS / f"{number}.json"
         mine = [asdict(song) | {"audio": str(song.audio)} for song in songs[number :: config.devices]]
         write_versioned(file, _KIND, _VERSION, {"songs": mine})
         job = config.model_copy(update={"device": device.value, "devices": 1})

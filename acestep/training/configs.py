@@ -21,8 +21,8 @@ from acestep.adapters.configs import (
 from acestep.core.config import Config, assign, fields, group, groups, option, parse
 from acestep.core.errors import ConfigError, TrainingError
 from acestep.core.files import read_json
+from acestep.core.job_folder import WORKERS
 from acestep.core.registry import NameIn, nearest_hint
-from acestep.core.workers import FOLDER as WORKERS
 from acestep.training.evaluation.preview_config import PreviewConfig
 from acestep.training.loss_weights import LOSS_WEIGHTS
 from acestep.training.optimizers import OPTIMIZERS

@@ -40,12 +40,11 @@ class SplitPanel:
     def _split(self, source: str, out: str, seconds: int, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
         from acestep.audio.split import split_folder
 
-        def tell(line: str) -> None:
-            done, total = line[1:].partition("]")[0].split("/")
-            progress((int(done), int(total)), desc=line)
+        def report(done: int, total: int, name: str) -> None:
+            progress((done, total), desc=name)
 
         folder = self._workspace.folder(source, "Input Folder")
         target = self._workspace.path(out, "Output Folder")
-        made = split_folder(folder, target, seconds, on_progress=tell)
+        made = split_folder(folder, target, seconds, on_progress=report)
         words = f"{html.count(len(made.pieces), 'piece')} in {target}"
         return html.notice(words, made.left_out[:_SHOWN], "warn" if made.left_out else "good")

@@ -8,16 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
-from acestep.core.event_log import EventLog
 from acestep.core.events import (
     FINAL_EVENTS,
-    Cancelled,
     EpochLogged,
     Event,
-    Failed,
-    Finished,
     ItemFailed,
     LogMessage,
     Paused,
@@ -28,6 +22,7 @@ from acestep.core.events import (
     StepLogged,
     Waiting,
 )
+from acestep.core.job_folder import JobFolder
 from acestep.core.jobs import JobRunner
 
 State = Literal["idle", "running", "paused", "stopping", "done", "stopped", "failed", "interrupted"]
@@ -163,7 +158,7 @@ class Watch:
             if self._ours:
                 events, self._offset = self._runner.poll(self._offset)
             else:
-                events, self._offset = EventLog(self._folder / "events.jsonl").read(self._offset)
+                events, self._offset = JobFolder(self._folder).events.read(self._offset)
             for event in events:
                 self._account.add(event)
             return self._state(self._folder, at_work), self._account
@@ -184,27 +179,9 @@ class Watch:
         return self._runner.folder == self._folder
 
     def _state(self, folder: Path, at_work: bool) -> State:
-        if not at_work:
-            return _ended(self._account.last)
-        if (folder / "cancel").exists():
-            return "stopping"
-        return "paused" if (folder / "pause").exists() else "running"
+        return JobFolder(folder).state_after(self._account.last, active=at_work)
 
     def _at_work(self, folder: Path) -> bool:
         if self._ours:
             return self._runner.busy
-        if self._account.last is not None or not (folder / "lock").exists():
-            return False
-        try:
-            with FileLock(folder / "lock").acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
-
-
-def _ended(last: Event | None) -> State:
-    if isinstance(last, Finished):
-        return "done"
-    if isinstance(last, Cancelled):
-        return "stopped"
-    return "failed" if isinstance(last, Failed) else "interrupted"
+        return self._account.last is None and JobFolder(folder).locked

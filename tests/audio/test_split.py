@@ -18,15 +18,15 @@ def songs(tmp_path):
 
 
 def test_pieces_follow_each_other_and_a_short_rest_is_told(songs, tmp_path):
-    lines = []
-    result = split_folder(songs, tmp_path / "out", 10, on_progress=lines.append)
+    progress = []
+    result = split_folder(songs, tmp_path / "out", 10, on_progress=lambda *done: progress.append(done))
     names = [path.name for path in result.written]
     assert names == [f"a long song_seg0{n}.wav" for n in (1, 2, 3)] + [f"short rest_seg0{n}.wav" for n in (1, 2)]
     assert result.left_out == [
         "a long song.wav: the last 5.0 s are shorter than 10 s",
         "short rest.flac: the last 5.0 s are shorter than 10 s",
     ]
-    assert lines == ["[1/2] a long song.wav", "[2/2] short rest.flac"]
+    assert progress == [(1, 2, "a long song.wav"), (2, 2, "short rest.flac")]
     whole, _ = soundfile.read(songs / "a long song.wav")
     pieces = [soundfile.read(path)[0] for path in result.written[:3]]
     assert np.array_equal(np.concatenate(pieces), whole[: 30 * RATE])

@@ -10,8 +10,9 @@ from acestep.core import jobs
 from acestep.core.errors import JobCancelled, TrainingError, WorkerCrashed
 from acestep.core.event_log import EventLog
 from acestep.core.events import Cancelled, Progressed
+from acestep.core.job_folder import WORKERS as FOLDER
 from acestep.core.paths import PROJECT
-from acestep.core.workers import FOLDER, MergedEvents, WorkerJob, run_workers
+from acestep.core.workers import MergedEvents, WorkerJob, run_workers
 from tests.core.fake_jobs import TABLE, Count
 
 CHILD = """

@@ -21,6 +21,7 @@ from torch import distributed
 
 from acestep.core.errors import AceStepError, WorkerCrashed
 from acestep.core.events import Event
+from acestep.core.job_folder import Request
 from acestep.core.jobs import Context
 from acestep.training.distributed.placement import PATIENCE
 
@@ -130,5 +131,5 @@ class _GroupContext(Context):
         else:
             logger.info("{}", event)
 
-    def requested(self, wish: str) -> bool:
-        return any(self.processes.all_gather(super().requested(wish)))
+    def requested(self, request: Request) -> bool:
+        return any(self.processes.all_gather(super().requested(request)))

@@ -11,6 +11,7 @@ from acestep.captioning.base import CAPTIONERS, TRANSCRIBERS
 from acestep.captioning.configs import CaptionJob
 from acestep.core.config import assign, fields
 from acestep.core.errors import ConfigError, DatasetError, JobBusy, StorageError
+from acestep.core.job_folder import JobFolder
 from acestep.core.jobs import JobRunner
 from acestep.core.registry import Registry
 from acestep.ui.captioner import config_file
@@ -113,7 +114,7 @@ class AppState:
         state, _ = self.watch.look()
         if self.watch.folder is None or state not in ACTIVE:
             return False
-        (self.watch.folder / "cancel").touch()
+        JobFolder(self.watch.folder).request_stop()
         return True
 
     def version(self) -> tuple[object, ...]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from acestep.adapters.configs import ADAPTERS
 from acestep.core.config import Config
 from acestep.core.errors import CheckpointError, JobBusy, StorageError
+from acestep.core.job_folder import JobFolder
 from acestep.core.jobs import JobRunner
 from acestep.models.checkpoint import Checkpoint, find_checkpoint, list_checkpoints
 from acestep.preprocessing.configs import PreprocessJob
@@ -102,17 +103,17 @@ class AppState:
         watch = self.watches[job]
         if watch.folder is None or not watch.active:
             return False
-        (watch.folder / "cancel").touch()
+        JobFolder(watch.folder).request_stop()
         return True
 
     def pause(self, job: str) -> bool:
-        """Let a job wait, or a waiting one go on. False if it is not running."""
+        """Pause a job, or resume a paused one. False if it is not running."""
         watch = self.watches[job]
         state, _ = watch.look()
         if watch.folder is None or state not in ACTIVE:
             return False
-        wish = watch.folder / "pause"
-        wish.unlink() if state == "paused" else wish.touch()
+        folder = JobFolder(watch.folder)
+        folder.request_resume() if state == "paused" else folder.request_pause()
         return True
 
     def close(self) -> None:
@@ -216,7 +217,7 @@ class AppState:
 
 
 def _run_folders(root: Path) -> list[Path]:
-    folders = [path for path in root.iterdir() if (path / "job.json").is_file()] if root.is_dir() else []
+    folders = [path for path in root.iterdir() if JobFolder(path).exists] if root.is_dir() else []
     return sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
 
 

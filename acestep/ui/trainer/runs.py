@@ -9,8 +9,8 @@ from typing import Any
 
 from acestep.core.config import fields, groups
 from acestep.core.errors import JobBusy, JobError, StorageError
-from acestep.core.event_log import EventLog
 from acestep.core.files import storage_errors
+from acestep.core.job_folder import NAMES, JobFolder
 from acestep.core.runs import RunSummary, list_runs, read_run
 from acestep.training.configs import TrainJob
 from acestep.ui.trainer.app_state import AppState
@@ -18,21 +18,13 @@ from acestep.ui.watch import ACTIVE, Account
 
 # What a training writes at the top of its folder. Anything else there was put by somebody.
 _OURS = {
-    "job.json",
-    "events.jsonl",
-    "log.txt",
-    "output.txt",
-    "lock",
-    "cancel",
-    "pause",
+    *NAMES,
     "checkpoints",
     "best",
     "final",
     "logs",
     "samples",
     "training.json",
-    "workers",
-    "share",
 }
 
 _WORDS = {"None": "automatic", "True": "yes", "False": "no", "{}": "none"}
@@ -46,7 +38,7 @@ def trainings(app: AppState) -> list[RunSummary]:
 def account_of(folder: Path) -> Account:
     """Everything that the events of a run say."""
     account = Account()
-    for event in EventLog(folder / "events.jsonl").read()[0]:
+    for event in JobFolder(folder).events.read()[0]:
         account.add(event)
     return account
 

@@ -35,7 +35,7 @@ MORE_IMPORTS = (
     "diffusers",
     "peft",
     "lycoris",
-    "lightning",
+    "lightning_fabric",
     "prodigyopt",
     "librosa",
     "gradio",

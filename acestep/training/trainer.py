@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
 from acestep.core.device_lock import lock_device
 from acestep.core.errors import JobCancelled, LossNotFinite, OutOfMemory, StorageError, WorkerCrashed

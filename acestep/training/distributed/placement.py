@@ -11,10 +11,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.precision import MixedPrecision, Precision
-from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.precision import MixedPrecision, Precision
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -80,7 +80,7 @@ def make_fabric(
     precision: Any = Precision() if dtype == torch.float32 else _Autocast(_MIXED[dtype], device.type)  # type: ignore[arg-type]
     several = devices * num_nodes > 1
     one: Any = [device.index or 0] if device.type == "cuda" else 1
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it recommends other accelerators than the one that was chosen
         fabric = Fabric(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +21,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
-from lycoris.modules.base import LycorisBaseModule
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -146,9 +145,16 @@ def split_key(key: str) -> tuple[str, str]:
 
 def require_plain(decoder: nn.Module) -> None:
     """Raises AdapterError if an adapter sits in ``decoder`` already: a second one would wrap the first."""
+    layer_types = _layer_types()
     for name, module in decoder.named_modules():
-        if isinstance(module, BaseTunerLayer | LycorisBaseModule):
+        if isinstance(module, layer_types):
             raise AdapterError(f"the model already carries an adapter, at {name}", hint="Remove it first.")
+
+
+def _layer_types() -> tuple[type, ...]:
+    """Base classes of adapter layers; a library that is not imported has no layer in any model."""
+    known = (("peft.tuners.tuners_utils", "BaseTunerLayer"), ("lycoris.modules.base", "LycorisBaseModule"))
+    return tuple(getattr(sys.modules[module], name) for module, name in known if module in sys.modules)
 
 
 @contextmanager

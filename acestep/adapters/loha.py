@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from lycoris.functional.loha import make_weight
-from lycoris.modules.loha import LohaModule
 from torch import Tensor, nn
 
 from acestep.adapters.base import StoredAdapter
@@ -17,7 +15,12 @@ from acestep.adapters.configs import LoHaConfig
 from acestep.adapters.loha_file import SCALED, read_loha, write_loha
 from acestep.adapters.lycoris import LycorisAdapter
 from acestep.adapters.targets import module_from_underscores, ranks_of
+from acestep.models.imports import without_bitsandbytes
 from acestep.models.names import diffusers_to_original
+
+with without_bitsandbytes():
+    from lycoris.functional.loha import make_weight
+    from lycoris.modules.loha import LohaModule
 
 
 class _Module(LohaModule):  # type: ignore[misc]

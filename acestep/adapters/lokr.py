@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from lycoris.functional.lokr import kron_bypass
-from lycoris.modules.lokr import LokrModule
 from torch import Tensor, nn
 
 from acestep.adapters.base import StoredAdapter, split_key
@@ -16,6 +14,11 @@ from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import LoKRConfig
 from acestep.adapters.lokr_file import PARTS, factors, read_lokr, scaled_part, write_lokr
 from acestep.adapters.lycoris import LycorisAdapter
+from acestep.models.imports import without_bitsandbytes
+
+with without_bitsandbytes():
+    from lycoris.functional.lokr import kron_bypass
+    from lycoris.modules.lokr import LokrModule
 
 
 class _Module(LokrModule):  # type: ignore[misc]

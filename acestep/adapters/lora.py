@@ -20,6 +20,7 @@ from acestep.adapters.lora_file import read_lora, write_lora
 from acestep.adapters.pissa import folded_difference, principal_part, unfolded_difference
 from acestep.adapters.targets import ranks_of
 from acestep.core.errors import AdapterError
+from acestep.models.imports import without_bitsandbytes
 from acestep.models.names import diffusers_to_original, original_to_diffusers
 from acestep.models.quantize import is_quantized
 
@@ -38,7 +39,7 @@ class LoRAAdapter:
         if config.init == "pissa":
             _require_exact(decoder, modules, ranks)
         decoder.requires_grad_(False)
-        with seeded(seed):
+        with seeded(seed), without_bitsandbytes():
             self._peft = get_peft_model(decoder, _peft_settings(modules, config, ranks))
         self.config = config
         self.network = decoder

@@ -10,15 +10,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from diffusers.models.transformers.ace_step_transformer import (
-    AceStepTransformer1DModel,
-    _ace_step_rotary_freqs,
-    _create_4d_mask,
-    _is_flash_attention_backend,
-)
-from diffusers.utils.peft_utils import apply_lora_scale
 from torch import Tensor
+
+from acestep.models.imports import without_bitsandbytes
+
+with without_bitsandbytes():
+    from diffusers.models.modeling_outputs import Transformer2DModelOutput
+    from diffusers.models.transformers.ace_step_transformer import (
+        AceStepTransformer1DModel,
+        _ace_step_rotary_freqs,
+        _create_4d_mask,
+        _is_flash_attention_backend,
+    )
+    from diffusers.utils.peft_utils import apply_lora_scale
 
 
 class AceStepDiT(AceStepTransformer1DModel):

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import typer
 from loguru import logger
 
-from acestep.captioning.configs import CaptionJob, use_backend
+from acestep.captioning.configs import CaptionJob, backend_names, use_backend
 from acestep.cli_adapters import adapter_commands
 from acestep.cli_bench import bench_commands
 from acestep.cli_memory import memory
@@ -94,7 +94,7 @@ add_command(
     arguments=("audio_dir",),
     leave_out=("only",),
     extra={
-        "backend": (Annotated[str | None, typer.Option(help="local, gemini, whisper or elevenlabs alone.")], None),
+        "backend": (Annotated[str | None, typer.Option(help=f"Use one backend: {', '.join(backend_names())}.")], None),
         "json_output": (Json, False),
     },
 )

@@ -1,4 +1,4 @@
-"""The state of a captioning job, and what it tells before it begins."""
+"""Progress and results of a captioning job, and the messages at its start."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 
 from acestep.audio.files import AUDIO_EXTENSIONS
 from acestep.captioning.configs import CaptionJob
+from acestep.captioning.costs import cost_notes
+from acestep.captioning.labeling_plan import LabelingPlan, song_name
 from acestep.captioning.pace import Pace, Step
-from acestep.captioning.plan import Plan, cost_notes, place
 from acestep.core.events import ItemFailed, LogMessage, Progressed
 from acestep.core.jobs import Context
 
 
 @dataclass
 class Batch:
-    """The state of a job: what it was told, how far it is, what went wrong."""
+    """The state of a running job."""
 
     config: CaptionJob
     context: Context
@@ -26,32 +27,35 @@ class Batch:
     disagreements: dict[str, list[str]] = field(default_factory=dict)
 
     def fail(self, name: str, message: str, hint: str) -> None:
+        """Record and report that a song failed."""
         self.failed[name] = message
         self.context.emit(ItemFailed(item=name, message=message, hint=hint))
 
-    def did(self, step: Step, spent_s: float, note: str) -> None:
+    def finish(self, step: Step, elapsed_s: float, note: str) -> None:
+        """Record and report that a step finished."""
         self.done += 1
-        self.pace.did(step, spent_s)
-        left_s = self.pace.left_s
-        self.context.emit(Progressed(done=self.done, total=self.total, note=note, seconds_left=left_s))
+        self.pace.finish(step, elapsed_s)
+        remaining_s = self.pace.remaining_s
+        self.context.emit(Progressed(done=self.done, total=self.total, note=note, seconds_left=remaining_s))
 
 
-def unit_of(plan: Plan) -> str:
-    """What is counted: each song once for each pass that it takes part in."""
-    if not (plan.first and plan.second):
+def unit_of(plan: LabelingPlan) -> str:
+    """What the progress counts: each song once in each pass."""
+    if not (plan.to_describe and plan.to_transcribe):
         return "songs"
-    return "captions and lyrics" if any(task.describe for task in plan.first) else "measurements and lyrics"
+    return "captions and lyrics" if any(song.describe for song in plan.to_describe) else "measurements and lyrics"
 
 
-def tell(batch: Batch, plan: Plan) -> None:
-    """What is left out, what is left as it is, what it will cost."""
+def report_plan(batch: Batch, plan: LabelingPlan) -> None:
+    """Report skipped files, finished songs and expected costs."""
     for problem in plan.problems:
+        name = song_name(problem.path, plan.root)
         if problem.path.suffix.lower() in AUDIO_EXTENSIONS:
-            batch.fail(place(problem.path, plan.root), problem.message, problem.hint)
+            batch.fail(name, problem.message, problem.hint)
         else:
-            batch.context.emit(LogMessage(message=f"{place(problem.path, plan.root)} {problem.message}", warning=True))
-    finished = sum(not task.open for task in plan.tasks)
+            batch.context.emit(LogMessage(message=f"{name} {problem.message}", warning=True))
+    finished = sum(not song.is_open for song in plan.songs)
     if finished:
-        batch.context.emit(LogMessage(message=f"{finished} songs have all that is asked for and are left as they are"))
+        batch.context.emit(LogMessage(message=f"skipping {finished} songs that have all requested labels"))
     for note in cost_notes(plan, batch.config):
         batch.context.emit(LogMessage(message=note))

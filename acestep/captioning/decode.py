@@ -1,4 +1,4 @@
-"""Songs made ready to be heard, the next one while the present one is worked on."""
+"""Decode songs in a background thread, one ahead of the song in progress."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from acestep.audio.files import SAMPLE_RATE_HZ, load_audio
-from acestep.captioning.base import RATE_HZ
-from acestep.captioning.plan import Task
+from acestep.captioning import schema
+from acestep.captioning.labeling_plan import SongPlan
 
 
-def decoded(tasks: list[tuple[Task, bool]]) -> Iterator[tuple[Task, Future[Any]]]:
-    """Each song with its sound, if that is needed: [S] mono at 16 kHz, or None. The next one is on its way."""
+def decode_ahead(songs: list[tuple[SongPlan, bool]]) -> Iterator[tuple[SongPlan, Future[Any]]]:
+    """Yield each song with its audio, [S] mono at 16 kHz, or None where the flag is False."""
     with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
         ahead: list[Future[Any]] = []
         try:
-            for number, (task, _) in enumerate(tasks):
-                follow_events = tasks[number + len(ahead) : number + 2]
-                ahead += [pool.submit(_load, later.known.audio, needed) for later, needed in follow_events]
-                yield task, ahead.pop(0)
+            for number, (song, _) in enumerate(songs):
+                following = songs[number + len(ahead) : number + 2]
+                ahead += [pool.submit(_load, later.known.audio, needed) for later, needed in following]
+                yield song, ahead.pop(0)
         finally:
             for future in ahead:
                 future.cancel()
@@ -32,4 +32,4 @@ def _load(path: Path, needed: bool) -> Any:
         return None
     from torchaudio.functional import resample
 
-    return resample(load_audio(path).mean(dim=0), SAMPLE_RATE_HZ, RATE_HZ).numpy()
+    return resample(load_audio(path).mean(dim=0), SAMPLE_RATE_HZ, schema.SAMPLE_RATE_HZ).numpy()

@@ -14,10 +14,14 @@ import httpx2
 from loguru import logger
 
 from acestep.captioning import prompts
-from acestep.captioning.cloud import GEMINI, find_key
-from acestep.captioning.folders import for_each
+from acestep.captioning.api_keys import find_key
+from acestep.captioning.backends import CAPTIONERS
+from acestep.captioning.configs import CaptionJob
+from acestep.captioning.folder_batch import for_each
 from acestep.captioning.lyrics import tidy_lyrics
+from acestep.captioning.online import OnlineCaptioner, retry_policy_of
 from acestep.captioning.parse import parse_key, parse_timesignature
+from acestep.captioning.schema import Report
 from acestep.captioning.service_client import (
     RetryableError,
     RetryPolicy,
@@ -26,11 +30,12 @@ from acestep.captioning.service_client import (
     upload_size,
 )
 from acestep.captioning.sidecar import write_caption, write_lyrics
-from acestep.captioning.words import language_code
+from acestep.captioning.word_timestamps import language_code
 from acestep.core.errors import AceStepError, ServiceError
 from acestep.core.files import write_json
 
-URL = "https://generativelanguage.googleapis.com"
+SERVICE = CAPTIONERS["gemini"]
+URL = SERVICE.url
 INLINE_BYTES = 14 * 2**20  # a request may have 20 MB; base64 needs 4 bytes for 3
 _POLLS, _POLL_S = 150, 2.0
 _TYPES = {".mp3": "audio/mpeg", ".wav": "audio/wav", ".flac": "audio/flac", ".opus": "audio/ogg", ".m4a": "audio/mp4"}
@@ -44,13 +49,13 @@ class GeminiCaptioner:
         self,
         api_key: str | None = None,
         *,
-        model: str = "gemini-flash-latest",
+        model: str = SERVICE.model,
         base_url: str | None = None,
         retry_policy: RetryPolicy | None = None,
     ) -> None:
         """``api_key`` defaults to GEMINI_API_KEY or GOOGLE_API_KEY. Raises ServiceRefused without a key."""
         self.model, self.retry_policy = model, retry_policy or RetryPolicy()
-        self._url, self._key = (base_url or URL).rstrip("/"), find_key(GEMINI, api_key)
+        self._url, self._key = (base_url or URL).rstrip("/"), find_key(SERVICE, api_key)
 
     def analyze(self, path: str | Path, include_lyrics: bool = True, language: str | None = None) -> dict[str, Any]:
         """Return ``caption``, ``genre``, ``bpm``, ``keyscale``, ``timesignature``, ``lyrics`` and ``language``.
@@ -64,9 +69,9 @@ class GeminiCaptioner:
             ServiceRefused: wrong key or no credit.
         """
         path = Path(path)
-        size = upload_size(path, GEMINI.label, GEMINI.max_bytes)
+        size = upload_size(path, SERVICE.service, SERVICE.max_upload_bytes)
         headers = {"x-goog-api-key": self._key}
-        with ServiceClient(GEMINI.label, self._url, headers, self._key, self.retry_policy) as client:
+        with ServiceClient(SERVICE.service, self._url, headers, self._key, self.retry_policy) as client:
             if size <= INLINE_BYTES:
                 audio = {"mimeType": _mime(path), "data": base64.b64encode(path.read_bytes()).decode()}
                 return self._generate(client, {"inlineData": audio}, include_lyrics, language)
@@ -123,11 +128,11 @@ class GeminiCaptioner:
                 if file.get("state") == "ACTIVE":
                     break
                 if file.get("state") == "FAILED":
-                    raise ServiceError(f"{GEMINI.label} cannot read {path.name}", hint="Convert it to MP3.")
+                    raise ServiceError(f"{SERVICE.service} cannot read {path.name}", hint="Convert it to MP3.")
                 self.retry_policy.sleep(_POLL_S)
                 file = client.request(lambda http: http.get(f"{self._url}/v1beta/{name}"), json_object)
             else:
-                raise ServiceError(f"{GEMINI.label} did not finish processing {path.name}", hint="Try again later.")
+                raise ServiceError(f"{SERVICE.service} did not finish processing {path.name}", hint="Try again later.")
             yield str(file.get("uri"))
         finally:
             self._delete(client, name)
@@ -172,7 +177,15 @@ class GeminiCaptioner:
         try:
             client.request(lambda http: http.delete(f"{self._url}/v1beta/{name}"), lambda response: None)
         except AceStepError as error:
-            logger.warning("{} was not deleted from {}: {}", name, GEMINI.label, error)
+            logger.warning("{} was not deleted from {}: {}", name, SERVICE.service, error)
+
+
+def backend(config: CaptionJob, report: Report) -> OnlineCaptioner:
+    """The captioner or transcriber of a job. Raises ServiceRefused without a key."""
+    client = GeminiCaptioner(
+        model=SERVICE.model_in(config), base_url=SERVICE.url_in(config), retry_policy=retry_policy_of(config)
+    )
+    return OnlineCaptioner(client, config.language)
 
 
 def _mime(path: Path) -> str:
@@ -203,7 +216,7 @@ def _read(response: httpx2.Response, include_lyrics: bool) -> dict[str, Any]:
     reason = reason or (candidate.get("finishReason") if candidate.get("finishReason") in _BLOCKED else None)
     if reason:
         raise ServiceError(
-            f"{GEMINI.label} refuses to describe this song: {reason}", hint="Use another captioner for it."
+            f"{SERVICE.service} refuses to describe this song: {reason}", hint="Use another captioner for it."
         )
     parts = (candidate.get("content") or {}).get("parts") or []
     text = "".join(str(part.get("text", "")) for part in parts if not part.get("thought"))

@@ -19,11 +19,11 @@ from huggingface_hub.errors import HfHubHTTPError
 from numpy.typing import NDArray
 
 from acestep.captioning import prompts
-from acestep.captioning.base import RATE_HZ, Description, Lyrics, Report, Song, Stop
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.lyrics import join_lyrics, parse_lyrics
 from acestep.captioning.omni import OmniModel, Sampling
 from acestep.captioning.parse import clean, parse_answer
+from acestep.captioning.schema import SAMPLE_RATE_HZ, Description, Lyrics, Report, Song, Stop
 from acestep.core.errors import CaptionError, CheckpointError, DownloadError
 from acestep.core.events import LogMessage
 from acestep.core.paths import checkpoint_roots, typed_path
@@ -108,7 +108,7 @@ class LocalTranscriber:
     def _hear(self, audio: Audio, stop: Stop) -> list[Lyrics]:
         """The lyrics of a window; of its halves when they did not fit."""
         answer = self._model.ask(prompts.TRANSCRIBE, audio, self._sampling, stop)
-        seconds = len(audio) / RATE_HZ
+        seconds = len(audio) / SAMPLE_RATE_HZ
         if answer.complete or seconds < _SHORTEST_S:
             return [replace(parse_lyrics(clean(answer.text)), complete=answer.complete)]
         halves = cut(audio, seconds / 2 + _OVERLAP_S / 2, _OVERLAP_S)
@@ -120,7 +120,7 @@ class LocalTranscriber:
 
 def cut(audio: Audio, window_s: float, overlap_s: float = 0.0) -> list[Audio]:
     """[S] in pieces of equal length, at most ``window_s``, each beginning ``overlap_s`` before the last one ends."""
-    size, overlap = int(window_s * RATE_HZ), int(overlap_s * RATE_HZ)
+    size, overlap = int(window_s * SAMPLE_RATE_HZ), int(overlap_s * SAMPLE_RATE_HZ)
     count = 1 if len(audio) <= size else math.ceil((len(audio) - overlap) / (size - overlap))
     step = math.ceil((len(audio) - overlap) / count)
     return [audio[start : start + step + overlap] for start in range(0, step * count, step)]

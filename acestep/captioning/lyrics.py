@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-from acestep.captioning.base import Lyrics
 from acestep.captioning.parse import clean
-from acestep.captioning.words import language_code
+from acestep.captioning.schema import Lyrics
+from acestep.captioning.word_timestamps import language_code
 from acestep.dataset.labels import INSTRUMENTAL, UNKNOWN_LANGUAGE
 
 _SECTIONS = (

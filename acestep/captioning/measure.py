@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from acestep.audio.analysis import Analysis, same_key
-from acestep.captioning.base import Description
+from acestep.captioning.schema import Description
 
 MEASURED = "measured"
 METADATA = ("bpm", "keyscale", "timesignature")

@@ -25,8 +25,8 @@ from transformers import (
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniThinkerConfig
 from transformers.utils.logging import disable_progress_bar
 
-from acestep.captioning.base import RATE_HZ, Stop
 from acestep.captioning.prompts import SYSTEM
+from acestep.captioning.schema import SAMPLE_RATE_HZ, Stop
 from acestep.core.errors import CaptionError, CheckpointError, ConfigError, JobCancelled
 from acestep.core.files import read_json
 from acestep.models.device import empty_cache
@@ -151,7 +151,7 @@ class OmniModel:
             audio = np.pad(audio, (0, -len(audio) % _HOP))
             features = self._extractor(
                 audio,
-                sampling_rate=RATE_HZ,
+                sampling_rate=SAMPLE_RATE_HZ,
                 padding="longest",
                 truncation=False,
                 return_attention_mask=True,

@@ -1,23 +1,39 @@
-"""The online services as back ends of a job."""
+"""Adapters from service clients to the ``Captioner`` and ``Transcriber`` interfaces of a job."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
-from acestep.captioning.base import Description, Lyrics, Report, Song, Stop
 from acestep.captioning.configs import CaptionJob
-from acestep.captioning.elevenlabs import ElevenLabsTranscriber
-from acestep.captioning.gemini import GeminiCaptioner
+from acestep.captioning.schema import Description, Lyrics, Song, Stop
 from acestep.captioning.service_client import RetryPolicy
-from acestep.captioning.whisper import WhisperTranscriber
+
+
+class TranscriptionService(Protocol):
+    """A client that transcribes a file. Returns lyrics and language code."""
+
+    model: str
+    retry_policy: RetryPolicy
+
+    def transcribe(self, path: str | Path, language: str | None = None) -> tuple[str, str]: ...
+
+
+class AnalysisService(Protocol):
+    """A client that describes a file. See ``GeminiCaptioner.analyze``."""
+
+    model: str
+    retry_policy: RetryPolicy
+
+    def analyze(self, path: str | Path, include_lyrics: bool = True, language: str | None = None) -> dict[str, Any]: ...
 
 
 @dataclass
 class OnlineTranscriber:
-    """A service as the transcriber of a job."""
+    """A transcription service as the transcriber of a job."""
 
-    service: WhisperTranscriber | ElevenLabsTranscriber
+    service: TranscriptionService
     language: str
     listens = False
 
@@ -30,14 +46,14 @@ class OnlineTranscriber:
         return Lyrics(*self.service.transcribe(song.path, self.language or None))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to free."""
 
 
 @dataclass
 class OnlineCaptioner:
-    """Gemini as the captioner of a job, or as its transcriber."""
+    """An analysis service as the captioner or the transcriber of a job."""
 
-    service: GeminiCaptioner
+    service: AnalysisService
     language: str
     listens = False
 
@@ -46,7 +62,7 @@ class OnlineCaptioner:
         return self.service.model
 
     def describe(self, song: Song, *, with_lyrics: bool, stop: Stop) -> Description:
-        answer = self._ask(song, with_lyrics, stop)
+        answer = self._analyze(song, with_lyrics, stop)
         return Description(
             caption=answer["caption"],
             genre=answer["genre"],
@@ -57,42 +73,17 @@ class OnlineCaptioner:
         )
 
     def transcribe(self, song: Song, *, stop: Stop) -> Lyrics:
-        answer = self._ask(song, True, stop)
+        answer = self._analyze(song, True, stop)
         return Lyrics(answer["lyrics"], answer["language"])
 
-    def _ask(self, song: Song, with_lyrics: bool, stop: Stop) -> dict[str, Any]:
+    def _analyze(self, song: Song, with_lyrics: bool, stop: Stop) -> dict[str, Any]:
         self.service.retry_policy.stop = stop
         return self.service.analyze(song.path, include_lyrics=with_lyrics, language=self.language or None)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to free."""
 
 
-def whisper(config: CaptionJob, report: Report) -> OnlineTranscriber:
-    """Raises ServiceRefused without a key."""
-    service = WhisperTranscriber(
-        model=config.whisper_model,
-        base_url=config.openai_url,
-        retry_policy=RetryPolicy(config.retries, config.timeout_s),
-    )
-    return OnlineTranscriber(service, config.language)
-
-
-def elevenlabs(config: CaptionJob, report: Report) -> OnlineTranscriber:
-    """Raises ServiceRefused without a key."""
-    service = ElevenLabsTranscriber(
-        model=config.elevenlabs_model,
-        base_url=config.elevenlabs_url,
-        retry_policy=RetryPolicy(config.retries, config.timeout_s),
-    )
-    return OnlineTranscriber(service, config.language)
-
-
-def gemini(config: CaptionJob, report: Report) -> OnlineCaptioner:
-    """Raises ServiceRefused without a key."""
-    service = GeminiCaptioner(
-        model=config.gemini_model,
-        base_url=config.gemini_url,
-        retry_policy=RetryPolicy(config.retries, config.timeout_s),
-    )
-    return OnlineCaptioner(service, config.language)
+def retry_policy_of(config: CaptionJob) -> RetryPolicy:
+    """The retry settings of a job."""
+    return RetryPolicy(config.retries, config.timeout_s)

@@ -1,70 +1,90 @@
-"""How long the songs of a job will take: by experience before it begins, by its own clock once it goes."""
+"""Remaining time of a job: from typical times before it starts, from its own measurements afterwards."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from acestep.captioning.configs import CaptionJob
-from acestep.captioning.plan import Plan, Task
+from acestep.captioning.backends import CAPTIONERS, TRANSCRIBERS, Backend
+from acestep.captioning.configs import NONE, CaptionJob
+from acestep.captioning.labeling_plan import LabelingPlan, SongPlan
 
 MEASURE = "measure"
 
-# Seconds for a song of three minutes. The local models by the speed of a 24 GB graphics card; roughly, all of them.
-_SECONDS = {"local": 30.0, "whisper": 15.0, "elevenlabs": 15.0, "gemini": 15.0, MEASURE: 1.0}
-_USUAL_S = 180.0
-_LEAST = 0.2  # of that time: even a very short song takes some
+_MEASURE_S = 1.0  # the audio analysis of a song of three minutes
+_ASSUMED_S = 15.0  # for a backend of unknown speed, until the first song is measured
+_REFERENCE_DURATION_S = 180.0
+_MIN_SHARE = 0.2  # of the reference time: even a very short song has overhead
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one song takes in one pass: who works, and for how long as far as one can say beforehand."""
+    """One song in one pass.
+
+    Attributes:
+        worker: name of the backend, or ``measure``.
+        expected_s: expected time in seconds.
+    """
 
     worker: str
     expected_s: float
 
 
-def describing(task: Task, config: CaptionJob) -> Step:
+def describe_step(song: SongPlan, config: CaptionJob) -> Step:
     """A song in the first pass."""
-    worker = config.captioner if task.describe else MEASURE
-    extra = _SECONDS[MEASURE] if task.describe and task.measure else 0.0
-    return Step(worker, _length(task) * (_SECONDS[worker] + extra))
+    share = _share_of_reference(song)
+    if not song.describe:
+        return Step(MEASURE, share * _MEASURE_S)
+    seconds = _seconds_per_song(CAPTIONERS[config.captioner]) + (_MEASURE_S if song.measure else 0.0)
+    return Step(config.captioner, share * seconds)
 
 
-def transcribing(task: Task, config: CaptionJob) -> Step:
+def transcribe_step(song: SongPlan, config: CaptionJob) -> Step:
     """A song in the second pass."""
-    return Step(config.transcriber, _length(task) * _SECONDS[config.transcriber])
+    seconds = _seconds_per_song(TRANSCRIBERS[config.transcriber])
+    return Step(config.transcriber, _share_of_reference(song) * seconds)
 
 
-def steps_of(plan: Plan, config: CaptionJob) -> list[Step]:
-    """Everything that is ahead."""
-    first = [describing(task, config) for task in plan.first]
-    return first + [transcribing(task, config) for task in plan.second]
+def steps_of(plan: LabelingPlan, config: CaptionJob) -> list[Step]:
+    """All steps of a job."""
+    first = [describe_step(song, config) for song in plan.to_describe]
+    return first + [transcribe_step(song, config) for song in plan.to_transcribe]
 
 
-def _length(task: Task) -> float:
-    return max(_LEAST, task.sample.duration / _USUAL_S)
+def backends_of_unknown_pace(config: CaptionJob) -> list[Backend]:
+    """The chosen backends without a typical time, for which ``steps_of`` assumes one."""
+    chosen = [] if config.captioner == NONE else [CAPTIONERS[config.captioner]]
+    chosen += [] if config.transcriber in (NONE, config.captioner) else [TRANSCRIBERS[config.transcriber]]
+    return [backend for backend in chosen if backend.seconds_per_song is None]
+
+
+def _seconds_per_song(backend: Backend) -> float:
+    return _ASSUMED_S if backend.seconds_per_song is None else backend.seconds_per_song
+
+
+def _share_of_reference(song: SongPlan) -> float:
+    return max(_MIN_SHARE, song.sample.duration / _REFERENCE_DURATION_S)
 
 
 @dataclass
 class Pace:
-    """Compares what was expected with what it took, for each kind of work by itself."""
+    """Compares expected with measured time, separately for each worker."""
 
     ahead: list[Step]
-    _expected: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    _spent: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _expected_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _measured_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def did(self, step: Step, spent_s: float) -> None:
-        """A step is done, and took so long."""
+    def finish(self, step: Step, elapsed_s: float) -> None:
+        """Record that a step finished after ``elapsed_s`` seconds."""
         self.ahead.remove(step)
-        self._expected[step.worker] += step.expected_s
-        self._spent[step.worker] += spent_s
+        self._expected_s[step.worker] += step.expected_s
+        self._measured_s[step.worker] += elapsed_s
 
     @property
-    def left_s(self) -> float:
-        """How long the rest will take. Work of which nothing was done yet is taken as expected."""
+    def remaining_s(self) -> float:
+        """Expected time of the remaining steps, scaled by what finished steps of the same worker took."""
         return sum(step.expected_s * self._ratio(step.worker) for step in self.ahead)
 
     def _ratio(self, worker: str) -> float:
-        expected = self._expected[worker]
-        return self._spent[worker] / expected if expected else 1.0
+        expected_s = self._expected_s[worker]
+        return self._measured_s[worker] / expected_s if expected_s else 1.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from acestep.captioning.base import Description
+from acestep.captioning.schema import Description
 from acestep.dataset.labels import UNKNOWN_LANGUAGE
 
 _LABEL = r"^[^\w\n]*(?:{})[ \t]*[*_`]*[ \t]*[:=][ \t]*[*_`]*[ \t]*"

@@ -10,13 +10,19 @@ from typing import Any
 
 import httpx2
 
-from acestep.captioning.cloud import OPENAI, find_key
-from acestep.captioning.folders import for_each
+from acestep.captioning.api_keys import find_key
+from acestep.captioning.backends import TRANSCRIBERS
+from acestep.captioning.configs import CaptionJob
+from acestep.captioning.folder_batch import for_each
+from acestep.captioning.online import OnlineTranscriber, retry_policy_of
+from acestep.captioning.schema import Report
 from acestep.captioning.service_client import RetryPolicy, ServiceClient, json_object, upload_size
 from acestep.captioning.sidecar import write_lyrics
-from acestep.captioning.words import language_code, lines_from_words, read_words
+from acestep.captioning.word_timestamps import language_code, lines_from_words, read_words
 
-URL = "https://api.openai.com/v1"
+SERVICE = TRANSCRIBERS["whisper"]
+URL = SERVICE.url
+_MAX_BYTES = SERVICE.max_upload_bytes or 25 * 2**20
 
 
 class WhisperTranscriber:
@@ -26,7 +32,7 @@ class WhisperTranscriber:
         self,
         api_key: str | None = None,
         *,
-        model: str = "whisper-1",
+        model: str = SERVICE.model,
         base_url: str | None = None,
         retry_policy: RetryPolicy | None = None,
     ) -> None:
@@ -36,7 +42,7 @@ class WhisperTranscriber:
         """
         self.model, self.retry_policy = model, retry_policy or RetryPolicy()
         self._url = (base_url or URL).rstrip("/")
-        self._key = find_key(OPENAI, api_key, needed=self._url == URL)
+        self._key = find_key(SERVICE, api_key, required=self._url == URL)
 
     def transcribe(self, path: str | Path, language: str | None = None, prompt: str | None = None) -> tuple[str, str]:
         """Return lyrics in lines and their language code.
@@ -74,7 +80,7 @@ class WhisperTranscriber:
         fields = {"model": self.model, "response_format": "verbose_json", "timestamp_granularities[]": "word"}
         fields |= {name: value for name, value in (("language", language), ("prompt", prompt)) if value}
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        client = ServiceClient(OPENAI.label, self._url, headers, self._key, self.retry_policy)
+        client = ServiceClient(SERVICE.service, self._url, headers, self._key, self.retry_policy)
         with _uploadable(path) as file, client:
 
             def send(http: httpx2.Client) -> httpx2.Response:
@@ -89,14 +95,22 @@ class WhisperTranscriber:
 @contextmanager
 def _uploadable(path: Path) -> Iterator[Path]:
     """Yield the file, or a temporary MP3 of it if it exceeds the upload limit."""
-    if path.is_file() and path.stat().st_size > OPENAI.max_bytes:
+    if path.is_file() and path.stat().st_size > _MAX_BYTES:
         from acestep.audio.files import SAMPLE_RATE_HZ, load_audio, write_audio
 
         with tempfile.TemporaryDirectory() as folder:
             small = Path(folder) / f"{path.stem}.mp3"
             write_audio(small, load_audio(path).mean(dim=0, keepdim=True), SAMPLE_RATE_HZ)
-            upload_size(small, OPENAI.label, OPENAI.max_bytes)
+            upload_size(small, SERVICE.service, _MAX_BYTES)
             yield small
     else:
-        upload_size(path, OPENAI.label, OPENAI.max_bytes)
+        upload_size(path, SERVICE.service, _MAX_BYTES)
         yield path
+
+
+def backend(config: CaptionJob, report: Report) -> OnlineTranscriber:
+    """The transcriber of a job. Raises ServiceRefused without a key."""
+    client = WhisperTranscriber(
+        model=SERVICE.model_in(config), base_url=SERVICE.url_in(config), retry_policy=retry_policy_of(config)
+    )
+    return OnlineTranscriber(client, config.language)

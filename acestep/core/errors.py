@@ -30,6 +30,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import ClassVar
 
 # Codes that earlier versions wrote -> the present code.
@@ -211,3 +212,9 @@ def current_code(code: str) -> str:
 def code_of(error: BaseException) -> str:
     """The name under which ``error`` is written: its ``code``, or the class name of any other exception."""
     return error.code if isinstance(error, AceStepError) else type(error).__name__
+
+
+def nearest_hint(name: str, known: list[str]) -> str:
+    """``Did you mean 'x'?`` if a known name is similar, else all known names."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."

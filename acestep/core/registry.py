@@ -11,7 +11,6 @@ Entries can be added at any time. Config fields, forms, help texts and tables re
 
 from __future__ import annotations
 
-import difflib
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from acestep.core.errors import UnknownName
+from acestep.core.errors import nearest_hint as nearest_hint  # also imported from here
 
 T = TypeVar("T")
 
@@ -147,9 +147,3 @@ class NameIn:
         *rest, last = map(repr, self.choices)
         expected = f"{', '.join(rest)} or {last}" if rest else last
         raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
-
-
-def nearest_hint(name: str, known: list[str]) -> str:
-    """``Did you mean 'x'?`` when a known name is near, else the list of all."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."

@@ -1,6 +1,6 @@
 """The models that can be downloaded: names, repositories, sizes, and whether a model is present.
 
-Imports no torch, so that the environment check can use it.
+Imports nothing outside the standard library, so that the environment check can use it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from acestep.core.errors import CheckpointError, UnknownName
+from acestep.core.errors import CheckpointError, UnknownName, nearest_hint
 from acestep.core.files import read_json
-from acestep.core.registry import nearest_hint
 from acestep.models.stored import read_weights
 
 _MAIN = "ACE-Step/Ace-Step1.5"  # one repository with several folders, each a model here

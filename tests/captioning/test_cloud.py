@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from acestep.captioning import cloud as common
-from acestep.captioning.cloud import cost_note, find_key, has_key, remember_key
+from acestep.captioning import api_keys
+from acestep.captioning.api_keys import find_key, has_key, remember_key
+from acestep.captioning.backends import CAPTIONERS, TRANSCRIBERS, online_services
+from acestep.captioning.costs import cost_note
 from acestep.captioning.elevenlabs import ElevenLabsTranscriber
 from acestep.captioning.gemini import GeminiCaptioner
 from acestep.captioning.service_client import RetryPolicy
@@ -25,10 +27,10 @@ LYRICS = "[Verse]\nHold me now\nagain"
 
 @pytest.fixture(autouse=True)
 def no_keys(monkeypatch):
-    for service in common.SERVICES.values():
-        for name in service.variables:
+    for service in online_services().values():
+        for name in service.key_variables:
             monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(common, "_remembered", {})
+    monkeypatch.setattr(api_keys, "_typed_keys", {})
 
 
 @pytest.fixture
@@ -277,19 +279,19 @@ def test_a_folder_ends_at_once_when_the_key_is_refused(song):
 
 @each
 def test_without_a_key_nothing_is_sent_and_the_variable_is_named(name, monkeypatch):
-    service = common.SERVICES[name]
+    service = online_services()[name]
     with pytest.raises(ServiceRefused) as refusal:
         SERVICES[name]()
-    assert service.variables[0] in refusal.value.hint
-    assert not has_key(name)
-    monkeypatch.setenv(service.variables[-1], " from-environment ")
+    assert service.key_variables[0] in refusal.value.hint
+    assert not has_key(service)
+    monkeypatch.setenv(service.key_variables[-1], " from-environment ")
     assert find_key(service) == "from-environment"
     remember_key(name, "typed")
     assert find_key(service) == "typed"
     assert find_key(service, "given") == "given"
     remember_key(name, "")
     assert find_key(service) == "from-environment"
-    assert os.environ[service.variables[-1]] == " from-environment "
+    assert os.environ[service.key_variables[-1]] == " from-environment "
 
 
 def test_a_server_of_ones_own_needs_no_key(song):
@@ -322,13 +324,16 @@ def test_waiting_for_a_service_ends_when_the_user_stops(song):
 
 
 def test_the_cost_is_told_before_anything_is_sent():
-    assert "about 0.72 USD" in cost_note("whisper", 7200)
-    assert "less than 0.01" in cost_note("gemini", 10)
+    assert "about 0.72 USD" in cost_note(TRANSCRIBERS["whisper"], 7200)
+    assert "less than 0.01" in cost_note(CAPTIONERS["gemini"], 10)
 
 
-def test_the_price_and_its_date_are_told_with_the_cost_and_stand_in_one_place(monkeypatch):
-    monkeypatch.setattr(common, "PRICES_OF", "May 2031")
-    monkeypatch.setitem(common.SERVICES, "whisper", replace(common.OPENAI, usd_per_minute=0.5))
-    note = cost_note("whisper", 600)
-    assert "about 5.00 USD for 10 min of sound" in note
-    assert "about 0.5 USD a minute, the price of May 2031" in note
+def test_the_price_and_its_date_are_shown_with_the_cost():
+    service = replace(TRANSCRIBERS["whisper"], usd_per_minute=0.5, price_date="May 2031")
+    note = cost_note(service, 600)
+    assert "about 5.00 USD for 10 min of audio" in note
+    assert "about 0.5 USD per minute (price of May 2031)" in note
+
+
+def test_an_unknown_price_is_shown_as_unknown():
+    assert "price unknown" in cost_note(replace(TRANSCRIBERS["whisper"], usd_per_minute=None), 600)

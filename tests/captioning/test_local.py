@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
-from acestep.captioning.base import RATE_HZ, Song
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.local import LocalCaptioner, LocalTranscriber, cut, find_omni
 from acestep.captioning.omni import OmniModel, Sampling
+from acestep.captioning.schema import SAMPLE_RATE_HZ as RATE_HZ
+from acestep.captioning.schema import Song
 from acestep.captioning.tiny import create_tiny_omni
 from acestep.core.errors import CaptionError, CheckpointError, ConfigError, JobCancelled
 from acestep.core.files import sha256_of

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acestep.captioning.base import Lyrics
 from acestep.captioning.lyrics import join_lyrics, parse_lyrics, tidy_lyrics
-from acestep.captioning.words import Word, language_code, lines_from_words, read_words
+from acestep.captioning.schema import Lyrics
+from acestep.captioning.word_timestamps import Word, language_code, lines_from_words, read_words
 
 LINES = [
     "the lamps are lit along the bay",

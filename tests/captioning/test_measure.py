@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from acestep.audio.analysis import Analysis
-from acestep.captioning.base import CAPTIONERS, TRANSCRIBERS, Description
+from acestep.captioning.backends import CAPTIONERS, TRANSCRIBERS
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.measure import answered_as_json, measured_as_json, weigh
-from acestep.core.config import fields
+from acestep.captioning.schema import Description
+from acestep.core.config import choices, fields
 
 SURE = measured_as_json(Analysis(180, 120.4, 0.8, (60.2,), "A Minor", 0.5, "4", 0.9))
 DOUBTFUL = measured_as_json(Analysis(180, 120.4, 0.03, (60.2,), "A Minor", 0.02, "3", 0.05))
@@ -47,6 +48,6 @@ def test_two_spellings_of_one_key_agree():
 
 def test_every_back_end_can_be_chosen_and_says_what_it_needs():
     for registry, name in ((CAPTIONERS, "captioner"), (TRANSCRIBERS, "transcriber")):
-        chosen = set(fields(CaptionJob)[name].annotation.__args__)
+        chosen = set(choices(fields(CaptionJob)[name]))
         assert chosen == {*registry.names, "none"}
         assert all(entry.label and entry.help for entry in registry)

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from acestep.captioning.configs import CaptionJob
+from acestep.captioning.labeling_plan import make_plan
 from acestep.captioning.pace import Pace, steps_of
-from acestep.captioning.plan import make_plan
 from acestep.core.events import Progressed, Started
 from acestep.ui.watch import Account
 
@@ -34,20 +34,20 @@ def test_quick_measurements_do_not_promise_quick_lyrics(ahead):
     pace = Pace(ahead(captioner="none", transcriber="local"))
     lyrics_s = sum(step.expected_s for step in pace.ahead if step.worker == "local")
     for step in pace.ahead[:3]:
-        pace.did(step, 2 * step.expected_s)
-    assert pace.left_s == pytest.approx(lyrics_s)
+        pace.finish(step, 2 * step.expected_s)
+    assert pace.remaining_s == pytest.approx(lyrics_s)
     assert lyrics_s > 15
 
 
 def test_the_speed_of_the_captioner_is_expected_of_the_transcriber_beside_it(ahead):
     pace = Pace(ahead(captioner="local", transcriber="local", measure=False))
-    expected = pace.left_s
+    expected = pace.remaining_s
     for step in pace.ahead[:3]:
-        pace.did(step, 5 * step.expected_s)
-    assert pace.left_s == pytest.approx(2.5 * expected)
+        pace.finish(step, 5 * step.expected_s)
+    assert pace.remaining_s == pytest.approx(2.5 * expected)
     for step in list(pace.ahead):
-        pace.did(step, 1.0)
-    assert pace.left_s == 0
+        pace.finish(step, 1.0)
+    assert pace.remaining_s == 0
 
 
 def test_what_a_job_says_counts_more_than_the_speed_of_late():

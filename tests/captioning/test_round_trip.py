@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from acestep.captioning import run
-from acestep.captioning.base import Description, Lyrics
 from acestep.captioning.configs import CaptionJob
+from acestep.captioning.schema import Description, Lyrics
 from acestep.core.events import Finished
 from acestep.core.jobs import run_job, write_job
 from acestep.dataset.scan import scan_folder
@@ -61,7 +61,7 @@ class Answers:
 )
 def test_a_captioned_folder_is_scanned_without_loss(songs, monkeypatch, tmp_path_factory, said, sung, texts, tag):
     answers = Answers(said, sung)
-    one = {"local": SimpleNamespace(load=lambda: lambda config, report: answers)}
+    one = {"local": SimpleNamespace(load=lambda: lambda config, report: answers, is_online=False)}
     monkeypatch.setattr(run, "CAPTIONERS", one)
     monkeypatch.setattr(run, "TRANSCRIBERS", one)
     folder = tmp_path_factory.mktemp("run")

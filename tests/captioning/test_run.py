@@ -12,11 +12,13 @@ import pytest
 import soundfile
 
 from acestep import cli
-from acestep.captioning import cloud as common
+from acestep.captioning import api_keys
+from acestep.captioning.backends import online_services
 from acestep.captioning.configs import CaptionJob
+from acestep.captioning.costs import cost_notes
 from acestep.captioning.edits import save_edit
+from acestep.captioning.labeling_plan import make_plan
 from acestep.captioning.omni import OmniModel
-from acestep.captioning.plan import cost_notes, make_plan
 from acestep.captioning.sidecar import USER
 from acestep.core.device_lock import lock_device, share_device
 from acestep.core.errors import CaptionError
@@ -45,7 +47,7 @@ MEASURE_ONLY = {"captioner": "none", "transcriber": "none"}
 
 @pytest.fixture(autouse=True)
 def keys(monkeypatch):
-    monkeypatch.setattr(common, "_remembered", dict.fromkeys(common.SERVICES, KEY))
+    monkeypatch.setattr(api_keys, "_typed_keys", dict.fromkeys(online_services(), KEY))
 
 
 @pytest.fixture
@@ -218,7 +220,7 @@ def test_no_song_done_is_a_failure_never_complete(job, monkeypatch):
     last, _ = job(captioner="local", measure=False)
     assert isinstance(last, Failed)
     assert not last.is_bug
-    assert "no song could be labelled" in last.message
+    assert "every song failed" in last.message
 
 
 def test_models_wait_for_a_card_that_another_program_uses_and_may_share_it(job, songs, tmp_path, monkeypatch):
@@ -319,7 +321,7 @@ def test_what_is_typed_while_a_run_goes_on_is_never_overwritten(job, songs, whil
     assert (songs / "first.caption.txt").read_text(encoding="utf-8") == "Typed meanwhile.\n"
     assert (songs / "first.lyrics.txt").read_text(encoding="utf-8") == "[Verse]\nMine\n"
     assert (last.result["described"], last.result["transcribed"], last.result["failed"]) == (2, 2, {})
-    assert sum("your own text stays" in event.note for event in of(Progressed, events)) == 2
+    assert sum("kept your own text" in event.note for event in of(Progressed, events)) == 2
     assert read(songs / "second.json")["caption"] == CAPTION
 
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from acestep.captioning.base import CAPTIONERS, TRANSCRIBERS
+from acestep.captioning.backends import CAPTIONERS, TRANSCRIBERS
 from acestep.captioning.configs import CaptionJob
 from acestep.core.config import assign, fields
 from acestep.core.errors import ConfigError, DatasetError, JobBusy, StorageError

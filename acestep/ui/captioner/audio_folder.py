@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep.captioning.edits import Edits, save_edit
-from acestep.captioning.plan import place
+from acestep.captioning.labeling_plan import song_name
 from acestep.captioning.quality import check_captions
 from acestep.captioning.sidecar import TAG, Known, known_of
 from acestep.core.errors import AceStepError, DatasetError
@@ -62,7 +62,7 @@ class AudioFolder:
         with self._lock:
             found = scan_folder(folder)
             root = folder.resolve()
-            names = {sample.id: place(Path(sample.audio_path), root) for sample in found.dataset.samples}
+            names = {sample.id: song_name(Path(sample.audio_path), root) for sample in found.dataset.samples}
             doubts = _doubts(found.dataset)
             problems = list(found.problems)
             entries = []

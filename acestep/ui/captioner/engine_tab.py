@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 import gradio as gr
 
-from acestep.captioning.cloud import SERVICES, find_key, has_key, remember_key
+from acestep.captioning.api_keys import find_key, has_key, remember_key
+from acestep.captioning.backends import Backend, online_services
 from acestep.captioning.configs import CaptionJob
 from acestep.core.errors import AceStepError, ConfigError
 from acestep.core.paths import checkpoint_roots, typed_path
@@ -19,9 +20,6 @@ from acestep.ui.errors import notify
 from acestep.ui.form import Form
 from acestep.ui.page_context import heading
 
-ADDRESSES = {"whisper": "openai_url", "elevenlabs": "elevenlabs_url", "gemini": "gemini_url"}
-_MODELS = {"captioner": "captioner_model", "transcriber": "transcriber_model"}
-
 
 class EngineTab:
     """Widgets and what they do. ``form`` is the whole job but for the songs."""
@@ -29,7 +27,7 @@ class EngineTab:
     def __init__(self, page: CaptionerContext) -> None:
         self._app = app = page.app
         self._version = 0
-        self.form = Form(CaptionJob, FORM, page.saved_fields, labels=ENGINES, leave_out=LEFT_OUT)
+        self.form = Form(CaptionJob, FORM, page.saved_fields, leave_out=LEFT_OUT)
         heading("What to make, and with what")
         with gr.Row(equal_height=False):
             for group in (("captioner", "write_texts"), ("transcriber", "language"), ("measure", "prefer")):
@@ -40,7 +38,8 @@ class EngineTab:
         with gr.Accordion("Keys of online services", open=False, elem_classes="ac-fold", elem_id="cp-keys"):
             keys = gr.HTML(elem_id="cp-keys-state")
             with gr.Row(elem_classes="ac-grid"):
-                boxes = [self._key_box(name) for name in SERVICES]
+                self._services = [service for service in online_services().values() if service.key_variables]
+                boxes = [self._key_box(service) for service in self._services]
             with gr.Row(elem_classes="ac-actions"):
                 use = gr.Button("Use these keys", elem_id="cp-keys-use")
                 forget = gr.Button("Forget typed keys", elem_id="cp-keys-forget")
@@ -52,43 +51,42 @@ class EngineTab:
         for trigger in (use.click, *(box.submit for box in boxes)):
             page.on(trigger, self._use, boxes, boxes, quiet=True)
         page.on(forget.click, self._forget, [], quiet=True)
-        names = ("captioner", "transcriber", "quantization", "download", *_MODELS.values(), *ADDRESSES.values())
+        names = ("captioner", "transcriber", "quantization", "download", *option_names())
         page.live.show(
             [needs, keys],
             lambda: (self._version, *(app.settings.get(f"{FORM}.{name}") for name in (*names, "checkpoints"))),
             self._render,
         )
 
-    def _key_box(self, name: str) -> gr.Textbox:
-        service = SERVICES[name]
+    def _key_box(self, service: Backend) -> gr.Textbox:
         return gr.Textbox(
-            label=f"{service.label} key",
-            info=f"Kept in memory until the program ends. Or set {service.variables[0]}.",
+            label=f"{service.service} key",
+            info=f"Kept in memory until the program ends. Or set {service.key_variables[0]}.",
             type="password",
             html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
-            elem_id=f"cp-key-{name}",
+            elem_id=f"cp-key-{service.name}",
         )
 
     def _use(self, *typed: str) -> list[str]:
-        given = {name: key for name, key in zip(SERVICES, typed, strict=True) if key and key.strip()}
+        given = [(service, key) for service, key in zip(self._services, typed, strict=True) if key and key.strip()]
         if not given:
             raise ConfigError(["no key was typed"], hint="Type one, or set it in the environment.")
-        for name, key in given.items():
-            find_key(SERVICES[name], key)  # refuses what cannot be a key
-            remember_key(name, key)
+        for service, key in given:
+            find_key(service, key)  # rejects invalid characters
+            remember_key(service.name, key)
         self._version += 1
         notify("In use until the program ends.")
-        return ["" for _ in SERVICES]
+        return ["" for _ in self._services]
 
     def _forget(self) -> None:
-        for name in SERVICES:
-            remember_key(name, "")
+        for service in self._services:
+            remember_key(service.name, "")
         self._version += 1
 
     def _render(self) -> Sequence[str]:
         config = settings_of(self._app)
         cards = [_needs(config, part, getattr(config, part)) for part in ENGINES]
-        rows = [(service.label, _key_state(name)) for name, service in SERVICES.items()]
+        rows = [(service.service, _key_state(service)) for service in self._services]
         return "".join(dict.fromkeys(cards)), html.table(["Service", "Key"], rows, "Keys")
 
 
@@ -100,27 +98,37 @@ def settings_of(app: AppState) -> CaptionJob:
         return app.config_for(Path())
 
 
-def host_of(config: CaptionJob, service: str) -> str:
-    """To which computer songs would be sent."""
-    return urlsplit(getattr(config, ADDRESSES[service])).hostname or "an unknown address"
+def option_names() -> list[str]:
+    """The fields that hold a backend's model or address."""
+    entries = [entry for registry in ENGINES.values() for entry in registry]
+    names = [name for entry in entries for name in (entry.model_option, entry.url_option) if name]
+    return list(dict.fromkeys(names))
+
+
+def host_of(config: CaptionJob, service: Backend) -> str:
+    """The host that receives the songs."""
+    return urlsplit(service.url_in(config)).hostname or "an unknown address"
 
 
 def _needs(config: CaptionJob, part: str, name: str) -> str:
-    """What a back end needs, and whether it is there."""
+    """What a backend needs, and whether it is available."""
     if name == "none":
         words = {"captioner": "No captions will be made.", "transcriber": "No lyrics will be written down."}[part]
         return html.notice(f"{part.capitalize()}: none", [words])
     engine = ENGINES[part][name]
-    if name in SERVICES:
-        where = f"Songs are sent to {host_of(config, name)}."
-        ready = has_key(name)
-        state = "Its key is set." if ready else "Its key is not set: type it below, or set it in the environment."
-        return html.notice(engine.label, [engine.help, where, state], "good" if ready else "warn")
-    found = _folder_of(getattr(config, _MODELS[part]), config)
+    about = [line for line in (engine.help, engine.requires) if line]
+    if engine.is_online:
+        about.append(f"Songs are sent to {host_of(config, engine)}.")
+        ready = has_key(engine)
+        if engine.key_variables:
+            unset = f"Its key is not set: type it below, or set {engine.key_variables[0]}."
+            about.append("Its key is set." if ready else unset)
+        return html.notice(engine.label, about, "good" if ready else "warn")
+    found = _folder_of(engine.model_in(config), config)
     if found:
-        return html.notice(f"{part.capitalize()}: {engine.label}", [engine.help, f"Found in {found}."], "good")
-    lack = "It is not on this computer; the run downloads it first." if config.download else "It is not here."
-    return html.notice(f"{part.capitalize()}: {engine.label}", [engine.help, lack], "warn")
+        return html.notice(f"{part.capitalize()}: {engine.label}", [*about, f"Found in {found}."], "good")
+    missing = "The model is missing; the run downloads it first." if config.download else "The model is missing."
+    return html.notice(f"{part.capitalize()}: {engine.label}", [*about, missing], "warn")
 
 
 def _folder_of(model: str, config: CaptionJob) -> Path | None:
@@ -130,10 +138,10 @@ def _folder_of(model: str, config: CaptionJob) -> Path | None:
     return next((place for place in workspace if base and (place / "config.json").is_file()), None)
 
 
-def _key_state(name: str) -> str:
-    if not has_key(name):
+def _key_state(service: Backend) -> str:
+    if not has_key(service):
         return "not set"
     try:
-        return f"set (...{find_key(SERVICES[name])[-4:]})"
+        return f"set (...{find_key(service)[-4:]})"
     except AceStepError as error:
         return str(error)

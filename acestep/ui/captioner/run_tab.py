@@ -7,15 +7,16 @@ from typing import Any
 
 import gradio as gr
 
-from acestep.captioning.cloud import SERVICES
+from acestep.captioning.backends import online_services
 from acestep.captioning.configs import CaptionJob
-from acestep.captioning.pace import steps_of
-from acestep.captioning.plan import cost_notes, make_plan
+from acestep.captioning.costs import cost_notes
+from acestep.captioning.labeling_plan import make_plan
+from acestep.captioning.pace import backends_of_unknown_pace, steps_of
 from acestep.core.errors import AceStepError, ConfigError
 from acestep.ui import html
 from acestep.ui.captioner.app_state import FOLDER, AppState
 from acestep.ui.captioner.audio_folder import Entry
-from acestep.ui.captioner.engine_tab import host_of
+from acestep.ui.captioner.engine_tab import host_of, option_names
 from acestep.ui.captioner.page_context import CaptionerContext, actions, phrase
 from acestep.ui.errors import describe_error, warn
 from acestep.ui.form import Form
@@ -82,7 +83,7 @@ class RunTab:
 
     def _settings_version(self) -> object:
         get = self._app.settings.get
-        names = ("captioner", "transcriber", "measure", "existing", "openai_url", "elevenlabs_url", "gemini_url")
+        names = ("captioner", "transcriber", "measure", "existing", *option_names())
         return (self._app.version(), *(get(self._form.key(name)) for name in names))
 
     def _render_plan(self) -> list[Any]:
@@ -113,17 +114,21 @@ def ahead_of(app: AppState) -> str:
         plan = make_plan(config)
     except AceStepError as error:
         return html.notice(describe_error(error), tone="warn")
-    work = [task for task in plan.tasks if task.open]
+    work = [song for song in plan.songs if song.is_open]
     if not work:
         return html.notice("All songs have what is asked for.", ["Choose in 2. Engine to redo existing texts."], "good")
     seconds = sum(step.expected_s for step in steps_of(plan, config))
     lines = [f"Roughly {html.approximate_time(seconds)} in all; a computer without a graphics card needs much longer."]
-    chosen = {config.captioner, config.transcriber} & {*SERVICES}
+    services = online_services()
+    chosen = {config.captioner, config.transcriber} & {*services}
     if chosen == {config.captioner, config.transcriber} - {"none"}:
         lines = [f"Roughly {html.approximate_time(seconds)} in all."]
+    lines += [
+        f"{backend.label}: speed unknown, the time above is a guess." for backend in backends_of_unknown_pace(config)
+    ]
     lines += cost_notes(plan, config)
-    lines += [f"{SERVICES[name].label}: the songs are sent to {host_of(config, name)}." for name in sorted(chosen)]
-    title = f"{len(work)} of {html.count(len(plan.tasks), 'song')} to do"
+    lines += [f"{services[n].service}: the songs are sent to {host_of(config, services[n])}." for n in sorted(chosen)]
+    title = f"{len(work)} of {html.count(len(plan.songs), 'song')} to do"
     return html.notice(title, lines, "warn" if chosen else "plain")
 
 

@@ -1,4 +1,4 @@
-"""What the classes of the online services do with a whole folder."""
+"""Run an online service over the songs in a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from acestep.core.errors import AceStepError, DatasetError, ServiceRefused
 
 
 def songs_in(directory: str | Path) -> list[Path]:
-    """The sound files of a folder, without its sub-folders, by name. Raises DatasetError."""
+    """The audio files in a folder, without sub-folders, sorted by name. Raises DatasetError."""
     folder = Path(directory).expanduser()
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder", hint="Choose the folder that holds the songs.")
@@ -19,18 +19,18 @@ def songs_in(directory: str | Path) -> list[Path]:
     return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
 
 
-def for_each(directory: str | Path, work: Callable[[Path], dict[str, Any]]) -> list[dict[str, Any]]:
-    """What ``work`` gives for each song of a folder; ``error`` and ``hint`` in place of it where it failed.
+def for_each(directory: str | Path, label_song: Callable[[Path], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Call ``label_song`` for each song in a folder. Returns its results, or ``error`` and ``hint`` where it failed.
 
     Raises:
-        ServiceRefused: the service will not do any of them.
+        ServiceRefused: the service accepts no requests.
         DatasetError: no such folder.
     """
     results = []
     for path in songs_in(directory):
         result: dict[str, Any] = {"filename": path.name, "path": str(path)}
         try:
-            result |= work(path)
+            result |= label_song(path)
         except ServiceRefused:
             raise
         except AceStepError as error:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from acestep.captioning.backends import CAPTIONERS, TRANSCRIBERS
 from acestep.core.config import Config, assign, option
+from acestep.core.jobs import register_job
 from acestep.core.registry import NameIn
 
 NONE = "none"
@@ -135,3 +136,6 @@ def use_backend(config: CaptionJob, name: str) -> None:
         config.captioner, config.transcriber = NONE, name
     else:
         assign(config, "captioner", name)
+
+
+register_job("caption", config="acestep.captioning.configs:CaptionJob", run="acestep.captioning.run:caption_job")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import pkgutil
-import subprocess
 import sys
 import threading
 import time
@@ -24,7 +23,6 @@ from loguru import logger
 from acestep.core.config import Config, parse
 from acestep.core.errors import (
     AceStepError,
-    JobBusy,
     JobCancelled,
     JobError,
     OutOfMemory,
@@ -32,11 +30,10 @@ from acestep.core.errors import (
     WorkerCrashed,
     code_of,
 )
-from acestep.core.events import FINAL_EVENTS, Cancelled, Event, Failed, Finished, Paused, Resumed
+from acestep.core.events import Cancelled, Event, Failed, Finished, Paused, Resumed
 from acestep.core.files import remove_leftovers, storage_errors
 from acestep.core.job_folder import JobFolder, Request
 from acestep.core.log import job_log
-from acestep.core.paths import PROJECT
 from acestep.core.registry import nearest_hint
 
 # With a run folder behind it: its job, just as it is described there, in a process of its own.
@@ -91,28 +88,25 @@ Job = Callable[[Any, Context], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class JobType:
-    """Where a job and its configuration are; named, not imported, so that torch waits for the first job."""
+    """The import paths of a job and its configuration, so that torch is imported with the first job."""
 
     config: str
     run: str
 
 
-JOBS = {
-    "caption": JobType("acestep.captioning.configs:CaptionJob", "acestep.captioning.run:caption_job"),
-    "compare": JobType("acestep.ui.jobs:CompareJob", "acestep.ui.jobs:compare_job"),
-    "download": JobType("acestep.ui.jobs:DownloadJob", "acestep.ui.jobs:download_job"),
-    "encode": JobType("acestep.preprocessing.configs:EncodeJob", "acestep.preprocessing.share:encode_job"),
-    "estimate": JobType(
-        "acestep.training.evaluation.configs:EstimateJob", "acestep.training.evaluation.sensitivity:estimate_job"
-    ),
-    "generate": JobType("acestep.ui.jobs:GenerateJob", "acestep.ui.jobs:generate_job"),
-    "merge": JobType("acestep.exporting.configs:MergeJob", "acestep.exporting.merge:merge_job"),
-    "preprocess": JobType(
-        "acestep.preprocessing.configs:PreprocessJob", "acestep.preprocessing.builder:preprocess_job"
-    ),
-    "prove": JobType("acestep.exporting.configs:ProveJob", "acestep.exporting.prove:prove_job"),
-    "train": JobType("acestep.training.configs:TrainJob", "acestep.training.trainer:train_job"),
-}
+JOBS: dict[str, JobType] = {}
+
+
+def register_job(name: str, *, config: str, run: str) -> None:
+    """Add a job to those that ``run_job`` knows; called beside the job's configuration, in its own layer.
+
+    Args:
+        config: ``module:Class`` of the configuration.
+        run: ``module:function``, called with the configuration and a Context. Imported when the job runs.
+    """
+    if name in JOBS:
+        raise ValueError(f"job {name!r} is registered twice")
+    JOBS[name] = JobType(config, run)
 
 
 def write_job(folder: Path, job: str, config: Config) -> None:
@@ -206,75 +200,3 @@ def exit_code(last: Event) -> int:
     if isinstance(last, Failed):
         return 3 if last.is_bug else 1
     return 130 if isinstance(last, Cancelled) else 0
-
-
-class JobRunner:
-    """The one heavy job of this program, in a thread or in a process of its own."""
-
-    def __init__(self, command: list[str] | None = None) -> None:
-        self._command = command or COMMAND
-        self._guard = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self.folder: Path | None = None
-
-    @property
-    def busy(self) -> bool:
-        if self._process is not None and self._process.poll() is None:
-            return True
-        return self._thread is not None and self._thread.is_alive()
-
-    def start(self, job: str, config: Config, folder: Path, *, own_process: bool = False) -> None:
-        """Begin a job and return at once. Raises JobBusy while another is at work."""
-        with self._guard:
-            if self.busy:
-                raise JobBusy(f"a job is already running in {self.folder}", hint="Stop it, or wait until it is done.")
-            write_job(folder, job, config)
-            self.folder, self._thread, self._process = folder, None, None
-            if own_process:
-                with JobFolder(folder).output_path.open("wb") as output:
-                    command = [*self._command, str(folder.resolve())]
-                    self._process = subprocess.Popen(command, cwd=PROJECT, stdout=output, stderr=subprocess.STDOUT)
-            else:
-                self._thread = threading.Thread(target=run_job, args=(folder,), name=f"job {job}", daemon=True)
-                self._thread.start()
-
-    def poll(self, offset: int = 0) -> tuple[list[Event], int]:
-        """New events since byte ``offset``; a process that died silently is given a last event, once."""
-        if self.folder is None:
-            return [], offset
-        log = JobFolder(self.folder).events
-        with self._guard:  # one page settles the account, the others only read
-            if self._process is not None and not self.busy:
-                events, _ = log.read()
-                if not events or not isinstance(events[-1], FINAL_EVENTS):
-                    code, output = self._process.returncode, JobFolder(self.folder).output_path
-                    log.emit(
-                        Failed(error="WorkerCrashed", message=f"exit code {code}", hint=f"See {output}.", is_bug=True)
-                    )
-                self._process = None
-        return log.read(offset)
-
-    def pause(self, wanted: bool = True) -> None:
-        """Let the job wait before its next unit of work, or go on. A stop ends a pause."""
-        if self.folder is not None:
-            folder = JobFolder(self.folder)
-            folder.request_pause() if wanted else folder.request_resume()
-
-    def cancel(self) -> None:
-        """Ask the job to stop at the next unit of work; it saves what it has."""
-        if self.folder is not None:
-            JobFolder(self.folder).request_stop()
-
-    def join(self, timeout_s: float | None = None) -> bool:
-        """Wait for the job's end; a process that outlasts the time is killed. True when it ended by itself."""
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-        if self._process is not None:
-            try:
-                self._process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-                return False
-        return not self.busy

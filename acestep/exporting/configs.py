@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from acestep.core.config import Config, option
+from acestep.core.jobs import register_job
 from acestep.core.registry import Entry, Registry
 
 ALL = "all"
@@ -71,3 +72,7 @@ class ProveJob(Config):
     steps: int | None = option(None, "Inference steps", "Empty: those of the model.", ge=1, le=200, advanced=True)
     device: str = option("auto", "Device", "auto takes the best of this machine.", advanced=True)
     root: Path | None = option(None, "Checkpoints folder", "Where else to look for the base model.", advanced=True)
+
+
+register_job("merge", config="acestep.exporting.configs:MergeJob", run="acestep.exporting.merge:merge_job")
+register_job("prove", config="acestep.exporting.configs:ProveJob", run="acestep.exporting.prove:prove_job")

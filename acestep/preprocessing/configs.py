@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from acestep.core.config import Config, group, option
+from acestep.core.jobs import register_job
 
 
 class PreprocessJob(Config):
@@ -53,3 +54,15 @@ class EncodeJob(Config):
 
     songs: Path = option(..., "Songs", "JSON file of the planned songs.")
     job: PreprocessJob = group(PreprocessJob, "Preprocessing")
+
+
+register_job(
+    "encode",
+    config="acestep.preprocessing.configs:EncodeJob",
+    run="acestep.preprocessing.share:encode_job",
+)
+register_job(
+    "preprocess",
+    config="acestep.preprocessing.configs:PreprocessJob",
+    run="acestep.preprocessing.builder:preprocess_job",
+)

@@ -22,6 +22,7 @@ from acestep.core.config import Config, assign, fields, group, groups, option, p
 from acestep.core.errors import ConfigError, TrainingError
 from acestep.core.files import read_json
 from acestep.core.job_folder import WORKERS
+from acestep.core.jobs import register_job
 from acestep.core.registry import NameIn, nearest_hint
 from acestep.training.evaluation.preview_config import PreviewConfig
 from acestep.training.loss_weights import LOSS_WEIGHTS
@@ -341,3 +342,6 @@ def __getattr__(name: str) -> Any:
 
         return getattr(presets, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+register_job("train", config="acestep.training.configs:TrainJob", run="acestep.training.trainer:train_job")

@@ -1,4 +1,4 @@
-"""The long jobs that only the pages need. Importing this does not import torch; doing them does."""
+"""The jobs of the pages. Importing this module registers every job of the program and does not import torch."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import acestep.captioning.configs
+import acestep.exporting.configs
+import acestep.preprocessing.configs
+import acestep.training.configs
+import acestep.training.evaluation.configs  # noqa: F401
 from acestep.core.config import Config, group, option
 from acestep.core.errors import AdapterError, ModelMismatch
 from acestep.core.events import ItemFailed, LogMessage, Progressed, Saved, Started
-from acestep.core.jobs import Context, write_job
+from acestep.core.jobs import Context, register_job, write_job
 from acestep.models.configs import GenerationConfig
 from acestep.ui.service import SERVICE, require_checkpoint
 
@@ -136,3 +141,8 @@ def download_job(config: DownloadJob, context: Context) -> dict[str, Any]:
         should_stop=lambda: context.cancelled,
     )
     return {"folders": [str(folder) for folder in folders]}
+
+
+register_job("compare", config="acestep.ui.jobs:CompareJob", run="acestep.ui.jobs:compare_job")
+register_job("download", config="acestep.ui.jobs:DownloadJob", run="acestep.ui.jobs:download_job")
+register_job("generate", config="acestep.ui.jobs:GenerateJob", run="acestep.ui.jobs:generate_job")

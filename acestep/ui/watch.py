@@ -23,7 +23,7 @@ from acestep.core.events import (
     Waiting,
 )
 from acestep.core.job_folder import JobFolder
-from acestep.core.jobs import JobRunner
+from acestep.core.job_runner import JobRunner
 
 State = Literal["idle", "running", "paused", "stopping", "done", "stopped", "failed", "interrupted"]
 ACTIVE: tuple[State, ...] = ("running", "paused", "stopping")

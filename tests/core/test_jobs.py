@@ -8,7 +8,8 @@ from acestep.core import jobs
 from acestep.core.errors import JobBusy, JobError
 from acestep.core.event_log import EventLog
 from acestep.core.events import FINAL_EVENTS, Cancelled, Failed, Finished, Progressed, Started, UnknownEvent
-from acestep.core.jobs import JobRunner, exit_code, run_job, write_job
+from acestep.core.job_runner import JobRunner
+from acestep.core.jobs import exit_code, run_job, write_job
 from acestep.core.runs import list_runs
 from tests.core.fake_jobs import TABLE, Count
 

@@ -10,7 +10,7 @@ import pytest
 
 from acestep.core import jobs
 from acestep.core.events import Cancelled, Finished, Progressed
-from acestep.core.jobs import JobRunner
+from acestep.core.job_runner import JobRunner
 from tests.core.fake_jobs import TABLE, Count
 
 

@@ -27,7 +27,8 @@ from pathlib import Path
 
 from acestep.core.event_log import EventLog
 from acestep.core.events import FINAL_EVENTS, Cancelled, Event, Failed
-from acestep.core.jobs import JobRunner, write_job
+from acestep.core.job_runner import JobRunner
+from acestep.core.jobs import write_job
 from tests.training.drill_checks import require_whole, steps_in, temporaries
 from tests.training.drill_work import SAVE_EVERY, Work, works
 from tests.training.faults import BATCHES, BYTES, CALLS, LOADS, OPERATIONS, STEPS, Fault, faulty_run

@@ -9,7 +9,8 @@ import torch
 from acestep.cli import main
 from acestep.core.events import Cancelled, Failed, Finished
 from acestep.core.files import remove_leftovers
-from acestep.core.jobs import JobRunner, run_job, write_job
+from acestep.core.job_runner import JobRunner
+from acestep.core.jobs import run_job, write_job
 from acestep.core.paths import PROJECT
 from acestep.training import session
 from tests.training.drill import KINDS, Drill, table

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from acestep.adapters.configs import ADAPTERS
 from acestep.core.config import Config, option
+from acestep.core.jobs import register_job
 from acestep.core.registry import NameIn
 
 KindWithRanks = Annotated[str, NameIn(ADAPTERS, where=lambda entry: entry.has_ranks)]
@@ -63,3 +64,10 @@ class EstimateJob(Config):
     def folder(self) -> Path:
         """Where the results and the job's own files go."""
         return self.out or self.tensor_dir / "_sensitivity"
+
+
+register_job(
+    "estimate",
+    config="acestep.training.evaluation.configs:EstimateJob",
+    run="acestep.training.evaluation.sensitivity:estimate_job",
+)

@@ -12,7 +12,7 @@ from acestep.captioning.configs import CaptionJob
 from acestep.core.config import assign, fields
 from acestep.core.errors import ConfigError, DatasetError, JobBusy, StorageError
 from acestep.core.job_folder import JobFolder
-from acestep.core.jobs import JobRunner
+from acestep.core.job_runner import JobRunner
 from acestep.core.registry import Registry
 from acestep.ui.captioner import config_file
 from acestep.ui.captioner.audio_folder import AudioFolder

@@ -12,7 +12,7 @@ from acestep.adapters.configs import ADAPTERS
 from acestep.core.config import Config
 from acestep.core.errors import CheckpointError, JobBusy, StorageError
 from acestep.core.job_folder import JobFolder
-from acestep.core.jobs import JobRunner
+from acestep.core.job_runner import JobRunner
 from acestep.models.checkpoint import Checkpoint, find_checkpoint, list_checkpoints
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.tensors.manifest import NAME as MANIFEST

@@ -1,0 +1,88 @@
+"""Starts, pauses and stops one job of this program, in a thread or in a separate process."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from pathlib import Path
+
+from acestep.core.config import Config
+from acestep.core.errors import JobBusy, WorkerCrashed
+from acestep.core.events import FINAL_EVENTS, Event, Failed
+from acestep.core.job_folder import JobFolder
+from acestep.core.jobs import COMMAND, run_job, write_job
+from acestep.core.paths import PROJECT
+
+
+class JobRunner:
+    """Runs at most one job at a time, in a thread or in a separate process."""
+
+    def __init__(self, command: list[str] | None = None) -> None:
+        self._command = command or COMMAND
+        self._guard = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self.folder: Path | None = None
+
+    @property
+    def busy(self) -> bool:
+        if self._process is not None and self._process.poll() is None:
+            return True
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, job: str, config: Config, folder: Path, *, own_process: bool = False) -> None:
+        """Begin a job and return at once. Raises JobBusy while another is at work."""
+        with self._guard:
+            if self.busy:
+                raise JobBusy(f"a job is already running in {self.folder}", hint="Stop it, or wait until it is done.")
+            write_job(folder, job, config)
+            self.folder, self._thread, self._process = folder, None, None
+            if own_process:
+                with JobFolder(folder).output_path.open("wb") as output:
+                    command = [*self._command, str(folder.resolve())]
+                    self._process = subprocess.Popen(command, cwd=PROJECT, stdout=output, stderr=subprocess.STDOUT)
+            else:
+                self._thread = threading.Thread(target=run_job, args=(folder,), name=f"job {job}", daemon=True)
+                self._thread.start()
+
+    def poll(self, offset: int = 0) -> tuple[list[Event], int]:
+        """New events since byte ``offset``; a process that died silently is given a last event, once."""
+        if self.folder is None:
+            return [], offset
+        log = JobFolder(self.folder).events
+        with self._guard:  # one page settles the account, the others only read
+            if self._process is not None and not self.busy:
+                events, _ = log.read()
+                if not events or not isinstance(events[-1], FINAL_EVENTS):
+                    code, output = self._process.returncode, JobFolder(self.folder).output_path
+                    log.emit(
+                        Failed(
+                            error=WorkerCrashed.code, message=f"exit code {code}", hint=f"See {output}.", is_bug=True
+                        )
+                    )
+                self._process = None
+        return log.read(offset)
+
+    def pause(self, wanted: bool = True) -> None:
+        """Let the job wait before its next unit of work, or go on. A stop ends a pause."""
+        if self.folder is not None:
+            folder = JobFolder(self.folder)
+            folder.request_pause() if wanted else folder.request_resume()
+
+    def cancel(self) -> None:
+        """Ask the job to stop at the next unit of work; it saves what it has."""
+        if self.folder is not None:
+            JobFolder(self.folder).request_stop()
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait for the job's end; a process that outlasts the time is killed. True when it ended by itself."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        if self._process is not None:
+            try:
+                self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+                return False
+        return not self.busy

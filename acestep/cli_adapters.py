@@ -10,7 +10,8 @@ import typer
 from acestep.console import Json, answer, do
 from acestep.core.config import parse
 from acestep.core.errors import ConfigError
-from acestep.exporting.configs import ALL, TARGETS, MergeJob, ProveJob
+from acestep.exporting.configs import MergeJob, ProveJob
+from acestep.exporting.targets import ALL, TARGETS
 from acestep.flags import add_command
 
 Adapter = Annotated[Path, typer.Argument(help="Run folder, adapter folder or file.")]
@@ -66,7 +67,7 @@ def import_(
     json_output: Json = False,
 ) -> None:
     """Read an adapter of another trainer, ComfyUI or diffusers and write it as a folder of ours."""
-    from acestep.exporting.foreign import import_adapter
+    from acestep.exporting.importers import import_adapter
 
     result = import_adapter(adapter, out=out, checkpoint=checkpoint, rank=rank, trigger_word=trigger_word)
     answer(result, json_output)

@@ -24,7 +24,7 @@ from acestep.adapters.configs import LoRAConfig
 from acestep.adapters.files import load_adapter, method
 from acestep.core.jobs import write_job
 from acestep.core.paths import PROJECT
-from acestep.exporting.check import ask
+from acestep.exporting.check import probe_decoder
 from acestep.exporting.configs import MergeJob
 from acestep.exporting.stream import TensorWriter
 from acestep.models.layout import DEFAULTS, expected_shapes
@@ -96,7 +96,7 @@ def answer(model: Path, adapter: Path | None = None) -> Tensor:
     decoder = load_dit(model)
     if adapter:
         load_adapter(decoder, adapter)
-    found = ask(decoder)
+    found = probe_decoder(decoder)
     del decoder
     gc.collect()
     return found

@@ -14,7 +14,7 @@ from torch import Tensor
 from acestep.adapters.base import StoredAdapter
 from acestep.core.errors import AdapterError
 from acestep.exporting.delta import base_of, needs_base
-from acestep.exporting.foreign import read_any
+from acestep.exporting.importers import read_any
 from acestep.exporting.lowrank import as_lora, lora_of
 from acestep.exporting.package import write_for
 from acestep.exporting.source import CONVOLUTIONS, Source

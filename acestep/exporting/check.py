@@ -1,4 +1,4 @@
-"""The self-test of every export: what the other program will hear against what was trained."""
+"""Verification of every export: compares what the other program loads with what was trained."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from torch import Tensor, nn
 from acestep.adapters.files import load_adapter, method
 from acestep.core.errors import AdapterError
 from acestep.exporting.delta import BaseWeights, Parts, delta
-from acestep.exporting.programs import Written
+from acestep.exporting.load_result import WrittenAdapter
 from acestep.exporting.source import CONVOLUTIONS, Source
 from acestep.models.load import load_dit
 from acestep.models.names import original_to_diffusers
 
-_ROUNDED, _EXACT = 1e-2, 1e-4  # how far an exact form may be off, by the rounding of 16 and 32 bit files
-_INAUDIBLE = 3e-8  # root mean square of an addition; the weights are near 0.02, and fp32 rounds them by 1e-9
+_ROUNDED, _EXACT = 1e-2, 1e-4  # largest residual of an exact form, from rounding in 16-bit and 32-bit files
+_MIN_RMS = 3e-8  # RMS of a weight delta; the weights are near 0.02, and fp32 rounds them by 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """``residual``: |exported - trained| / |trained| over all weights; ``smallest`` and ``largest`` addition."""
+class ExportMetrics:
+    """Metrics of an exported adapter.
+
+    Attributes:
+        modules: number of modules that the program loads.
+        residual: |exported - trained| / |trained| over all weights.
+        smallest, largest: norms of the weight deltas.
+    """
 
     modules: int
     residual: float
@@ -32,52 +38,54 @@ class Figures:
     largest: float
 
 
-def compare(source: Source, written: Written) -> Figures:
-    """The figures of a written adapter.
+def compare(source: Source, written: WrittenAdapter) -> ExportMetrics:
+    """Compare a written adapter with its source.
 
     Raises:
-        AdapterError: a key or module is lost, something is NaN or falls silent, or an exact form is not exact.
+        AdapterError: a key or module is lost, a value is NaN, a module adds nothing, or an exact form is not exact.
     """
-    heard, where = written.heard, source.adapter.file
-    lost = [name for name in source.modules if name not in heard.modules and name not in CONVOLUTIONS]
-    if heard.left_out or lost or heard.modules.keys() - source.modules.keys():
-        raise AdapterError(f"{where} was not written whole: {', '.join([*heard.left_out, *lost][:3])} cannot be read")
-    if unsound := [name for name, parts in heard.modules.items() if not all(map(_finite, parts.values()))]:
+    loaded, where = written.loaded, source.adapter.file
+    lost = [name for name in source.modules if name not in loaded.modules and name not in CONVOLUTIONS]
+    if loaded.left_out or lost or loaded.modules.keys() - source.modules.keys():
+        raise AdapterError(
+            f"{where} was not written completely: {', '.join([*loaded.left_out, *lost][:3])} cannot be read"
+        )
+    if unsound := [name for name, parts in loaded.modules.items() if not all(map(_finite, parts.values()))]:
         raise AdapterError(f"{where} cannot be written: {unsound[0]} would hold NaN or infinite values")
     error = whole = 0.0
     norms, silent = [], []
     for name in source.modules:
-        size, off, heard_size = _sizes(source, name, heard.modules.get(name))
+        size, off, loaded_size = _sizes(source, name, loaded.modules.get(name))
         error, whole = error + off**2, whole + size**2
-        if name in heard.modules:
-            norms.append(heard_size)
-            silent += [name] if size > 0 and not heard_size > 0 else []
+        if name in loaded.modules:
+            norms.append(loaded_size)
+            silent += [name] if size > 0 and not loaded_size > 0 else []
     residual = math.sqrt(error / whole) if whole else math.nan
     limit = _EXACT if source.adapter.dtype == torch.float32 else _ROUNDED
     if silent or not residual < (limit if written.exact else 1.0):
         worst = f", and {silent[0]} adds nothing" if silent else ""
         raise AdapterError(f"the export of {where} is not what was trained: it is off by {residual:.2%}{worst}")
-    return Figures(len(norms), residual, min(norms), max(norms))
+    return ExportMetrics(len(norms), residual, min(norms), max(norms))
 
 
 def _sizes(source: Source, name: str, parts: Parts | None) -> tuple[float, float, float]:
-    """Norms of what one module was trained to add, of the difference to what it will add, and of the latter."""
+    """Norms for one module: of the trained delta, of its difference to the loaded delta, and of the loaded delta."""
     if parts and source.own and _equal(parts, own := source.own_modules[name]):
         size = method(source.own.kind).delta_norm(dict(own))
         return size, 0.0, size
-    wanted, found = _effects(source, name, parts)
+    wanted, found = _deltas(source, name, parts)
     return float(wanted.norm()), float((found - wanted).norm()), float(found.norm())
 
 
 def _equal(parts: Parts, own: Parts) -> bool:
-    """Whether they hold the same numbers: then they add the same, and no large matrix need be made to tell."""
+    """Whether all values are equal. Avoids computing large matrices."""
     return parts.keys() == own.keys() and all(torch.equal(parts[name].float(), value) for name, value in own.items())
 
 
-def _effects(source: Source, name: str, parts: Parts | None) -> tuple[Tensor, Tensor]:
-    """What one module was trained to add, and what it will add.
+def _deltas(source: Source, name: str, parts: Parts | None) -> tuple[Tensor, Tensor]:
+    """The trained and the loaded weight delta of one module.
 
-    Where nobody can tell without the base model, and that is not here, the matrices themselves stand for it.
+    If the delta depends on the base model and there is none, the parts themselves are compared.
     """
     own = source.modules[name]
     if source.measures_base and not source.base:
@@ -91,16 +99,16 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _flat(parts: Parts, like: Parts) -> Tensor:
-    """All numbers of ``parts`` in one row; NaN for what is not there."""
+    """All values of ``parts`` in one vector, NaN for missing parts."""
     values = [parts.get(name, torch.full_like(value, math.nan)) for name, value in sorted(like.items())]
     return torch.cat([value.float().flatten() for value in values])
 
 
 def require_learned(source: Source) -> None:
-    """Raises AdapterError where a module adds nothing, or no more than rounding does: it never learned."""
+    """Raise AdapterError if a module adds nothing, or no more than rounding does."""
     kind, idle = method(source.adapter.kind), []
     for name, parts in source.modules.items():
-        if not kind.delta_norm(parts) > _INAUDIBLE * math.sqrt(math.prod(kind.delta_shape(parts))):
+        if not kind.delta_norm(parts) > _MIN_RMS * math.sqrt(math.prod(kind.delta_shape(parts))):
             idle.append(name)
     if idle:
         raise AdapterError(
@@ -109,28 +117,28 @@ def require_learned(source: Source) -> None:
         )
 
 
-class Listener:
-    """The decoder's answer to ``ask`` in fp32: without the adapter, as trained, and as another program hears it."""
+class OutputComparison:
+    """Compares decoder outputs in fp32: without the adapter, as trained, and as another program loads it."""
 
     @torch.no_grad()
     def __init__(self, source: Source, base: BaseWeights) -> None:
         self._source = source
         self._base = base
         self._decoder = load_dit(base.checkpoint)
-        self._plain = ask(self._decoder)
+        self._plain = probe_decoder(self._decoder)
         adapter = load_adapter(self._decoder, source.adapter.file)
         adapter.set_strength(source.strength)
-        self._trained = ask(self._decoder)
+        self._trained = probe_decoder(self._decoder)
         adapter.remove()
 
     @torch.no_grad()
-    def error(self, written: Written) -> float:
+    def error(self, written: WrittenAdapter) -> float:
         """|exported - trained| / |trained - base|"""
-        for name, parts in written.heard.modules.items():
+        for name, parts in written.loaded.modules.items():
             weight = self._weight(name)
             weight += delta(parts, self._source.base_weight(name)).reshape(weight.shape)
-        found = ask(self._decoder)
-        for name in written.heard.modules:
+        found = probe_decoder(self._decoder)
+        for name in written.loaded.modules:
             self._weight(name).copy_(self._base[name])
         return float((found - self._trained).norm() / (self._trained - self._plain).norm())
 
@@ -139,8 +147,8 @@ class Listener:
         return weight  # type: ignore[no-any-return]
 
 
-def ask(decoder: nn.Module) -> Tensor:
-    """[2, T, C] the decoder's answer to always the same question, two seconds at two times."""
+def probe_decoder(decoder: nn.Module) -> Tensor:
+    """The decoder's output [2, T, C] for fixed random inputs: T = 50 frames (2 s) at two timesteps."""
     config: Any = decoder.config
     channels = config.audio_acoustic_hidden_dim
     width = config.encoder_hidden_size or config.hidden_size
@@ -150,7 +158,7 @@ def ask(decoder: nn.Module) -> Tensor:
         for shape in ((50, channels), (50, config.in_channels - channels), (16, width))
     )
     time = torch.tensor([0.3, 0.8])
-    answer: Tensor = decoder(
+    output: Tensor = decoder(
         hidden_states=points,
         timestep=time,
         timestep_r=time,
@@ -158,9 +166,9 @@ def ask(decoder: nn.Module) -> Tensor:
         context_latents=context,
         return_dict=False,
     )[0]
-    return answer
+    return output
 
 
-def figures_of(found: Figures) -> Mapping[str, Any]:
-    """As they go into the answer of a command."""
+def metrics_as_json(found: ExportMetrics) -> Mapping[str, Any]:
+    """The metrics by their names in the result of a command."""
     return {"modules": found.modules, "delta_norm": [found.smallest, found.largest], "residual": found.residual}

@@ -17,8 +17,8 @@ from acestep.core.files import replace_folder, require_space, write_json
 from acestep.core.jobs import Context
 from acestep.exporting.configs import MergeJob
 from acestep.exporting.delta import BaseWeights, delta
+from acestep.exporting.merged_layout import FileTensor, MergedFiles, diffusers_layout, same_layout
 from acestep.exporting.owned import require_own, write_mark
-from acestep.exporting.plan import Piece, Plan, diffusers_layout, same_layout
 from acestep.exporting.source import Source
 from acestep.exporting.stream import TensorWriter, dtype_of, read_tensor
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
@@ -85,7 +85,7 @@ class _Merger:
         self._error = self._whole = 0.0
         self._done = 0
 
-    def write(self, plan: Plan, folder: Path) -> float:
+    def write(self, plan: MergedFiles, folder: Path) -> float:
         """All files of ``plan``; returns |written - exact| / |addition| over all changed weights."""
         total = sum(map(len, plan.weights.values()))
         self._context.emit(Started(job="merge", total=total, unit="weights"))
@@ -99,7 +99,7 @@ class _Merger:
             write_json(folder / path, content)
         return math.sqrt(self._error / self._whole) if self._whole else 0.0
 
-    def _stream(self, file: Path, pieces: list[Piece], total: int) -> None:
+    def _stream(self, file: Path, pieces: list[FileTensor], total: int) -> None:
         by_name = {piece.name: piece for piece in pieces}
         with TensorWriter(file, {name: _form(piece) for name, piece in by_name.items()}) as writer:
             for name in writer.names:
@@ -130,7 +130,7 @@ class _Merger:
         return merged
 
 
-def _form(piece: Piece) -> tuple[torch.dtype, tuple[int, ...]]:
+def _form(piece: FileTensor) -> tuple[torch.dtype, tuple[int, ...]]:
     values = piece.values
     return (values.dtype, tuple(values.shape)) if isinstance(values, Tensor) else (dtype_of(values), values.shape)
 

@@ -1,11 +1,10 @@
-"""Adapters for other programs: written whole, read back, compared, and only then put in place."""
+"""Export adapters to other programs: write, read back, compare, and only then move into place."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,20 +17,17 @@ from acestep.adapters.lokr_file import CONFIG as LOKR_CONFIG
 from acestep.adapters.lora_file import CONFIG as LORA_CONFIG
 from acestep.core.errors import AceStepError, AdapterError, StorageError
 from acestep.core.files import replace_folder, write_text
-from acestep.exporting.check import Listener, compare, figures_of, require_learned
-from acestep.exporting.configs import ALL, TARGETS
+from acestep.exporting.check import OutputComparison, compare, metrics_as_json, require_learned
 from acestep.exporting.delta import base_of, needs_base
+from acestep.exporting.load_result import WrittenAdapter, unsupported_convolutions
 from acestep.exporting.lowrank import EXACT
-from acestep.exporting.programs import Written, left_behind
-from acestep.exporting.readme import README, readme, sample_prompt
+from acestep.exporting.model_card import README, model_card, sample_prompt
 from acestep.exporting.source import Source
-
-Writer = Callable[[Source, Path, str], Written]
-"""(adapter, an empty folder, the name it goes by) -> what the program will make of what was written."""
+from acestep.exporting.targets import ALL, TARGETS
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _USUAL_FILE = re.compile(r"adapter_model|lo\w\w_weights")
-_PARTS_OF_A_RUN = re.compile(r"adapter|final|best|checkpoints|epoch_\d+.*")
+_RUN_SUBFOLDERS = re.compile(r"adapter|final|best|checkpoints|epoch_\d+.*")
 
 
 def export_adapter(
@@ -46,116 +42,118 @@ def export_adapter(
     prompt: str = "",
     license: str = "",
 ) -> dict[str, Any]:
-    """Write ``adapter`` for the program ``to`` and check the result by reading it as that program will.
+    """Write ``adapter`` for the program ``to`` and verify the result with that program's loading rules.
 
     Args:
-        adapter: an adapter folder or file, or a run folder: then its final adapter, else the best, else the
-            newest checkpoint.
-        to: a name in ``TARGETS``, or "all" for each of them in a folder of its own below ``out``.
-        out: the folder to write. It is replaced only if this program made it.
-        checkpoint: the base model. With it the whole decoder's answer is compared too; DoRA needs it for ComfyUI.
-            Without, it is looked for by the name that the adapter tells.
-        rank: make it a LoRA of this rank, whatever it is; without, it is changed only where the program demands it.
-        strength: baked in.
-        dtype: of the weights; without, that of ``adapter``.
+        adapter: adapter folder or file, or a run folder: its final adapter, else the best, else the newest
+            checkpoint.
+        to: a name in ``TARGETS``, or "all" for every target, each in its own folder below ``out``.
+        out: folder to write. An existing folder is replaced only if this program wrote it.
+        checkpoint: base model. If given, the decoder outputs are compared too. DoRA needs a base model for ComfyUI;
+            without ``checkpoint`` it is found by the name in the adapter's metadata.
+        rank: convert to a LoRA of this rank. Default: convert only if the program requires it.
+        strength: scale that is applied to the weights.
+        dtype: dtype of the weights. Default: that of ``adapter``.
         prompt, license: for the model card and the metadata.
 
     Returns:
-        ``adapter`` (path to hand over), ``source``, ``kind``, ``form``, ``modules``, ``delta_norm`` (smallest and
-        largest addition to a weight), ``residual`` (what is lost, as a share), ``output_error`` with ``checkpoint``,
-        ``trigger_word``, ``notes``. For "all" these under ``targets``, and under ``refused`` why one is missing.
+        ``adapter`` (path to load in the program), ``source``, ``kind``, ``form``, ``modules``, ``delta_norm`` (smallest
+        and largest norm of a weight delta), ``residual`` (relative error), ``output_error`` if ``checkpoint`` is
+        given, ``trigger_word``, ``notes``. For "all": these by target under ``targets``, and the reasons of failed
+        targets under ``refused``.
 
     Raises:
-        AdapterError: nothing readable there, the adapter adds nothing to some module, or the program cannot take it.
-        ModelMismatch: it was made for another model than ``checkpoint``.
+        AdapterError: no readable adapter, a module adds nothing, or the program cannot load it.
+        ModelMismatch: the adapter was trained on another base model than ``checkpoint``.
         UnknownName: no such target.
-        StorageError: ``out`` holds something else, or cannot be written.
+        StorageError: ``out`` contains other files, or cannot be written.
     """
     if to != ALL:
-        TARGETS[to]  # a wrong name is told before anything is read
+        TARGETS[to]  # raises UnknownName before anything is read
     if require_finite(strength) == 0.0:
-        raise AdapterError("at strength 0 nothing of the adapter is left", hint="Use a number such as 1.0.")
-    stored = _told(read_adapter(adapter), prompt, license, dtype)
+        raise AdapterError("strength 0 removes the adapter", hint="Use a number such as 1.0.")
+    stored = _with_facts(read_adapter(adapter), prompt, license, dtype)
     base = base_of(stored, checkpoint) if checkpoint is not None or needs_base(stored) else None
     source = Source(stored, base, rank=rank, strength=strength)
     require_learned(source)
-    listener = Listener(source, base) if base and checkpoint is not None else None
+    comparison = OutputComparison(source, base) if base and checkpoint is not None else None
     if to != ALL:
-        return write_for(source, to, out, listener)
+        return write_for(source, to, out, comparison)
     written, refused = {}, {}
     for target in TARGETS.names:
         try:
             folder = out / target / run_name(stored.file)
-            written[target] = write_for(source, target, folder, listener)
+            written[target] = write_for(source, target, folder, comparison)
         except AceStepError as reason:
             refused[target] = f"{reason} {reason.hint}".strip()
     if not written:
-        raise AdapterError(f"no program can take {stored.file}: {'; '.join(refused.values())}")
+        raise AdapterError(f"no program can load {stored.file}: {'; '.join(refused.values())}")
     return {"adapter": str(out), "source": str(stored.file), "targets": written, "refused": refused}
 
 
 def run_name(file: Path) -> str:
-    """What an adapter is called: its run, with the epoch if it is an earlier checkpoint; or as its file is."""
+    """The name of an adapter: that of its run, with the epoch of an earlier checkpoint, or that of its file."""
     if not _USUAL_FILE.fullmatch(file.stem):
         return file.stem
     folder = file.parent
     epoch = next((part for part in folder.parts[::-1] if part.startswith("epoch_")), "")
-    while _PARTS_OF_A_RUN.fullmatch(folder.name):
+    while _RUN_SUBFOLDERS.fullmatch(folder.name):
         folder = folder.parent
     name = folder.resolve().name
     return f"{name}-{epoch}" if epoch else name
 
 
-def _told(stored: StoredAdapter, prompt: str, license: str, dtype: str | None) -> StoredAdapter:
-    """The adapter with what its files shall tell, in the type they shall have."""
+def _with_facts(stored: StoredAdapter, prompt: str, license: str, dtype: str | None) -> StoredAdapter:
+    """The adapter with the metadata and dtype of the exported files."""
     facts = {**stored.card.facts, "sample_prompt": prompt or sample_prompt(stored.card)}
     facts |= {"license": license} if license else {}
     card = dataclasses.replace(stored.card, facts=facts)
     return dataclasses.replace(stored, card=card, dtype=DTYPES[dtype] if dtype else stored.dtype)
 
 
-def write_for(source: Source, to: str, out: Path, listener: Listener | None = None) -> dict[str, Any]:
-    """Write and check ``source`` for one program; a ``listener`` compares the decoder's answers too."""
-    write: Writer = TARGETS[to].load()
+def write_for(source: Source, to: str, out: Path, comparison: OutputComparison | None = None) -> dict[str, Any]:
+    """Write ``source`` for one program and verify it, with ``comparison`` also by decoder outputs."""
+    write = TARGETS[to].load()
     require_free(out)
     card = source.adapter.card
     with replace_folder(out) as fresh:
         written = write(source, fresh, out.name)
         found = compare(source, written)
-        text = readme(out.name, card, program=to, form=written.form, residual=found.residual)
+        text = model_card(out.name, card, target=TARGETS[to], form=written.form, residual=found.residual)
         write_text(fresh / README, text)
     result = {
-        "adapter": str(out / written.hand_over),
+        "adapter": str(out / written.file),
         "source": str(source.adapter.file),
         "kind": source.adapter.kind,
         "form": written.form,
-        **figures_of(found),
+        **metrics_as_json(found),
         "trigger_word": card.trigger_word,
         "notes": _notes(source, written, found.residual),
     }
-    if listener:
-        result["output_error"] = listener.error(written)
+    if comparison:
+        result["output_error"] = comparison.error(written)
     return result
 
 
-def _notes(source: Source, written: Written, residual: float) -> list[str]:
-    notes = [f"{module} is left out: this program cannot take it" for module in left_behind(source, written.heard)]
+def _notes(source: Source, written: WrittenAdapter, residual: float) -> list[str]:
+    dropped = unsupported_convolutions(source, written.loaded)
+    notes = [f"{module} is left out: this program does not support it" for module in dropped]
     if not written.exact and residual > EXACT:
         notes.append(f"as a LoRA it loses {residual:.2%} of what was trained; a higher rank keeps more")
     return notes
 
 
 def require_free(out: Path) -> None:
-    """Raises StorageError unless ``out`` is new, empty, or an adapter folder that this program wrote."""
-    if not out.exists() or (out.is_dir() and (not any(out.iterdir()) or _ours(out))):
+    """Raise StorageError unless ``out`` is new, empty, or an adapter folder that this program wrote."""
+    if not out.exists() or (out.is_dir() and (not any(out.iterdir()) or _is_own_export(out))):
         return
     raise StorageError(f"{out} exists and was not made by this program", hint="Choose a new folder.")
 
 
-def _ours(folder: Path) -> bool:
-    """Whether ``folder`` holds one adapter file that this program wrote with its model card, and no strange files.
+def _is_own_export(folder: Path) -> bool:
+    """Whether ``folder`` holds exactly one adapter of this program with its model card, and no other files.
 
-    Training writes no model card: its folders are never replaced.
+    Training writes no model card, so its folders are never replaced.
     """
     names = {each.name for each in folder.iterdir()}
     files = names - {README, LORA_CONFIG, LOKR_CONFIG}
@@ -163,8 +161,8 @@ def _ours(folder: Path) -> bool:
         return False
     try:
         with safe_open(folder / files.pop(), framework="pt") as opened:
-            told = opened.metadata() or {}
-            told |= json.loads(told.get("run_metadata", "{}"))
+            metadata = opened.metadata() or {}
+            metadata |= json.loads(metadata.get("run_metadata", "{}"))
     except (SafetensorError, OSError, ValueError, TypeError):
         return False
-    return str(told.get("program", "")).startswith("acestep ")
+    return str(metadata.get("program", "")).startswith("acestep ")

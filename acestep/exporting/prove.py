@@ -22,8 +22,8 @@ from acestep.core.jobs import Context
 from acestep.dataset.prompt import caption_with_tag
 from acestep.exporting.configs import ProveJob
 from acestep.exporting.delta import BaseWeights
+from acestep.exporting.model_card import sample_prompt, tag_position
 from acestep.exporting.owned import require_own, write_mark
-from acestep.exporting.readme import sample_prompt, tag_position
 from acestep.exporting.source import Source
 from acestep.models.checkpoint import Checkpoint, check_companions, find_checkpoint
 from acestep.models.configs import GenerationConfig

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from acestep.adapters.base import Adapter
 from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import ADAPTERS, AdapterConfig
-from acestep.exporting.check import ask
+from acestep.exporting.check import probe_decoder
 from acestep.models.dit import AceStepDiT
 from acestep.models.layout import DEFAULTS, expected_shapes
 from acestep.models.load import load_dit
@@ -104,7 +104,7 @@ def train(decoder: nn.Module, kind: str, setting: str, *, train_mlp: bool = True
 def make_run(
     checkpoint: Path, folder: Path, kind: str, setting: str, dtype: torch.dtype = torch.float32, train_mlp: bool = True
 ) -> Tensor:
-    """A run folder with a final adapter; returns the trained decoder's answer to ``ask``."""
+    """A run folder with a final adapter; returns the trained decoder's answer to ``probe_decoder``."""
     decoder = load_dit(checkpoint)
     adapter = train(decoder, kind, setting, train_mlp=train_mlp)
     card = AdapterCard(base_model=checkpoint.name, family="2b", variant="turbo", trigger_word="zyx", steps=9)
@@ -115,7 +115,7 @@ def make_run(
 @torch.no_grad()
 def heard(decoder: nn.Module) -> Tensor:
     """The decoder's answer to always the same question."""
-    return ask(decoder)
+    return probe_decoder(decoder)
 
 
 def error(found: Tensor, wanted: Tensor, base: Tensor) -> float:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from acestep.adapters.configs import ADAPTERS
-from acestep.exporting.configs import TARGETS
 from acestep.exporting.package import export_adapter
+from acestep.exporting.targets import TARGETS
 from tests.exporting.models import EVERY, SETTINGS, error, heard, make_run, plain
 from tests.exporting.readers import READERS
 

@@ -16,8 +16,8 @@ from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import AdapterConfig
 from acestep.adapters.files import inject, read_adapter, read_card
 from acestep.core.errors import AdapterError, ModelMismatch, StorageError, UnknownName
-from acestep.exporting import programs, rules
 from acestep.exporting.package import export_adapter
+from acestep.exporting.targets import comfyui
 from tests.adapters.small import (
     CARD,
     EVERY,
@@ -215,7 +215,7 @@ def test_a_file_that_another_program_would_hear_otherwise_is_not_put_in_place(
     folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a")
     export_adapter(folder, "comfyui", out=tmp_path / "out")
     before = contents(tmp_path / "out")
-    read = programs.read_tensors
+    read = comfyui.read_tensors
 
     def read_damaged(file: Path) -> object:
         tensors, told = read(file)
@@ -228,8 +228,8 @@ def test_a_file_that_another_program_would_hear_otherwise_is_not_put_in_place(
             tensors[name][0] += 0.5 if damage == "a value changed" else torch.nan
         return tensors, told
 
-    monkeypatch.setattr(programs, "read_tensors", read_damaged)
-    with pytest.raises(AdapterError, match=r"was not written whole|is not what was trained|would hold NaN"):
+    monkeypatch.setattr(comfyui, "read_tensors", read_damaged)
+    with pytest.raises(AdapterError, match=r"was not written completely|is not what was trained|would hold NaN"):
         export_adapter(folder, "comfyui", out=tmp_path / "out")
     assert contents(tmp_path / "out") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "out"]
@@ -329,5 +329,5 @@ def test_a_dora_finds_its_base_by_the_name_it_tells(tmp_path: Path, monkeypatch:
     result = export_adapter(tmp_path / "run", "comfyui", out=tmp_path / "out")
     assert result["form"] == "whole additions"
     tensors = load_file(result["adapter"])
-    assert rules.comfyui(tensors).left_out == []
+    assert comfyui.load(tensors).left_out == []
     assert {key.rpartition(".")[2] for key in tensors} == {"diff"}

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from acestep.adapters.card import AdapterCard
 from acestep.adapters.files import load_adapter
-from acestep.exporting import rules
 from acestep.exporting.package import export_adapter
+from acestep.exporting.targets import comfyui, diffusers
 from tests.adapters.small import LOKR, LOKR_WHOLE, LORA, make_decoder, save, trained
 from tests.adapters.test_loading import stock_lokr, stock_lora
 from tests.exporting.comfyui import key_map, load_into
@@ -34,7 +34,7 @@ A, B = torch.ones(2, 3), torch.ones(4, 2)
 )
 def test_comfyui_knows_four_prefixes(prefix: str) -> None:
     tensors = {f"{prefix}.lora_up.weight": B, f"{prefix}.lora_down.weight": A, f"{prefix}.alpha": torch.tensor(4.0)}
-    found = rules.comfyui(tensors)
+    found = comfyui.load(tensors)
     assert found.left_out == []
     assert torch.equal(found.modules["layers.0.self_attn.q_proj"]["lora_B"], 2 * B)
     assert prefix in key_map(make_decoder())
@@ -53,25 +53,25 @@ def test_comfyui_knows_four_prefixes(prefix: str) -> None:
 )
 def test_comfyui_leaves_out_other_prefixes(tmp_path: Path, prefix: str) -> None:
     tensors = {f"{prefix}.lora_A.weight": A, f"{prefix}.lora_B.weight": B}
-    assert sorted(rules.comfyui(tensors).left_out) == sorted(tensors)
+    assert sorted(comfyui.load(tensors).left_out) == sorted(tensors)
     save_file(tensors, tmp_path / "a.safetensors")
     assert sorted(load_into(make_decoder(), tmp_path / "a.safetensors")) == sorted(tensors)
 
 
 def test_diffusers_renames_only_where_it_sees_attention() -> None:
     mlp = {f"base_model.model.layers.0.mlp.up_proj.lora_{x}.weight": tensor for x, tensor in (("A", A), ("B", B))}
-    assert sorted(rules.diffusers(mlp).left_out) == sorted(mlp)
+    assert sorted(diffusers.load(mlp).left_out) == sorted(mlp)
     attention = {key.replace("mlp.up_proj", "self_attn.q_proj"): tensor for key, tensor in mlp.items()}
-    assert set(rules.diffusers(mlp | attention).modules) == {"layers.0.mlp.up_proj", "layers.0.self_attn.q_proj"}
+    assert set(diffusers.load(mlp | attention).modules) == {"layers.0.mlp.up_proj", "layers.0.self_attn.q_proj"}
     own = {"transformer.layers.0.self_attn.to_out.0.lora_A.weight": A}
     own["transformer.layers.0.self_attn.to_out.0.lora_B.weight"] = B
-    assert set(rules.diffusers(own).modules) == {"layers.0.self_attn.o_proj"}
+    assert set(diffusers.load(own).modules) == {"layers.0.self_attn.o_proj"}
 
 
 def test_one_strange_key_spoils_a_file_for_diffusers() -> None:
     tensors = {f"base_model.model.layers.0.self_attn.q_proj.lora_{x}.weight": A for x in "AB"}
     tensors["base_model.model.layers.0.self_attn.q_proj.alpha"] = torch.tensor(2.0)
-    assert rules.diffusers(tensors).modules == {}
+    assert diffusers.load(tensors).modules == {}
 
 
 @pytest.mark.parametrize("settings", [{"linear_dim": 10000}, {"linear_dim": 2, "factor": -1}, {"linear_dim": 3}])

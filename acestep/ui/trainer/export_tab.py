@@ -11,7 +11,7 @@ import gradio as gr
 from acestep.core.config import Config, option
 from acestep.core.errors import AdapterError
 from acestep.core.files import storage_errors
-from acestep.exporting.configs import ALL, TARGETS
+from acestep.exporting.targets import ALL, TARGETS
 from acestep.ui import html
 from acestep.ui.errors import notify
 from acestep.ui.form import Form
@@ -22,7 +22,6 @@ from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.workspace import cache_folder
 
 EXPORTS = "exports"
-_PROGRAMS = [*((entry.label, entry.name) for entry in TARGETS), ("All of them", ALL)]
 _SHOWN = {"kind": "Kind", "form": "Written as", "modules": "Modules", "residual": "Lost"}
 
 
@@ -80,7 +79,8 @@ class ExportTab:
 
     def _make_export(self, page: TrainerContext) -> None:
         heading("Export for another program")
-        target = gr.Radio(_PROGRAMS, value=TARGETS.names[0], label="Program", elem_id="tr-export-target")
+        programs = [*((entry.label, entry.name) for entry in TARGETS), ("All of them", ALL)]
+        target = gr.Radio(programs, value=TARGETS.names[0], label="Program", elem_id="tr-export-target")
         gr.HTML(html.facts({entry.label: entry.help for entry in TARGETS}), elem_id="tr-export-about")
         path = gr.Textbox(
             label="Export Path",
@@ -94,7 +94,7 @@ class ExportTab:
             button = gr.Button("Export", variant="primary", elem_id="tr-export-start")
         result = gr.HTML(elem_id="tr-export-result")
         files = gr.HTML(elem_id="tr-export-files")
-        page.saved_fields.add("export.target", target, lambda value: value in [name for _, name in _PROGRAMS])
+        page.saved_fields.add("export.target", target, lambda value: value in [name for _, name in programs])
         page.saved_fields.add("export.path", path)
         inputs = [*self._options.widgets, self._adapter, target, path]
         page.on(button.click, self._export, inputs, [result, files], check=self._options.check, busy_on=result)

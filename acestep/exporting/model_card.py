@@ -1,4 +1,4 @@
-"""The model card of an adapter: README.md beside its files, made from what rides along in them."""
+"""The model card of an adapter: README.md beside its files, generated from their metadata."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import ADAPTERS
 from acestep.dataset.prompt import caption_with_tag
 from acestep.dataset.sample import TagPosition
+from acestep.exporting.targets import ExportTarget
 
 README = "README.md"
 
-_USE = {
-    "acestep": "ACE-Step app: give this folder to the adapter box. It is called by the folder's name there.",
-    "comfyui": "ComfyUI: put the .safetensors file into `models/loras` and load it with *Load LoRA* at strength 1.",
-    "diffusers": "diffusers: `pipeline.load_lora_weights(folder)` on an `AceStepPipeline`.",
-}
-_LICENSE = (
-    "not stated. Ask the maker, and respect the rights of the songs it was trained on and the base model's licence."
-)
+_USAGE_UNKNOWN = "See the documentation of {}."
+_LICENSE = "not stated. Ask the author, and respect the rights to the training songs and the license of the base model."
 
 
 def sample_prompt(card: AdapterCard) -> str:
-    """A prompt that calls the style: the one that rides along, else the trigger word before a plain one."""
-    told = card.facts.get("sample_prompt")
-    if isinstance(told, str) and told:
-        return told
+    """A prompt for the style: the one in the metadata, else the trigger word with a generic prompt."""
+    prompt = card.facts.get("sample_prompt")
+    if isinstance(prompt, str) and prompt:
+        return prompt
     return caption_with_tag("a melodic song with a clear beat", card.trigger_word, tag_position(card))
 
 
 def tag_position(card: AdapterCard) -> TagPosition:
-    """Where the trigger word stood in the captions; at their beginning if nobody told."""
+    """Position of the trigger word in the captions; the beginning if unknown."""
     return next((each for each in get_args(TagPosition) if each == card.tag_position), "prepend")
 
 
-def readme(name: str, card: AdapterCard, *, program: str, form: str, residual: float) -> str:
-    """Text of the model card. ``form`` says what the adapter became for ``program``."""
+def model_card(name: str, card: AdapterCard, *, target: ExportTarget, form: str, residual: float) -> str:
+    """Text of the model card.
+
+    Args:
+        target: the program that the adapter was exported to.
+        form: what the adapter was converted to.
+        residual: relative error of the conversion.
+    """
     kind = ADAPTERS[card.kind].label if card.kind in ADAPTERS.names else card.kind
     base = f"{card.base_model or 'not stated'} ({card.family or 'unknown'} family, {card.variant or 'unknown variant'})"
     trigger = (
@@ -45,22 +46,22 @@ def readme(name: str, card: AdapterCard, *, program: str, form: str, residual: f
     lines = [
         _header(card),
         f"# {name}",
-        f"A {kind} for the ACE-Step 1.5 music model, made with this trainer.",
-        f"- Base model: {base}. It does not fit models of another family.\n"
+        f"A {kind} for the ACE-Step 1.5 music model, trained with this program.",
+        f"- Base model: {base}. It does not work with models of another family.\n"
         f"- Trigger word: {trigger}\n"
         f"- Sample prompt: {sample_prompt(card)}\n"
         f"- Licence: {card.facts.get('license') or _LICENSE}",
         "## Use",
-        _USE.get(program, ""),
+        target.usage or _USAGE_UNKNOWN.format(target.label),
         f"Written as {form}; difference to the trained adapter {residual:.2g} of its size.",
         "## Training",
-        "\n".join(f"- {key}: {value}" for key, value in _facts(card).items()) or "Nothing is known.",
+        "\n".join(f"- {key}: {value}" for key, value in _facts(card).items()) or "Unknown.",
     ]
     return "\n\n".join(line for line in lines if line) + "\n"
 
 
 def _header(card: AdapterCard) -> str:
-    """What model hubs read."""
+    """The YAML metadata that model hubs read."""
     values: dict[str, Any] = {"tags": ["ace-step", "music", "text-to-audio", card.kind or "adapter"]}
     if card.base_model:
         values["base_model"] = card.base_model
@@ -70,7 +71,7 @@ def _header(card: AdapterCard) -> str:
 
 
 def _facts(card: AdapterCard) -> dict[str, Any]:
-    told = {
+    facts = {
         "kind": card.kind,
         **card.config,
         "attention": card.attention_type,
@@ -81,4 +82,4 @@ def _facts(card: AdapterCard) -> dict[str, Any]:
         "songs and labels": card.dataset_hash,
         "program": card.program,
     }
-    return {key: value for key, value in told.items() if value not in ("", None, 0, {})}
+    return {key: value for key, value in facts.items() if value not in ("", None, 0, {})}

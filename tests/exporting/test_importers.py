@@ -14,7 +14,7 @@ from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import AdapterConfig
 from acestep.adapters.files import load_adapter, read_adapter, read_card
 from acestep.core.errors import AdapterError, ModelMismatch
-from acestep.exporting.foreign import import_adapter
+from acestep.exporting.importers import import_adapter
 from acestep.exporting.package import export_adapter
 from acestep.models.load import load_dit
 from tests.adapters.small import KINDS, LOHA, LOKR, LORA, make_decoder, save, trained

@@ -1,4 +1,4 @@
-"""Adapters of other programs, in any of their forms, as folders of ours."""
+"""Import adapters of other programs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import LoHaConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import read_adapter
 from acestep.core.errors import AdapterError
-from acestep.exporting import rules
 from acestep.exporting.delta import DIFF, BaseWeights, delta, kind_of
 from acestep.exporting.lokr_settings import Modules, lokr_settings
 from acestep.exporting.lowrank import as_lora, lora_of
 from acestep.exporting.package import write_for
 from acestep.exporting.source import CONVOLUTIONS, Source, read_tensors
+from acestep.exporting.targets import comfyui, diffusers
 from acestep.models.checkpoint import find_checkpoint
 
-_AMBIGUOUS = "base_model.model."  # in this form the scale stands beside the file, not in it
-_THIN = (".lora_", ".hada_", ".lokr_w1_b", ".lokr_w2_b")  # parts that have a rank, and so a scale
+_AMBIGUOUS = "base_model.model."  # in this format the scale is in a config file, not in the weights
+_THIN = (".lora_", ".hada_", ".lokr_w1_b", ".lokr_w2_b")  # low-rank factors, which have a scale
 
 
 def import_adapter(
@@ -34,20 +34,20 @@ def import_adapter(
     rank: int | None = None,
     trigger_word: str = "",
 ) -> dict[str, Any]:
-    """Write an adapter of the existing trainer, the ACE-Step app, Side-Step, ComfyUI or diffusers as a folder of ours.
+    """Convert an adapter of another program: ace-lora-trainer, the ACE-Step app, Side-Step, ComfyUI or diffusers.
 
     Args:
-        checkpoint: the model it was made for, if its file does not tell; it is checked that it fits.
-        rank: make it a LoRA of this rank. Whole additions become a LoRA in any case.
-        trigger_word: the word that calls it, if the file does not tell.
+        checkpoint: the base model, if the file does not name it. Shapes are verified.
+        rank: convert to a LoRA of this rank. Full weight deltas are always converted to a LoRA.
+        trigger_word: the trigger word, if the file does not name it.
 
     Returns:
         As ``package.export_adapter``.
 
     Raises:
-        AdapterError: in no form that is known, or without its scale.
-        ModelMismatch: it was made for another model than ``checkpoint``.
-        StorageError: ``out`` holds something else, or cannot be written.
+        AdapterError: unknown format, or the scale is unknown.
+        ModelMismatch: the adapter was trained on another base model than ``checkpoint``.
+        StorageError: ``out`` contains other files, or cannot be written.
     """
     stored = read_any(adapter)
     base = BaseWeights(find_checkpoint(checkpoint)) if checkpoint is not None else None
@@ -62,18 +62,18 @@ def import_adapter(
 
 
 def read_any(path: Path) -> StoredAdapter:
-    """An adapter of ours or of another program. Raises AdapterError: that of ``read_adapter`` if nothing else fits."""
+    """Read an adapter of this or another program. Raises AdapterError."""
     try:
         return read_adapter(path)
     except AdapterError as refusal:
-        found = _read_foreign(path)
+        found = _read_other(path)
         if found is None:
             raise refusal from None
         return found
 
 
-def _read_foreign(path: Path) -> StoredAdapter | None:
-    """None where it is no single safetensors file, or one whose scale cannot be known."""
+def _read_other(path: Path) -> StoredAdapter | None:
+    """None if ``path`` is not a single safetensors file, or its scale is unknown."""
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     if len(files) != 1:
         return None
@@ -85,19 +85,19 @@ def _read_foreign(path: Path) -> StoredAdapter | None:
     alphas = any(key.endswith(".alpha") for key in tensors)
     if thin and not alphas and all(key.startswith(_AMBIGUOUS) for key in tensors):
         return None
-    heard = rules.comfyui(tensors)
-    if heard.left_out:
-        heard = rules.diffusers(tensors)
-    if heard.left_out or not heard.modules:
+    loaded = comfyui.load(tensors)
+    if loaded.left_out:
+        loaded = diffusers.load(tensors)
+    if loaded.left_out or not loaded.modules:
         return None
-    modules = {name: {part: value.float() for part, value in parts.items()} for name, parts in heard.modules.items()}
+    modules = {name: {part: value.float() for part, value in parts.items()} for name, parts in loaded.modules.items()}
     dtype = next((value.dtype for value in tensors.values() if value.dim() > 1), next(iter(tensors.values())).dtype)
     empty = StoredAdapter(files[0], "", LoRAConfig(), {}, AdapterCard.from_metadata(metadata), dtype)
     return _as_kind(empty, modules)
 
 
 def _as_kind(empty: StoredAdapter, modules: Modules) -> StoredAdapter:
-    """The modules as an adapter of their kind; what is mixed, or of whole additions, as the nearest LoRA."""
+    """An adapter of the modules' kind. Mixed kinds and full weight deltas become the nearest LoRA."""
     kinds = {DIFF if DIFF in parts else kind_of(parts) for parts in modules.values()}
     kind = kinds.pop() if len(kinds) == 1 else DIFF
     config: LoHaConfig | LoKRConfig | None = None

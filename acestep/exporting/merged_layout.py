@@ -1,4 +1,4 @@
-"""What a merged model consists of: which tensor goes into which file, and what is copied as it is."""
+"""The files of a merged model: which tensors each contains, and which files are copied unchanged."""
 
 from __future__ import annotations
 
@@ -36,8 +36,14 @@ _SCHEDULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_times
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """One tensor of a new file: its name there, its name in an original checkpoint, and where its values are."""
+class FileTensor:
+    """One tensor of a new file.
+
+    Attributes:
+        name: name in the new file.
+        original: name in a checkpoint with the original layout.
+        values: the tensor, or where it is stored.
+    """
 
     name: str
     original: str
@@ -45,30 +51,36 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Paths are relative to the new folder. ``texts`` are JSON files, ``copies`` the files they are copied from."""
+class MergedFiles:
+    """All files of a merged model. Paths are relative to its folder.
 
-    weights: dict[Path, list[Piece]] = field(default_factory=dict)
+    Attributes:
+        weights: tensors of each safetensors file.
+        copies: target path -> file to copy.
+        texts: target path -> content of a JSON file.
+    """
+
+    weights: dict[Path, list[FileTensor]] = field(default_factory=dict)
     copies: dict[Path, Path] = field(default_factory=dict)
     texts: dict[Path, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def num_bytes(self) -> int:
-        pieces = [piece.values for pieces in self.weights.values() for piece in pieces]
-        streamed = sum(v.nbytes if isinstance(v, Tensor) else v.end - v.start for v in pieces)
+        tensors = [piece.values for tensors in self.weights.values() for piece in tensors]
+        streamed = sum(v.nbytes if isinstance(v, Tensor) else v.end - v.start for v in tensors)
         return streamed + sum(source.stat().st_size for source in self.copies.values())
 
 
-def same_layout(checkpoint: Checkpoint) -> Plan:
-    """The files of the checkpoint again, the decoder's tensor by tensor. Raises CheckpointError."""
+def same_layout(checkpoint: Checkpoint) -> MergedFiles:
+    """The same files as in the checkpoint. Raises CheckpointError."""
     folder, names = checkpoint.folder, {}
     for original, stored in stored_tensors(checkpoint, "decoder.").items():
         names[stored.file, stored.name] = original
-    plan = Plan()
+    plan = MergedFiles()
     for file in sorted({file for file, _ in names}):
         header = sorted(read_header(file).values(), key=lambda stored: stored.start)
-        pieces = [Piece(stored.name, names.get((file, stored.name), stored.name), stored) for stored in header]
-        plan.weights[file.relative_to(folder)] = pieces
+        tensors = [FileTensor(stored.name, names.get((file, stored.name), stored.name), stored) for stored in header]
+        plan.weights[file.relative_to(folder)] = tensors
     kept = (folder.glob(pattern) for pattern in _KEPT) if checkpoint.layout == "original" else [folder.rglob("*")]
     for source in (source for sources in kept for source in sources if source.is_file()):
         path = source.relative_to(folder)
@@ -82,22 +94,24 @@ def same_layout(checkpoint: Checkpoint) -> Plan:
     return plan
 
 
-def diffusers_layout(checkpoint: Checkpoint) -> Plan:
-    """A whole pipeline folder, made of an original checkpoint and its companions.
+def diffusers_layout(checkpoint: Checkpoint) -> MergedFiles:
+    """A complete diffusers pipeline from a checkpoint and its VAE and text encoder.
 
     Raises:
         CheckpointError: a companion is missing.
     """
     check_companions(checkpoint)
-    plan = Plan()
+    plan = MergedFiles()
     for prefix, part in PARTS.items():
         stored = stored_tensors(checkpoint, prefix)
-        pieces = [Piece(original_to_diffusers(key.removeprefix(prefix)), key, each) for key, each in stored.items()]
+        tensors = [
+            FileTensor(original_to_diffusers(key.removeprefix(prefix)), key, each) for key, each in stored.items()
+        ]
         if part == "condition_encoder":
             null = stored_tensors(checkpoint, NULL_CONDITION)[NULL_CONDITION]
-            pieces.append(Piece(NULL_CONDITION, NULL_CONDITION, null))
-            pieces.append(Piece("silence_latent", "", load_silence_latent(checkpoint)))
-        plan.weights[Path(part, _WEIGHTS)] = pieces
+            tensors.append(FileTensor(NULL_CONDITION, NULL_CONDITION, null))
+            tensors.append(FileTensor("silence_latent", "", load_silence_latent(checkpoint)))
+        plan.weights[Path(part, _WEIGHTS)] = tensors
         plan.texts[Path(part, "config.json")] = _part_config(checkpoint, part)
     plan.copies.update(_companions(checkpoint))
     plan.texts[Path("scheduler", "scheduler_config.json")] = _SCHEDULER
@@ -106,7 +120,7 @@ def diffusers_layout(checkpoint: Checkpoint) -> Plan:
 
 
 def _part_config(checkpoint: Checkpoint, part: str) -> dict[str, Any]:
-    """What the class of ``part`` is built with, as its own ``save_pretrained`` would tell."""
+    """The config of ``part``, as ``save_pretrained`` writes it."""
     config, wanted = dict(checkpoint.config), _CLASSES[part]
     if part == "transformer":
         config |= {"is_turbo": checkpoint.is_turbo, "model_version": checkpoint.variant}
@@ -119,7 +133,7 @@ def _part_config(checkpoint: Checkpoint, part: str) -> dict[str, Any]:
 
 
 def _companions(checkpoint: Checkpoint) -> Iterator[tuple[Path, Path]]:
-    """Where the files of the VAE, the text encoder and its tokenizer go."""
+    """Target and source of the files of the VAE, text encoder and tokenizer."""
     for source in sorted(checkpoint.vae_folder.iterdir()):
         if source.suffix in (".json", ".safetensors"):
             yield Path("vae", source.name), source

@@ -1,0 +1,49 @@
+"""What other programs load from an exported file. The types that every export target returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from acestep.exporting.source import CONVOLUTIONS, Source
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """What a program loads from a file.
+
+    Attributes:
+        modules: original module name -> weights by part, with the program's scaling applied.
+        left_out: keys that the program ignores.
+    """
+
+    modules: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+    def drop(self, module: str, keys: list[str]) -> None:
+        """Record that the program ignores ``module``, whose keys are ``keys``."""
+        self.modules.pop(module, None)
+        self.left_out.extend(keys)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenAdapter:
+    """An adapter that was written for one program.
+
+    Attributes:
+        loaded: what the program loads from it.
+        form: what the adapter was converted to, such as ``lora``.
+        exact: whether it differs from the trained adapter by rounding only.
+        file: the file in the folder that the program needs; empty if it needs the folder.
+    """
+
+    loaded: LoadResult
+    form: str
+    exact: bool
+    file: str = ""
+
+
+def unsupported_convolutions(source: Source, loaded: LoadResult) -> list[str]:
+    """Convolutions that the program cannot load. They count towards the residual."""
+    return [module for module in CONVOLUTIONS if module in source.modules and module not in loaded.modules]

@@ -1,0 +1,102 @@
+"""Export to ComfyUI, and the keys and scaling of its loader.
+
+Follows comfy/lora.py and comfy/weight_adapter, commits of October 2025 to 2026.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from acestep.adapters.base import write_tensors
+from acestep.adapters.lokr_file import scaled_part
+from acestep.adapters.targets import module_from_underscores, unknown_modules
+from acestep.exporting.delta import DIFF
+from acestep.exporting.load_result import LoadResult, WrittenAdapter
+from acestep.exporting.source import Source, file_of, read_tensors
+
+_DOTTED = ("base_model.model.", "diffusion_model.decoder.")
+_FLAT = ("lycoris_", "lora_unet_decoder_")
+_PARTS = {
+    **dict.fromkeys(("lora_B.weight", "lora_up.weight", "lora_B", "lora.up.weight", "lora_B.default.weight"), "lora_B"),
+    **dict.fromkeys(
+        ("lora_A.weight", "lora_down.weight", "lora_A", "lora.down.weight", "lora_A.default.weight"), "lora_A"
+    ),
+    **{part: part for part in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")},
+    **{f"hada_w{n}_{x}": f"hada_w{n}_{x}" for n in (1, 2) for x in "ab"},
+    "alpha": "alpha",
+    DIFF: DIFF,
+}
+_COMPLETE = (
+    {"lora_A", "lora_B"},
+    {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"},
+    {DIFF},
+    {"lokr_w1", "lokr_w2"},
+    {"lokr_w1", "lokr_w2_a", "lokr_w2_b"},
+    {"lokr_w1_a", "lokr_w1_b", "lokr_w2"},
+    {"lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b"},
+)
+
+
+def write(source: Source, folder: Path, name: str) -> WrittenAdapter:
+    """Write one file. Modules that ComfyUI does not load, or computes incorrectly, are stored as full weight deltas."""
+    adapter = source.own if source.rank is None else source.lora
+    tensors, metadata = source.own_file if source.rank is None else file_of(source.lora)
+    card = source.adapter.card.stamped(source.adapter.kind, source.adapter.card.config)
+    loaded = load(tensors)
+    as_delta = {source.owner(key) for key in loaded.left_out} | (source.modules.keys() - loaded.modules.keys())
+    tensors = {key: tensor for key, tensor in tensors.items() if source.owner(key) not in as_delta}
+    form = " and ".join(([adapter.kind] if adapter and tensors else []) + (["whole additions"] if as_delta else []))
+    tensors |= {f"base_model.model.{module}.diff": source.diff(module) for module in sorted(as_delta)}
+    file = f"{name}.safetensors"
+    write_tensors(folder / file, tensors, metadata or card.to_metadata())
+    return WrittenAdapter(load(read_tensors(folder / file)[0]), form, source.rank is None, file)
+
+
+def load(tensors: Mapping[str, Tensor]) -> LoadResult:
+    """What ComfyUI loads for ACE-Step 1.5. The scale is alpha / rank if the file has an alpha, else 1."""
+    result, keys = LoadResult(), dict[str, list[str]]()
+    for key, tensor in tensors.items():
+        module, part = _parse_key(key)
+        if not module:
+            result.left_out.append(key)
+            continue
+        keys.setdefault(module, []).append(key)
+        result.modules.setdefault(module, {})[part] = tensor
+    for module, parts in list(result.modules.items()):
+        alpha = parts.pop("alpha", None)
+        if set(parts) not in _COMPLETE or any(tensor.dim() > 2 for name, tensor in parts.items() if name != DIFF):
+            result.drop(module, keys[module])  # ComfyUI multiplies convolution kernels in the wrong order
+        elif alpha is not None:
+            _scale(parts, float(alpha))
+    return result
+
+
+def _parse_key(key: str) -> tuple[str, str]:
+    """Original module name and part; both empty if ComfyUI does not know the key."""
+    for suffix, part in _PARTS.items():
+        name = key.removesuffix(f".{suffix}")
+        if name == key:
+            continue
+        for prefix in (*_DOTTED, *_FLAT):
+            if name.startswith(prefix):
+                module = name.removeprefix(prefix)
+                module = module_from_underscores(module) if prefix in _FLAT else module
+                return ("", "") if unknown_modules([module]) else (module, part)
+    return "", ""
+
+
+def _scale(parts: dict[str, Tensor], alpha: float) -> None:
+    """Multiply ``parts`` by alpha / rank. Parts without low-rank factors are not scaled."""
+    if "lora_A" in parts:
+        part, rank = "lora_B", parts["lora_A"].shape[0]
+    elif "hada_w1_b" in parts:
+        part, rank = "hada_w1_a", parts["hada_w1_b"].shape[0]
+    elif "lokr_w1_b" in parts or "lokr_w2_b" in parts:
+        part = scaled_part(parts)
+        rank = parts[part].shape[0]
+    else:
+        return
+    parts[part] = parts[part].float() * (alpha / rank)

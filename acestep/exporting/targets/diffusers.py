@@ -1,0 +1,73 @@
+"""Export to diffusers, and the keys of its loader.
+
+Follows diffusers 0.42.1: loaders/lora_pipeline.py, ``AceStepLoraLoaderMixin``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from acestep.adapters.base import write_tensors
+from acestep.adapters.targets import unknown_modules
+from acestep.core.errors import AdapterError
+from acestep.exporting.load_result import LoadResult, WrittenAdapter
+from acestep.exporting.source import Source, file_of, read_tensors
+from acestep.models.names import diffusers_to_original
+
+_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for first
+_PARTS = {
+    "lora_A.weight": "lora_A",
+    "lora_B.weight": "lora_B",
+    "lora_magnitude_vector": "lora_magnitude_vector",
+}
+_RENAMED = re.compile(r"[qk]_proj")
+
+
+def write(source: Source, folder: Path, name: str) -> WrittenAdapter:
+    """Write one file, the only one in the folder, since the loader expects that. ``name`` is not used.
+
+    Raises:
+        AdapterError: the adapter has MLP layers only, which the loader ignores silently.
+    """
+    if not any(module.endswith(("q_proj", "k_proj")) for module in source.modules):
+        raise AdapterError(
+            f"{source.adapter.file} has no q_proj or k_proj, and diffusers loads nothing from such a file",
+            hint="Train attention layers too, or merge the adapter into the model in the diffusers layout.",
+        )
+    adapter, (tensors, metadata) = source.own, source.own_file
+    if adapter is None or load(tensors).left_out:
+        adapter = source.lora
+        tensors, metadata = file_of(adapter)
+    write_tensors(folder / _FILE, tensors, metadata)
+    loaded = load(read_tensors(folder / _FILE)[0])
+    return WrittenAdapter(loaded, adapter.kind, adapter is source.own)
+
+
+def load(tensors: Mapping[str, Tensor]) -> LoadResult:
+    """What ``AceStepPipeline.load_lora_weights`` loads.
+
+    Every alpha equals its rank. Original names are recognized only if one of them contains q_proj or k_proj. A file
+    with one key without "lora" is ignored completely.
+    """
+    if not all("lora" in key for key in tensors):
+        return LoadResult(left_out=list(tensors))
+    original = any(_RENAMED.search(key) for key in tensors)
+    result = LoadResult()
+    for key, tensor in tensors.items():
+        name = key.removeprefix("base_model.model.") if original else key.removeprefix("transformer.")
+        suffix = next((suffix for suffix in _PARTS if name.endswith(f".{suffix}")), "")
+        module = name.removesuffix(f".{suffix}")
+        module = module if original else diffusers_to_original(module)
+        known = suffix and not unknown_modules([module]) and (original or key.startswith("transformer."))
+        if not known or "proj_in" in module:  # diffusers does not map the name of this convolution
+            result.left_out.append(key)
+        else:
+            result.modules.setdefault(module, {})[_PARTS[suffix]] = tensor
+    for module, parts in list(result.modules.items()):
+        if not {"lora_A", "lora_B"} <= set(parts):
+            result.drop(module, [key for key in tensors if module in key])
+    return result

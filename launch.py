@@ -1,10 +1,10 @@
-"""Starts the pages: the trainer, the captioner, or both (the captioner then is a process of its own).
+"""Start the pages: the trainer, the captioner, or both, each in its own process.
 
     python launch.py                  trainer    http://127.0.0.1:7861
     python launch.py --mode caption   captioner  http://127.0.0.1:7862
     python launch.py --mode both      both
 
-Only the standard library is imported until it is known that everything else is installed.
+Only the standard library is imported until the check of the installed packages has passed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 TRAINER_PORT, CAPTIONER_PORT = 7861, 7862
 PAGES = {"train": "lora_training_ui", "caption": "captioner_standalone"}
 NAMES = {"train": "trainer", "caption": "captioner"}
-_AUTH = "ACESTEP_AUTH"  # how the captioner's process learns the login: other users can read command lines
+_AUTH = "ACESTEP_AUTH"  # passes the login to the captioner process: other users can read command lines
 _CHILD_GRACE_S = 5
 
 
@@ -45,8 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run until Ctrl-C or SIGTERM. Exit code 0 stopped, 1 could not start."""
     arguments = _parser().parse_args(argv)
     if arguments.check:
-        return _tell([*_environment(), *check_imports(QUICK_IMPORTS)], all_of_them=True)
-    if not arguments.skip_env_check and _tell(_environment()):
+        return _report([*_environment(), *check_imports(QUICK_IMPORTS)], verbose=True)
+    if not arguments.skip_env_check and _report(_environment()):
         return 1
     try:
         return _run(arguments)
@@ -58,23 +58,25 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="launch.py", description="Start the trainer, the captioner, or both.")
     parser.add_argument("--mode", choices=["train", "caption", "both"], default="train")
-    parser.add_argument("--host", default="127.0.0.1", help="address to open; any but this computer's needs --auth")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; any other needs --auth")
     parser.add_argument(
         "--port",
         type=int,
-        help=f"default {TRAINER_PORT}, captioner alone {CAPTIONER_PORT}; both: the captioner has the next",
+        help=f"default {TRAINER_PORT}, captioner {CAPTIONER_PORT}; both: the captioner takes the next",
     )
-    parser.add_argument("--auth", metavar="NAME:PASSWORD", help="ask for a login")
+    parser.add_argument("--auth", metavar="NAME:PASSWORD", help="require a login")
     parser.add_argument(
         "--share", action="store_true", help="also open a public link through gradio.live; needs --auth"
     )
     parser.add_argument(
-        "--allow-host", metavar="NAME", action="append", default=[], help="another name of this computer"
+        "--allow-host", metavar="NAME", action="append", default=[], help="another host name of this computer"
     )
-    parser.add_argument("--browser", action=argparse.BooleanOptionalAction, default=False, help="open the page")
-    parser.add_argument("--check", action="store_true", help="only say whether everything is installed")
+    parser.add_argument(
+        "--browser", action=argparse.BooleanOptionalAction, default=False, help="open the page in the browser"
+    )
+    parser.add_argument("--check", action="store_true", help="only check the installation")
     parser.add_argument("--skip-env-check", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)  # end when stdin closes
+    parser.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)  # exit when stdin closes
     return parser
 
 
@@ -82,18 +84,18 @@ def _environment() -> list[Check]:
     return [check_python(), *check_packages(read_requirements())]
 
 
-def _tell(checks: list[Check], *, all_of_them: bool = False) -> int:
-    """Print what is wrong, or everything. Returns the exit code."""
+def _report(checks: list[Check], *, verbose: bool = False) -> int:
+    """Print failed checks, or all checks with ``verbose``. Returns the exit code."""
     for check in checks:
         if not check.ok:
             print(f"missing  {check.name}: {check.detail}. {check.hint}", file=sys.stderr)
-        elif all_of_them:
+        elif verbose:
             print(f"ok       {check.name}: {check.detail}")
     return 0 if all(check.ok for check in checks) else 1
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from acestep.ui.serve import Address, import_gradio, open_page, prepare_environment, stop_signals
+    from acestep.ui.serve import Address, open_page, prepare_environment, stop_signals
 
     mode = "train" if arguments.mode == "both" else arguments.mode
     port = arguments.port or (TRAINER_PORT if mode == "train" else CAPTIONER_PORT)
@@ -102,20 +104,19 @@ def _run(arguments: argparse.Namespace) -> int:
         wanted.check_free()
     for note in prepare_environment(os.environ):
         print(f"Note: {note}.", file=sys.stderr)
-    import_gradio()
     page = importlib.import_module(PAGES[mode]).build_page()
     with stop_signals() as stop, ExitStack() as running:
         if arguments.with_parent:
             threading.Thread(target=_stop_with_parent, args=(stop,), daemon=True).start()
         public = running.enter_context(open_page(page, address, browser=arguments.browser))
-        print(address.url, flush=True)  # the first address that is printed, alone on its line: launchers look for it
+        print(address.url, flush=True)  # launchers look for the first printed address, alone on its line
         print(f"READY: the {NAMES[mode]} is open at the address above. Ctrl-C stops it.", flush=True)
         if public:
             print(f"Public link, for everyone with the login: {public}", flush=True)
         child = running.enter_context(_captioner(arguments, address)) if arguments.mode == "both" else None
         while not stop.wait(0.5):
             if child is not None and child.poll() is not None:
-                print(f"The captioner has ended (exit code {child.returncode}); the trainer goes on.", file=sys.stderr)
+                print(f"The captioner exited with code {child.returncode}; the trainer keeps running.", file=sys.stderr)
                 child = None
     return 0
 
@@ -132,7 +133,7 @@ def _login(text: str | None) -> tuple[str, str] | None:
 
 @contextmanager
 def _captioner(arguments: argparse.Namespace, address: Address) -> Iterator[subprocess.Popen[bytes]]:
-    """The captioner's process, one port higher. It ends with the block, and also if this program is killed."""
+    """The captioner process on the next port. It ends with the block, and also if this program is killed."""
     command = [sys.executable, str(Path(__file__).resolve()), "--mode", "caption", "--host", address.host]
     command += ["--port", str(address.port + 1), "--skip-env-check", "--with-parent"]
     command += ["--share"] if address.share else []
@@ -153,7 +154,7 @@ def _captioner(arguments: argparse.Namespace, address: Address) -> Iterator[subp
 
 
 def _stop_with_parent(stop: threading.Event) -> None:
-    while os.read(sys.stdin.fileno(), 1024):  # b"" once the parent has closed its end, by whatever end it came to
+    while os.read(sys.stdin.fileno(), 1024):  # b"" once the parent process has ended
         pass
     stop.set()
 

@@ -192,7 +192,7 @@ def test_ctrl_c_in_the_terminal_ends_both_pages(tmp_path: Path) -> None:
 def test_a_killed_captioner_leaves_the_trainer_open(tmp_path: Path) -> None:
     with both(tmp_path) as running:
         running.family()[1].kill()
-        running.wait_for("The captioner has ended (exit code -9); the trainer goes on.")
+        running.wait_for("The captioner exited with code -9; the trainer keeps running.")
         assert httpx2.get(running.url("trainer"), trust_env=False).status_code == 200
         with pytest.raises(httpx2.ConnectError):
             httpx2.get(running.url("captioner"), trust_env=False)

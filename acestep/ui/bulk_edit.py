@@ -1,4 +1,4 @@
-"""One change to many songs: looked at before it is made, and taken back if it was wrong. The same on both pages."""
+"""One change to the labels of many songs, with a preview and an undo; shared by both pages."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ import gradio as gr
 from acestep.core.config import Config, option
 from acestep.core.errors import DatasetError
 from acestep.dataset.sample import Sample
-from acestep.ui import html
+from acestep.ui import html, layout
 from acestep.ui.errors import notify
 from acestep.ui.form import Form
-from acestep.ui.page_context import PageContext
+from acestep.ui.page_context import Data, PageContext
 
 _SHOWN = 12
 
 
 class BulkEdit(Config):
-    """What to change in which songs. A page narrows ``field`` to the labels that it has."""
+    """What to change. A page narrows the type of ``field`` to its labels."""
 
     field: str = option("caption", "Field", "Which label is changed.")
     action: Literal["set", "replace", "before", "after"] = option(
-        "set", "Action", "Set it, replace a part of it, or put something before or after it where there is something."
+        "set",
+        "Action",
+        "set: the whole label; replace: a part of it; before and after: extend labels that exist.",
     )
-    find: str = option("", "Find", "For replace: the part to look for, exactly as it is written.")
+    find: str = option("", "Find", "For replace: the text to find; upper and lower case count.")
     text: str = option("", "Text", "The new text, number, or yes / no.")
-    only_empty: bool = option(False, "Only where it is empty", "Leaves every label alone that has been given.")
+    only_empty: bool = option(False, "Only where it is empty", "Skips songs that already have this label.")
 
 
 class LabelEdit(BulkEdit):
-    """A change to what a dataset says of its songs."""
+    """A change to the labels of a dataset."""
 
     field: Literal["caption", "genre", "lyrics", "bpm", "keyscale", "timesignature", "language", "is_instrumental"] = (
         option("caption", "Field", "Which label is changed.")
@@ -40,22 +42,22 @@ class LabelEdit(BulkEdit):
 
 
 class EditableSamples(Protocol):
-    """The songs of a page."""
+    """The samples of a page, with undo."""
 
     @property
     def samples(self) -> list[Sample]:
-        """As they are now."""
+        """The current samples."""
 
     def relabel(self, changes: Mapping[int, Mapping[str, Any]]) -> int:
-        """Set labels, by the place of the song in the list; gives how many songs changed. Raises DatasetError."""
+        """Set labels by the index of the sample; returns how many samples changed. Raises DatasetError."""
 
     def undo(self) -> None:
-        """Take the last change back. Raises DatasetError when there is none."""
+        """Undo the last change. Raises DatasetError when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One label of one song, by its place in the list."""
+    """One label of one sample, by its index."""
 
     index: int
     song: str
@@ -64,9 +66,9 @@ class Change:
 
 
 def changes_of(edit: BulkEdit, songs: Sequence[Sample]) -> list[Change]:
-    """What ``edit`` would change. Raises DatasetError when it says nothing."""
+    """What ``edit`` would change. Raises DatasetError when the text to find is empty."""
     if edit.action == "replace" and not edit.find:
-        raise DatasetError("there is nothing to look for", hint="Fill in Find.")
+        raise DatasetError("the text to find is empty", hint="Fill in Find.")
     found = []
     for index, song in enumerate(songs):
         before = str(value) if (value := getattr(song, edit.field)) is not None else ""
@@ -88,44 +90,44 @@ def _edited(edit: BulkEdit, before: str) -> str:
 
 
 class BulkPanel:
-    """Widgets and what they do."""
+    """Components and listeners."""
 
-    def __init__(self, page: PageContext, songs: EditableSamples, edits: type[BulkEdit], name: str) -> None:
+    def __init__(self, page: PageContext, songs: EditableSamples, edits: type[BulkEdit], elem_id: str) -> None:
         """
         Args:
             edits: which labels may be changed.
-            name: begins the ids of the widgets.
+            elem_id: begins the element ids.
         """
         self._songs = songs
-        with gr.Accordion("Change many songs at once", open=False, elem_classes="ac-fold", elem_id=name):
+        with layout.section("Edit many songs", elem_id):
             form = Form(edits, "bulk", page.saved_fields)
-            form.rest()
-            with gr.Row(elem_classes="ac-actions"):
-                look = gr.Button("Preview", elem_id=f"{name}-preview")
-                apply = gr.Button("Apply", elem_id=f"{name}-apply")
-                undo = gr.Button("Undo the last change", elem_id=f"{name}-undo")
-            shown = gr.HTML(elem_id=f"{name}-shown")
+            form.place_rest()
+            with layout.actions():
+                preview = gr.Button("Preview", elem_id=f"{elem_id}-preview")
+                apply = gr.Button("Apply", elem_id=f"{elem_id}-apply")
+                undo = gr.Button("Undo", elem_id=f"{elem_id}-undo")
+            shown = gr.HTML(elem_id=f"{elem_id}-shown")
         self._form = form
-        page.on(look.click, self._preview, form.widgets, [shown], check=form.check)
-        page.on(apply.click, self._apply, form.widgets, [shown], check=form.check)
+        page.on(preview.click, self._preview, form.inputs, [shown], check=form.check)
+        page.on(apply.click, self._apply, form.inputs, [shown], check=form.check)
         page.on(undo.click, self._undo, [], [shown])
 
-    def _preview(self, *values: Any) -> str:
-        found = changes_of(self._form.read(values), self._songs.samples)
+    def _preview(self, data: Data) -> str:
+        found = changes_of(self._form.read(data), self._songs.samples)
         if not found:
-            return html.notice("Nothing would change.")
+            return html.notice("No song would change.")
         rows = [(change.song, change.before, change.after) for change in found[:_SHOWN]]
         more = f" The first {_SHOWN} are shown." if len(found) > _SHOWN else ""
         title = f"{html.count(len(found), 'song')} would change.{more}"
-        return html.notice(title) + html.table(["Song", "Before", "After"], rows, "What would change")
+        return html.notice(title) + html.table(["Song", "Before", "After"], rows, "Changes")
 
-    def _apply(self, *values: Any) -> str:
-        edit = self._form.read(values)
+    def _apply(self, data: Data) -> str:
+        edit = self._form.read(data)
         found = changes_of(edit, self._songs.samples)
         changed = self._songs.relabel({change.index: {edit.field: change.after} for change in found})
         return html.notice(f"{html.count(changed, 'song')} changed.", tone="good" if changed else "plain")
 
     def _undo(self) -> str:
         self._songs.undo()
-        notify("The last change is taken back.")
+        notify("The last change is undone.")
         return ""

@@ -1,4 +1,4 @@
-"""How a problem reaches the person: our own words at the place where it happened, never a traceback."""
+"""How errors reach the user: a message on the page or a JSON object, never a traceback."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from acestep.core.errors import AceStepError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Answer = dict[str, Any]  # what the API gives: plain JSON
+JsonObject = dict[str, Any]  # what API functions return
 
-INTERNAL_ERROR = "Something went wrong that should not have. The details are in the terminal window of this program."
+INTERNAL_ERROR = "This is a bug. The terminal window of this program shows the details."
 
 
 def describe_error(error: AceStepError) -> str:
@@ -25,45 +25,45 @@ def describe_error(error: AceStepError) -> str:
     return f"{message[:1].upper()}{message[1:]}. {error.hint}".strip()
 
 
-def report_errors(handler: Callable[P, R]) -> Callable[P, R]:
-    """``handler`` of an event, whose errors become messages on the page."""
+def report_errors(listener: Callable[P, R]) -> Callable[P, R]:
+    """Wrap an event listener so that its errors become messages on the page."""
 
-    @functools.wraps(handler)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+    @functools.wraps(listener)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return handler(*args, **kwargs)
+            return listener(*args, **kwargs)
         except AceStepError as error:
             raise gr.Error(escape(describe_error(error)), duration=None, print_exception=False) from None
         except gr.Error:
             raise
-        except Exception:  # noqa: BLE001 - the border of an event: the page goes on whatever happened
-            logger.exception("an event of the page failed")
+        except Exception:  # noqa: BLE001 - the border of an event: the page keeps working
+            logger.exception("an event listener of the page failed")
             raise gr.Error(INTERNAL_ERROR, duration=None, print_exception=False) from None
 
-    return guarded
+    return wrapper
 
 
-def json_errors(function: Callable[..., Answer]) -> Callable[..., Answer]:
-    """``function`` of the API, whose errors become ``{"error": {"code", "message", "hint"}}``."""
+def json_errors(function: Callable[..., JsonObject]) -> Callable[..., JsonObject]:
+    """Wrap an API function so that its errors become ``{"error": {"code", "message", "hint"}}``."""
 
     @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> Answer:
+    def wrapper(*args: Any, **kwargs: Any) -> JsonObject:
         try:
             return function(*args, **kwargs)
         except AceStepError as error:
             return {"error": {"code": error.code, "message": str(error), "hint": error.hint}}
-        except Exception:  # noqa: BLE001 - the border of a call
-            logger.exception("a call of the API failed")
+        except Exception:  # noqa: BLE001 - the border of a request
+            logger.exception("an API function failed")
             return {"error": {"code": "OurFault", "message": INTERNAL_ERROR, "hint": ""}}
 
-    return guarded
+    return wrapper
 
 
 def warn(message: str) -> None:
-    """A passing message: something was not done as asked."""
+    """Show a warning for a few seconds."""
     gr.Warning(escape(message))
 
 
 def notify(message: str) -> None:
-    """A passing message: it worked."""
+    """Show a message for a few seconds."""
     gr.Info(escape(message), duration=4)

@@ -1,15 +1,15 @@
-"""Forms made from configurations: a field is declared once, its widget, its check and its message follow.
+"""Forms generated from configs: a field is declared once; its component, validation and messages follow from it.
 
-form = Form(TrainingConfig, "training", fields)
-form.place("max_epochs", "batch_size")   # widgets, where they are wanted
-form.rest()                              # all others; advanced ones in a closed fold
-start.click(lambda *values: form.read(values), form.widgets, validator=form.check)
+form = Form(TrainingConfig, "training", page.saved_fields)
+form.place("max_epochs", "batch_size")   # these components here
+form.place_rest()                        # all others; advanced ones in a collapsed section
+page.on(start.click, lambda data: form.read(data), form.inputs, check=form.check)
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin
@@ -22,15 +22,17 @@ from pydantic.fields import FieldInfo
 from acestep.core.config import Config, assign, choices, fields, parse
 from acestep.core.errors import ConfigError
 from acestep.core.registry import Registry
+from acestep.ui import layout
 from acestep.ui.settings import SavedFields
 
 C = TypeVar("C", bound=Config)
+Data = Mapping[Component, Any]
 
-_FEW = 3  # so many choices are shown as buttons, more as a menu
+_MAX_RADIO_OPTIONS = 3  # more become a dropdown
 
 
 class Form(Generic[C]):
-    """The widgets of a configuration, and the way from their values to a checked one."""
+    """The components of a config, and the way from their values to a validated config."""
 
     def __init__(
         self,
@@ -45,101 +47,106 @@ class Form(Generic[C]):
     ) -> None:
         """
         Args:
-            prefix: begins the ids of the widgets and the names under which their values are kept.
+            prefix: begins the element ids of the components and the keys of their saved values.
             labels: registries with labels for the choices of fields that are declared as a ``Literal``.
             leave_out: fields that are set elsewhere.
-            defaults: other values to begin with than those of the configuration.
-            lines: how high the boxes of longer texts are.
+            defaults: initial values that differ from those of the config.
+            lines: the number of lines of multi-line text fields.
         """
         self.config_type, self._prefix, self._saved_fields = config_type, prefix, saved_fields
         self._labels, self._defaults, self._lines = labels or {}, defaults or {}, lines or {}
         left_out = set(leave_out)
         self.names = [n for n, f in fields(config_type).items() if n not in left_out and not _is_group(f)]
-        self._widgets: dict[str, Component] = {}
+        self._components: dict[str, Component] = {}
 
     def key(self, name: str) -> str:
-        """Under which the value of a field is kept."""
+        """The key under which the value of a field is saved."""
         return f"{self._prefix}.{name}"
 
-    def widget(self, name: str) -> Component:
-        return self._widgets[name]
+    def component(self, name: str) -> Component:
+        return self._components[name]
 
     @property
-    def widgets(self) -> list[Component]:
-        """In the order of ``names``: the inputs of an event that calls ``read`` or ``check``."""
-        return [self._widgets[name] for name in self.names]
+    def inputs(self) -> set[Component]:
+        """All components: the inputs of an event that calls ``read`` or ``check``."""
+        return set(self._components.values())
 
     @property
-    def current(self) -> list[Any]:
-        """The values that stand in the widgets, as far as they are kept, in the order of ``names``."""
-        return [self._saved_fields.value(self.key(name)) for name in self.names]
+    def saved(self) -> dict[Component, Any]:
+        """The saved values, or else the initial ones, by component."""
+        return {self._components[name]: self._saved_fields.value(self.key(name)) for name in self.names}
 
     def place(self, *names: str, wide: bool = False) -> None:
-        """Make the widgets of these fields here, beside each other as far as there is room."""
+        """Create the components of these fields here, side by side as far as there is room."""
         with gr.Row(elem_classes=["ac-grid", "ac-wide"] if wide else "ac-grid"):
             for name in names:
-                self._make(name)
+                self._create(name)
 
-    def rest(self, label: str = "Advanced", *, folded: bool = False) -> None:
-        """Make all widgets that are not there yet; those of advanced fields, or all if ``folded``, in a closed fold."""
-        left = [name for name in self.names if name not in self._widgets]
-        advanced = [name for name in left if folded or _extra(fields(self.config_type)[name], "advanced")]
+    def place_rest(self, label: str = "Advanced", *, collapsed: bool = False) -> None:
+        """Create all components that do not exist yet; advanced ones, or all if ``collapsed``, in a section."""
+        left = [name for name in self.names if name not in self._components]
+        advanced = [name for name in left if collapsed or _extra(fields(self.config_type)[name], "advanced")]
         plain = [name for name in left if name not in advanced]
         if plain:
             self.place(*plain)
         if advanced:
-            with gr.Accordion(label, open=False, elem_classes="ac-fold", elem_id=self._id("advanced")):
+            with layout.section(label, self._id("advanced")):
                 self.place(*advanced)
 
-    def read(self, values: Sequence[Any], **others: Any) -> C:
-        """The configuration of the widgets' values; ``others`` are the fields that were left out.
+    def read(self, data: Data, **others: Any) -> C:
+        """The config with the values of the components; ``others`` are the fields that were left out.
 
         Raises:
-            ConfigError: with every problem at once.
+            ConfigError: with all problems at once.
         """
-        return parse(self.config_type, {**self.plain(values), **others})
+        return parse(self.config_type, {**self.values(data), **others})
 
-    def plain(self, values: Sequence[Any]) -> dict[str, Any]:
-        """Values by field name, an empty box as None where the field may be empty."""
-        told = dict(zip(self.names, values, strict=True))
-        return {name: _or_none(fields(self.config_type)[name], value) for name, value in told.items()}
+    def values(self, data: Data) -> dict[str, Any]:
+        """Values by field name. An empty text field is None where the field may be None."""
+        return {name: self._value(name, data[self._components[name]]) for name in self.names}
 
-    def check(self, *values: Any) -> list[str]:
-        """What is wrong with each value, "" if nothing. Values behind those of the form pass."""
-        answers = [self.problem(name, value) for name, value in zip(self.names, values, strict=False)]
-        return [*answers, *("" for _ in values[len(answers) :])]
+    def check(self, data: Data) -> dict[Component, str]:
+        """The invalid values, each with what is wrong."""
+        found = {part: self.problem(name, data[part]) for name, part in self._components.items()}
+        return {part: problem for part, problem in found.items() if problem}
 
     def problem(self, name: str, value: Any) -> str:
         """What is wrong with one value, "" if nothing."""
         try:
-            assign(self.config_type.model_construct(), name, _or_none(fields(self.config_type)[name], value))
+            assign(self.config_type.model_construct(), name, self._value(name, value))
         except ConfigError as error:
             return "; ".join(problem.removeprefix(f"{name} ").capitalize() for problem in error.problems)
         return ""
 
     def to_saved(self, config: Config) -> dict[str, Any]:
-        """The values of ``config`` by the names under which they are kept."""
+        """The values of ``config`` by the keys under which they are saved."""
         return {self.key(name): self.displayed(name, getattr(config, name)) for name in self.names}
 
     def displayed(self, name: str, value: Any) -> Any:
-        """What the widget of a field holds for ``value``."""
+        """The value of the component of a field that shows ``value``."""
         return _display(fields(self.config_type)[name], value)
 
-    def _make(self, name: str) -> None:
+    def _value(self, name: str, value: Any) -> Any:
+        return None if value == "" and _kind(fields(self.config_type)[name])[1] else value
+
+    def _create(self, name: str) -> None:
         field = fields(self.config_type)[name]
         default = self._defaults.get(name, None if field.is_required() else field.get_default())
-        widget = _widget(field, _display(field, default), self._id(name), self._labels.get(name), self._lines.get(name))
-        self._widgets[name] = self._saved_fields.add(
-            self.key(name), widget, lambda value: not self.problem(name, value)
+        component = _component(
+            field, _display(field, default), self._id(name), self._labels.get(name), self._lines.get(name)
         )
+        self._saved_fields.add(self.key(name), component, lambda value: not self.problem(name, value))
+        self._components[name] = component
 
     def _id(self, name: str) -> str:
         return f"{self._prefix}-{name}".replace("_", "-").replace(".", "-")
 
 
-def _widget(field: FieldInfo, value: Any, elem_id: str, labels: Registry[Any] | None, lines: int | None) -> Component:
+def _component(
+    field: FieldInfo, value: Any, elem_id: str, labels: Registry[Any] | None, lines: int | None
+) -> Component:
     unit = _extra(field, "unit")
-    about: dict[str, Any] = {
+    common: dict[str, Any] = {
         "label": f"{field.title} ({unit})" if unit else field.title,
         "info": field.description,
         "elem_id": elem_id,
@@ -147,20 +154,20 @@ def _widget(field: FieldInfo, value: Any, elem_id: str, labels: Registry[Any] | 
         "min_width": 200,
     }
     kind, may_be_empty = _kind(field)
-    if may_be_empty and kind in (int, float):  # gradio's box for numbers shows 0 for nothing
-        return gr.Textbox(placeholder="automatic", **about)
+    if may_be_empty and kind in (int, float):  # gr.Number shows 0 for None
+        return gr.Textbox(placeholder="automatic", **common)
     if valid := choices(field):
         options = [
             (labels[value].label if labels and value in labels else label, value) for value, label in valid.items()
         ]
-        return gr.Radio(options, **about) if len(options) <= _FEW else gr.Dropdown(options, **about)
+        return gr.Radio(options, **common) if len(options) <= _MAX_RADIO_OPTIONS else gr.Dropdown(options, **common)
     if kind is bool:
-        return gr.Checkbox(**about)
+        return gr.Checkbox(**common)
     if kind is int and unit == "%":
-        return gr.Slider(_limit(field, Ge), _limit(field, Le), step=5, **about)
-    if kind in (int, float):  # no limits here: gradio would refuse without saying which field
-        return gr.Number(precision=0 if kind is int else None, **about)
-    return gr.Textbox(lines=lines or 1, max_lines=3 * lines if lines else 1, **about)
+        return gr.Slider(_limit(field, Ge), _limit(field, Le), step=5, **common)
+    if kind in (int, float):  # without limits: gr.Number rejects a value without naming the field
+        return gr.Number(precision=0 if kind is int else None, **common)
+    return gr.Textbox(lines=lines or 1, max_lines=3 * lines if lines else 1, **common)
 
 
 def _limit(field: FieldInfo, kind: type[Ge] | type[Le]) -> float:
@@ -177,17 +184,13 @@ def _kind(field: FieldInfo) -> tuple[Any, bool]:
     return annotation, False
 
 
-def _or_none(field: FieldInfo, value: Any) -> Any:
-    return None if value == "" and _kind(field)[1] else value
-
-
 def _display(field: FieldInfo, value: Any) -> Any:
     kind, may_be_empty = _kind(field)
     if value is None:
         return ""
     if may_be_empty and kind in (int, float):
         return f"{value:g}"
-    if isinstance(value, dict):  # such fields read JSON text
+    if isinstance(value, dict):  # such fields accept JSON text
         return json.dumps(value) if value else ""
     return str(value) if isinstance(value, Path) else value
 

@@ -1,4 +1,4 @@
-"""The graphics card on a page: how full it is, kept up to date without anybody waiting for the answer."""
+"""The GPU and its memory use, read in the background."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ import time
 
 from acestep.training.gpu_monitor import VRAMStatus, read_memory, vram_status
 
-_EVERY_S = 5.0
+_INTERVAL_S = 5.0
 
 
 class GPUStatus:
-    """Reads the card every few seconds in a thread of its own, from the first look on."""
+    """Reads the GPU every few seconds in a background thread, which starts with the first request."""
 
     def __init__(self) -> None:
         self._status: VRAMStatus | None = None
-        self._own = ""
-        self._guard, self._begun = threading.Lock(), False
+        self._allocated = ""
+        self._lock, self._started = threading.Lock(), False
 
-    def words(self) -> str:
-        """The card, how full it is, who else is on it, and what this program's tensors take; "" without a card."""
-        status = self.look()
-        return f"{status}{self._own}" if status else ""
+    def describe(self) -> str:
+        """The GPU, its memory use and other programs on it; "" without a GPU."""
+        status = self.read()
+        return f"{status}{self._allocated}" if status else ""
 
-    def look(self) -> VRAMStatus | None:
-        """The card as it was a few seconds ago; None without one, and before it was read."""
-        with self._guard:
-            if not self._begun:
-                self._begun = True
-                threading.Thread(target=self._read, name="graphics card", daemon=True).start()
+    def read(self) -> VRAMStatus | None:
+        """The latest status; None without a GPU, and before the first reading."""
+        with self._lock:
+            if not self._started:
+                self._started = True
+                threading.Thread(target=self._poll, name="GPU status", daemon=True).start()
         return self._status
 
-    def _read(self) -> None:
+    def _poll(self) -> None:
         while True:
-            self._status, self._own = vram_status(), _own()
-            time.sleep(_EVERY_S)
+            self._status, self._allocated = vram_status(), _allocated()
+            time.sleep(_INTERVAL_S)
 
 
-def _own() -> str:
-    """What this program has on the card; "" while it has nothing there: asking torch earlier would take memory."""
+def _allocated() -> str:
+    """The GPU memory of this program; "" until it uses the GPU, because asking torch earlier would allocate memory."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized() or (own := read_memory()) is None:
         return ""

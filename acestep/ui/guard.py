@@ -1,8 +1,8 @@
-"""Keeps other web pages away from the server on this computer.
+"""Protects the local server from requests of other web pages.
 
-Gradio 6.31 checks neither the Host of a request (a foreign name may be made to point to this computer: DNS rebinding)
-nor that a page of another local port does not use it (UI.md 3.2). Pure ASGI, because starlette's BaseHTTPMiddleware
-disturbs streams.
+Gradio 6.31 checks neither the Host of a request (DNS rebinding: a foreign name
+may point to this computer) nor the origin of requests from pages on other local ports. Pure ASGI, because Starlette's
+BaseHTTPMiddleware breaks streams.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-# The browser may talk to this server alone. Gradio needs inline scripts and styles, its charts need eval; launchers
-# such as Pinokio show the page in a frame.
+# The browser may only contact this server. Gradio needs inline scripts and styles, and eval for ``js_on_load``;
+# launchers such as Pinokio show the page in a frame.
 CONTENT_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
@@ -30,7 +30,7 @@ _HEADERS = [
 
 
 class LocalGuard:
-    """Lets a request pass when its Host is one of ``names`` and it was not sent by a page from elsewhere.
+    """Accepts a request if its Host is one of ``names`` and it was not sent by a page of another origin.
 
     ``names`` may hold ``*.domain``. Names below ``.localhost`` never leave the computer (RFC 6761). With
     ``any_address`` every plain IP address is accepted as well: rebinding needs a name.
@@ -44,8 +44,8 @@ class LocalGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
-        if not self._welcome(scope):
-            return await _refuse(scope, send)
+        if not self._is_allowed(scope):
+            return await _reject(scope, send)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -54,19 +54,19 @@ class LocalGuard:
 
         return await self._app(scope, receive, send_with_headers)
 
-    def _welcome(self, scope: Scope) -> bool:
+    def _is_allowed(self, scope: Scope) -> bool:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
-        from_elsewhere = headers.get(b"sec-fetch-site") in ("cross-site", "same-site")
+        is_cross_origin = headers.get(b"sec-fetch-site") in ("cross-site", "same-site")
         path = str(scope.get("path", ""))
         return (
-            self._knows(host)
+            self._is_known(host)
             and (origin is None or origin.partition("://")[2] == host)
-            and (not from_elsewhere or headers.get(b"sec-fetch-mode") == "navigate")
+            and (not is_cross_origin or headers.get(b"sec-fetch-mode") == "navigate")
             and not path.startswith(("/gradio_api/file=http", "/gradio_api/proxy="))
         )
 
-    def _knows(self, host: str) -> bool:
+    def _is_known(self, host: str) -> bool:
         name = _without_port(host).lower()
         if name in self._names or f"*.{name.partition('.')[2]}" in self._names:
             return True
@@ -85,7 +85,7 @@ def _is_address(name: str) -> bool:
     return True
 
 
-async def _refuse(scope: Scope, send: Send) -> None:
+async def _reject(scope: Scope, send: Send) -> None:
     if scope["type"] == "websocket":
         return await send({"type": "websocket.close", "code": 4403})
     await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})

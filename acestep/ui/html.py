@@ -1,4 +1,4 @@
-"""Small pieces of HTML. Everything that is not markup of ours is escaped here: ``gr.HTML`` runs what it is given."""
+"""HTML snippets. All values are escaped here, because ``gr.HTML`` runs the scripts of its value."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ Tone = Literal["plain", "good", "warn", "bad", "busy"]
 
 
 def text(value: object) -> str:
-    """``value`` for people, escaped."""
+    """``value`` as escaped text."""
     return escape(str(value))
 
 
 def badge(words: str, tone: Tone = "plain", **data: object) -> str:
-    """A short state; ``data`` become ``data-*`` attributes, which tests wait for."""
+    """A short status; ``data`` become ``data-*`` attributes."""
     attributes = "".join(f' data-{key}="{escape(str(value))}"' for key, value in data.items())
-    return f'<span class="ac-pill ac-{tone}" role="status"{attributes}>{escape(words)}</span>'
+    return f'<span class="ac-badge ac-{tone}" role="status"{attributes}>{escape(words)}</span>'
 
 
 def notice(title: str, lines: Iterable[str] = (), tone: Tone = "plain") -> str:
-    """A framed message; a bad one is announced by screen readers."""
+    """A framed message; screen readers announce a bad one."""
     role = ' role="alert"' if tone == "bad" else ""
     body = "".join(f"<p>{escape(line)}</p>" for line in lines if line)
-    return f'<div class="ac-card ac-{tone}"{role}><strong>{escape(title)}</strong>{body}</div>'
+    return f'<div class="ac-notice ac-{tone}"{role}><strong>{escape(title)}</strong>{body}</div>'
 
 
 def facts(values: Mapping[str, object], *, columns: bool = False) -> str:
-    """Names and values below each other, in as many columns as fit if there are many."""
+    """Names and values; with ``columns`` in as many columns as fit."""
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{text(value)}</dd></div>" for name, value in values.items())
     return f'<dl class="ac-facts{" ac-columns" if columns else ""}">{rows}</dl>'
 
@@ -46,25 +46,25 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], label: str) 
 
 
 def progress_bar(done: float, total: float, label: str) -> str:
-    """How far something is; without a total it only moves."""
+    """A progress bar; without a total it is indeterminate."""
     if not total:
         return f'<progress class="ac-bar" aria-label="{escape(label)}"></progress>'
     return f'<progress class="ac-bar" max="{total:g}" value="{done:g}" aria-label="{escape(label)}"></progress>'
 
 
 def log_box(lines: Sequence[str], label: str, empty: str, limit: int = 200) -> str:
-    """The last lines, the newest held in view by the style sheet alone."""
+    """The last ``limit`` lines; the style sheet keeps the newest in view."""
     body = escape("\n".join(lines[-limit:]) or empty)
     return f'<div class="ac-log" role="log" tabindex="0" aria-label="{escape(label)}"><pre>{body}</pre></div>'
 
 
 def address(copy: Path) -> str:
-    """Where the browser finds a file of the cache; relative, so that it works behind a proxy."""
+    """The URL of a file in the cache; relative, so that it works behind a proxy."""
     return quote(f"gradio_api/file={copy}", safe="/=:")
 
 
 def download(copy: Path) -> str:
-    """A list item that fetches a file of the cache."""
+    """A list item with a download link to a file in the cache."""
     return (
         f'<li><a href="{address(copy)}" download="{text(copy.name)}">{text(copy.name)}</a> '
         f"<span>{size(copy.stat().st_size)}</span></li>"
@@ -89,11 +89,17 @@ def duration(seconds: float) -> str:
 
 
 def approximate_time(seconds: float) -> str:
-    """A time to wait, as exact as such a guess can be: ``40 s``, ``12 min``, ``2 h 40 min``."""
+    """An estimated time: ``40 s``, ``12 min``, ``2 h 40 min``."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def shorten(text: str, limit: int) -> str:
+    """``text`` on one line, with an ellipsis beyond ``limit`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[:limit]}..."
 
 
 def count(number: int, noun: str) -> str:

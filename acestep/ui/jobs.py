@@ -25,26 +25,26 @@ GENERATION = "piece.wav"
 
 
 class GenerateJob(Config):
-    """One piece of music, with an adapter or without."""
+    """One generation, with an adapter or without one."""
 
     checkpoint: str = option(..., "Model", "Folder of the model.")
-    adapter: Path | None = option(None, "Adapter", "Folder or file of an adapter; empty for the model alone.")
+    adapter: Path | None = option(None, "Adapter", "Folder or file of an adapter. Empty: the base model.")
     strength: float = option(
-        1.0, "Strength", "0 is the model alone, 1 the adapter as trained, more exaggerates.", ge=0.0, le=3.0
+        1.0, "Strength", "0 is the base model, 1 the adapter as trained; above 1 exaggerates it.", ge=0.0, le=3.0
     )
     request: GenerationConfig = group(GenerationConfig, "Music")
 
 
 class CompareJob(Config):
-    """The same piece of music with several adapters, one after the other, to be heard side by side."""
+    """The same request with several adapters, for a comparison."""
 
     checkpoint: str = option(..., "Model", "Folder of the model.")
-    adapters: list[str] = option(..., "Made by", "Adapters, and an empty text for the model alone.", min_length=1)
+    adapters: list[str] = option(..., "Checkpoints", "Adapters; an empty value is the base model.", min_length=1)
     strength: float = option(1.0, "Strength", "Of each adapter.", ge=0.0, le=3.0)
     request: GenerationConfig = group(GenerationConfig, "Music")
 
     def each(self) -> list[GenerateJob]:
-        """The single pieces."""
+        """One job per adapter."""
         common: dict[str, Any] = {"checkpoint": self.checkpoint, "request": self.request}
         return [
             GenerateJob(adapter=Path(adapter), strength=self.strength, **common) if adapter else GenerateJob(**common)
@@ -53,76 +53,76 @@ class CompareJob(Config):
 
 
 class DownloadJob(Config):
-    """Models to fetch."""
+    """A download of models."""
 
-    names: list[str] = option(..., "Models", "Names of the catalog.")
-    root: Path = option(..., "Checkpoints Folder", "Where the models are put.")
+    names: list[str] = option(..., "Models", "Names from the catalog.")
+    root: Path = option(..., "Checkpoints Folder", "Where the models are saved.")
     source: Literal["auto", "huggingface", "modelscope"] = option(
-        "auto", "Source", "auto takes the one that answers, and the other when it fails."
+        "auto", "Source", "auto uses the one that responds, and the other if it fails."
     )
 
 
 def generate_job(config: GenerateJob, context: Context) -> dict[str, Any]:
-    """Write ``piece.wav`` into the job's folder, with the models that the pages share.
+    """Write ``piece.wav`` into the job folder, with the models that the pages share.
 
     Raises:
         CheckpointError, AdapterError, ModelMismatch, JobCancelled, StorageError.
     """
     context.emit(LogMessage(message="loading the model"))
     handler = _handler_for(config)
-    context.emit(LogMessage(message="making music"))
+    context.emit(LogMessage(message="generating"))
 
-    def tell(step: int, steps: int) -> None:
+    def on_step(step: int, steps: int) -> None:
         if step == 1:
             context.emit(Started(job="generate", total=steps, unit="steps"))
-        context.emit(Progressed(done=step, total=steps, note="turning the result into sound" if step == steps else ""))
+        context.emit(Progressed(done=step, total=steps, note="decoding audio" if step == steps else ""))
 
-    return _make(handler, config, context.folder, context, tell)
+    return _generate(handler, config, context.folder, context, on_step)
 
 
 def compare_job(config: CompareJob, context: Context) -> dict[str, Any]:
-    """One piece after the other, each in a folder of its own beside the job's, as if it had been asked for alone.
+    """Generate with each adapter in turn, each into its own folder beside the job folder, like single generations.
 
-    An adapter that cannot be used is left out. Raises CheckpointError, JobCancelled, StorageError.
+    An adapter that cannot be loaded is skipped. Raises CheckpointError, JobCancelled, StorageError.
     """
-    pieces = config.each()
+    jobs = config.each()
     SERVICE.initialize(require_checkpoint(config.checkpoint))
-    context.emit(Started(job="compare", total=len(pieces), unit="pieces"))
-    made = []
-    for number, piece in enumerate(pieces, 1):
+    context.emit(Started(job="compare", total=len(jobs), unit="generations"))
+    audio = []
+    for number, job in enumerate(jobs, 1):
         context.stop_if_cancelled()
         folder = context.folder.with_name(f"{context.folder.name}-{number}")
-        name = str(piece.adapter or "model alone")
+        name = str(job.adapter or "base model")
         try:
-            handler = _handler_for(piece)
-            write_job(folder, "generate", piece)
-            made.append(_make(handler, piece, folder, context)["audio"])
+            handler = _handler_for(job)
+            write_job(folder, "generate", job)
+            audio.append(_generate(handler, job, folder, context)["audio"])
         except (AdapterError, ModelMismatch) as error:
             context.emit(ItemFailed(item=name, message=str(error), hint=error.hint))
-        context.emit(Progressed(done=number, total=len(pieces), note=name))
-    return {"audio": made}
+        context.emit(Progressed(done=number, total=len(jobs), note=name))
+    return {"audio": audio}
 
 
-def _handler_for(piece: GenerateJob) -> AceStepHandler:
-    """The shared models with the adapter of ``piece``. Raises CheckpointError, AdapterError, ModelMismatch."""
-    handler = SERVICE.initialize(require_checkpoint(piece.checkpoint))
-    if piece.adapter is None:
+def _handler_for(job: GenerateJob) -> AceStepHandler:
+    """The shared models with the adapter of ``job``. Raises CheckpointError, AdapterError, ModelMismatch."""
+    handler = SERVICE.initialize(require_checkpoint(job.checkpoint))
+    if job.adapter is None:
         handler.unload_adapter()
     else:
-        handler.load_adapter(piece.adapter, strength=piece.strength)
+        handler.load_adapter(job.adapter, strength=job.strength)
     return handler
 
 
-def _make(
+def _generate(
     handler: AceStepHandler,
-    piece: GenerateJob,
+    job: GenerateJob,
     folder: Path,
     context: Context,
-    tell: Callable[[int, int], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     from acestep.audio.files import write_audio
 
-    audio = handler.generate(piece.request, on_step=tell, should_stop=lambda: context.cancelled)
+    audio = handler.generate(job.request, on_step=on_step, should_stop=lambda: context.cancelled)
     path = folder / GENERATION
     write_audio(path, audio)
     context.emit(Saved(path=str(path), role="audio"))
@@ -130,7 +130,7 @@ def _make(
 
 
 def download_job(config: DownloadJob, context: Context) -> dict[str, Any]:
-    """Fetch models. Raises DownloadError, DiskFull, NotWritable, JobBusy, JobCancelled."""
+    """Download models. Raises DownloadError, DiskFull, NotWritable, JobBusy, JobCancelled."""
     from acestep.models.download import download
 
     folders = download(

@@ -1,8 +1,8 @@
-"""What the tabs of both pages are built with: answer events, lead from tab to tab, say what is missing."""
+"""What the tabs of a page share: event listeners, links between tabs, prerequisites, saved fields, live panels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,115 +14,136 @@ from acestep.ui.errors import report_errors, warn
 from acestep.ui.live import LiveUpdates
 from acestep.ui.settings import SavedFields, Settings
 
-_WRONG = "ac-wrong"
+Data = dict[Component, Any]  # the values of the inputs of an event, by component
+Problems = Mapping[Component, str]  # what is wrong with inputs; an input without a problem may be absent
+_INVALID_CLASS = "ac-invalid"
 
 
 @dataclass(frozen=True, slots=True)
 class Prerequisite:
-    """Something that a tab lacks, and the tab where it can be had."""
+    """Something that a tab needs first, and the tab that provides it."""
 
-    words: str
+    message: str
     tab: str
 
 
-def heading(words: str) -> None:
-    """A title above the widgets that follow."""
-    gr.HTML(f'<h3 class="ac-title">{html.text(words)}</h3>')
-
-
 class PageContext:
-    """One page: its live parts, its kept fields and its tabs, whose titles are given by id."""
+    """One page: its live panels, its saved fields and its tabs.
 
-    def __init__(self, settings: Settings, blocks: gr.Blocks, tabs: gr.Tabs, titles: Mapping[str, str]) -> None:
-        self.blocks, self.tabs, self._titles = blocks, tabs, titles
-        self.tab: gr.Tab  # the one that is being filled
+    Args:
+        titles: the title of each tab by its id.
+        prefix: begins the element ids of the tabs.
+    """
+
+    def __init__(
+        self, settings: Settings, blocks: gr.Blocks, tabs: gr.Tabs, titles: Mapping[str, str], prefix: str
+    ) -> None:
+        self.settings, self.blocks, self.tabs = settings, blocks, tabs
+        self._titles, self._prefix = titles, prefix
+        self.tab: gr.Tab  # the one that is being built
         self.live, self.saved_fields = LiveUpdates(), SavedFields(settings)
+
+    def begin_tab(self, name: str) -> gr.Tab:
+        """The tab with that id, to be used as a context manager."""
+        self.tab = gr.Tab(self._titles[name], id=name, elem_id=f"{self._prefix}-tab-{name}")
+        return self.tab
 
     def on(
         self,
         trigger: Callable[..., Any],
-        handler: Callable[..., Any],
-        inputs: Sequence[Component] = (),
+        listener: Callable[..., Any],
+        inputs: Collection[Component] = (),
         outputs: Sequence[Any] = (),
         *,
-        check: Callable[..., Sequence[str]] | None = None,
+        check: Callable[[Data], Problems] | None = None,
         busy_on: Component | None = None,
         quiet: bool = False,
     ) -> Any:
-        """Answer an event; problems are told on the page, and its live parts look again afterwards.
+        """Add an event listener. Its errors are shown on the page, and the live panels refresh when it has finished.
 
         Args:
-            check: says for each of ``inputs`` what is wrong with it, or "". It is said at the field, and the handler
-                is called only when nothing is.
-            busy_on: shows that the handler is at work.
-            quiet: for handlers that are done at once.
+            inputs: a set, which ``listener`` receives as one dict by component, or a list for positional arguments.
+            check: validates the inputs, which must be a set. Each problem is shown at its field, and ``listener`` is
+                called only without problems.
+            busy_on: the component that shows progress.
+            quiet: for listeners that return at once.
         """
         if check is not None:
-            handler, outputs = self._checked(handler, check, inputs, outputs)
+            assert isinstance(inputs, set)
+            listener, outputs = _validated(listener, check, inputs, outputs)
         event = trigger(
-            report_errors(handler),
-            list(inputs),
+            report_errors(listener),
+            inputs if isinstance(inputs, set) else list(inputs),
             list(outputs),
             show_progress="hidden" if busy_on is None else "minimal",
-            show_progress_on=busy_on or self.live.nowhere,
+            show_progress_on=busy_on or self.live.hidden,
             queue=not quiet,
             api_visibility="private",
         )
         self.live.after(event)
         return event
 
-    def go(self, button: gr.Button, tab: str | Callable[[], str]) -> None:
-        """Let a button open a tab."""
+    def go_to(self, button: gr.Button, tab: str | Callable[[], str]) -> None:
+        """Let a button select a tab."""
 
-        def choose() -> Any:
+        def select() -> Any:
             return gr.Tabs(selected=tab if isinstance(tab, str) else tab())
 
-        button.click(choose, None, self.tabs, **self.live.silent)
+        button.click(select, None, self.tabs, **self.live.silent)
 
-    def require(self, name: str, problem: Callable[[], Prerequisite | None]) -> None:
-        """While there is a problem, say it here, with the one button that leads to the cure."""
-        with gr.Row(elem_classes="ac-cure", visible=False) as row:
-            words = gr.HTML(elem_id=f"{name}-missing")
-            button = gr.Button("", elem_id=f"{name}-cure", scale=0)
+    def require(self, elem_id: str, missing: Callable[[], Prerequisite | None]) -> None:
+        """While a prerequisite is missing, show it here with a button that selects the tab that provides it."""
+        with gr.Row(elem_classes="ac-prerequisite", visible=False) as row:
+            message = gr.HTML(elem_id=f"{elem_id}-missing")
+            button = gr.Button("", elem_id=f"{elem_id}-go", scale=0)
 
         def render() -> Sequence[Any]:
-            found = problem()
+            found = missing()
             if found is None:
                 return gr.update(visible=False), gr.skip(), gr.skip()
             label = f"Go to {self._titles[found.tab]}"
-            return gr.update(visible=True), html.notice(found.words, tone="warn"), gr.update(value=label)
+            return gr.update(visible=True), html.notice(found.message, tone="warn"), gr.update(value=label)
 
-        self.live.show([row, words, button], problem, render)
-        self.go(button, lambda: found.tab if (found := problem()) else next(iter(self._titles)))
+        self.live.add([row, message, button], missing, render)
+        self.go_to(button, lambda: found.tab if (found := missing()) else next(iter(self._titles)))
 
-    def _checked(
-        self,
-        handler: Callable[..., Any],
-        check: Callable[..., Sequence[str]],
-        inputs: Sequence[Component],
-        outputs: Sequence[Any],
-    ) -> tuple[Callable[..., Any], list[Any]]:
-        """``handler`` behind ``check``, with the fields that can say what is wrong as further outputs.
-
-        Gradio's own ``validator=`` writes at the field too, but its words are gone with the next event of the page
-        (6.31), and the live parts make one every second or two.
-        """
-        fields = [(place, widget) for place, widget in enumerate(inputs) if hasattr(widget, "info")]
-
-        def checked(*values: Any) -> list[Any]:
-            wrong = check(*values)
-            marks = [_mark(widget, wrong[place]) for place, widget in fields]
-            if any(wrong):
-                named: list[Any] = list(inputs)
-                words = [f"{named[place].label}: {problem}" for place, problem in enumerate(wrong) if problem]
-                warn(f"Not done. {'; '.join(words)}.")
-                return [*(gr.skip() for _ in outputs), *marks]
-            made = handler(*values)
-            made = [] if not outputs else [made] if len(outputs) == 1 else list(made)
-            return [*made, *marks]
-
-        return checked, [*outputs, *(widget for _, widget in fields)]
+    def filter(self, key: str, choices: Sequence[str], elem_id: str, *, visible: bool = True) -> gr.Radio:
+        """A saved choice between views of a table; the first one is the default."""
+        radio = gr.Radio(
+            choices, value=choices[0], label="Show", container=False, visible=visible, elem_id=elem_id
+        )  # fmt: skip
+        self.saved_fields.add(key, radio, lambda value: value in choices)
+        self.on(radio.input, lambda value: self.settings.put({key: value}), [radio], quiet=True)
+        return radio
 
 
-def _mark(widget: Any, wrong: str) -> Any:
-    return gr.update(info=wrong or widget.info, elem_classes=[_WRONG] if wrong else [])
+def _validated(
+    listener: Callable[..., Any],
+    check: Callable[[Data], Problems],
+    inputs: set[Component],
+    outputs: Sequence[Any],
+) -> tuple[Callable[..., Any], list[Any]]:
+    """``listener`` behind ``check``, with the fields that can show a problem as further outputs.
+
+    Gradio's own ``validator=`` marks the field too, but its message disappears with the next event of the page
+    (6.31), and the live panels cause one at every poll.
+    """
+    fields = [component for component in inputs if hasattr(component, "info")]
+
+    def validated(data: Data) -> list[Any]:
+        problems = check(data)
+        marks = [_mark(field, problems.get(field, "")) for field in fields]
+        if any(problems.values()):
+            named: Mapping[Any, str] = problems
+            messages = [f"{field.label}: {problem}" for field, problem in named.items() if problem]
+            warn(f"Some values are invalid. {'; '.join(messages)}.")
+            return [*(gr.skip() for _ in outputs), *marks]
+        result = listener(data)
+        values = [] if not outputs else [result] if len(outputs) == 1 else list(result)
+        return [*values, *marks]
+
+    return validated, [*outputs, *fields]
+
+
+def _mark(field: Any, problem: str) -> Any:
+    return gr.update(info=problem or field.info, elem_classes=[_INVALID_CLASS] if problem else [])

@@ -1,4 +1,4 @@
-"""A job on the page: its state, how far it is, how long yet, what was left out, and the log."""
+"""The status of a job on the page: state, progress, time left, skipped files, and log."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class JobPanel:
         """
         self._watch, self._nothing_yet, self._result = watch, nothing_yet, result
         self._status = gr.HTML(elem_id=f"{name}-status")
-        self._beside = gr.Button("Go on beside the other job", visible=False, size="sm", elem_id=f"{name}-beside")
+        self._beside = gr.Button("Run anyway (share the GPU)", visible=False, size="sm", elem_id=f"{name}-beside")
         live.after(self._beside.click(self._share, None, None, **live.silent))
         with gr.Accordion("Log", open=False, elem_classes="ac-fold", elem_id=f"{name}-log"):
             self._log = gr.HTML()
-        live.show([self._status, self._log, self._beside], watch.version, self._render)
+        live.add([self._status, self._log, self._beside], watch.version, self._render)
 
     def _share(self) -> None:
         if self._watch.folder is not None:
@@ -77,9 +77,9 @@ class JobPanel:
         if state == "idle":
             return self._nothing_yet
         if state == "stopping":
-            return "Ends the piece of work at hand, then saves."
+            return "Finishing the current step, then saving."
         if state == "paused":
-            return "Waits between two steps; the memory stays taken."
+            return "Paused. The memory stays in use."
         return account.phase if state == "running" else ""
 
     def _ending(self, state: State, account: Account) -> str:
@@ -91,8 +91,8 @@ class JobPanel:
         if state == "failed" and isinstance(last, Failed):
             return html.notice(f"{last.message[:1].upper()}{last.message[1:]}", [last.hint], "bad")
         if state == "interrupted":
-            told = "The program was closed or ended while this ran. What was saved by then is still there."
-            return html.notice("Interrupted.", [told], "bad")
+            message = "The program exited while this job was running. Saved results are still available."
+            return html.notice("Interrupted.", [message], "bad")
         return ""
 
 
@@ -102,13 +102,13 @@ def _how_far(state: State, account: Account) -> str:
     share = f"{100 * account.done // account.total} %"
     words = [f"{account.done} of {account.total} {account.unit}", share]
     if state in ACTIVE:
-        words.append(f"{html.approximate_time(max(0.0, time.time() - account.began_s))} so far")
+        words.append(f"{html.approximate_time(max(0.0, time.time() - account.began_s))} elapsed")
     if state == "running":
         left, speed = account.seconds_left, account.per_second
         if left is not None:
-            words.append(f"about {html.approximate_time(left)} left")
+            words.append(f"{html.approximate_time(left)} left")
         if speed is not None and account.unit == "steps":
-            words.append(f"{speed:.1f} steps a second" if speed >= 1 else f"{1 / speed:.1f} s a step")
+            words.append(f"{speed:.1f} steps/s" if speed >= 1 else f"{1 / speed:.1f} s/step")
     return html.progress_bar(account.done, account.total, "Progress") + (
         f'<div class="ac-numbers">{html.text(" · ".join(words))}</div>'.replace("·", "&middot;")
     )
@@ -117,9 +117,9 @@ def _how_far(state: State, account: Account) -> str:
 def _troubles(account: Account) -> str:
     parts = []
     if account.warnings:
-        parts.append(html.notice("Please note", list(dict.fromkeys(account.warnings))[-_SHOWN_WARNINGS:], "warn"))
+        parts.append(html.notice("Warnings", list(dict.fromkeys(account.warnings))[-_SHOWN_WARNINGS:], "warn"))
     if account.left_out:
         rows = [(item.item, item.message, item.hint) for item in account.left_out]
-        title = f"{html.count(len(rows), 'file')} left out"
+        title = f"{html.count(len(rows), 'file')} skipped"
         parts.append(html.notice(title, tone="warn") + html.table(["File", "Reason", "What to do"], rows, title))
     return "".join(parts)

@@ -1,9 +1,7 @@
-"""Opens a page on this computer and keeps it open until it is told to stop. Which page, it does not know."""
+"""Serves a page on this computer until it is stopped."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import os
 import signal
 import threading
@@ -31,7 +29,7 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a face builds. ``health`` answers ``/health``; ``close`` is called before the program ends."""
+    """A page to serve. ``health`` returns the content of ``/health``; ``close`` is called before the program exits."""
 
     blocks: gr.Blocks
     health: Callable[[], dict[str, Any]] = dict
@@ -40,7 +38,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a page is opened and who may come in. ``auth`` is a name and a password."""
+    """The address of a page and its login: ``auth`` is a name and a password."""
 
     host: str = "127.0.0.1"
     port: int = 7861
@@ -71,16 +69,16 @@ class Address:
 
 
 def prepare_environment(environment: MutableMapping[str, str]) -> list[str]:
-    """Set what must be set before gradio is imported. Returns what the user should know.
+    """Set the environment variables that Gradio reads when it is imported. Returns notes for the user.
 
-    Nothing is reported to anyone; requests to this computer go past a proxy, with which gradio would otherwise not
-    start; a SOCKS proxy, with which it cannot even be imported, is dropped.
+    Telemetry is off. Requests to this computer bypass a proxy, because Gradio does not start otherwise. SOCKS proxies
+    are removed, because Gradio cannot be imported with one.
     """
     from platformdirs import user_cache_path
 
     environment["GRADIO_ANALYTICS_ENABLED"] = "False"
     environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    environment.pop("GRADIO_ALLOWED_PATHS", None)  # would open folders to whoever reaches the page
+    environment.pop("GRADIO_ALLOWED_PATHS", None)  # would expose folders to all visitors of the page
     environment.setdefault("GRADIO_TEMP_DIR", str(user_cache_path("acestep-trainer") / "gradio"))
     given = environment.get("NO_PROXY") or environment.get("no_proxy") or ""
     hosts = [host.strip() for host in given.split(",") if host.strip()]
@@ -91,31 +89,11 @@ def prepare_environment(environment: MutableMapping[str, str]) -> list[str]:
     return [f"{name} is not used: SOCKS proxies are not supported" for name in dropped]
 
 
-def import_gradio() -> None:
-    """Import gradio in half the time.
-
-    Gradio 6.31 parses the source of each of its components anew at every import, to write stub files for editors
-    (component_meta.create_or_modify_pyi); it leaves that where it is told that a class has no file.
-    """
-    found = inspect.getfile
-
-    def getfile(object: Any) -> str:
-        if isinstance(object, type) and object.__module__.partition(".")[0] == "gradio":
-            raise OSError("no stub files are wanted")
-        return found(object)
-
-    inspect.getfile = getfile
-    try:
-        importlib.import_module("gradio")
-    finally:
-        inspect.getfile = found
-
-
 @contextmanager
 def open_page(page: Page, address: Address, *, browser: bool = False) -> Iterator[str]:
-    """Serve ``page`` while the block runs; yields the public address of ``--share``, else "". It is closed in order.
+    """Serve ``page`` inside the block; yields the public address of ``--share``, else "".
 
-    Raises ConfigError when the port is taken.
+    Raises ConfigError when the port is in use.
     """
     from starlette.middleware import Middleware
     from starlette.routing import Route
@@ -142,7 +120,7 @@ def open_page(page: Page, address: Address, *, browser: bool = False) -> Iterato
             pwa=False,
             mcp_server=False,
             enable_monitoring=False,
-            run_history=False,  # it would keep what is typed, passwords too, in the browser
+            run_history=False,  # it would store entered values, including passwords, in the browser
             footer_links=["api", "settings"],
             allowed_paths=[],
             max_file_size=_MAX_UPLOAD,
@@ -160,7 +138,7 @@ def open_page(page: Page, address: Address, *, browser: bool = False) -> Iterato
 
 
 def _health_route(page: Page) -> Callable[[Request], Response]:
-    """Open without the login: launchers ask it, and it tells no more than that the server lives and what it holds."""
+    """Needs no login, because launchers poll it; reports only that the server runs and what is loaded."""
     from starlette.responses import JSONResponse
 
     def answer(request: Request) -> Response:
@@ -171,7 +149,7 @@ def _health_route(page: Page) -> Callable[[Request], Response]:
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """While the block runs, Ctrl-C and SIGTERM set the yielded event instead of ending the program."""
+    """Inside the block, Ctrl-C and SIGTERM set the yielded event instead of ending the program."""
     asked = threading.Event()
     kinds = [signal.SIGINT, signal.SIGTERM]
     before = {kind: signal.signal(kind, lambda *_: asked.set()) for kind in kinds}

@@ -1,4 +1,4 @@
-"""The models that this program holds in memory for listening: one checkpoint at a time, shared by all pages and jobs.
+"""The models that this program keeps loaded for generation: one checkpoint at a time, shared by all pages and jobs.
 
 Importing this does not import torch; the first use does.
 """
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """What is in memory, and why where."""
+class LoadedModel:
+    """The loaded model, its device and dtype, each with the reason for the choice."""
 
     name: str
     folder: Path
@@ -29,13 +29,13 @@ class Loaded:
 
 
 class Service:
-    """Loads, keeps and frees a handler. Safe to use from several threads."""
+    """Loads, keeps and unloads a handler. Thread-safe."""
 
     def __init__(self) -> None:
-        self._use = threading.RLock()
+        self._lock = threading.RLock()
         self._handler: AceStepHandler | None = None
-        self.loaded: Loaded | None = None
-        self.loading = ""  # the name of what is being loaded
+        self.loaded: LoadedModel | None = None
+        self.loading = ""  # name of the model that is being loaded
 
     @property
     def models_loaded(self) -> bool:
@@ -43,16 +43,16 @@ class Service:
 
     @property
     def llm_loaded(self) -> bool:
-        """Whether the 5Hz language model is in memory; this program does not use it yet."""
+        """Whether the 5Hz language model is loaded; this program does not use it yet."""
         return False
 
     def initialize(self, checkpoint: Path) -> AceStepHandler:
-        """The handler of that checkpoint with its models in memory; another one is freed first.
+        """The handler of that checkpoint with its models loaded; another one is unloaded first.
 
         Raises:
-            CheckpointError: the folder is not a whole checkpoint.
+            CheckpointError: the checkpoint is incomplete.
         """
-        with self._use:
+        with self._lock:
             if self._handler is not None and self.loaded and self.loaded.folder == checkpoint:
                 return self._handler
             self.unload()
@@ -63,8 +63,8 @@ class Service:
                 self.loading = ""
 
     def unload(self) -> None:
-        """Free the memory. Harmless when nothing is loaded."""
-        with self._use:
+        """Unload the models. Does nothing when none are loaded."""
+        with self._lock:
             handler, self._handler, self.loaded = self._handler, None, None
             if handler is not None:
                 handler.unload()
@@ -78,7 +78,7 @@ class Service:
         check_companions(handler.checkpoint)
         handler.ensure_models_loaded()
         self._handler = handler
-        self.loaded = Loaded(
+        self.loaded = LoadedModel(
             name=handler.checkpoint.name,
             folder=checkpoint,
             device=handler.device.value,
@@ -93,7 +93,7 @@ SERVICE = Service()
 
 
 def require_checkpoint(folder: str) -> Path:
-    """The chosen checkpoint. Raises CheckpointError when there is none."""
+    """The selected checkpoint. Raises CheckpointError when there is none."""
     if not folder:
-        raise CheckpointError("no model is chosen", hint="Choose one in 1. Service.")
+        raise CheckpointError("no model is selected", hint="Select one in 1. Service.")
     return Path(folder)

@@ -1,6 +1,6 @@
-"""What was typed into the pages: kept on the computer that runs the program, so that a reload or a restart loses none.
+"""The values of the fields of the pages, saved so that they survive a reload of the page and a restart of the program.
 
-``Settings`` is the store, one file shared by all open pages. ``Fields`` ties the widgets of a page to it.
+``Settings`` is the store, one file shared by all open pages. ``SavedFields`` connects the components of a page to it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Settings:
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
-        self.version = self.pushed = 0  # number of changes; of those that were not typed into a page
-        self._push_of: dict[str, int] = {}  # key -> the push that set it last
+        self.version = self.pushed = 0  # number of changes; number of changes made by the program
+        self._push_of: dict[str, int] = {}  # key -> number of the push that set it last
         self._values = self._read()
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -35,12 +35,12 @@ class Settings:
             return self._values.get(key, default)
 
     def text(self, key: str, default: str = "") -> str:
-        """The value as text; the default if there is none."""
+        """The value if it is a non-empty text, else the default."""
         value = self.get(key)
         return value if isinstance(value, str) and value else default
 
     def put(self, values: Mapping[str, Any]) -> None:
-        """Keep ``values``, now and in the file. A disk that is full does not stop the work on the page."""
+        """Save ``values`` in memory and in the file. A full disk is logged and does not raise an error."""
         with self._lock:
             changed = {key: value for key, value in values.items() if self._values.get(key, _MISSING) != value}
             if not changed:
@@ -50,17 +50,17 @@ class Settings:
             try:
                 write_versioned(self._path, _KIND, _VERSION, {"values": self._values})
             except StorageError as error:
-                logger.warning("settings are not saved: {}", error)
+                logger.warning("cannot save the settings of the page: {}", error)
 
     def push(self, values: Mapping[str, Any]) -> None:
-        """Keep values that the program sets: open pages take them over."""
+        """Save values that the program sets; open pages show them."""
         self.put(values)
         with self._lock:
             self.pushed += 1
             self._push_of |= dict.fromkeys(values, self.pushed)
 
     def pushed_after(self, push: int) -> dict[str, Any]:
-        """The values that the program has set since then; all that are kept, if ``push`` is negative."""
+        """The values that the program has set since that push; all saved values if ``push`` is negative."""
         with self._lock:
             return {key: value for key, value in self._values.items() if self._push_of.get(key, 0) > push}
 
@@ -70,65 +70,58 @@ class Settings:
         try:
             values = read_versioned(self._path, _KIND, _VERSION, error=ConfigError).get("values")
         except ConfigError as error:
-            logger.warning("settings start afresh: {}", error)
+            logger.warning("the saved settings cannot be read and are reset: {}", error)
             self._path.replace(self._path.with_suffix(".damaged.json"))
             return {}
         return values if isinstance(values, dict) else {}
 
 
 _MISSING = object()
-_Check = Callable[[Any], bool]
+_IsValid = Callable[[Any], bool]
 
 
 class SavedFields:
-    """The widgets of one page whose values are kept, each under a name."""
+    """The components of one page whose values are saved, each under a key."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._widgets: dict[str, tuple[Component, _Check]] = {}
+        self._components: dict[str, tuple[Component, _IsValid]] = {}
 
-    def add(self, key: str, widget: Component, fits: _Check = lambda value: True) -> Any:
-        """Keep the value of ``widget``. A stored value that no longer ``fits`` gives way to the default.
-
-        Returns the widget, so that it can be made and added in one line.
-        """
-        assert key not in self._widgets, f"{key} is used twice"
-        assert getattr(widget, "type", "") != "password", "secrets are not kept"
-        self._widgets[key] = (widget, fits)
-        return widget
-
-    def widgets(self, *keys: str) -> list[Component]:
-        return [self._widgets[key][0] for key in keys]
+    def add(self, key: str, component: Component, is_valid: _IsValid = lambda value: True) -> None:
+        """Save the value of ``component`` from now on; a saved value that is no longer valid is not restored."""
+        assert key not in self._components, f"{key} is used twice"
+        assert getattr(component, "type", "") != "password", "secrets are not saved"
+        self._components[key] = (component, is_valid)
 
     def value(self, key: str) -> Any:
-        """What stands in a field: what is kept, or else what it begins with."""
-        widget: Any = self._widgets[key][0]
-        return self._settings.get(key, widget.value)
+        """The saved value of a field, or else its initial value."""
+        component: Any = self._components[key][0]
+        return self._settings.get(key, component.value)
 
     def wire(self, live: LiveUpdates) -> None:
-        """Call last: fill the page when it opens and when the program changes a value; keep what is typed into it."""
-        shown = gr.State(0)  # the last push that this page has taken over
-        outputs = [shown, *(widget for widget, _ in self._widgets.values())]
-        live.begin(outputs, lambda: self._take_over(-1))
-        pushed = gr.Textbox("", visible="hidden")  # a State would tell no one of its change when it is not queued
-        live.show([pushed], lambda: self._settings.pushed, lambda: [str(self._settings.pushed)])
-        pushed.change(self._take_over, shown, outputs, **live.silent)
-        for key, (widget, _) in self._widgets.items():
-            any_widget: Any = widget
-            triggers = [any_widget.input]
-            if hasattr(widget, "blur"):  # what is pasted with the mouse is no input to gradio
-                triggers.append(any_widget.blur)
-            gr.on(triggers, self._keeper(key), widget, None, trigger_mode="always_last", **live.silent)
+        """Call last: show saved values when the page opens or the program sets them; save what the user enters."""
+        shown = gr.State(0)  # the last push that this page shows
+        outputs = [shown, *(component for component, _ in self._components.values())]
+        live.on_load(outputs, lambda: self._update(-1))
+        pushed = gr.Textbox("", visible="hidden")  # a gr.State fires no change event without the queue
+        live.add([pushed], lambda: self._settings.pushed, lambda: [str(self._settings.pushed)])
+        pushed.change(self._update, shown, outputs, **live.silent)
+        for key, (component, _) in self._components.items():
+            events: Any = component
+            triggers = [events.input]
+            if hasattr(component, "blur"):  # pasting with the mouse fires no input event
+                triggers.append(events.blur)
+            gr.on(triggers, self._saver(key), component, None, trigger_mode="always_last", **live.silent)
 
-    def _take_over(self, shown: int) -> list[Any]:
-        """Only what the program has set: a field that somebody is typing into is left alone."""
+    def _update(self, shown: int) -> list[Any]:
+        """Update only what the program has set, so that a field that the user is editing stays as it is."""
         now = self._settings.pushed
         new = self._settings.pushed_after(shown)
-        fitting = {key for key, (_, fits) in self._widgets.items() if key in new and fits(new[key])}
-        return [now, *(gr.update(value=new[key]) if key in fitting else gr.skip() for key in self._widgets)]
+        valid = {key for key, (_, is_valid) in self._components.items() if key in new and is_valid(new[key])}
+        return [now, *(gr.update(value=new[key]) if key in valid else gr.skip() for key in self._components)]
 
-    def _keeper(self, key: str) -> Callable[[Any], None]:
-        def keep(value: Any) -> None:
+    def _saver(self, key: str) -> Callable[[Any], None]:
+        def save(value: Any) -> None:
             self._settings.put({key: value})
 
-        return keep
+        return save

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from acestep.ui import html
+from acestep.ui import html, layout
 from acestep.ui.page_context import PageContext
 from acestep.ui.workspace import Workspace
 
@@ -13,12 +13,12 @@ _SHOWN = 20
 
 
 class SplitPanel:
-    """Widgets and what they do."""
+    """Components and listeners."""
 
     def __init__(self, page: PageContext, workspace: Workspace) -> None:
         self._workspace = workspace
-        with gr.Accordion("Split Long Audio Files", open=False, elem_classes="ac-fold", elem_id="tr-split"):
-            with gr.Row(elem_classes="ac-grid"):
+        with layout.section("Split Long Audio Files", "tr-split"):
+            with layout.grid():
                 source = gr.Textbox(
                     label="Input Folder", info="Only its own files, no sub-folders.", elem_id="tr-split-in"
                 )

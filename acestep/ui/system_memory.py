@@ -1,4 +1,4 @@
-"""How much memory of this computer is free, for what is trained without a graphics card."""
+"""The free memory of this computer, for training without a GPU."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _KIB = 1024
 
 
 def free_bytes() -> int | None:
-    """What programs can have without others being pushed out; None where the system does not tell."""
+    """Memory available without swapping, in bytes; None where the system does not report it."""
     if sys.platform == "win32":
         return _free_on_windows()
     try:
         lines = _MEMINFO.read_text(encoding="ascii").splitlines()
     except OSError:
         return None
-    told = dict(line.split(":", 1) for line in lines if ":" in line)
-    return int(told["MemAvailable"].split()[0]) * _KIB if "MemAvailable" in told else None
+    values = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(values["MemAvailable"].split()[0]) * _KIB if "MemAvailable" in values else None
 
 
 class _Status(ctypes.Structure):
@@ -40,6 +40,6 @@ def _free_on_windows() -> int | None:
     windows: object = getattr(ctypes, "windll", None)
     status = _Status(dwLength=ctypes.sizeof(_Status))
     if windows is None or not windows.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined]
-        logger.warning("Windows does not tell how much memory is free")
+        logger.warning("cannot read the free memory from Windows")
         return None
     return int(status.ullAvailPhys)

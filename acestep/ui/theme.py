@@ -1,4 +1,4 @@
-"""How the pages look: one theme for both, light and dark, with the fonts of the computer; nothing is fetched."""
+"""The theme of both pages, light and dark. It uses system fonts and loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 MONO = ["ui-monospace", "SFMono-Regular", "Consolas", "monospace"]
 
 
-# Fields stand on the page itself, marked by a line around what can be typed into.
+# Fields have no background of their own; only inputs have a border.
 _LINES: dict[str, Any] = {
     "body_background_fill": "white",
     "block_background_fill": "transparent",
@@ -49,7 +49,7 @@ _LINES: dict[str, Any] = {
     "button_secondary_background_fill": "white",
     "button_secondary_background_fill_dark": "*neutral_700",
     "button_secondary_background_fill_hover": "*neutral_100",
-    "button_secondary_background_fill_hover_dark": "*neutral_600",  # a disabled button has this colour too
+    "button_secondary_background_fill_hover_dark": "*neutral_600",  # a disabled button has this color too
     "button_cancel_background_fill_hover_dark": "*neutral_600",
     "button_secondary_border_color": "*neutral_300",
     "button_secondary_border_color_dark": "*neutral_600",
@@ -60,7 +60,7 @@ _LINES: dict[str, Any] = {
     "button_large_text_weight": "600",
 }
 
-# A contrast of 4.5 and more for every text (WCAG AA), which Soft's own labels lack.
+# A contrast of at least 4.5 for all text (WCAG AA), which the labels of Soft do not have.
 _CONTRAST: dict[str, Any] = {
     "block_title_text_color": "*neutral_800",
     "block_title_text_color_dark": "*neutral_100",
@@ -85,7 +85,7 @@ _CONTRAST: dict[str, Any] = {
 
 
 def make_theme() -> gr.themes.Base:
-    """Gradio's Soft, quieter."""
+    """Gradio's Soft theme with fewer boxes and more contrast."""
     theme = gr.themes.Soft(
         primary_hue=gr.themes.colors.teal,
         secondary_hue=gr.themes.colors.teal,

@@ -1,7 +1,7 @@
-"""Where the pages write, what a typed path means, and the copies that a browser may be given.
+"""Where the pages write, how entered paths are resolved, and the copies of files that the browser may fetch.
 
-Every path that a person types goes through ``Workspace``. The server opens no folder to the browser: a sound that is
-to be heard is copied into the cache, under a name that tells nothing.
+Every path that a user enters goes through ``Workspace``. The server exposes no folder to the browser: an audio file to
+be played is copied into the cache under a hashed name.
 """
 
 from __future__ import annotations
@@ -23,65 +23,63 @@ _PLAYED_BY_BROWSERS = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac")
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The folder that relative paths start from; ``datasets``, ``lora_output`` and the like lie in it."""
+    """The folder that relative paths start from; it contains ``datasets``, ``lora_output`` and other output folders."""
 
     root: Path
 
     @classmethod
     def of_program(cls) -> Workspace:
-        """The program's folder, or the one that the environment names."""
+        """The program's folder, or the one that the environment variable names."""
         named = os.environ.get(WORKSPACE_VARIABLE)
         return cls(typed_path(named).resolve() if named else PROJECT)
 
     @property
-    def memory(self) -> Path:
-        """What the pages remember from one start to the next."""
+    def state_folder(self) -> Path:
+        """Where the pages save their state."""
         return self.root / "profiles" / ".pages"
 
     def path(self, text: str, what: str) -> Path:
-        """The absolute path that was typed for ``what``, whether it exists or not. Raises StorageError."""
+        """The absolute path entered in the field ``what``, existing or not. Raises StorageError."""
         if not text or not text.strip():
             raise StorageError(f"{what} is empty", hint="Enter a path on the computer that runs this program.")
         if "\0" in text or text.strip().strip("\"'").startswith(("\\\\", "//")):
-            raise StorageError(
-                f"{what} {text!r} is not accepted", hint="Use a path on this computer, not a network one."
-            )
+            raise StorageError(f"{what} {text!r} is a network path", hint="Use a path on this computer.")
         try:
             return (self.root / typed_path(text)).resolve()
-        except (OSError, RuntimeError) as problem:  # a loop of links, no such user behind ~
+        except (OSError, RuntimeError) as problem:  # a loop of links, an unknown user after ~
             raise StorageError(f"{what} {text!r} cannot be used: {problem}", hint="Enter another path.") from None
 
     def folder(self, text: str, what: str) -> Path:
-        """A folder that exists. Raises StorageError."""
+        """An existing folder. Raises StorageError."""
         path = self.path(text, what)
         if not path.is_dir():
-            raise StorageError(f"{what}: there is no folder {path}", hint="Check the spelling, or make the folder.")
+            raise StorageError(f"{what}: there is no folder {path}", hint="Check the spelling, or create the folder.")
         return path
 
     def file(self, text: str, what: str) -> Path:
-        """A file that exists. Raises StorageError."""
+        """An existing file. Raises StorageError."""
         path = self.path(text, what)
         if not path.is_file():
             raise StorageError(f"{what}: there is no file {path}", hint="Check the spelling.")
         return path
 
     def inside(self, text: str, what: str) -> Path:
-        """A path below this program's own folder, links followed. Raises StorageError."""
+        """A path inside the workspace after links are resolved. Raises StorageError."""
         path = self.path(text, what)
         if self.root.resolve() not in path.parents:
-            raise StorageError(f"{what} {path} is outside {self.root}", hint="Choose a place below this folder.")
+            raise StorageError(f"{what} {path} is outside {self.root}", hint="Choose a path inside this folder.")
         return path
 
     def relative(self, path: Path) -> str:
-        """``path`` as people like to read it: relative to here where it can be."""
+        """``path`` relative to the workspace if it is inside, else unchanged."""
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
 
 def playable(path: Path) -> Path:
-    """A copy of a sound file that the browser may fetch and can play.
+    """A copy of an audio file that the browser may fetch and can play.
 
     Raises:
-        AudioError: it is not a sound file, whatever its name says.
+        AudioError: it is not an audio file.
         StorageError: the cache cannot be written.
     """
     from acestep.audio.files import probe_audio
@@ -100,7 +98,7 @@ def playable(path: Path) -> Path:
 
 
 def cache_folder(name: str) -> Path:
-    """A folder of the cache that gradio serves files from."""
+    """A folder of the cache from which Gradio serves files."""
     folder = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio") / name
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,7 @@ def _fill(browser: Browser, site: Site, songs: Path) -> None:
         page.locator("[data-testid=cell-1-0]").first.click()
         fill(page, "cp-song-genre", "folk")
         press(page, "cp-song-save")
-        expect(page.locator("#cp-song-genre")).to_contain_text("yours: locked")
+        expect(page.locator("#cp-song-genre")).to_contain_text("edited by you, locked")
 
 
 def _shoot(browser: Browser, site: Site, out: Path, state: str, only: str) -> None:

@@ -118,14 +118,14 @@ def fill_workspace(browser: Browser, site: Site) -> None:
         tab(page, "5. Listen")
         fill(page, "piece-prompt", "calm synthesiser over slow drums")
         fill(page, "piece-duration-s", "6")
-        page.get_by_role("button", name="Make it with several").click()
+        page.get_by_role("button", name="Generate with several").click()
         press(page, "tr-compare-start")
         wait_for_state(page, "tr-compare", "done")
         press(page, "tr-generate-start")
         wait_for_state(page, "tr-generate", "done")
         tab(page, "6. Export")
         press(page, "tr-export-start")
-        expect(page.locator("#tr-export-result")).to_contain_text("Exported, read back and compared")
+        expect(page.locator("#tr-export-result")).to_contain_text("Exported and verified")
 
 
 def _train(page: Page, name: str, epochs: str) -> None:

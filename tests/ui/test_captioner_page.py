@@ -177,7 +177,7 @@ def test_captions_are_made_edited_and_stay_as_edited(browser: Browser, site: Sit
         tab(page, "2. Engine")
         expect(page.locator("#cp-needs")).to_contain_text(f"Found in {models}")
         tab(page, "3. Run")
-        expect(page.locator("#cp-ahead")).to_contain_text("3 of 3 songs to do")
+        expect(page.locator("#cp-plan")).to_contain_text("3 of 3 songs to do")
         run(page, "cp-start")
         expect(page.locator("#cp-table")).to_contain_text(TINY)
         tab(page, "4. Review")
@@ -189,7 +189,7 @@ def test_captions_are_made_edited_and_stay_as_edited(browser: Browser, site: Sit
         press(page, "cp-bpm-double")
         expect(box(page, "cp-song-bpm")).to_have_value("140")
         press(page, "cp-song-save")
-        expect(page.locator("#cp-song-caption")).to_contain_text("yours: locked")
+        expect(page.locator("#cp-song-caption")).to_contain_text("edited by you, locked")
         settings(site, songs, **local(models, existing="redo"))
         load_again(page)
         run(page, "cp-start")
@@ -267,12 +267,12 @@ def test_a_service_is_stopped_gone_on_with_and_tried_again(
     with visit(browser, site) as page:
         load(page, songs)
         tab(page, "2. Engine")
-        expect(page.locator("#cp-needs")).to_contain_text("Songs are sent to 127.0.0.1")
+        expect(page.locator("#cp-needs")).to_contain_text("Audio is sent to 127.0.0.1")
         expect(page.locator("#cp-needs")).to_contain_text("Its key is not set")
         use_key(page)
         tab(page, "3. Run")
-        expect(page.locator("#cp-ahead")).to_contain_text("Roughly 9 s in all.")
-        expect(page.locator("#cp-ahead")).to_contain_text("less than 0.01 USD")
+        expect(page.locator("#cp-plan")).to_contain_text("Estimated time: 9 s.")
+        expect(page.locator("#cp-plan")).to_contain_text("less than 0.01 USD")
         press(page, "cp-start")
         expect(page.locator("#cp-table")).to_contain_text(CAPTION)
         page.reload()
@@ -286,11 +286,11 @@ def test_a_service_is_stopped_gone_on_with_and_tried_again(
         cloud.script = ["empty", "empty", "ok"]
         asked = len(cloud.requests)
         run(page, "cp-start")
-        expect(page.locator("#cp-job-status")).to_contain_text("1 file left out")
-        expect(page.locator("#cp-job-status")).to_contain_text("1 song had everything")
+        expect(page.locator("#cp-job-status")).to_contain_text("1 file skipped")
+        expect(page.locator("#cp-job-status")).to_contain_text("1 song already had all labels")
         assert len(cloud.requests) - asked == 3
-        run(page, "cp-again")
-        expect(page.locator("#cp-ahead")).to_contain_text("All songs have what is asked for")
+        run(page, "cp-retry")
+        expect(page.locator("#cp-plan")).to_contain_text("All songs have the selected labels")
     assert [labels(songs, name)["caption"] for name in NAMES] == [CAPTION] * 3
     written = [path for path in [*site.workspace.rglob("*"), *songs.rglob("*")] if path.is_file()]
     assert [path for path in written if KEY.encode() in path.read_bytes()] == []
@@ -312,7 +312,7 @@ def test_a_song_is_edited_while_the_run_waits_for_its_answer(
         page.locator("[data-testid=cell-1-0]").first.click()
         fill(page, "cp-song-caption", "Typed while it listened")
         press(page, "cp-song-save")
-        expect(page.locator("#cp-song-caption")).to_contain_text("yours: locked")
+        expect(page.locator("#cp-song-caption")).to_contain_text("edited by you, locked")
         page.locator("[data-testid=cell-2-0]").first.click()
         expect(page.locator("#cp-song-title")).to_contain_text(NAMES[2])
         cloud.go_on.set()
@@ -329,11 +329,11 @@ def test_a_song_is_edited_while_the_run_waits_for_its_answer(
 def test_the_card_is_shown_as_it_fills(browser: Browser, site: Site, card: Path) -> None:
     with visit(browser, site) as page:
         tab(page, "3. Run")
-        expect(page.locator("#cp-card")).to_have_text("")
+        expect(page.locator("#cp-gpu-memory")).to_have_text("")
         card.write_text("3072, 24576, NVIDIA Test Card")
-        expect(page.locator("#cp-card")).to_contain_text("NVIDIA Test Card: 3.0 of 24.0 GB used")
+        expect(page.locator("#cp-gpu-memory")).to_contain_text("NVIDIA Test Card: 3.0 of 24.0 GB used")
         card.write_text("12288, 24576, NVIDIA Test Card")
-        expect(page.locator("#cp-card")).to_contain_text("12.0 of 24.0 GB used (50 %), 12.0 GB free")
+        expect(page.locator("#cp-gpu-memory")).to_contain_text("12.0 of 24.0 GB used (50 %), 12.0 GB free")
 
 
 @browser_test

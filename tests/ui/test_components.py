@@ -16,7 +16,7 @@ from acestep.training.memory import GIB, estimate
 from acestep.training.memory_advice import advise
 from acestep.training.memory_spec import FAMILIES, memory_spec
 from acestep.ui import html
-from acestep.ui.chart import line_chart
+from acestep.ui.chart import Series, line_chart
 from acestep.ui.system_memory import free_bytes
 from acestep.ui.trainer.audio_clips import BASE_MODEL, latest_previews, previews_of, source_of, strengths
 from acestep.ui.trainer.audio_grid import Row, render_grid
@@ -60,7 +60,7 @@ def test_what_is_no_sound_leaves_its_cell_empty(tmp_path: Path) -> None:
 def test_names_and_requests_are_text_and_never_markup(tmp_path: Path) -> None:
     evil = '<img src=x onerror=alert(1)>"'
     page = render_grid([evil], [Row(evil, evil, [write_noise(tmp_path / "a.wav", 0.5)])], matched=True, picked=evil)
-    page += line_chart({evil: [(0, 1.0), (1, 2.0)]}, evil, evil)
+    page += line_chart([Series(evil, [(0, 1.0), (1, 2.0)]), Series("other", [(0, 1.0)])], evil, evil)
     assert "<img" not in page
     assert 'onerror=alert(1)>"' not in page
 
@@ -99,10 +99,12 @@ def test_an_adapter_is_called_by_its_place_in_the_run(adapter: str, source: str)
 
 
 def test_each_curve_is_drawn_and_named(tmp_path: Path) -> None:
-    page = line_chart({"one": [(1, 2.0), (2, 1.0)], "two": [(1, 3.0)], "none": []}, "Loss", "step")
+    page = line_chart(
+        [Series("one", [(1, 2.0), (2, 1.0)]), Series("two", [(1, 3.0)]), Series("none", [])], "Loss", "step"
+    )
     assert page.count("<polyline") == 2
     assert "one ends at 1; two ends at 3" in page
-    assert line_chart({"none": []}, "Loss", "step") == ""
+    assert line_chart([Series("none", [])], "Loss", "step") == ""
 
 
 def forecast(free_gb: float | None) -> Forecast:

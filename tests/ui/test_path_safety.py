@@ -17,7 +17,7 @@ from acestep.training.configs import TrainJob
 from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.export_tab import export
 from acestep.ui.trainer.merge_panel import start_merging
-from acestep.ui.trainer.resume_panel import sources_of
+from acestep.ui.trainer.resume_panel import resume_choices
 from acestep.ui.trainer.runs import delete_run
 from acestep.ui.workspace import Workspace
 
@@ -142,5 +142,5 @@ def test_a_run_goes_on_from_its_newest_state_or_any_checkpoint_in_the_order_of_s
         (tmp_path / "checkpoints" / name / "adapter").mkdir(parents=True)
     for name in ("best", "final"):
         (tmp_path / name / "adapter").mkdir(parents=True)
-    words = [words.partition(" (")[0] for words, _ in sources_of(tmp_path)]
-    assert words == ["newest", "epoch_10", "epoch_10_step_70", "epoch_9", "epoch_2", "best", "final"]
+    words = [words.partition(" (")[0] for words, _ in resume_choices(tmp_path)]
+    assert words == ["latest", "epoch_10", "epoch_10_step_70", "epoch_9", "epoch_2", "best", "final"]

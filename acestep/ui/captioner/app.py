@@ -1,4 +1,4 @@
-"""The captioner's page: the tabs put together."""
+"""The captioner's page: all tabs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from acestep.ui import html
 from acestep.ui.captioner.api import Api
 from acestep.ui.captioner.app_state import AppState
 from acestep.ui.captioner.engine_tab import EngineTab
-from acestep.ui.captioner.page_context import TABS, CaptionerContext
+from acestep.ui.captioner.page_context import CaptionerContext
 from acestep.ui.captioner.review_tab import ReviewTab
 from acestep.ui.captioner.run_tab import RunTab
 from acestep.ui.captioner.songs_tab import SongsTab
@@ -19,41 +19,36 @@ from acestep.ui.watch import ACTIVE
 from acestep.ui.workspace import Workspace
 
 TITLE = "ACE-Step captioner"
-_PREVIEWS_STAY_S = 86_400
+_PREVIEW_LIFETIME_S = 86_400
 _SAVE_KEY = """() => document.addEventListener("keydown", event => {
   if (event.key === "Enter" && event.ctrlKey) document.querySelector("#cp-song-next")?.click();
 })"""
 
 
 def build(app: AppState) -> gr.Blocks:
-    """The page over ``desk``, not yet served."""
+    """The page, not yet served."""
     blocks: gr.Blocks
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, _PREVIEWS_STAY_S)) as blocks:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, _PREVIEW_LIFETIME_S)) as blocks:
         head = gr.HTML(elem_id="cp-head")
         tabs = gr.Tabs(elem_id="cp-tabs")
         page = CaptionerContext(app, blocks, tabs)
         with tabs:
-            with _tab(page, "songs"):
+            with page.begin_tab("songs"):
                 SongsTab(page)
-            with _tab(page, "engine"):
+            with page.begin_tab("engine"):
                 form = EngineTab(page).form
-            with _tab(page, "run"):
+            with page.begin_tab("run"):
                 RunTab(page, form)
-            with _tab(page, "review"):
+            with page.begin_tab("review"):
                 ReviewTab(page, form)
-            with _tab(page, "system"):
+            with page.begin_tab("system"):
                 SystemTab(page)
-        page.live.show([head], app.watch.version, lambda: [_head(app)])
+        page.live.add([head], app.watch.version, lambda: [_head(app)])
         page.saved_fields.wire(page.live)
         page.live.wire(blocks)
         Api(app).publish()
         blocks.load(None, js=_SAVE_KEY, api_visibility="private")
     return blocks
-
-
-def _tab(page: CaptionerContext, name: str) -> gr.Tab:
-    page.tab = gr.Tab(TABS[name], id=name, elem_id=f"cp-tab-{name}")
-    return page.tab
 
 
 def _head(app: AppState) -> str:
@@ -65,6 +60,6 @@ def _head(app: AppState) -> str:
 
 
 def build_page() -> Page:
-    """The page of this program, with what it needs to end in order."""
+    """The page with its health report and its shutdown."""
     app = AppState(Workspace.of_program())
     return Page(build(app), health=lambda: {"captioning": app.active}, close=app.close)

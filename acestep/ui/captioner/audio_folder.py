@@ -1,4 +1,4 @@
-"""The songs of the chosen folder as their label files tell of them now: read again whenever a job has written some."""
+"""The songs of the selected folder with the labels in their files, read again when a job has written labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from acestep.dataset.scan import scan_folder
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One song. ``name`` is its path below the folder; ``doubts`` are sentences that its owner should look at."""
+    """One song. ``name`` is its path below the folder; ``doubts`` describe what to check."""
 
     name: str
     sample: Sample
@@ -30,25 +30,25 @@ class Entry:
 
     @property
     def has_lyrics(self) -> bool:
-        """Whether it is known what is sung, or that nobody sings."""
+        """Whether lyrics are given, or that the song is instrumental."""
         return "lyrics" in self.sample.sources or is_sung(self.sample.lyrics)
 
     @property
     def lyrics(self) -> str:
-        """In a word: words, instrumental, or missing."""
+        """One of yes, instrumental, missing."""
         if is_sung(self.sample.lyrics):
-            return "words"
+            return "yes"
         return "instrumental" if self.has_lyrics and self.sample.is_instrumental else "missing"
 
     @property
     def origins(self) -> list[str]:
-        """Who wrote its labels, each once."""
+        """The sources of its labels, each once."""
         named = (self.sample.sources.get(label) for label in ("caption", "bpm", "keyscale", "lyrics"))
         return list(dict.fromkeys("you" if who == "user" else who for who in named if who))
 
 
 class AudioFolder:
-    """The scanned folder. Safe to use from several threads; ``version`` changes with the content."""
+    """The scanned folder. Thread-safe; ``version`` changes with the content."""
 
     def __init__(self) -> None:
         self._lock, self._edits = threading.Lock(), Edits()
@@ -58,7 +58,7 @@ class AudioFolder:
         self.version = 0
 
     def open(self, folder: Path) -> None:
-        """Read the labels of all songs of a folder. Raises DatasetError: it holds no songs."""
+        """Read the labels of all songs of a folder. Raises DatasetError if it contains no songs."""
         with self._lock:
             found = scan_folder(folder)
             root = folder.resolve()
@@ -72,14 +72,14 @@ class AudioFolder:
                     known = known_of(sample)
                 except AceStepError as error:
                     problems.append(Problem(Path(sample.audio_path), str(error), error.hint))
-                told = known.extra.get("disagreements") if known else None
-                differ = [str(line) for line in told] if isinstance(told, list) else []
+                disagreements = known.extra.get("disagreements") if known else None
+                differ = [str(line) for line in disagreements] if isinstance(disagreements, list) else []
                 entries.append(Entry(names[sample.id], sample, known, [*differ, *doubts[sample.id]]))
             self.root, self.entries, self.problems = root, entries, problems
             self.version += 1
 
     def refresh(self) -> None:
-        """Read everything again; a folder that is gone leaves the list as it was."""
+        """Read all labels again. If the folder no longer exists, the list stays."""
         if self.root is not None:
             try:
                 self.open(self.root)
@@ -94,26 +94,26 @@ class AudioFolder:
         raise DatasetError("this song is no longer in the list", hint="Scan the folder again.")
 
     def edit(self, name: str, changes: Mapping[str, Any]) -> None:
-        """Save what a person typed. Raises DatasetError, StorageError."""
+        """Save labels that the user edited. Raises DatasetError, StorageError."""
         save_edit(self.find(name).sample, changes)
         self.refresh()
 
     @property
     def samples(self) -> list[Sample]:
-        """The songs with their labels and trigger words as they are in the files now."""
+        """The songs with the labels and trigger words that are in their files."""
         self.refresh()
         tags = [str(entry.known.extra.get(TAG) or "") if entry.known else "" for entry in self.entries]
         return [entry.sample.model_copy(update={TAG: tag}) for entry, tag in zip(self.entries, tags, strict=True)]
 
     def relabel(self, changes: Mapping[int, Mapping[str, Any]]) -> int:
-        """Save what a person wants for many songs, by their place in the list. Raises DatasetError, StorageError."""
+        """Save labels of many songs by their index. Raises DatasetError, StorageError."""
         try:
             return self._edits.apply([(self.entries[index].sample, labels) for index, labels in changes.items()])
         finally:
             self.refresh()
 
     def undo(self) -> None:
-        """Take the last change to many songs back. Raises DatasetError: there is none, or files were changed since."""
+        """Undo the last change to many songs. Raises DatasetError if there is none or files changed since."""
         try:
             self._edits.undo()
         finally:
@@ -121,7 +121,7 @@ class AudioFolder:
 
 
 def _doubts(dataset: Dataset) -> dict[str, list[str]]:
-    """What the check of captions finds, by the id of the song; a missing caption shows by itself."""
+    """The findings of the caption checks by the id of the sample, without missing captions."""
     ids = {sample.name: sample.id for sample in dataset.samples}
     doubts: dict[str, list[str]] = defaultdict(list)
     for finding in check_captions(dataset):

@@ -1,7 +1,7 @@
-"""``captioner_config.json`` (SPEC 1.12): the settings of the captioner as a file, also those of the existing captioner.
+"""``captioner_config.json`` the settings of the captioner as a file, compatible with the captioner of ace-lora-trainer.
 
-``ui_state`` holds the names that the existing captioner knows; ``job`` beside it holds every setting by the name that
-the command line uses. Keys of services are in neither.
+``ui_state`` has the names of that captioner; ``job`` has every setting by its name on the command line. API keys are in
+neither.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from acestep.core.files import read_json, write_json
 NAME = "captioner_config.json"
 _SCHEMA, _VERSION = "captioner_config", 1
 
-_STATE = {  # key of ui_state -> name of the kept value
+_STATE = {  # key of ui_state -> key of the saved value
     "model_path_input": "caption.captioner_model",
     "transcriber_path_input": "caption.transcriber_model",
     "split_input_dir": "split.in",
@@ -35,12 +35,12 @@ _TRANSCRIBER, _CSV = "caption.transcriber", "caption.csv"
 
 
 def names() -> list[str]:
-    """The kept values that belong into the file."""
+    """The keys of the saved values that are written to the file."""
     return list(dict.fromkeys([*_STATE.values(), *(f"caption.{name}" for name in _JOB)]))
 
 
 def write(path: Path, saved_fields: Mapping[str, Any]) -> None:
-    """Write kept values; those that were never changed are written with their defaults. Raises StorageError."""
+    """Write saved values, and defaults for the others. Raises StorageError."""
     defaults = {f"caption.{name}": fields(CaptionJob)[name].get_default() for name in _JOB}
     values = {
         **defaults,
@@ -55,24 +55,24 @@ def write(path: Path, saved_fields: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Kept values by name, and what was passed over. Raises ConfigError: it is no such file."""
+    """Saved values by key, and what was ignored. Raises ConfigError for another kind of file."""
     data = _mapping(read_json(path, error=ConfigError))
     state, job = data.get("ui_state"), _mapping(data.get("job"))
     if data.get("schema", _SCHEMA) != _SCHEMA or not isinstance(state, dict):
-        raise ConfigError([f"{path} holds no settings of the captioner"], hint="Choose another file.")
+        raise ConfigError([f"{path} is not a config file of the captioner"], hint="Select another file.")
     ignored = [f"{key} is not known" for key in state if key not in (*_STATE, _LYRICS, _TABLE, _TABLE_PATH)]
-    told = {name: state[key] for key, name in _STATE.items() if key in state}
+    found = {name: state[key] for key, name in _STATE.items() if key in state}
     if _LYRICS in state:
-        told[_TRANSCRIBER] = "local" if state[_LYRICS] is True else "none"
+        found[_TRANSCRIBER] = "local" if state[_LYRICS] is True else "none"
     if _TABLE in state:
-        told[_CSV] = (state.get(_TABLE_PATH) or "captions.csv") if state[_TABLE] is True else ""
+        found[_CSV] = (state.get(_TABLE_PATH) or "captions.csv") if state[_TABLE] is True else ""
     for name, value in job.items():
         if name in _JOB:
-            told[f"caption.{name}"] = value
+            found[f"caption.{name}"] = value
         else:
             ignored.append(f"{name} is not known")
     values = {}
-    for name, value in told.items():
+    for name, value in found.items():
         if problem := _problem(name, value):
             ignored.append(problem)
         else:
@@ -81,7 +81,7 @@ def read(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def digest(path: Path) -> str:
-    """Tells whether a file was changed."""
+    """The SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -90,7 +90,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers and flags as they are, everything else as text."""
+    """Numbers and booleans unchanged, everything else as text."""
     return value if isinstance(value, int | float) else "" if value is None else str(value)
 
 

@@ -1,4 +1,4 @@
-"""What the tabs of the captioner are built with."""
+"""The page context of the captioner's tabs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,13 @@ TABS = {"songs": "1. Songs", "engine": "2. Engine", "run": "3. Run", "review": "
 
 
 class CaptionerContext(PageContext):
-    """One page of the captioner. ``captions`` is the desk it works on."""
+    """The captioner's page and the state that it shows."""
 
     def __init__(self, app: AppState, blocks: gr.Blocks, tabs: gr.Tabs) -> None:
-        super().__init__(app.settings, blocks, tabs, TABS)
+        super().__init__(app.settings, blocks, tabs, TABS, "cp")
         self.app = app
 
 
-def actions() -> gr.Row:
-    """A row of buttons."""
-    return gr.Row(elem_classes="ac-actions")
-
-
-def phrase(words: str) -> str:
-    """A line of plain words."""
-    return f'<p class="ac-summary">{html.text(words)}</p>' if words else ""
+def paragraph(text: str) -> str:
+    """A line of text as HTML."""
+    return f'<p class="ac-summary">{html.text(text)}</p>' if text else ""

@@ -1,4 +1,4 @@
-"""1. Songs: which folder, what its songs have already, the settings as a file, long recordings cut."""
+"""1. Songs: the folder, the labels that its songs have, the config file, and splitting long recordings."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import gradio as gr
 
 from acestep.core.errors import AceStepError
 from acestep.dataset.labels import is_sung
-from acestep.ui import html
+from acestep.ui import html, layout
 from acestep.ui.captioner import config_file
 from acestep.ui.captioner.app_state import FOLDER
 from acestep.ui.captioner.audio_folder import Entry
-from acestep.ui.captioner.page_context import CaptionerContext, phrase
+from acestep.ui.captioner.page_context import CaptionerContext, paragraph
 from acestep.ui.errors import describe_error, notify, warn
 from acestep.ui.split_panel import SplitPanel
 
-_FILTERS = ["all songs", "with something missing"]
+_FILTERS = ["all songs", "with missing labels"]
 _FILTER = "songs.filter"
 _HEADERS = ["Song", "Length", "Caption", "Lyrics", "BPM", "Key", "Time"]
-_EMPTY = "No songs yet. Enter the folder that holds your songs and scan it."
-_COMMANDS = """The same without this page, for a folder of songs:
+_EMPTY = "No songs yet. Enter the folder of your songs and scan it."
+_COMMANDS = """The same from the command line:
 ```bash
 env/bin/python -m acestep caption MUSIC_FOLDER --backend local
 env/bin/python -m acestep scan MUSIC_FOLDER --tag my_style --out dataset.json
@@ -29,14 +29,14 @@ env/bin/python -m acestep scan MUSIC_FOLDER --tag my_style --out dataset.json
 
 
 class SongsTab:
-    """Widgets and what they do."""
+    """Components and listeners."""
 
     def __init__(self, page: CaptionerContext) -> None:
         self._app = app = page.app
-        with gr.Row(elem_classes="ac-with-button"):
+        with layout.field_row():
             folder = gr.Textbox(
                 label="Audio Folder",
-                info="On the computer that runs this program. Sub-folders count too.",
+                info="On the computer that runs this program. Subfolders are included.",
                 placeholder="/home/me/Music/my_style",
                 elem_id="cp-folder",
                 scale=1,
@@ -44,39 +44,37 @@ class SongsTab:
             scan = gr.Button("Scan", variant="primary", elem_id="cp-scan", scale=0)
         page.saved_fields.add(FOLDER, folder)
         summary = gr.HTML(elem_id="cp-summary")
-        choose = gr.Radio(_FILTERS, value=_FILTERS[0], label="Show", container=False, elem_id="cp-filter")
-        page.saved_fields.add(_FILTER, choose, lambda value: value in _FILTERS)
+        choose = page.filter(_FILTER, _FILTERS, "cp-filter")
         table = gr.HTML(elem_id="cp-songs")
         self._config(page)
         SplitPanel(page, app.workspace)
-        with gr.Accordion("From the command line", open=False, elem_classes="ac-fold", elem_id="cp-commands"):
+        with layout.section("From the command line", "cp-commands"):
             gr.Markdown(_COMMANDS)
         for trigger in (scan.click, folder.submit):
             page.on(trigger, self._scan, [folder], busy_on=summary)
-        page.on(choose.input, lambda value: app.settings.put({_FILTER: value}), [choose], quiet=True)
-        page.live.show([summary, choose, table], lambda: (app.version(), app.settings.get(_FILTER)), self._render)
+        page.live.add([summary, choose, table], lambda: (app.version(), app.settings.get(_FILTER)), self._render)
 
     def _config(self, page: CaptionerContext) -> None:
-        with gr.Accordion("Config", open=False, elem_classes="ac-fold", elem_id="cp-config"):
-            with gr.Row(elem_classes="ac-with-button"):
+        with layout.section("Config", "cp-config"):
+            with layout.field_row():
                 path = gr.Textbox(
                     value=config_file.NAME,
                     label="Config File",
-                    info="Holds all settings of this page, keys of services never. "
-                    f"{config_file.NAME} in the program's folder is loaded by itself when the program starts.",
+                    info="All settings of this page, without API keys. "
+                    f"{config_file.NAME} in the program's folder is loaded when the program starts.",
                     elem_id="cp-config-file",
                     scale=1,
                 )
                 save = gr.Button("Save", elem_id="cp-config-save", scale=0)
                 load = gr.Button("Load", elem_id="cp-config-load", scale=0)
-            status = gr.HTML("".join(phrase(note) for note in self._app.notes), elem_id="cp-config-status")
+            status = gr.HTML("".join(paragraph(note) for note in self._app.notes), elem_id="cp-config-status")
         page.saved_fields.add("config.path", path)
         page.on(save.click, self._save, [path], [status], quiet=True)
         page.on(load.click, self._load, [path], [status], quiet=True)
 
     def _scan(self, folder: str) -> None:
         self._app.open(folder)
-        notify(f"{html.count(len(self._app.songs.entries), 'song')} found.")
+        notify(f"Found {html.count(len(self._app.folder.entries), 'song')}.")
 
     def _save(self, path: str) -> str:
         return html.notice("Saved", [str(self._app.save_config(path))], "good")
@@ -88,11 +86,11 @@ class SongsTab:
         except AceStepError as error:
             ignored.append(describe_error(error))
         if ignored:
-            warn("Some of the file was not used.")
+            warn("Some settings of the file were ignored.")
         return html.notice("Loaded", ignored, "warn" if ignored else "good")
 
     def _render(self) -> Sequence[Any]:
-        songs = self._app.songs
+        songs = self._app.folder
         if not songs.entries:
             return html.notice(_EMPTY), gr.update(visible=False), ""
         shown = songs.entries
@@ -101,8 +99,8 @@ class SongsTab:
         body = html.table(_HEADERS, [_row(entry) for entry in shown], "Songs")
         if songs.problems:
             rows = [(problem.path.name, problem.message, problem.hint) for problem in songs.problems]
-            body += html.notice(f"{html.count(len(rows), 'file')} left out or not used as expected", tone="warn")
-            body += html.table(["File", "What", "What to do"], rows, "Files that were left out")
+            body += html.notice(f"{html.count(len(rows), 'file')} skipped or used only in part", tone="warn")
+            body += html.table(["File", "Problem", "What to do"], rows, "Skipped files")
         return self._summary(songs.entries), gr.update(visible=True), body
 
     def _summary(self, entries: list[Entry]) -> str:
@@ -113,11 +111,11 @@ class SongsTab:
             f"{sum(is_sung(entry.sample.lyrics) for entry in entries)} with lyrics",
             f"{sum(bool(entry.sample.bpm) for entry in entries)} with a tempo",
         ]
-        return phrase(", ".join(words))
+        return paragraph(", ".join(words))
 
 
 def lacks(entry: Entry) -> list[str]:
-    """The labels that a song has not."""
+    """The labels that a song does not have."""
     song = entry.sample
     there = {"caption": song.has_caption, "lyrics": entry.has_lyrics, "BPM": bool(song.bpm), "key": bool(song.keyscale)}
     return [label for label, found in there.items() if not found]

@@ -1,7 +1,7 @@
-"""What other programs may ask of a running trainer: typed functions with plain JSON in and out (gradio_client, HTTP).
+"""The API of a running trainer: typed functions with JSON in and out (gradio_client, HTTP).
 
-A job is started and its id comes back at once; ``status`` and ``stop`` take that id. Problems come back as
-``{"error": {"code", "message", "hint"}}``. They do what the page does, on the same desk.
+``start_*`` returns the id of a job at once; ``status`` and ``stop`` take that id. Errors are returned as
+``{"error": {"code", "message", "hint"}}``. The functions work on the same state as the page.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.configs import TrainJob, set_value
 from acestep.training.evaluation.configs import EstimateJob
 from acestep.ui.errors import json_errors
+from acestep.ui.job_controls import request_stop
 from acestep.ui.jobs import GenerateJob
 from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.export_tab import export as export_now
@@ -33,13 +34,13 @@ from acestep.ui.watch import Watch
 
 
 class Api:
-    """The functions, over one desk."""
+    """The functions, on the state of the page."""
 
     def __init__(self, app: AppState) -> None:
         self._app = app
 
     def publish(self) -> None:
-        """Offer all functions in the present gradio context, each under its own name."""
+        """Add all functions to the current Gradio app, each under its own name."""
         quick = (self.health, self.status, self.stop, self.list_runs, self.samples)
         slow = (self.check_dataset, self.make_dataset, self.start_preprocessing, self.start_training)
         further = (self.start_estimating, self.start_generating, self.start_merging, self.export)
@@ -47,12 +48,12 @@ class Api:
             api(json_errors(function), api_name=function.__name__, queue=function not in quick)
 
     def health(self) -> dict[str, Any]:
-        """Whether models are in memory."""
+        """Whether models are loaded."""
         service = self._app.service
         return {"models_loaded": service.models_loaded, "llm_loaded": service.llm_loaded}
 
     def status(self, run_id: str = "") -> dict[str, Any]:
-        """How a job stands; without an id the newest training."""
+        """The status of a job; without an id, of the latest training run."""
         watch = self._watch(run_id)
         state, account = watch.look()
         last = account.last
@@ -73,15 +74,15 @@ class Api:
         }
 
     def stop(self, run_id: str = "") -> dict[str, Any]:
-        """Ask a job to save and end; without an id the newest training."""
+        """Ask a job to save and stop; without an id, the latest training run."""
         folder = self._watch(run_id).folder
-        for job, watch in self._app.watches.items():
-            if folder is not None and watch.folder == folder and self._app.stop(job):
+        for watch in self._app.watches.values():
+            if folder is not None and watch.folder == folder and request_stop(watch):
                 return {"run_id": self._app.workspace.relative(folder), "state": "stopping"}
         raise JobError("nothing is running", hint="See status.")
 
     def list_runs(self) -> dict[str, Any]:
-        """The trainings on disk, the newest first."""
+        """The training runs on disk, the newest first."""
         runs = list_runs(self._app.runs_folder)
         return {
             "runs": [
@@ -98,7 +99,7 @@ class Api:
         }
 
     def samples(self, run_id: str = "") -> dict[str, Any]:
-        """The pieces of music that were asked for, the newest first; with the id of a run, those with its adapters."""
+        """Generated audio, the newest first; with the id of a run, only that with its adapters."""
         root = str(self._folder(run_id)) if run_id else ""
         found = [
             piece
@@ -109,7 +110,7 @@ class Api:
             "samples": [
                 {
                     "run_id": self._app.workspace.relative(piece.folder),
-                    "audio": str(piece.sound),
+                    "audio": str(piece.audio),
                     "adapter": str(piece.request.adapter) if piece.request.adapter else None,
                     "strength": piece.request.strength,
                     "request": piece.request.request.model_dump(mode="json"),
@@ -119,7 +120,7 @@ class Api:
         }
 
     def check_dataset(self, folder: str) -> dict[str, Any]:
-        """What songs and labels are in a folder, and what could not be used."""
+        """The songs and labels in a folder, and what could not be used."""
         found = scan_folder(self._app.workspace.folder(folder, "folder"))
         problems = [{"file": str(p.path), "message": p.message, "hint": p.hint} for p in found.problems]
         return {"counts": found.counts, "problems": problems}
@@ -133,17 +134,17 @@ class Api:
         return {"dataset": str(path), "counts": found.counts}
 
     def start_preprocessing(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Begin to encode songs. ``config`` has the fields of PreprocessJob: source, checkpoint, out and so on."""
+        """Start encoding songs. ``config`` has the fields of PreprocessJob: source, checkpoint, out and so on."""
         job = parse(PreprocessJob, config)
         job.source = self._app.workspace.path(str(job.source), "source")
         job.out = self._app.workspace.path(str(job.out), "out")
         return self._begin("preprocess", job, job.out / "_job")
 
     def start_training(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Begin a training, or go on with one (resume). ``config``: tensor_dir, checkpoint, out, resume, and settings
-        by name as for --set (max_epochs, lora.r ...)."""
+        """Start a training run, or resume one. ``config``: tensor_dir, checkpoint, out, resume, and settings by name
+        (max_epochs, lora.r ...)."""
         inside = {key: value for key, value in config.items() if key in TrainJob.model_fields}
-        defaults = TrainJob.model_construct()  # a setting that does not exist is told before what is missing
+        defaults = TrainJob.model_construct()  # an unknown setting is reported before missing ones
         for key in config.keys() - inside.keys():
             set_value(defaults, key, config[key])
         job = parse(TrainJob, {name: getattr(defaults, name) for name in groups(TrainJob)} | inside)
@@ -152,7 +153,7 @@ class Api:
         return self._begin("train", job, job.out)
 
     def start_estimating(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Begin to measure at which parts of a model the songs pull. ``config``: tensor_dir, checkpoint and so on."""
+        """Start a sensitivity analysis. ``config``: tensor_dir, checkpoint and so on."""
         job = parse(EstimateJob, config)
         job.tensor_dir = self._app.workspace.folder(str(job.tensor_dir), "tensor_dir")
         if job.out is not None:
@@ -160,23 +161,23 @@ class Api:
         return self._begin("estimate", job, job.folder)
 
     def start_generating(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Begin to make a piece of music. ``config``: checkpoint, adapter, strength, request (prompt, seed ...)."""
+        """Start a generation. ``config``: checkpoint, adapter, strength, request (prompt, seed ...)."""
         job = parse(GenerateJob, config)
         if job.adapter is not None:
             job.adapter = self._app.workspace.path(str(job.adapter), "adapter")
         return self._begin("generate", job, new_generation_folder(self._app.generations_folder))
 
     def start_merging(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Begin to make an adapter part of its model. ``config``: checkpoint, adapter, out, strength, layout."""
+        """Start merging an adapter into its model. ``config``: checkpoint, adapter, out, strength, layout."""
         folder = start_merging(self._app, parse(MergeJob, config))
         return {"run_id": self._app.workspace.relative(folder), "state": "running"}
 
     def export(self, run_id: str, checkpoint: str = "final", target: str = "acestep", out: str = "") -> dict[str, Any]:
-        """Write the adapter of a run (final, best, or the name of a checkpoint) for another program."""
+        """Export the adapter of a run (final, best, or the name of a checkpoint) for another program."""
         folder = self._folder(run_id)
         names = [path for path in (folder / checkpoint, folder / "checkpoints" / checkpoint) if path.is_dir()]
         if not names or checkpoint == ".." or checkpoint != Path(checkpoint).name:
-            raise JobError(f"{run_id} has no checkpoint {checkpoint!r}", hint="Take final, best or epoch_<N>.")
+            raise JobError(f"{run_id} has no checkpoint {checkpoint!r}", hint="Use final, best or epoch_<N>.")
         return export_now(self._app, str(names[0]), target, out)
 
     def _begin(self, job: str, config: Any, folder: Path) -> dict[str, Any]:
@@ -184,7 +185,7 @@ class Api:
         return {"run_id": self._app.workspace.relative(folder), "state": "running"}
 
     def _folder(self, run_id: str) -> Path:
-        """The folder of an id. Raises JobError when it is none."""
+        """The folder of a job id. Raises JobError for an unknown id."""
         folder = self._app.workspace.path(run_id, "run_id")
         read_job(folder)
         return folder

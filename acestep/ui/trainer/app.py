@@ -1,4 +1,4 @@
-"""The trainer's page: the tabs put together."""
+"""The trainer's page: all tabs."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ from acestep.ui.trainer.runs_tab import RunsTab
 from acestep.ui.trainer.service_tab import ServiceTab
 from acestep.ui.trainer.system_tab import SystemTab
 from acestep.ui.trainer.train_tab import TrainTab
-from acestep.ui.trainer.workflow import TABS
 from acestep.ui.workspace import Workspace
 
 TITLE = "ACE-Step trainer"
-_PREVIEWS_STAY_S = 86_400
+_PREVIEW_LIFETIME_S = 86_400
 
 
 def build(app: AppState) -> gr.Blocks:
-    """The page over ``desk``, not yet served."""
-    stay = (3600, _PREVIEWS_STAY_S)
+    """The page, not yet served."""
+    stay = (3600, _PREVIEW_LIFETIME_S)
     blocks: gr.Blocks
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=stay, fill_width=True) as blocks:
         header = build_header()
@@ -35,7 +34,7 @@ def build(app: AppState) -> gr.Blocks:
         tabs = gr.Tabs(elem_id="tr-tabs")
         page = TrainerContext(app, blocks, tabs)
         with tabs:
-            train, preprocess = _fill_tabs(page)
+            train, preprocess = _create_tabs(page)
         profiles.wire(page, train.settings, preprocess.form)
         wire_header(page, header)
         page.saved_fields.wire(page.live)
@@ -44,33 +43,28 @@ def build(app: AppState) -> gr.Blocks:
     return blocks
 
 
-def _fill_tabs(page: TrainerContext) -> tuple[TrainTab, PreprocessTab]:
-    with _tab(page, "service"):
+def _create_tabs(page: TrainerContext) -> tuple[TrainTab, PreprocessTab]:
+    with page.begin_tab("service"):
         ServiceTab(page)
-    with _tab(page, "dataset"):
+    with page.begin_tab("dataset"):
         DatasetTab(page)
-    with _tab(page, "preprocess"):
+    with page.begin_tab("preprocess"):
         preprocess = PreprocessTab(page)
-    with _tab(page, "train"):
+    with page.begin_tab("train"):
         train = TrainTab(page)
-    with _tab(page, "listen"):
+    with page.begin_tab("listen"):
         ListenTab(page)
-    with _tab(page, "export"):
+    with page.begin_tab("export"):
         ExportTab(page)
-    with _tab(page, "runs"):
+    with page.begin_tab("runs"):
         RunsTab(page, train.settings)
-    with _tab(page, "system"):
+    with page.begin_tab("system"):
         SystemTab(page)
     return train, preprocess
 
 
-def _tab(page: TrainerContext, name: str) -> gr.Tab:
-    page.tab = gr.Tab(TABS[name], id=name, elem_id=f"tr-tab-{name}")
-    return page.tab
-
-
 def build_page() -> Page:
-    """The page of this program, with what it needs to end in order."""
+    """The page with its health report and its shutdown."""
     app = AppState(Workspace.of_program())
     service = app.service
     return Page(

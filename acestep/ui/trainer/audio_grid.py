@@ -1,6 +1,6 @@
-"""Sounds side by side: rows are sources, columns are requests. Switching keeps the place in the music.
+"""A grid of audio players: rows are sources, columns are requests. Switching keeps the playback position.
 
-Nothing but the clicked cell plays; all are brought to the level of the quietest, so that the louder one does not win.
+Only the selected cell plays. All clips can be attenuated to the loudness of the quietest one.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import gradio as gr
 from acestep.ui import html
 from acestep.ui.workspace import playable
 
-_QUIET_LUFS = -60.0  # what is below counts as silence, and nothing is brought down to it
-_IDLE = "Nothing is playing. Click a cell; the arrow keys go to another one at the same second, Space pauses."
+_QUIET_LUFS = -60.0  # quieter clips count as silence and do not attenuate others
+_IDLE = "Nothing is playing. Click a cell; arrow keys switch to another one at the same position, Space pauses."
 
 _SCRIPT = Path(__file__).with_name("audio_grid.js")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One source: the name that is shown, the value that a pick of it gives ("" if it cannot be picked), its sounds."""
+    """One source: its name, the value of a pick ("" if it cannot be picked), and its audio files."""
 
     name: str
     pick: str
@@ -36,14 +36,14 @@ def make_grid(elem_id: str) -> gr.HTML:
 
 
 def render_grid(columns: Sequence[str], rows: Sequence[Row], *, matched: bool, picked: str = "") -> str:
-    """The grid as HTML. A sound that cannot be played leaves its cell empty.
+    """The grid as HTML. The cell of an unplayable file is empty.
 
     Args:
-        matched: the loudness of all sounds is the same.
-        picked: the value of the row that was picked.
+        matched: play all clips at the same loudness.
+        picked: the value of the picked row.
     """
     pickable = any(row.pick for row in rows)
-    heads = "".join(f'<th scope="col">{html.text(name)}</th>' for name in ("Made by", *columns))
+    heads = "".join(f'<th scope="col">{html.text(name)}</th>' for name in ("Source", *columns))
     heads += '<th scope="col">Best</th>' if pickable else ""
     gains = _gains([sound for row in rows for sound in row.sounds if sound], matched)
     body = ""
@@ -55,7 +55,7 @@ def render_grid(columns: Sequence[str], rows: Sequence[Row], *, matched: bool, p
         body += f'<tr><th scope="row">{html.text(row.name)}</th>{"".join(cells)}'
         body += f"<td>{_picker(row, picked)}</td></tr>" if pickable else "</tr>"
     return (
-        '<div class="ac-scroll" tabindex="0" role="region" aria-label="Sounds to compare">'
+        '<div class="ac-scroll" tabindex="0" role="region" aria-label="Audio to compare">'
         f'<table class="ac-table ac-ab"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
         f'<p class="ac-now ac-phase" role="status">{_IDLE}</p>'
     )
@@ -86,23 +86,23 @@ def _picker(row: Row, picked: str) -> str:
 
 
 def _gains(sounds: Sequence[Path], matched: bool) -> dict[Path, float]:
-    """How far each sound is turned down; those that cannot be read are not in it."""
+    """The gain of each readable file."""
     levels = {}
     for sound in sounds:
         try:
             levels[sound] = _measured(sound, sound.stat().st_mtime_ns)[1]
         except OSError:
             continue
-    heard = [level for level in levels.values() if level > _QUIET_LUFS]
-    if not matched or not heard:
+    audible = [level for level in levels.values() if level > _QUIET_LUFS]
+    if not matched or not audible:
         return dict.fromkeys(levels, 1.0)
-    quietest = min(heard)
+    quietest = min(audible)
     return {sound: min(1.0, 10 ** ((quietest - level) / 20)) for sound, level in levels.items()}
 
 
 @functools.lru_cache(maxsize=1000)
 def _measured(sound: Path, changed_ns: int) -> tuple[float, float]:
-    """Seconds and loudness of a sound file as it was at that moment. Raises OSError."""
+    """Duration in seconds and loudness in LUFS; ``changed_ns`` invalidates the cache. Raises OSError."""
     import soundfile
 
     from acestep.audio.loudness import loudness_of_samples

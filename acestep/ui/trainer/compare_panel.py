@@ -1,4 +1,4 @@
-"""Checkpoints side by side: the samples of a training and pieces made on request, at one loudness, blind if wanted."""
+"""Compare checkpoints: audio previews and generations of a run, at equal loudness, optionally blind."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from acestep.ui.trainer.page_context import TrainerContext
 
 _MOST_ROWS, _MOST_COLUMNS = 12, 3
 _EMPTY = (
-    "Checkpoints of a training stand side by side here. Turn on Make samples under Sample Inference in 4. Train, or "
-    "make one piece with several checkpoints below."
+    "The checkpoints of a run are compared here. Enable audio previews under Sample Inference in 4. Train, or "
+    "generate with several checkpoints below."
 )
 
 
 class ComparePanel:
-    """Widgets and what they do."""
+    """Components and listeners."""
 
     def __init__(self, page: TrainerContext) -> None:
-        self._shell, self._app = page, page.app
-        self._opened = False  # measuring sounds takes a moment: not before somebody looks
+        self._page, self._app = page, page.app
+        self._opened = False  # loudness is measured only once the tab has been opened
         with gr.Row(elem_classes="ac-grid", visible=False) as self._choices:
-            self._run = gr.Dropdown([], label="Run", info="Whose sounds are compared.", elem_id="tr-compare-run")
+            self._run = gr.Dropdown([], label="Run", info="The run whose audio is compared.", elem_id="tr-compare-run")
             self._strength = gr.Dropdown(
                 [], label="Strength", info="Of the adapters.", elem_id="tr-compare-strength", allow_custom_value=False
             )
             self._matched = gr.Checkbox(
-                True, label="Match loudness", info="The louder one does not win.", elem_id="tr-compare-matched"
+                True, label="Match loudness", info="Play all at the same loudness.", elem_id="tr-compare-matched"
             )
             self._blind = gr.Checkbox(
-                False, label="Blind", info="Hides who made what until you have picked.", elem_id="tr-compare-blind"
+                False, label="Blind", info="Hide the checkpoints until you have picked one.", elem_id="tr-compare-blind"
             )
         self._grid = make_grid("tr-compare-grid")
-        with gr.Row(elem_classes="ac-cure", visible=False) as self._picked_row:
+        with gr.Row(elem_classes="ac-prerequisite", visible=False) as self._picked_row:
             self._picked = gr.HTML(elem_id="tr-compare-picked")
-            export = gr.Button("Export it", size="sm", scale=0, elem_id="tr-compare-export")
+            export = gr.Button("Export", size="sm", scale=0, elem_id="tr-compare-export")
         page.saved_fields.add("compare.matched", self._matched)
         self._wire(export)
 
     def _wire(self, export: gr.Button) -> None:
-        page = self._shell
+        page = self._page
         page.on(self._run.input, self._choose_run, [self._run], quiet=True)
         page.on(self._strength.input, self._choose_strength, [self._strength], quiet=True)
         page.on(self._matched.input, self._match, [self._matched], quiet=True)
@@ -59,11 +59,11 @@ class ComparePanel:
         page.on(export.click, self._export, [], [page.tabs])
         page.on(page.tab.select, self._open, quiet=True)
         outputs = [self._choices, self._run, self._strength, self._blind, self._grid, self._picked_row, self._picked]
-        page.live.show(outputs, self._version, self._render)
+        page.live.add(outputs, self._version, self._render)
 
     @property
     def run(self) -> Path | None:
-        """The chosen run, as long as it is there; before that the newest."""
+        """The selected run, as long as it exists, or else the newest one."""
         runs = self._app.run_folders()
         chosen = self._app.settings.text("compare.run")
         return next((run for run in runs if str(run) == chosen), runs[0] if runs else None)
@@ -103,13 +103,13 @@ class ComparePanel:
         ]
 
     def _strength_of(self, known: list[float]) -> float:
-        """The chosen strength, if anything was made at it; else the one next to 1."""
+        """The selected strength if there is audio for it, else the one closest to 1."""
         chosen = self._app.settings.get("compare.strength")
         return chosen if chosen in known else min(known, key=lambda each: abs(each - 1.0), default=1.0)
 
     def _rows(self, shown: list[Clip]) -> list[tuple[str, Clip]]:
-        """Name and one sound of each source; behind letters in an order of chance while it is blind."""
-        sources = {sound.source: sound for sound in sorted(shown, key=lambda sound: (sound.place, sound.made_s))}
+        """The name and one clip of each source; while blind, letters in random order."""
+        sources = {sound.source: sound for sound in sorted(shown, key=lambda sound: (sound.order, sound.created_s))}
         rows = list(sources.items())
         rows = [*rows[:1], *rows[1:][-(_MOST_ROWS - 1) :]]
         shuffled = self._app.settings.get("compare.shuffled")
@@ -122,11 +122,11 @@ class ComparePanel:
         columns = requests(shown)[:_MOST_COLUMNS]
         lines = []
         for name, sound in rows:
-            found = [newest(shown, sound.source, asked) for asked in columns]
+            found = [newest(shown, sound.source, request) for request in columns]
             lines.append(Row(name, name, [each.path if each else None for each in found]))
         matched = bool(self._app.settings.get("compare.matched", True))
         return render_grid(
-            [request_label(asked) for asked in columns], lines, matched=matched, picked=self._name_of_pick(rows)
+            [request_label(request) for request in columns], lines, matched=matched, picked=self._name_of_pick(rows)
         )
 
     def _name_of_pick(self, rows: list[tuple[str, Clip]]) -> str:
@@ -140,7 +140,7 @@ class ComparePanel:
             return ""
         letter = self._app.settings.text("compare.letter")
         was = f"{letter} was {sound.source}" if letter else f"Picked: {sound.source}"
-        return html.notice(f"{was}, the best so far.", tone="good")
+        return html.notice(f"{was}", tone="good")
 
     def _choose_run(self, run: str | None) -> None:
         self._app.settings.put({"compare.run": run or "", "compare.picked": None, "compare.letter": ""})
@@ -156,7 +156,7 @@ class ComparePanel:
         self._app.settings.put({"compare.shuffled": time.time_ns() if wanted else None, **forgotten})
 
     def _pick(self, event: gr.EventData) -> None:
-        """The best so far; it also ends the hiding."""
+        """Remember the pick, and end the blind comparison."""
         run, name = self.run, str(event.value)
         sounds = clips_of(self._app.generations_folder, run) if run else []
         strength = self._strength_of(strengths(sounds))
@@ -169,19 +169,19 @@ class ComparePanel:
         self._app.settings.put(settings)
 
     def _export(self) -> Any:
-        """To 6. Export & Merge, with the adapter that was picked."""
+        """Select 6. Export & Merge with the picked adapter."""
         run, picked = self.run, self._app.settings.get("compare.picked") or []
         sounds = clips_of(self._app.generations_folder, run) if run else []
         found = [sound.adapter for sound in sounds if [str(run), sound.source] == picked and sound.adapter]
         if not found:
-            raise AdapterError("there is no adapter of what was picked", hint="Pick one that was saved.")
+            raise AdapterError("no adapter was saved for this pick", hint="Pick a saved checkpoint.")
         self._app.settings.push({"export.adapter": str(found[0])})
-        notify("Chosen in 6. Export & Merge.")
+        notify("Selected in 6. Export & Merge.")
         return gr.Tabs(selected="export")
 
 
 def clips_of(pieces: Path, run: Path) -> list[Clip]:
-    """Everything that can be heard of a run."""
+    """All clips of a run."""
     try:
         checkpoint = str(read_run(run).config.get("checkpoint", ""))
     except AceStepError:

@@ -1,4 +1,4 @@
-"""The songs at hand: found, labelled, corrected. Kept in a draft at every change, so that nothing typed is lost."""
+"""The dataset of the page: scan, load, edit, undo, save. Every change is also saved to a draft file."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from acestep.dataset.sample import Dataset, Sample
 from acestep.dataset.scan import ScanResult, scan_folder
 from acestep.dataset.store import read_dataset, write_dataset
 
-BY_HAND = "user"  # where a label came from that was typed into a page; captioners leave such labels alone
+USER = "user"  # source of a label that was edited on a page; captioners do not overwrite such labels
 _UNDO_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Overview:
-    """The songs in numbers."""
+class Statistics:
+    """Counts over the dataset."""
 
     songs: int
     seconds: int
-    labelled: int
-    sung: int
+    labeled: int
+    with_lyrics: int
 
 
 class EditableDataset:
-    """One dataset, shared by all pages. Safe to use from several threads."""
+    """One dataset, shared by all open pages. Thread-safe."""
 
     def __init__(self, draft: Path) -> None:
         self._draft, self._lock = draft, threading.RLock()
-        self._before: list[list[Sample]] = []
+        self._history: list[list[Sample]] = []
         self.problems: list[Problem] = []
         self.version = 0
         self.dataset = self._read_draft()
@@ -42,41 +42,41 @@ class EditableDataset:
     def samples(self) -> list[Sample]:
         return self.dataset.samples if self.dataset else []
 
-    def overview(self) -> Overview:
-        """The songs in numbers."""
+    def statistics(self) -> Statistics:
+        """Counts over the dataset."""
         songs = self.samples
-        return Overview(
+        return Statistics(
             songs=len(songs),
             seconds=sum(song.duration for song in songs),
-            labelled=sum(song.labeled for song in songs),
-            sung=sum(is_sung(song.lyrics) for song in songs),
+            labeled=sum(song.labeled for song in songs),
+            with_lyrics=sum(is_sung(song.lyrics) for song in songs),
         )
 
     def scan(self, folder: Path, **options: Any) -> ScanResult:
-        """Take the songs of a folder in place of those at hand. Raises DatasetError."""
+        """Replace the dataset by the songs of a folder. Raises DatasetError."""
         found = scan_folder(folder, **options)
-        self._take(found.dataset, found.problems)
+        self._replace(found.dataset, found.problems)
         return found
 
     def load(self, path: Path) -> Dataset:
-        """Take the songs of a dataset file in place of those at hand. Raises DatasetError."""
+        """Replace the dataset by a dataset file. Raises DatasetError."""
         dataset = read_dataset(path)
-        self._take(dataset, [])
+        self._replace(dataset, [])
         return dataset
 
-    def take(self, dataset: Dataset) -> None:
-        """Take songs that something else has read in place of those at hand."""
-        self._take(dataset, [])
+    def replace(self, dataset: Dataset) -> None:
+        """Replace the dataset."""
+        self._replace(dataset, [])
 
     def save(self, path: Path) -> None:
         """Write the dataset file. Raises DatasetError without songs, DiskFull, NotWritable, StorageError."""
         with self._lock:
             if self.dataset is None:
-                raise DatasetError("there are no songs yet", hint="Scan a folder in 2. Dataset first.")
+                raise DatasetError("the dataset has no songs yet", hint="Scan a folder in 2. Dataset first.")
             write_dataset(path, self.dataset)
 
-    def describe(self, **metadata: Any) -> None:
-        """Change what holds for all songs: name, custom_tag, tag_position, genre_ratio."""
+    def set_metadata(self, **metadata: Any) -> None:
+        """Set metadata of the dataset: name, custom_tag, tag_position, genre_ratio."""
         with self._lock:
             if self.dataset is None or metadata.items() <= self.dataset.metadata.model_dump().items():
                 return
@@ -87,10 +87,10 @@ class EditableDataset:
             self._changed()
 
     def relabel(self, changes: Mapping[int, Mapping[str, Any]]) -> int:
-        """Set label fields of songs, by their place in the list; gives the number of songs that changed.
+        """Set labels by the index of the sample; returns how many samples changed.
 
         Raises:
-            DatasetError: a value makes no sense for its field; nothing is changed then.
+            DatasetError: a value is invalid for its label; nothing changes then.
         """
         with self._lock:
             after = list(self.samples)
@@ -98,22 +98,22 @@ class EditableDataset:
                 after[index] = _relabelled(after[index], labels)
             changed = sum(one != other for one, other in zip(after, self.samples, strict=True))
             if changed and self.dataset is not None:
-                self._before = [*self._before[-_UNDO_STEPS:], self.samples]
+                self._history = [*self._history[-_UNDO_STEPS:], self.samples]
                 self.dataset.samples = after
                 self._changed()
             return changed
 
     def undo(self) -> None:
-        """Take the last change back. Raises DatasetError when there is none."""
+        """Undo the last change. Raises DatasetError when there is none."""
         with self._lock:
-            if not self._before or self.dataset is None:
+            if not self._history or self.dataset is None:
                 raise DatasetError("there is nothing to undo")
-            self.dataset.samples = self._before.pop()
+            self.dataset.samples = self._history.pop()
             self._changed()
 
-    def _take(self, dataset: Dataset, problems: list[Problem]) -> None:
+    def _replace(self, dataset: Dataset, problems: list[Problem]) -> None:
         with self._lock:
-            self.dataset, self.problems, self._before = dataset, problems, []
+            self.dataset, self.problems, self._history = dataset, problems, []
             self._changed()
 
     def _changed(self) -> None:
@@ -124,12 +124,12 @@ class EditableDataset:
     def _read_draft(self) -> Dataset | None:
         try:
             return read_dataset(self._draft) if self._draft.exists() else None
-        except (DatasetError, StorageError):  # told nowhere: it is scanned or loaded again like the first time
+        except (DatasetError, StorageError):  # a damaged draft: the user scans or loads again
             return None
 
 
 def _relabelled(sample: Sample, labels: Mapping[str, Any]) -> Sample:
-    """A copy with those labels; what was changed is marked as typed by hand."""
+    """A copy with those labels; the source of changed labels becomes the user."""
     fresh = sample.model_copy(deep=True)
     for name, value in labels.items():
         before = getattr(fresh, name)
@@ -139,7 +139,7 @@ def _relabelled(sample: Sample, labels: Mapping[str, Any]) -> Sample:
             reason = str(problem).splitlines()[-2].split("[type=")[0].strip().removeprefix("Value error, ")
             raise DatasetError(f"{sample.name}: {name} {reason}, not {value!r:.60}") from None
         if getattr(fresh, name) != before:
-            fresh.sources[name] = BY_HAND
+            fresh.sources[name] = USER
     if fresh.is_instrumental and not is_sung(fresh.lyrics):
         fresh.lyrics, fresh.language = INSTRUMENTAL, UNKNOWN_LANGUAGE
     fresh.labeled = fresh.has_caption

@@ -1,4 +1,4 @@
-"""Pieces of music that were asked for: one folder each, with the request and the sound."""
+"""Generated audio: one folder per generation, with its request and the audio file."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _SETTINGS_OF_ADAPTERS = ("adapter_config.json", "lokr_config.json")
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One finished piece."""
+    """One finished generation."""
 
     folder: Path
-    sound: Path
+    audio: Path
     request: GenerateJob
-    made_s: float
+    created_s: float
 
 
 def new_generation_folder(root: Path) -> Path:
-    """A folder below ``root`` that does not exist, named after the time."""
+    """A folder below ``root`` that does not exist, named after the current time."""
     name = time.strftime("%Y%m%d-%H%M%S")
     number, folder = 1, root / name
     while folder.exists():
@@ -38,29 +38,29 @@ def new_generation_folder(root: Path) -> Path:
 
 
 def list_generations(root: Path, most: int = _SHOWN) -> list[Generation]:
-    """The finished pieces below ``root``, the newest first."""
+    """The finished generations in ``root``, the newest first."""
     sounds = sorted(root.glob(f"*/{GENERATION}"), key=lambda path: path.stat().st_mtime, reverse=True)
     found = []
     for sound in sounds[:most]:
         try:
             _, request = read_job(sound.parent)
         except AceStepError:
-            continue  # a folder without a request that can be read is none of ours
+            continue  # not a folder of a generation
         if isinstance(request, GenerateJob):
             found.append(Generation(sound.parent, sound, request, sound.stat().st_mtime))
     return found
 
 
 def adapter_label(adapter: Path | None, strength: float) -> str:
-    """Which adapter, in a few words: the run and the checkpoint."""
+    """The run and the checkpoint of an adapter, and its strength."""
     if adapter is None:
-        return "model alone"
+        return "base model"
     parts = [part for part in adapter.parts[-4:] if part not in ("adapter", "checkpoints", "lora_output")]
     return f"{', '.join(parts[-2:])} at {strength:g}"
 
 
 def trigger_word(adapter: str) -> str:
-    """The word that calls an adapter's style, as its settings file tells; "" if it does not."""
+    """The trigger word in the config of an adapter; "" without one."""
     for name in _SETTINGS_OF_ADAPTERS:
         path = Path(adapter) / name
         if adapter and path.is_file():
@@ -69,20 +69,20 @@ def trigger_word(adapter: str) -> str:
     return ""
 
 
-def player(sound: Path, label: str) -> str:
-    """A sound as HTML, from the copy in the cache."""
-    address = html.address(playable(sound))
+def player(audio: Path, label: str) -> str:
+    """An audio player as HTML, for a copy in the cache."""
+    address = html.address(playable(audio))
     return f'<audio controls preload="none" src="{address}" aria-label="{html.text(label)}"></audio>'
 
 
-def generation_row(piece: Generation) -> str:
-    """A piece with its player and what it was asked for."""
-    request = piece.request.request
-    title = adapter_label(piece.request.adapter, piece.request.strength)
-    when = time.strftime("%d %b %H:%M", time.localtime(piece.made_s))
-    about = f"{when}, {request.duration_s:g} s, seed {request.seed}, {Path(piece.request.checkpoint).name}"
+def generation_row(generation: Generation) -> str:
+    """A generation with its request and a player, as HTML."""
+    request = generation.request.request
+    title = adapter_label(generation.request.adapter, generation.request.strength)
+    when = time.strftime("%d %b %H:%M", time.localtime(generation.created_s))
+    about = f"{when}, {request.duration_s:g} s, seed {request.seed}, {Path(generation.request.checkpoint).name}"
     return (
-        f'<li class="ac-piece"><div><strong>{html.text(title)}</strong> '
+        f'<li class="ac-generation"><div><strong>{html.text(title)}</strong> '
         f'<span class="ac-phase">{html.text(about)}</span>'
-        f"<p>{html.text(request.prompt or 'no style given')}</p></div>{player(piece.sound, title)}</li>"
+        f"<p>{html.text(request.prompt or 'no prompt')}</p></div>{player(generation.audio, title)}</li>"
     )

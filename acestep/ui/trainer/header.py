@@ -1,4 +1,4 @@
-"""The top of every tab: which model is at hand, how far the work is, and what comes next."""
+"""The header above the tabs: the loaded model, the status of each step, and the next step."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from acestep.ui.watch import ACTIVE
 
 
 def build_header() -> tuple[gr.HTML, gr.HTML, gr.Button]:
-    """The widgets, to be placed above the tabs and painted by ``wire_header``."""
+    """The components, to be placed above the tabs; ``wire_header`` renders them."""
     head = gr.HTML(elem_id="tr-head")
     with gr.Row(elem_classes="ac-next"):
-        words = gr.HTML(elem_id="tr-next-words")
+        text = gr.HTML(elem_id="tr-next-step")
         button = gr.Button("", elem_id="tr-next", scale=0, size="sm")
-    return head, words, button
+    return head, text, button
 
 
 def wire_header(page: TrainerContext, widgets: tuple[gr.HTML, gr.HTML, gr.Button]) -> None:
@@ -29,16 +29,16 @@ def wire_header(page: TrainerContext, widgets: tuple[gr.HTML, gr.HTML, gr.Button
 
     def render() -> tuple[str, str, object]:
         step = workflow.next_step(app)
-        words = f"<strong>Next:</strong> {html.text(step.todo)}"
+        words = f"<strong>Next:</strong> {html.text(step.action)}"
         return _head(app), words, gr.update(value=f"Go to {TABS[step.tab]}")
 
-    page.live.show(list(widgets), lambda: (workflow.version(app), _card(app)), render)
-    page.go(button, lambda: workflow.next_step(app).tab)
+    page.live.add(list(widgets), lambda: (workflow.version(app), _gpu(app)), render)
+    page.go_to(button, lambda: workflow.next_step(app).tab)
 
 
 def _head(app: AppState) -> str:
     stages = "".join(
-        f'<li class="{"ac-done" if step.done else ""}"><b>{html.text(TABS[step.tab])}</b> {html.text(step.words)}</li>'
+        f'<li class="{"ac-done" if step.done else ""}"><b>{html.text(TABS[step.tab])}</b> {html.text(step.status)}</li>'
         for step in workflow.steps(app)
     )
     return (
@@ -60,12 +60,12 @@ def _model(app: AppState) -> str:
     if app.service.loading:
         words = f"loading {app.service.loading}"
     elif loaded is not None:
-        words = f"{loaded.name} in memory, {loaded.device}, {loaded.precision}"
+        words = f"{loaded.name} loaded, {loaded.device}, {loaded.precision}"
     else:
-        words = "no model in memory"
-    return f"{words}; {_card(app)}" if _card(app) else words
+        words = "Model not loaded"
+    return f"{words}; {_gpu(app)}" if _gpu(app) else words
 
 
-def _card(app: AppState) -> str:
-    card = app.card
-    return f"{card.name}: {card.free_gb:.1f} of {card.total_gb:.0f} GB free" if card else ""
+def _gpu(app: AppState) -> str:
+    gpu = app.gpu
+    return f"{gpu.name}: {gpu.free_gb:.1f} of {gpu.total_gb:.0f} GB free" if gpu else ""

@@ -16,7 +16,7 @@ from acestep.training.configs import TrainJob, set_value
 from acestep.training.memory import GIB, PARTS, Estimate, estimate
 from acestep.training.memory_advice import Advice, advise
 from acestep.training.memory_spec import FRAMES_PER_S, LONGEST_S, USUAL_TOKENS, memory_spec
-from acestep.ui import html
+from acestep.ui import html, layout
 from acestep.ui.errors import describe_error, notify
 from acestep.ui.system_memory import free_bytes
 from acestep.ui.trainer.app_state import AppState
@@ -47,10 +47,10 @@ class MemoryPanel:
     def __init__(self, page: TrainerContext, settings: TrainSettings) -> None:
         self._app, self._settings, self._forms = page.app, settings, settings.forms
         words = gr.HTML(elem_id="tr-train-memory")
-        with gr.Row(elem_classes="ac-actions"):
+        with layout.actions():
             change = gr.Button("Change these settings", size="sm", visible=False, elem_id="tr-train-fit")
         page.on(change.click, self._change, quiet=True)
-        page.live.show([words, change], self._version, self._render)
+        page.live.add([words, change], self._version, self._render)
 
     def _version(self) -> object:
         settings = self._app.settings
@@ -124,8 +124,8 @@ def _place(app: AppState) -> tuple[str, str, float | None]:
 
     A model that is loaded only for generation is freed before training starts, but does not count as free here.
     """
-    if app.card is not None:
-        return "cuda", app.card.name, app.card.free_gb * GIB
+    if app.gpu is not None:
+        return "cuda", app.gpu.name, app.gpu.free_gb * GIB
     if platform.system() == "Darwin" and platform.machine() == "arm64":
         return "mps", "unified memory", None
     return "cpu", "no NVIDIA GPU: system memory", free_bytes()

@@ -1,4 +1,4 @@
-"""Presets: the one that suits the graphics card with the reason, what it sets, and what was changed since."""
+"""Presets: the suggested one for the GPU with the reason, and the values that differ from the selected one."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ CUSTOM = "custom"
 
 
 class PresetPicker:
-    """Widgets and what they do."""
+    """Components and listeners."""
 
     def __init__(
-        self, page: TrainerContext, forms: Mapping[str, Form[Any]], pace: Callable[[], dict[str, int]]
+        self, page: TrainerContext, forms: Mapping[str, Form[Any]], recommended: Callable[[], dict[str, int]]
     ) -> None:
-        """``pace`` gives the epochs that suit the songs, which come before those of a preset."""
-        self._app, self._forms, self._pace = page.app, forms, pace
+        """``recommended`` returns the epochs for the number of songs, which override those of a preset."""
+        self._app, self._forms, self._recommended = page.app, forms, recommended
         choices = [("Custom", CUSTOM), *gpu_presets().items(), *((name, name) for name in list_presets())]
         preset = gr.Dropdown(
             choices,
             value=CUSTOM,
             label="GPU Preset",
-            info="Sets the values below; they can be changed afterwards.",
+            info="Sets the values below. You can change them afterwards.",
             elem_id="tr-train-preset",
         )
         with gr.Column(min_width=200):
@@ -41,10 +41,10 @@ class PresetPicker:
         page.saved_fields.add("train.preset", preset, lambda value: value in names)
         page.on(preset.input, self._apply, [preset], quiet=True)
         page.on(use.click, self._apply_suggested, quiet=True)
-        page.live.show([why], self._version, lambda: [self._words()])
+        page.live.add([why], self._version, lambda: [self._words()])
 
     def apply_again(self) -> None:
-        """The kind of adapter has changed, and with it what the preset says."""
+        """Apply the preset to another kind of adapter."""
         self._apply(self._chosen)
 
     @property
@@ -63,30 +63,30 @@ class PresetPicker:
         self._apply(name)
 
     def _suggestion(self) -> SelectedPreset:
-        card = self._app.card
-        return preset_for_memory(card.total_gb if card else 0)
+        gpu = self._app.gpu
+        return preset_for_memory(gpu.total_gb if gpu else 0)
 
     def _expected(self, name: str) -> dict[str, Any]:
-        """What the widgets hold after that preset was applied. Raises ConfigError."""
+        """The values of the fields after that preset was applied. Raises ConfigError."""
         settings = read_preset(name, self._app.adapter_kind).settings
         split = {key: key.partition(".") for key in settings}
         shown = {key: self._forms[split[key][0]].displayed(split[key][2], value) for key, value in settings.items()}
-        return shown | self._pace()
+        return shown | self._recommended()
 
     def _version(self) -> object:
         keys = [form.key(name) for form in self._forms.values() for name in form.names]
-        return self._app.card is None, self._chosen, tuple(str(self._app.settings.get(key)) for key in keys)
+        return self._app.gpu is None, self._chosen, tuple(str(self._app.settings.get(key)) for key in keys)
 
     def _words(self) -> str:
-        card, suggestion = self._app.card, self._suggestion()
-        reason = f"{card.name}: {suggestion.reason}" if card else "no NVIDIA card was found; it needs the least memory"
+        gpu, suggestion = self._app.gpu, self._suggestion()
+        reason = f"{gpu.name}: {suggestion.reason}" if gpu else "no NVIDIA GPU was found; it needs the least memory"
         words = f"<b>Suggested: {html.text(suggestion)}</b>, {html.text(reason)}."
         if changed := self._changed():
-            words += f" {html.count(len(changed), 'value')} changed since: {html.text(', '.join(changed))}."
+            words += f" {html.count(len(changed), 'value')} changed: {html.text(', '.join(changed))}."
         return f'<p class="ac-phase">{words}</p>'
 
     def _changed(self) -> list[str]:
-        """Labels of the fields whose values are no longer those of the chosen preset."""
+        """Labels of the fields that differ from the selected preset."""
         if self._chosen == CUSTOM:
             return []
         try:

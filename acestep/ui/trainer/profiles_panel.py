@@ -1,4 +1,4 @@
-"""Profiles: everything that is set on the page, and its songs, in a file; and presets of Side-Step, both ways."""
+"""Profiles: all settings of the page and its dataset in a file; import and export of Side-Step presets."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from acestep.models.checkpoint import find_checkpoint
 from acestep.training.interop import read_sidestep, write_sidestep
 from acestep.training.profiles import read_profile, write_profile
 from acestep.training.settings import Remark, apply_fitting
-from acestep.ui import html
+from acestep.ui import html, layout
 from acestep.ui.form import Form
 from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.trainer.train_settings import TrainSettings
 
-# Fields of the page that belong to no configuration: the existing trainer's names and ours.
+# Fields of the page that belong to no config: the names of ace-lora-trainer and ours.
 CONTROLS = {
     "custom_ckpt_dir": "service.folder",
     "split_input_dir": "split.in",
@@ -45,18 +45,18 @@ _SHOWN = 12  # remarks
 
 
 class ProfilesPanel:
-    """Widgets, to be placed above the tabs; ``wire`` is called when the forms are there."""
+    """Components above the tabs; ``wire`` is called when the forms exist."""
 
     def __init__(self) -> None:
-        with gr.Accordion("Profiles", open=False, elem_classes="ac-fold", elem_id="tr-profiles"):
-            with gr.Row(elem_classes="ac-with-button"):
-                about = "All settings of this page and the songs with their labels; never a key or a password."
+        with layout.section("Profiles", "tr-profiles"):
+            with layout.field_row():
+                about = "All settings of this page and the dataset with its labels, without keys and passwords."
                 self._profile = gr.Textbox(
                     label="Profile JSON", info=about, placeholder=_PROFILE, elem_id="tr-profile-path", scale=5
                 )
                 self._load = gr.Button("Load Profile", elem_id="tr-profile-load", scale=0)
                 self._save = gr.Button("Save Profile", elem_id="tr-profile-save", scale=0)
-            with gr.Row(elem_classes="ac-with-button"):
+            with layout.field_row():
                 about = "A preset of Side-Step, or the training_config.json of one of its runs."
                 self._sidestep = gr.Textbox(
                     label="Side-Step Config (.json)",
@@ -67,34 +67,34 @@ class ProfilesPanel:
                 )
                 self._import = gr.Button("Import Side-Step", elem_id="tr-sidestep-import", scale=0)
                 self._export = gr.Button("Export Side-Step", elem_id="tr-sidestep-export", scale=0)
-            self._told = gr.HTML(elem_id="tr-profile-status")
+            self._status = gr.HTML(elem_id="tr-profile-status")
 
     def wire(self, page: TrainerContext, train: TrainSettings, preprocess: Form[Any]) -> None:
-        """Let the buttons work on these forms."""
-        work = _Work(page.app, train, preprocess)
+        """Add the listeners for these forms."""
+        files = _Files(page.app, train, preprocess)
         page.saved_fields.add("profile.path", self._profile)
         page.saved_fields.add("sidestep.path", self._sidestep)
         for button, act, path in (
-            (self._load, work.load, self._profile),
-            (self._save, work.save, self._profile),
-            (self._import, work.take_sidestep, self._sidestep),
-            (self._export, work.give_sidestep, self._sidestep),
+            (self._load, files.load, self._profile),
+            (self._save, files.save, self._profile),
+            (self._import, files.import_sidestep, self._sidestep),
+            (self._export, files.export_sidestep, self._sidestep),
         ):
-            page.on(button.click, act, [path], [self._told])
+            page.on(button.click, act, [path], [self._status])
 
 
-class _Work:
-    """From files to the settings of the page, and back. Each gives what to tell."""
+class _Files:
+    """Loads and saves the settings of the page. Each method returns a message as HTML."""
 
     def __init__(self, app: AppState, train: TrainSettings, preprocess: Form[Any]) -> None:
         self._app, self._train, self._preprocess = app, train, preprocess
 
     def save(self, text: str) -> str:
-        """Into the program's own folder alone."""
+        """Only inside the workspace."""
         path = self._app.workspace.inside(text if text.strip() else _PROFILE, "Profile JSON")
         saved_fields = {name: self._app.settings.get(key) for name, key in CONTROLS.items()}
         controls = {name: value for name, value in saved_fields.items() if value is not None}
-        songs, folder = self._app.songs.dataset, self._app.settings.text("dataset.folder")
+        songs, folder = self._app.dataset.dataset, self._app.settings.text("dataset.folder")
         write_profile(path, self._configs(), controls=controls, dataset=songs, folder=folder)
         return html.notice(f"Saved in {path}", tone="good")
 
@@ -102,43 +102,45 @@ class _Work:
         profile = read_profile(self._app.workspace.file(text, "Profile JSON"))
         configs = self._configs()
         remarks = [*profile.remarks, *profile.apply(configs)]
-        told = {CONTROLS[name]: value for name, value in profile.controls.items() if name in CONTROLS}
-        self._app.settings.push(told)
+        controls = {CONTROLS[name]: value for name, value in profile.controls.items() if name in CONTROLS}
+        self._app.settings.push(controls)
         if profile.dataset is not None:
-            self._app.songs.take(profile.dataset)
-        remarks += self._choose_model(str(profile.settings.get("job.checkpoint") or ""))
+            self._app.dataset.replace(profile.dataset)
+        remarks += self._select_model(str(profile.settings.get("job.checkpoint") or ""))
         self._show(configs)
         songs = f", {html.count(len(profile.dataset.samples), 'song')}" if profile.dataset else ""
-        return _told(f"Loaded: {html.count(len(profile.settings) + len(told), 'setting')}{songs}", remarks)
+        return _message(f"Loaded: {html.count(len(profile.settings) + len(controls), 'setting')}{songs}", remarks)
 
-    def take_sidestep(self, text: str) -> str:
+    def import_sidestep(self, text: str) -> str:
         found = read_sidestep(self._app.workspace.file(text, "Side-Step Config"))
         configs = self._configs()
         remarks = [*found.remarks, *apply_fitting(found.settings, configs)]
         self._show(configs)
-        return _told(f"Imported {found.name}: {html.count(len(found.settings), 'setting')}", remarks, found.description)
+        return _message(
+            f"Imported {found.name}: {html.count(len(found.settings), 'setting')}", remarks, found.description
+        )
 
-    def give_sidestep(self, text: str) -> str:
-        """Into the program's own folder alone."""
+    def export_sidestep(self, text: str) -> str:
+        """Only inside the workspace."""
         path = self._app.workspace.inside(text if text.strip() else _SIDESTEP, "Side-Step Config")
         known = {name: config for name, config in self._configs().items() if name in ("training", *ADAPTERS.names)}
         written, remarks = write_sidestep(path, known)
-        return _told(f"Saved in {written}", remarks)
+        return _message(f"Saved in {written}", remarks)
 
     def _configs(self) -> dict[str, Config]:
-        """The settings of the page by their groups. Raises ConfigError when one of them is wrong."""
+        """The settings of the page by group. Raises ConfigError for an invalid value."""
         job = self._train.current()
         elsewhere = {"source": "", "checkpoint": job.checkpoint}
-        encoding: Config = self._preprocess.read(self._preprocess.current, **elsewhere)
+        encoding: Config = self._preprocess.read(self._preprocess.saved, **elsewhere)
         return {"job": job, "preprocess": encoding, **{name: getattr(job, name) for name in groups(type(job))}}
 
     def _show(self, configs: dict[str, Config]) -> None:
-        """Put them into the fields of the page."""
+        """Show them in the fields of the page."""
         job: Any = configs["job"]
-        self._train.take(job)
+        self._train.show(job)
         self._app.settings.push({"train.out": str(job.out), **self._preprocess.to_saved(configs["preprocess"])})
 
-    def _choose_model(self, name: str) -> list[Remark]:
+    def _select_model(self, name: str) -> list[Remark]:
         if not name:
             return []
         try:
@@ -149,7 +151,7 @@ class _Work:
         return []
 
 
-def _told(title: str, remarks: Iterable[Remark], description: str = "") -> str:
+def _message(title: str, remarks: Iterable[Remark], description: str = "") -> str:
     lines = [str(remark) for remark in remarks]
     more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
     return html.notice(title, [description, *lines[:_SHOWN], *more], "warn" if lines else "good")

@@ -1,4 +1,4 @@
-"""Go on with a run: where it was stopped, or from any of its checkpoints."""
+"""Resume a training run from its latest state or from any of its checkpoints."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from acestep.core.errors import TrainingError
 from acestep.core.jobs import read_job
 from acestep.training.configs import TrainJob
 from acestep.training.state.run_folder import ADAPTER, RunFolder, has_state
+from acestep.ui import layout
 from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.page_context import TrainerContext
 
 
 def resume_run(app: AppState, folder: Path, source: str = "auto", changes: dict[str, Any] | None = None) -> None:
-    """Start the run of ``folder`` again with its own settings, ``changes`` apart. Raises TrainingError, JobBusy."""
+    """Resume the run in ``folder`` with its own settings and ``changes``. Raises TrainingError, JobBusy."""
     app.require_idle()
     _, config = read_job(folder)
     if not isinstance(config, TrainJob):
@@ -29,49 +30,52 @@ def resume_run(app: AppState, folder: Path, source: str = "auto", changes: dict[
     app.start("train", job, folder)
 
 
-def sources_of(folder: Path) -> list[tuple[str, str]]:
-    """What a run can go on from, as (words, value): the newest state first, then by step, best and final last."""
+def resume_choices(folder: Path) -> list[tuple[str, str]]:
+    """What a run can resume from, as (label, value): the latest state, then by step, best and final last."""
     run = RunFolder(folder)
     found = []
-    latest_checkpoint = run.latest_checkpoint()
-    if latest_checkpoint is not None:
-        found.append((f"newest ({latest_checkpoint.name})", "auto"))
+    latest = run.latest_checkpoint()
+    if latest is not None:
+        found.append((f"latest ({latest.name})", "auto"))
     for saved in reversed(run.saved()):
-        found.append((_words(saved), str(saved)))
-    for place in (run.best, run.final):
-        if (place / ADAPTER).is_dir():
-            found.append((_words(place), str(place)))
+        found.append((_label(saved), str(saved)))
+    for checkpoint in (run.best, run.final):
+        if (checkpoint / ADAPTER).is_dir():
+            found.append((_label(checkpoint), str(checkpoint)))
     return found
 
 
-def _words(place: Path) -> str:
-    return place.name if has_state(place) else f"{place.name} (weights alone: the optimizer starts afresh)"
+def _label(checkpoint: Path) -> str:
+    return checkpoint.name if has_state(checkpoint) else f"{checkpoint.name} (weights only, new optimizer state)"
 
 
 class ResumePanel:
-    """Widgets and what they do."""
+    """Components and listeners."""
 
     def __init__(self, page: TrainerContext) -> None:
         self._app = page.app
-        with gr.Accordion("Resume from Checkpoint", open=False, elem_classes="ac-fold", elem_id="tr-resume"):
-            with gr.Row(elem_classes="ac-grid"):
+        with layout.section("Resume from Checkpoint", "tr-resume"):
+            with layout.grid():
                 self._run = gr.Dropdown(
                     [], label="Run", info="The newest is first.", elem_id="tr-resume-run", allow_custom_value=True
                 )
                 self._source = gr.Dropdown(
                     [],
                     label="Checkpoint",
-                    info="What it goes on from.",
+                    info="Where training resumes.",
                     elem_id="tr-resume-from",
                     allow_custom_value=True,
                 )
                 self._epochs = gr.Textbox(
-                    label="Up to epoch", info="Empty: as planned.", placeholder="as planned", elem_id="tr-resume-epochs"
+                    label="Max Epochs",
+                    info="Empty: as in the settings of the run.",
+                    placeholder="unchanged",
+                    elem_id="tr-resume-epochs",
                 )
             resume = gr.Button("Resume Training", elem_id="tr-resume-start")
-        page.on(self._run.change, self._sources, [self._run], [self._source], quiet=True)
+        page.on(self._run.change, self._choices_of, [self._run], [self._source], quiet=True)
         page.on(resume.click, self._resume, [self._run, self._source, self._epochs])
-        page.live.show([self._run, self._source], self._version, self._render)
+        page.live.add([self._run, self._source], self._version, self._render)
 
     def _runs(self) -> list[tuple[str, str]]:
         return [(folder.name, str(folder)) for folder in self._app.run_folders()]
@@ -81,18 +85,15 @@ class ResumePanel:
 
     def _render(self) -> list[Any]:
         runs = self._runs()
-        if not runs:
-            return [gr.update(choices=[], value=None), gr.update(choices=[], value=None)]
-        sources = sources_of(Path(runs[0][1]))
-        first = sources[0][1] if sources else None
-        return [gr.update(choices=runs, value=runs[0][1]), gr.update(choices=sources, value=first)]
+        first = runs[0][1] if runs else None
+        return [gr.update(choices=runs, value=first), self._choices_of(first)]
 
-    def _sources(self, run: str | None) -> Any:
-        sources = sources_of(Path(run)) if run else []
-        return gr.update(choices=sources, value=sources[0][1] if sources else None)
+    def _choices_of(self, run: str | None) -> Any:
+        choices = resume_choices(Path(run)) if run else []
+        return gr.update(choices=choices, value=choices[0][1] if choices else None)
 
     def _resume(self, run: str | None, source: str | None, epochs: str) -> None:
         if not run or not source:
-            raise TrainingError("there is no run to go on with", hint="Start one first.")
+            raise TrainingError("nothing to resume", hint="Start a run first.")
         folder = self._app.workspace.folder(run, "Run")
         resume_run(self._app, folder, source, {"max_epochs": epochs} if epochs.strip() else {})

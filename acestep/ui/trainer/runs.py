@@ -1,4 +1,4 @@
-"""The trainings on this disk: what they were told, how they went, what makes them differ, and how one is removed."""
+"""The training runs on disk: their settings, their differences, and deletion."""
 
 from __future__ import annotations
 
@@ -16,27 +16,19 @@ from acestep.training.configs import TrainJob
 from acestep.ui.trainer.app_state import AppState
 from acestep.ui.watch import ACTIVE, Account
 
-# What a training writes at the top of its folder. Anything else there was put by somebody.
-_OURS = {
-    *NAMES,
-    "checkpoints",
-    "best",
-    "final",
-    "logs",
-    "samples",
-    "training.json",
-}
+# What training writes at the top level of a run folder.
+_RUN_FILES = {*NAMES, "checkpoints", "best", "final", "logs", "samples", "training.json"}
 
-_WORDS = {"None": "automatic", "True": "yes", "False": "no", "{}": "none"}
+_VALUE_LABELS = {"None": "automatic", "True": "yes", "False": "no", "{}": "none"}
 
 
 def trainings(app: AppState) -> list[RunSummary]:
-    """The trainings in the folder of runs, the newest first."""
+    """The training runs, the newest first."""
     return [run for run in list_runs(app.runs_folder) if run.job == "train"]
 
 
 def account_of(folder: Path) -> Account:
-    """Everything that the events of a run say."""
+    """The state of a run from its events."""
     account = Account()
     for event in JobFolder(folder).events.read()[0]:
         account.add(event)
@@ -44,25 +36,25 @@ def account_of(folder: Path) -> Account:
 
 
 def flat_settings(run: RunSummary) -> dict[str, Any]:
-    """The settings of a run by their labels; of adapters only the kind that was trained."""
+    """The settings of a run by label, with those of the trained kind of adapter."""
     config = run.config
     training = config.get("training", {})
     kind = training.get("adapter_type", "lora")
     found: dict[str, Any] = {"Model": Path(str(config.get("checkpoint", ""))).name, "Tensors": config.get("tensor_dir")}
     for owner, values in (("training", training), (kind, config.get(kind, {}))):
         found |= {_label(owner, name): value for name, value in values.items()}
-    return {name: _WORDS.get(str(value), _brief(value)) for name, value in found.items()}
+    return {name: _VALUE_LABELS.get(str(value), _brief(value)) for name, value in found.items()}
 
 
 def _brief(value: Any) -> Any:
-    """Numbers of single modules as how many there are, and from which to which they go."""
+    """Values per module as their number and range."""
     if not isinstance(value, dict) or not value:
         return value
     return f"{len(value)} modules, {min(value.values())} to {max(value.values())}"
 
 
 def _label(owner: str, name: str) -> str:
-    """What people read about a setting; its name, if a newer program knows it."""
+    """The label of a setting; its name if only a newer version knows it."""
     kind = groups(TrainJob).get(owner)
     field = fields(kind).get(name) if kind else None
     label = str(field.title) if field else name
@@ -70,7 +62,7 @@ def _label(owner: str, name: str) -> str:
 
 
 def differences(runs: Sequence[RunSummary]) -> list[tuple[str, list[Any]]]:
-    """The settings in which runs differ, with the value of each run."""
+    """The settings that differ, with the value of each run."""
     settings = [flat_settings(run) for run in runs]
     names = list(dict.fromkeys(name for each in settings for name in each))
     rows = [(name, [each.get(name) for each in settings]) for name in names]
@@ -78,28 +70,26 @@ def differences(runs: Sequence[RunSummary]) -> list[tuple[str, list[Any]]]:
 
 
 def delete_run(app: AppState, name: str) -> None:
-    """Remove a run for good.
+    """Delete a run permanently.
 
     Raises:
-        JobError: there is no such training, or it holds things that are not ours.
-        JobBusy: it is at work.
-        StorageError: it lies outside this program's folder.
+        JobError: there is no such run, or it contains other files.
+        JobBusy: it is running.
+        StorageError: it is outside the workspace.
     """
     if name in ("", "..") or name != Path(name).name or not (app.runs_folder / name).is_dir():
-        raise JobError(f"there is no run {name!r} in {app.runs_folder}", hint="Type the name of one in the list.")
+        raise JobError(f"there is no run {name!r} in {app.runs_folder}", hint="Enter the name of a run in the list.")
     folder = app.runs_folder / name
     if folder.is_symlink() or app.workspace.inside(str(folder), "Run") != folder.resolve():
-        raise StorageError(f"{folder} is a link", hint="Remove it by hand.")
+        raise StorageError(f"{folder} is a link", hint="Delete it yourself.")
     if read_run(folder).job != "train":
         raise JobError(f"{folder} is not a training run")
     watch = app.watches["train"]
     if (watch.folder == folder and watch.look()[0] in ACTIVE) or read_run(folder).state == "running":
-        raise JobBusy(f"{name} is being trained", hint="Stop it first.")
-    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in _OURS)
-    if foreign:
-        raise JobError(
-            f"{folder} holds {', '.join(foreign[:3])}, which training did not make", hint="Move it away first."
-        )
+        raise JobBusy(f"{name} is running", hint="Stop it first.")
+    others = sorted(entry.name for entry in folder.iterdir() if entry.name not in _RUN_FILES)
+    if others:
+        raise JobError(f"{folder} holds {', '.join(others[:3])}, which training did not write", hint="Move it first.")
     with storage_errors(folder):
         shutil.rmtree(folder)
     if watch.folder == folder:

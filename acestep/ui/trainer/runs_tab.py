@@ -1,4 +1,4 @@
-"""Runs: every training on disk, compared, repeated or removed."""
+"""Runs: all training runs on disk: compare, repeat or delete them."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from acestep.core.errors import JobError
 from acestep.core.jobs import read_job
 from acestep.core.runs import RunSummary, read_run
 from acestep.training.configs import TrainJob
-from acestep.ui import html
-from acestep.ui.chart import COLORS, line_chart
+from acestep.ui import html, layout
+from acestep.ui.chart import COLORS, Series, line_chart, smooth, thin
 from acestep.ui.errors import notify
 from acestep.ui.trainer.audio_grid import make_grid
 from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.trainer.run_previews import latest_preview_grid
 from acestep.ui.trainer.runs import account_of, delete_run, differences, flat_settings, trainings
 from acestep.ui.trainer.train_settings import TrainSettings
-from acestep.ui.trainer.training_charts import SMOOTH, Points, smooth, thin
+from acestep.ui.trainer.training_charts import SMOOTHED
 
 _HEADERS = ["Name", "Date", "Model", "Adapter", "Epochs", "Steps", "Loss", "Validation", "State"]
 _MOST = len(COLORS)  # runs side by side
 _SMOOTHING = 0.9
-_EMPTY = "Trainings of this program, from this page or from the command line, are listed here."
+_EMPTY = "Training runs of this page and of the command line are listed here."
 
 
 class RunsTab:
-    """Widgets and what they do."""
+    """Components and listeners."""
 
     def __init__(self, page: TrainerContext, settings: TrainSettings) -> None:
-        self._shell, self._app, self._settings = page, page.app, settings
+        self._page, self._app, self._settings = page, page.app, settings
         self._list = gr.HTML(elem_id="tr-runs-list")
         with gr.Column(visible=False) as self._body:
             self._chosen = gr.Dropdown(
                 [],
-                label="Look at",
+                label="Runs to show",
                 info=f"One run, or up to {_MOST} to compare.",
                 multiselect=True,
                 max_choices=_MOST,
@@ -46,21 +46,21 @@ class RunsTab:
             self._curves = gr.HTML(elem_id="tr-runs-curves")
             self._sounds = make_grid("tr-runs-sounds")
             self._about = gr.HTML(elem_id="tr-runs-about")
-            with gr.Row(elem_classes="ac-actions"):
-                again = gr.Button("Same settings again", elem_id="tr-runs-again")
+            with layout.actions():
+                again = gr.Button("Use these settings", elem_id="tr-runs-again")
             confirm, delete = self._remover()
         outputs = [self._curves, self._sounds, self._about]
         page.on(self._chosen.change, self._look, [self._chosen], outputs, quiet=True)
         page.on(again.click, self._again, [self._chosen], [page.tabs])
         page.on(delete.click, self._delete, [confirm], [confirm, self._chosen])
-        page.live.show([self._list, self._body, self._chosen], self._version, self._render)
+        page.live.add([self._list, self._body, self._chosen], self._version, self._render)
 
     def _remover(self) -> tuple[gr.Textbox, gr.Button]:
-        fold = gr.Accordion("Delete a run", open=False, elem_classes="ac-fold", elem_id="tr-runs-delete")
-        with fold, gr.Row(elem_classes="ac-with-button"):
+        fold = layout.section("Delete a run", "tr-runs-delete")
+        with fold, layout.field_row():
             confirm = gr.Textbox(
                 label="Name of the run",
-                info="Its checkpoints and adapters are removed for good. Type its name to confirm.",
+                info="Deletes its checkpoints and adapters permanently. Enter its name to confirm.",
                 elem_id="tr-runs-confirm",
                 scale=5,
             )
@@ -81,31 +81,35 @@ class RunsTab:
 
     def _look(self, names: list[str] | None) -> tuple[str, str, str]:
         runs = [self._summary(name) for name in names or []]
-        curves: dict[str, Points] = {}
+        curves: list[Series] = []
         for run in runs:
             raw = [(event.step, event.loss) for event in account_of(run.folder).steps]
-            curves[run.folder.name] = thin(smooth(raw, _SMOOTHING))
+            curves.append(Series(run.folder.name, thin(smooth(raw, _SMOOTHING))))
         if len(runs) > 1:
             rows = [(setting, *values) for setting, values in differences(runs)]
-            words = html.table(["Setting", *curves], rows, "Settings that differ") if rows else _same()
+            words = (
+                html.table(["Setting", *(run.folder.name for run in runs)], rows, "Settings that differ")
+                if rows
+                else _same()
+            )
         else:
             words = html.facts(flat_settings(runs[0]), columns=True) if runs else ""
-        return line_chart(curves, f"Loss, {SMOOTH}", "step"), latest_preview_grid([run.folder for run in runs]), words
+        return line_chart(curves, f"Loss, {SMOOTHED}", "step"), latest_preview_grid([run.folder for run in runs]), words
 
     def _again(self, names: list[str] | None) -> Any:
         if not names:
-            raise JobError("no run is chosen", hint="Choose one above.")
+            raise JobError("no run is selected", hint="Select one above.")
         _, job = read_job(self._summary(names[0]).folder)
         if not isinstance(job, TrainJob):
             raise JobError(f"{names[0]} is not a training run")
-        self._settings.take(job)
-        notify(f"The settings of {names[0]} are in 4. Train.")
+        self._settings.show(job)
+        notify(f"Copied the settings of {names[0]} to 4. Train.")
         return gr.Tabs(selected="train")
 
     def _delete(self, name: str) -> tuple[str, Any]:
         delete_run(self._app, name.strip())
         self._app.clear_cache()
-        notify(f"{name} is deleted.")
+        notify(f"Deleted {name}.")
         return "", gr.update(value=[])
 
 
@@ -129,4 +133,4 @@ def _number(value: float | None) -> str:
 
 
 def _same() -> str:
-    return html.notice("The chosen runs have the same settings.")
+    return html.notice("The selected runs have the same settings.")

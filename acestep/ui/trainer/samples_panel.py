@@ -1,27 +1,27 @@
-"""The newest samples of the training at hand, to be played while it goes."""
+"""The latest audio previews of the current run, to play during training."""
 
 from __future__ import annotations
 
 import gradio as gr
 
 from acestep.core.errors import AceStepError
-from acestep.ui import html
+from acestep.ui import html, layout
 from acestep.ui.trainer.audio_clips import Clip, latest_previews
 from acestep.ui.trainer.generations import player
 from acestep.ui.trainer.page_context import TrainerContext
 
 
 class SamplesPanel:
-    """Widgets and what they do."""
+    """Components and listeners."""
 
     def __init__(self, page: TrainerContext) -> None:
         self._watch = page.app.watches["train"]
         with gr.Column(visible=False, elem_id="tr-train-samples") as block:
             list_ = gr.HTML()
-            with gr.Row(elem_classes="ac-actions"):
-                compare = gr.Button("Compare them in 5. Listen", size="sm", elem_id="tr-train-compare")
-        page.go(compare, "listen")
-        page.live.show([block, list_], self._version, self._render)
+            with layout.actions():
+                compare = gr.Button("Compare in 5. Listen", size="sm", elem_id="tr-train-compare")
+        page.go_to(compare, "listen")
+        page.live.add([block, list_], self._version, self._render)
 
     def _version(self) -> object:
         state, account = self._watch.look()
@@ -32,8 +32,8 @@ class SamplesPanel:
         folder = self._watch.folder
         found = latest_previews(folder) if folder else []
         words = [item for sound in found if (item := _item(sound))]
-        title = f"Newest samples: {found[0].source}" if found else ""
-        prompt = str(found[0].request.get("prompt") or "no style given") if found else ""
+        title = f"Latest samples: {found[0].source}" if found else ""
+        prompt = str(found[0].request.get("prompt") or "no prompt") if found else ""
         listed = (
             f'<h3 class="ac-title">{html.text(title)}</h3><p class="ac-phase">{html.text(prompt)}</p>'
             f'<ul class="ac-samples">{"".join(words)}</ul>'
@@ -42,7 +42,7 @@ class SamplesPanel:
 
 
 def _item(sound: Clip) -> str:
-    """A player with its strength; "" if the file was taken away or cannot be played."""
+    """A player with its strength; "" if the file is missing or cannot be played."""
     words = f"strength {sound.strength:g}" if sound.strength else "without the adapter"
     try:
         return f"<li><span>{html.text(words)}</span>{player(sound.path, f'{sound.source}, {words}')}</li>"

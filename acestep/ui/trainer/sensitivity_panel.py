@@ -1,4 +1,4 @@
-"""Which places of the model the songs pull at most, measured before a training, and ranks made of it."""
+"""Gradient sensitivity: which modules of the model react most to the songs, and adapter ranks from that."""
 
 from __future__ import annotations
 
@@ -12,69 +12,65 @@ from acestep.core.errors import TrainingError
 from acestep.core.files import read_json
 from acestep.training.configs import TrainJob, set_value
 from acestep.training.evaluation.configs import EstimateJob
-from acestep.ui import html
+from acestep.ui import html, layout
 from acestep.ui.errors import notify
 from acestep.ui.form import Form
+from acestep.ui.page_context import Data
 from acestep.ui.progress import JobPanel
-from acestep.ui.trainer.job_buttons import JobControls
 from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.trainer.preset_picker import CUSTOM
 
-_HEADERS = ["Rank", "Module", "Score", "Raw norm"]
-_NOTHING = "Shows at which parts of the model your songs pull most. It takes as long as a few steps of training."
+_HEADERS = ["Rank", "Module", "Score", "Gradient norm"]
+_NOTHING_YET = "Shows which modules have the largest gradients on your songs. Takes as long as a few training steps."
 
 
 class SensitivityPanel:
-    """Widgets and what they do."""
+    """Components and listeners."""
 
     def __init__(self, page: TrainerContext, forms: dict[str, Form[Any]]) -> None:
         self._app, self._forms = page.app, forms
         self._watch = page.app.watches["estimate"]
-        with gr.Accordion("Gradient Sensitivity", open=False, elem_classes="ac-fold", elem_id="tr-sensitivity"):
+        with layout.section("Gradient Sensitivity", "tr-sensitivity"):
             self._form = Form(EstimateJob, "estimate", page.saved_fields, leave_out=("tensor_dir", "checkpoint", "out"))
-            self._form.rest()
-            buttons = JobControls(page, "estimate", "Run Estimation", "Stop Estimation")
-            JobPanel(page.live, self._watch, "tr-estimate", nothing_yet=_NOTHING, result=_table)
-            with gr.Row(elem_classes="ac-actions"):
+            self._form.place_rest()
+            controls = page.job_controls("estimate", "Run Estimation", "Stop Estimation")
+            JobPanel(page.live, self._watch, "tr-estimate", nothing_yet=_NOTHING_YET, result=_table)
+            with layout.actions():
                 use = gr.Button("Use these ranks", visible=False, elem_id="tr-estimate-use")
-        page.on(buttons.start.click, self._start, self._form.widgets, check=self._form.check)
+        page.on(controls.start.click, self._start, self._form.inputs, check=self._form.check)
         page.on(use.click, self._use, quiet=True)
-        page.live.show([use], self._done, lambda: [gr.update(visible=self._done())])
+        page.live.add([use], self._is_done, lambda: [gr.update(visible=self._is_done())])
 
-    def _done(self) -> bool:
+    def _is_done(self) -> bool:
         return self._watch.look()[0] == "done"
 
-    def _start(self, *values: Any) -> None:
+    def _start(self, data: Data) -> None:
         self._app.require_idle()
         folder = self._app.tensors().folder
         checkpoint = str(self._app.checkpoint().folder.resolve())
-        config = self._form.read(values, tensor_dir=folder, checkpoint=checkpoint, out=None)
+        config = self._form.read(data, tensor_dir=folder, checkpoint=checkpoint, out=None)
         self._app.start("estimate", config, config.folder)
 
     def _use(self) -> None:
-        """The proposed ranks, and what they were measured for, become the settings of the next training."""
+        """Set the suggested ranks, and the adapter that they were computed for, in the training settings."""
         _, account = self._watch.look()
         result = getattr(account.last, "result", {})
         content = read_json(Path(str(result.get("ranks", ""))), error=TrainingError, hint="Run the estimation again.")
         job, kind = TrainJob.model_construct(), content["training"]["adapter_type"]
-        for owner in ("training", kind):
-            for name, value in content[owner].items():
-                set_value(job, f"{owner}.{name}", value)
         values = {"train.preset": CUSTOM}
-        for owner in ("training", kind):
-            for name in content[owner]:
-                form = self._forms[owner]
-                values[form.key(name)] = form.displayed(name, getattr(getattr(job, owner), name))
+        for group in ("training", kind):
+            for name, value in content[group].items():
+                set_value(job, f"{group}.{name}", value)
+                form = self._forms[group]
+                values[form.key(name)] = form.displayed(name, getattr(getattr(job, group), name))
         self._app.settings.push(values)
-        modules, label = html.count(len(content[kind]["ranks"]), "module"), ADAPTERS[kind].label
-        notify(f"{modules} of a {label} have ranks of their own now.")
+        notify(f"Set the rank of {html.count(len(content[kind]['ranks']), 'module')} of the {ADAPTERS[kind].label}.")
 
 
 def _table(result: dict[str, Any]) -> str:
-    """The ranked places of a finished estimation."""
+    """The most sensitive modules of a finished analysis."""
     top = result.get("top") or []
     rows = [(n, each["module"], f"{each['score']:.3f}", f"{each['raw_norm']:.3g}") for n, each in enumerate(top, 1)]
-    words = html.notice(
-        f"{result.get('modules')} modules were looked at", [f"Saved in {result.get('results')}."], "good"
-    )
-    return words + html.table(_HEADERS, rows, "Most sensitive first")
+    title = f"{result.get('modules')} modules analyzed"
+    notice = html.notice(title, [f"Saved in {result.get('results')}."], "good")
+    return notice + html.table(_HEADERS, rows, "Most sensitive modules")

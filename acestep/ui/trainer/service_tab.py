@@ -1,4 +1,4 @@
-"""1. Service: which model is taught, whether it is whole, and the models in memory."""
+"""1. Service: select the base model, check that it is complete, and load it."""
 
 from __future__ import annotations
 
@@ -9,59 +9,59 @@ import gradio as gr
 from acestep.core.errors import AceStepError
 from acestep.core.paths import PROJECT
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, check_companions
-from acestep.ui import html
+from acestep.ui import html, layout
 from acestep.ui.errors import describe_error, notify
 from acestep.ui.jobs import DownloadJob
 from acestep.ui.trainer.page_context import TrainerContext
 
 _MAIN = "main"
-_FIRST = "No model was found. The turbo model is the one to begin with; the demo model is tiny and only for trying."
+_FIRST = "No model was found. Start with the turbo model; the tiny demo model is only for trying out the program."
 _USE = {
-    "turbo": "8 steps, no guidance, shift 3. Made by distillation: quick to listen to.",
-    "base": "60 steps with guidance 7, shift 1. The model before distillation.",
-    "sft": "60 steps with guidance 7, shift 1. Base, tuned for following prompts.",
+    "turbo": "8 steps, no guidance, shift 3. Distilled for fast generation.",
+    "base": "60 steps, guidance 7, shift 1. Not distilled.",
+    "sft": "60 steps, guidance 7, shift 1. Base, fine-tuned to follow prompts.",
 }
 
 
 class ServiceTab:
-    """Widgets and what they do."""
+    """Components and listeners."""
 
     def __init__(self, page: TrainerContext) -> None:
-        self._shell, self._app = page, page.app
+        self._page, self._app = page, page.app
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=300):
-                self._choice()
+                self._create_fields()
             with gr.Column(scale=2, min_width=280):
                 self._about = gr.HTML(elem_id="tr-service-about")
-        page.live.show([self._menu], self._menu_version, self._render_menu)
-        page.live.show([self._about, self._first], self._about_version, self._render_about)
+        page.live.add([self._menu], self._menu_version, self._render_menu)
+        page.live.add([self._about, self._first], self._about_version, self._render_about)
 
-    def _choice(self) -> None:
-        with gr.Row(elem_classes="ac-with-button"):
+    def _create_fields(self) -> None:
+        with layout.field_row():
             folder = gr.Textbox(
                 label="Checkpoints Folder (optional)",
-                info="Where your models lie, if not in checkpoints. On the computer that runs this program.",
+                info="If your models are not in checkpoints. On the computer that runs this program.",
                 elem_id="tr-service-folder",
                 scale=4,
             )
-            look = gr.Button("Look for models", elem_id="tr-service-look", scale=0)
-        self._shell.saved_fields.add("service.folder", folder)
+            look = gr.Button("Find models", elem_id="tr-service-look", scale=0)
+        self._page.saved_fields.add("service.folder", folder)
         self._menu = gr.Dropdown(
             [],
             label="Model Checkpoint",
-            info="Songs, adapters and what you hear belong to the model that is chosen here.",
+            info="Tensors, adapters and generations use the model that is selected here.",
             elem_id="tr-service-checkpoint",
             allow_custom_value=True,
         )
-        with gr.Row(elem_classes="ac-actions"):
+        with layout.actions():
             load = gr.Button("Initialize Service", variant="primary", elem_id="tr-service-load")
             free = gr.Button("Unload", elem_id="tr-service-unload")
         with gr.Column(visible=False) as self._first:
             gr.HTML(html.notice("No model yet", [_FIRST]))
-            with gr.Row(elem_classes="ac-actions"):
+            with layout.actions():
                 fetch = gr.Button("Download the turbo model (6.4 GB)", elem_id="tr-service-download")
-                tiny = gr.Button("Make the tiny demo model", elem_id="tr-service-tiny")
-        on = self._shell.on
+                tiny = gr.Button("Create the tiny demo model", elem_id="tr-service-tiny")
+        on = self._page.on
         for trigger in (look.click, folder.submit):
             on(trigger, self._look, [folder], quiet=True)
         on(self._menu.input, self._choose, [self._menu], quiet=True)
@@ -69,10 +69,10 @@ class ServiceTab:
         on(free.click, self._unload)
         on(fetch.click, self._download)
         on(tiny.click, self._make_tiny, busy_on=self._menu)
-        self._shell.go(fetch, "system")
+        self._page.go_to(fetch, "system")
 
     def _look(self, text: str) -> None:
-        """The path may be that of a model as well as that of a folder of models."""
+        """The path may be a model or a folder of models."""
         chosen = ""
         if text.strip():
             folder = self._app.workspace.folder(text, "Checkpoints Folder")
@@ -83,7 +83,7 @@ class ServiceTab:
         if chosen or not self._app.settings.text("service.checkpoint"):
             chosen = chosen or (str(found[0].folder) if found else "")
             self._app.settings.put({"service.checkpoint": chosen})
-        notify(f"{html.count(len(found), 'model')} found.")
+        notify(f"Found {html.count(len(found), 'model')}.")
 
     def _choose(self, value: str | None) -> None:
         self._app.settings.put({"service.checkpoint": value or ""})
@@ -99,7 +99,7 @@ class ServiceTab:
 
     def _download(self) -> None:
         root = self._app.checkpoints_folder or PROJECT / "checkpoints"
-        folder = self._app.workspace.memory / "download"
+        folder = self._app.workspace.state_folder / "download"
         self._app.start("download", DownloadJob(names=[_MAIN], root=root), folder)
 
     def _make_tiny(self) -> None:
@@ -107,7 +107,7 @@ class ServiceTab:
 
         made = create_tiny_checkpoint(self._app.workspace.root / "checkpoints" / "tiny")
         self._app.settings.push({"service.folder": str(made.parent), "service.checkpoint": str(made)})
-        notify("The tiny demo model is ready. It makes noise rather than music, but quickly.")
+        notify("The tiny demo model is ready. It generates noise, but quickly.")
 
     def _menu_version(self) -> object:
         known = tuple((model.name, str(model.folder)) for model in self._app.checkpoints())
@@ -126,7 +126,7 @@ class ServiceTab:
         try:
             words = self._describe(self._app.checkpoint())
         except AceStepError as error:
-            words = "" if nothing else html.notice("No model is in use", [describe_error(error)], "warn")
+            words = "" if nothing else html.notice("No model is selected", [describe_error(error)], "warn")
         return [words, gr.update(visible=nothing)]
 
     def _describe(self, checkpoint: Checkpoint) -> str:
@@ -137,13 +137,13 @@ class ServiceTab:
         }
         loaded = self._app.service.loaded
         if loaded is not None:
-            about |= {"In memory": loaded.name}
+            about |= {"Loaded": loaded.name}
             about |= {"Device": f"{loaded.device}: {loaded.device_reason}"}
             about |= {"Precision": f"{loaded.precision}: {loaded.precision_reason}"}
         try:
             check_checkpoint(checkpoint)
             check_companions(checkpoint)
         except AceStepError as error:
-            return html.notice("This model is not whole", [describe_error(error)], "bad") + html.facts(about)
-        ready = "In memory" if loaded is not None else "Complete"
-        return html.notice(f"{checkpoint.name}: {ready.lower()}", tone="good") + html.facts(about)
+            return html.notice("This model is incomplete", [describe_error(error)], "bad") + html.facts(about)
+        ready = "loaded" if loaded is not None else "complete"
+        return html.notice(f"{checkpoint.name}: {ready}", tone="good") + html.facts(about)

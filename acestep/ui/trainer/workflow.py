@@ -1,4 +1,4 @@
-"""Where the user stands on the way from songs to an adapter, and what comes next."""
+"""The steps from songs to an adapter: what is done, and what comes next."""
 
 from __future__ import annotations
 
@@ -23,74 +23,74 @@ TABS = {
 
 @dataclass(frozen=True, slots=True)
 class WorkflowStep:
-    """One stage of the way: done or not, in a few words, and what to do about it."""
+    """One step: its tab, whether it is done, a short status, and the action that completes it."""
 
     tab: str
     done: bool
-    words: str
-    todo: str
+    status: str
+    action: str
 
 
 def steps(app: AppState) -> list[WorkflowStep]:
-    """The stages, in order."""
+    """The steps, in order."""
     return [_service(app), _dataset(app), _preprocess(app), _train(app), _listen(app)]
 
 
 def next_step(app: AppState) -> WorkflowStep:
-    """The first stage that is not done; then the adapter can be taken along."""
-    onward = WorkflowStep("export", True, "", "Take the adapter along to the program that makes your music.")
-    return next((step for step in steps(app) if not step.done), onward)
+    """The first step that is not done, or the export."""
+    export = WorkflowStep("export", True, "", "Export the adapter for your music program.")
+    return next((step for step in steps(app) if not step.done), export)
 
 
 def version(app: AppState) -> tuple[object, ...]:
-    """Changes whenever the answer may have."""
+    """Changes whenever the steps may have changed."""
     watches = app.watches
     jobs = tuple(watch.look()[0] for watch in watches.values())
     service = app.service
-    return app.settings.version, app.songs.version, jobs, app.tensors_version(), service.loading, service.loaded
+    return app.settings.version, app.dataset.version, jobs, app.tensors_version(), service.loading, service.loaded
 
 
 def _service(app: AppState) -> WorkflowStep:
-    todo = "Choose the model that you want to teach."
+    action = "Select the base model to train."
     if not app.settings.text("service.checkpoint"):
-        return WorkflowStep("service", False, "no model", todo)
+        return WorkflowStep("service", False, "no model", action)
     try:
-        return WorkflowStep("service", True, app.checkpoint().name, todo)
+        return WorkflowStep("service", True, app.checkpoint().name, action)
     except AceStepError:
-        return WorkflowStep("service", False, "model not found", todo)
+        return WorkflowStep("service", False, "model not found", action)
 
 
 def _dataset(app: AppState) -> WorkflowStep:
-    about = app.songs.overview()
-    if not about.songs:
+    statistics = app.dataset.statistics()
+    if not statistics.songs:
         return WorkflowStep("dataset", False, "no songs", "Scan the folder with your songs.")
-    if not about.labelled:
+    if not statistics.labeled:
         return WorkflowStep(
-            "dataset", False, f"{count(about.songs, 'song')}, no captions", "Describe your songs in words."
+            "dataset", False, f"{count(statistics.songs, 'song')}, no captions", "Add captions to your songs."
         )
-    return WorkflowStep("dataset", True, f"{about.labelled} of {count(about.songs, 'song')} labelled", "")
+    return WorkflowStep("dataset", True, f"{statistics.labeled} of {count(statistics.songs, 'song')} labeled", "")
 
 
 def _preprocess(app: AppState) -> WorkflowStep:
-    todo = "Turn the songs into tensors."
+    action = "Encode the songs as tensors."
     if app.watches["preprocess"].look()[0] in ACTIVE:
-        return WorkflowStep("preprocess", False, "at work", "Wait until the songs are encoded.")
+        return WorkflowStep("preprocess", False, "in progress", "Wait until the songs are encoded.")
     try:
-        return WorkflowStep("preprocess", True, f"{count(len(app.tensors().paths), 'song')} ready", todo)
+        return WorkflowStep("preprocess", True, f"{count(len(app.tensors().paths), 'song')} ready", action)
     except AceStepError:
-        return WorkflowStep("preprocess", False, "no tensors", todo)
+        return WorkflowStep("preprocess", False, "no tensors", action)
 
 
 def _train(app: AppState) -> WorkflowStep:
     state, account = app.watches["train"].look()
     if state in ACTIVE:
-        return WorkflowStep("train", False, "at work", "Wait for the training, or listen to its checkpoints.")
+        return WorkflowStep("train", False, "in progress", "Wait for the run to finish, or listen to its checkpoints.")
     if app.adapters():
-        return WorkflowStep("train", True, "finished" if state == "done" else "an adapter is there", "")
+        return WorkflowStep("train", True, "finished" if state == "done" else "adapter available", "")
     return WorkflowStep("train", False, "not trained", "Start the training.")
 
 
 def _listen(app: AppState) -> WorkflowStep:
-    todo = "Listen to what the adapter makes of the model."
+    action = "Listen to the adapter."
     done = app.watches["generate"].look()[0] == "done"
-    return WorkflowStep("listen", done, "heard" if done else "not heard", todo)
+    return WorkflowStep("listen", done, "done" if done else "not done", action)

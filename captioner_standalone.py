@@ -1,8 +1,8 @@
-"""The captioner: its page, its online services for other programs, and the command line of the existing captioner.
+"""The captioner: its page, clients for online services, and the command line of the ace-lora-trainer captioner.
 
 python launch.py --mode caption                          the page
 python captioner_standalone.py --ui --port 7862          the same
-python captioner_standalone.py --input_dir MUSIC_FOLDER  captions without a page; more: python -m acestep caption
+python captioner_standalone.py --input_dir MUSIC_FOLDER  captions without the page; see also python -m acestep caption
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ _SERVICES = {"WhisperTranscriber": "whisper", "ElevenLabsTranscriber": "elevenla
 
 
 def build_page() -> Page:
-    """The page, not yet served."""
+    """Build the page without serving it."""
     from acestep.ui.captioner.app import build_page
 
     return build_page()
 
 
 def __getattr__(name: str) -> Any:
-    """The online services, imported when they are asked for."""
+    """Import the service clients on first access."""
     if name not in _SERVICES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"acestep.captioning.{_SERVICES[name]}"), name)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve the page, or caption a folder. Exit codes as of ``launch.py`` and of ``python -m acestep``."""
+    """Serve the page, or caption a folder. Returns the exit code of ``launch.py`` or ``python -m acestep``."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.ui:
@@ -53,15 +53,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="captioner_standalone.py", description="Describe the songs of a folder.")
+    parser = argparse.ArgumentParser(prog="captioner_standalone.py", description="Caption the songs in a folder.")
     parser.add_argument("--ui", action="store_true", help="open the page instead")
-    parser.add_argument("--port", type=int, default=7862, help="of the page")
-    parser.add_argument("--host", help="of the page; any address but this computer's is refused here")
-    parser.add_argument("--input_dir", type=Path, help="folder of the songs")
-    parser.add_argument("--output_dir", type=Path, help="copies of the label files go there too")
-    parser.add_argument("--output_csv", type=Path, help="a table of all labels")
-    parser.add_argument("--model_path", default="ACE-Step/acestep-captioner", help="folder or name of the captioner")
-    parser.add_argument("--max_tokens", type=int, default=512, help="longest caption")
+    parser.add_argument("--port", type=int, default=7862, help="port of the page")
+    parser.add_argument("--host", help="address of the page; only addresses of this computer are accepted here")
+    parser.add_argument("--input_dir", type=Path, help="folder with the songs")
+    parser.add_argument("--output_dir", type=Path, help="also copy the label files to this folder")
+    parser.add_argument("--output_csv", type=Path, help="write a CSV table of all labels")
+    parser.add_argument(
+        "--model_path", default="ACE-Step/acestep-captioner", help="folder or repository of the captioner"
+    )
+    parser.add_argument("--max_tokens", type=int, default=512, help="maximum length of a caption in tokens")
     return parser
 
 
@@ -78,7 +80,7 @@ def _caption(arguments: argparse.Namespace) -> int:
 
 
 def _copy_labels(songs: Path, target: Path) -> None:
-    """The label file of each song, under the same path below ``target``."""
+    """Copy the label file of each song to the same relative path below ``target``."""
     from acestep.core.files import write_bytes
     from acestep.dataset.scan import scan_folder
     from acestep.dataset.sidecars import sidecar_path

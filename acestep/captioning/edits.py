@@ -1,4 +1,4 @@
-"""What a person says of songs: of one, or of many at once, which can be taken back."""
+"""Edits of labels by the user, with undo."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from acestep.captioning.sidecar import LABELS, TAG, USER, at_hand, label_files, write_labels
+from acestep.captioning.sidecar import LABELS, TAG, USER, label_files, locked_labels, write_labels
 from acestep.core.errors import DatasetError
 from acestep.core.files import storage_errors, write_bytes
 from acestep.dataset.labels import FIELDS
@@ -14,33 +14,33 @@ from acestep.dataset.sample import Sample
 
 _UNDO_STEPS = 20
 
-Content = dict[Path, bytes | None]  # None: there is no such file
+Content = dict[Path, bytes | None]  # None: the file does not exist
 
 
 def save_edit(sample: Sample, changes: Mapping[str, Any], *, texts: bool = True) -> Sample:
-    """Save what a person typed: those labels are locked from now on. Gives the song as it is then.
+    """Save labels that the user typed and lock them. Returns the updated sample.
 
-    ``changes`` may hold the trigger word too, as ``custom_tag``.
+    ``changes`` may contain the trigger word as ``custom_tag``.
 
     Raises:
-        DatasetError: no such label, or a value that cannot be.
+        DatasetError: unknown label or invalid value.
         DiskFull, NotWritable, StorageError.
     """
     fresh = checked(changes)
     tag = {TAG: str(changes[TAG] or "").strip()} if TAG in changes else {}
-    with at_hand(sample) as known:
+    with locked_labels(sample) as known:
         write_labels(known, {label: (value, USER) for label, value in fresh.items()}, extra=tag, texts=texts)
     return sample.model_copy(update={**fresh, "sources": {**sample.sources, **dict.fromkeys(fresh, USER)}})
 
 
 def checked(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The labels among what a person typed, in their form. Raises DatasetError: no such label, an impossible value."""
+    """Validate and convert typed labels. Raises DatasetError: unknown label or invalid value."""
     labels: dict[str, Any] = {}
     for label, value in changes.items():
         if label == TAG:
             continue
         if label not in LABELS:
-            raise DatasetError(f"no label is called {label!r}", hint=f"Known: {', '.join((*LABELS, TAG))}.")
+            raise DatasetError(f"unknown label {label!r}", hint=f"Known: {', '.join((*LABELS, TAG))}.")
         try:
             labels[label] = value if value in (None, "") else FIELDS[label](value)
         except ValueError as problem:
@@ -49,17 +49,17 @@ def checked(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Edits:
-    """Makes them, and remembers the files of before."""
+    """Applies edits and keeps the previous files for undo."""
 
     def __init__(self) -> None:
         self._made: list[list[tuple[Content, Content]]] = []
 
     def apply(self, songs: Sequence[tuple[Sample, Mapping[str, Any]]]) -> int:
-        """Save these labels of these songs as ``save_edit`` does; gives the number of songs.
+        """Save labels of several songs, see ``save_edit``. Returns the number of songs.
 
         Raises:
-            DatasetError: a value that cannot be; nothing is changed then.
-            DiskFull, NotWritable, StorageError: the songs before it are changed, which can be taken back.
+            DatasetError: an invalid value; nothing is changed.
+            DiskFull, NotWritable, StorageError: earlier songs are changed, which can be undone.
         """
         for _, changes in songs:
             checked(changes)
@@ -73,14 +73,14 @@ class Edits:
         return len(made)
 
     def undo(self) -> None:
-        """Put the files of before the last change back; those that were changed since are left alone.
+        """Restore the files from before the last edit, except those that changed since.
 
         Raises:
-            DatasetError: there is nothing to undo, or files were left alone.
+            DatasetError: nothing to undo, or some files were not restored.
             DiskFull, NotWritable, StorageError.
         """
         if not self._made:
-            raise DatasetError("there is nothing to undo")
+            raise DatasetError("nothing to undo")
         changed = []
         for before, after in self._made.pop():
             if any(_read(path) != content for path, content in after.items()):
@@ -90,8 +90,8 @@ class Edits:
                 _restore(path, content)
         if changed:
             raise DatasetError(
-                f"{len(changed)} label files were changed since and stay as they are, {changed[0]} among them",
-                hint="The other songs are as they were before.",
+                f"{len(changed)} label files changed since and were not restored, for example {changed[0]}",
+                hint="The other songs were restored.",
             )
 
 

@@ -1,9 +1,9 @@
-"""The captioner and the transcriber that run here.
+"""The captioner and the transcriber that run on this computer.
 
-The whole song is heard. Up to ``window_s`` it is heard in one call, as the models were trained; a longer one in windows
-of equal length. The captions of the windows are made one by a last call of the same model, on text alone; the lyrics
-of the windows, which overlap, are joined (``lyrics.join_lyrics``), and a window whose lyrics did not fit is heard again
-in halves.
+A song up to ``window_s`` is processed in one call, as the models were trained. A longer song is split into windows of
+equal length. A final, text-only call of the same model merges the captions of the windows. Lyrics come from overlapping
+windows and are joined (``lyrics.join_lyrics``); a window whose lyrics exceed the token limit is split in half and
+processed again.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from acestep.models.download import download
 
 Audio = NDArray[np.float32]
 
-_OVERLAP_S = 4.0  # of lyric windows: no line is lost between two
-_SHORTEST_S = 30.0  # of a window that is heard again in halves
-_FORM_TOKENS = 100  # for the three lines behind the caption
-_WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+_OVERLAP_S = 4.0  # overlap of lyrics windows, so that no line is lost between two
+_SHORTEST_S = 30.0  # shorter windows are not split in half
+_FORM_TOKENS = 100  # for the three lines after the caption
+_MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
 
 class LocalCaptioner:
@@ -57,27 +57,27 @@ class LocalCaptioner:
 
     def describe(self, song: Song, *, with_lyrics: bool, stop: Stop) -> Description:
         """Caption, key, time signature and genre. Raises CaptionError, JobCancelled."""
-        audio = _heard(song)
+        audio = _audio_of(song)
         answers = [
             parse_answer(self._model.ask(prompts.DESCRIBE_WITH_METADATA, piece, self._sampling, stop).text)
             for piece in cut(audio, self._window_s)
         ]
         answers = [answer for answer in answers if answer.caption]
         if not answers:
-            raise CaptionError(f"{self.name} said nothing about {song.path.name}", hint="Try it again.")
+            raise CaptionError(f"{self.name} returned no caption for {song.path.name}", hint="Try again.")
         return answers[0] if len(answers) == 1 else self._merged(answers, stop)
 
     def _merged(self, answers: list[Description], stop: Stop) -> Description:
-        """One description of those of the windows; values that it leaves open are those most windows have."""
+        """Merge the descriptions of the windows. Missing values are the most frequent ones of the windows."""
         question = prompts.merge([answer.caption for answer in answers])
         whole = parse_answer(self._model.ask(question, None, self._sampling, stop).text)
         if not whole.caption:
             whole = replace(whole, caption=answers[0].caption)
         return replace(
             whole,
-            genre=whole.genre or _most([answer.genre for answer in answers]),
-            keyscale=whole.keyscale or _most([answer.keyscale for answer in answers]),
-            timesignature=whole.timesignature or _most([answer.timesignature for answer in answers]),
+            genre=whole.genre or _most_frequent([answer.genre for answer in answers]),
+            keyscale=whole.keyscale or _most_frequent([answer.keyscale for answer in answers]),
+            timesignature=whole.timesignature or _most_frequent([answer.timesignature for answer in answers]),
         )
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ class LocalCaptioner:
 
 
 class LocalTranscriber:
-    """Writes down lyrics with ``acestep-transcriber`` or another Qwen2.5-Omni."""
+    """Transcribes lyrics with ``acestep-transcriber`` or another Qwen2.5-Omni."""
 
     listens = True
 
@@ -102,24 +102,24 @@ class LocalTranscriber:
 
     def transcribe(self, song: Song, *, stop: Stop) -> Lyrics:
         """Lyrics of the whole song. Raises CaptionError, JobCancelled."""
-        pieces = cut(_heard(song), self._window_s, _OVERLAP_S)
-        return join_lyrics([part for piece in pieces for part in self._hear(piece, stop)])
+        pieces = cut(_audio_of(song), self._window_s, _OVERLAP_S)
+        return join_lyrics([part for piece in pieces for part in self._transcribe_window(piece, stop)])
 
-    def _hear(self, audio: Audio, stop: Stop) -> list[Lyrics]:
-        """The lyrics of a window; of its halves when they did not fit."""
+    def _transcribe_window(self, audio: Audio, stop: Stop) -> list[Lyrics]:
+        """The lyrics of a window, or of its halves if they exceed the token limit."""
         answer = self._model.ask(prompts.TRANSCRIBE, audio, self._sampling, stop)
         seconds = len(audio) / SAMPLE_RATE_HZ
         if answer.complete or seconds < _SHORTEST_S:
             return [replace(parse_lyrics(clean(answer.text)), complete=answer.complete)]
         halves = cut(audio, seconds / 2 + _OVERLAP_S / 2, _OVERLAP_S)
-        return [part for half in halves for part in self._hear(half, stop)]
+        return [part for half in halves for part in self._transcribe_window(half, stop)]
 
     def close(self) -> None:
         self._model.unload()
 
 
 def cut(audio: Audio, window_s: float, overlap_s: float = 0.0) -> list[Audio]:
-    """[S] in pieces of equal length, at most ``window_s``, each beginning ``overlap_s`` before the last one ends."""
+    """Split audio [S] into windows of equal length, at most ``window_s``, that overlap by ``overlap_s`` seconds."""
     size, overlap = int(window_s * SAMPLE_RATE_HZ), int(overlap_s * SAMPLE_RATE_HZ)
     count = 1 if len(audio) <= size else math.ceil((len(audio) - overlap) / (size - overlap))
     step = math.ceil((len(audio) - overlap) / count)
@@ -127,10 +127,11 @@ def cut(audio: Audio, window_s: float, overlap_s: float = 0.0) -> list[Audio]:
 
 
 def find_omni(name: str, config: CaptionJob, report: Report) -> Path:
-    """The folder of a model: a path, a folder of that name among the checkpoints, or fetched.
+    """The folder of a model: a path, a folder of that name in the checkpoints folders, or a download.
 
     Raises:
-        CheckpointError: not here, and downloads are off. DownloadError.
+        CheckpointError: not found, and downloads are off.
+        DownloadError.
     """
     path = typed_path(name)
     if path.is_dir():
@@ -145,11 +146,11 @@ def find_omni(name: str, config: CaptionJob, report: Report) -> Path:
         raise CheckpointError(
             f"{name!r} was not found in {searched}", hint="Download it, or give the path of its folder."
         )
-    report(LogMessage(message=f"{name} is not on this computer and is downloaded first; about 22 GB"))
+    report(LogMessage(message=f"downloading {name}, about 22 GB"))
     if base in (model.name for model in CATALOG):
         return download([base], config.checkpoints or roots[-1], on_progress=report)[0]
     try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED))
+        return Path(snapshot_download(name, allow_patterns=_MODEL_FILES))
     except (HfHubHTTPError, OSError, ValueError) as problem:
         raise DownloadError(f"{name} could not be downloaded: {problem}", hint="Check the name.") from None
 
@@ -163,10 +164,10 @@ def _load(folder: Path, config: CaptionJob, report: Report) -> OmniModel:
     return OmniModel.load(folder, device=device.value, dtype=dtype.value, quantization=config.quantization)
 
 
-def _heard(song: Song) -> Audio:
-    assert song.audio is not None, "a captioner that listens is given decoded songs"
+def _audio_of(song: Song) -> Audio:
+    assert song.audio is not None, "songs are decoded for captioners with listens = True"
     return song.audio
 
 
-def _most(values: list[str]) -> str:
+def _most_frequent(values: list[str]) -> str:
     return Counter(value for value in values if value).most_common(1)[0][0] if any(values) else ""

@@ -1,7 +1,7 @@
-"""Qwen2.5-Omni without its voice: sound and a question in, text out.
+"""Qwen2.5-Omni without speech output: audio and a prompt in, text out.
 
-The processor of transformers wants a video processor and with it torchvision, so its parts are used here: feature
-extractor, tokenizer and chat template. The talker is never loaded, the vision tower is thrown away.
+The processor in transformers requires a video processor and torchvision, so this module uses its parts: feature
+extractor, tokenizer and chat template. The talker is not loaded and the vision tower is removed.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from acestep.models.device import empty_cache
 from acestep.models.stored import read_weights
 
 _HOP = 160  # samples of one frame of the feature extractor
-_MEMORY_HINT = "Choose 8 or 4 bits, a shorter window, or free graphics memory by unloading other models."
+_MEMORY_HINT = "Use 8-bit or 4-bit quantization or a shorter window, or unload other models to free GPU memory."
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model said. ``complete`` is False when it was cut at the limit."""
+    """Generated text. ``complete`` is False if it was truncated at the token limit."""
 
     text: str
     complete: bool
@@ -46,7 +46,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How words are chosen. ``temperature`` 0 always takes the likeliest."""
+    """Generation settings. ``temperature`` 0 is greedy decoding."""
 
     max_tokens: int
     temperature: float
@@ -55,7 +55,7 @@ class Sampling:
 
 
 class OmniModel:
-    """The thinker with what it needs to listen and to speak. Owns its memory until ``unload``."""
+    """The thinker with its feature extractor and tokenizer. Holds memory until ``unload``."""
 
     def __init__(self, model: Any, extractor: Any, tokenizer: Any, template: str, device: str) -> None:
         self.device = device
@@ -66,16 +66,16 @@ class OmniModel:
 
     @classmethod
     def load(cls, folder: Path, *, device: str, dtype: torch.dtype, quantization: str = "none") -> OmniModel:
-        """Load a published folder, the whole model or its thinker alone.
+        """Load a published folder, either the complete model or the thinker only.
 
         Raises:
-            CheckpointError: something is missing, cut short, or not this kind of model.
+            CheckpointError: a file is missing or truncated, or the model is of another type.
             CaptionError: not enough memory.
-            ConfigError: quantisation without an NVIDIA card.
+            ConfigError: quantization without an NVIDIA GPU.
         """
         if quantization != "none" and torch.device(device).type != "cuda":
             raise ConfigError(
-                [f"quantization {quantization} needs an NVIDIA card, the device is {device}"],
+                [f"quantization {quantization} needs an NVIDIA GPU, the device is {device}"],
                 hint="Choose none, or another device.",
             )
         read_weights(folder, "model")
@@ -95,11 +95,11 @@ class OmniModel:
         raise CaptionError(message, hint=_MEMORY_HINT)
 
     def ask(self, prompt: str, audio: NDArray[np.float32] | None, sampling: Sampling, stop: Stop) -> Answer:
-        """The answer to ``prompt`` about ``audio`` ([S] mono at 16 kHz, at most ``max_window_s``), or to it alone.
+        """Generate the answer to ``prompt``, about ``audio`` if given ([S] mono at 16 kHz, at most ``max_window_s``).
 
         Raises:
-            CaptionError: not enough memory; what was taken is given back.
-            JobCancelled: ``stop`` answered True.
+            CaptionError: not enough memory. The memory is freed.
+            JobCancelled: ``stop`` returned True.
         """
         try:
             answer = self._ask(prompt, audio, sampling, stop)
@@ -122,8 +122,8 @@ class OmniModel:
         def stopped(ids: Tensor, scores: Any, **_: Any) -> Tensor:
             return torch.full((len(ids),), stop(), device=ids.device)
 
-        cards = [torch.device(self.device)] if self.device.startswith("cuda") else []
-        with torch.random.fork_rng(devices=cards):
+        devices = [torch.device(self.device)] if self.device.startswith("cuda") else []
+        with torch.random.fork_rng(devices=devices):
             torch.manual_seed(sampling.seed)
             ids = self._model.generate(
                 **inputs,
@@ -138,15 +138,18 @@ class OmniModel:
         return Answer(self._tokenizer.decode(ids, skip_special_tokens=True).strip(), complete)
 
     def _inputs(self, prompt: str, audio: NDArray[np.float32] | None) -> dict[str, Tensor]:
-        """What ``Qwen2_5OmniProcessor`` would make: one audio token for each 40 ms of sound."""
+        """The same inputs as ``Qwen2_5OmniProcessor``: one audio token per 40 ms."""
         user: list[dict[str, str]] = [{"type": "text", "text": prompt}]
         if audio is not None:
             user.insert(0, {"type": "audio", "audio": ""})
-        talk = [{"role": "system", "content": [{"type": "text", "text": SYSTEM}]}, {"role": "user", "content": user}]
+        messages = [
+            {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
+            {"role": "user", "content": user},
+        ]
         text = self._tokenizer.apply_chat_template(
-            talk, chat_template=self._template, tokenize=False, add_generation_prompt=True
+            messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
         )
-        heard: dict[str, Tensor] = {}
+        audio_inputs: dict[str, Tensor] = {}
         if audio is not None:
             audio = np.pad(audio, (0, -len(audio) % _HOP))
             features = self._extractor(
@@ -159,21 +162,21 @@ class OmniModel:
             )
             frames = int(features["attention_mask"].sum())
             text = text.replace(self._audio_token, self._audio_token * _num_tokens(frames), 1)
-            heard = {
+            audio_inputs = {
                 "input_features": features["input_features"].to(self.device, self._model.dtype),
                 "feature_attention_mask": features["attention_mask"].to(self.device),
             }
         tokens = self._tokenizer(text, return_tensors="pt", add_special_tokens=False).to(self.device)
-        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"], **heard}
+        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"], **audio_inputs}
 
     def unload(self) -> None:
-        """Give all memory back. Harmless the second time."""
+        """Free all memory. Can be called again."""
         self._model = self._extractor = self._tokenizer = None
         _free(self.device)
 
 
 def _num_tokens(frames: int) -> int:
-    """Tokens of that many frames of 10 ms, after the encoder's convolution and pooling (as in transformers)."""
+    """Number of audio tokens for ``frames`` of 10 ms after the encoder's convolution and pooling."""
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
@@ -183,7 +186,7 @@ def _thinker(folder: Path, config: Any, device: str, dtype: torch.dtype, quantiz
         settings["device_map"] = {"": device}
     if quantization != "none":
         settings["quantization_config"] = _quantized(quantization, dtype)
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # it would write into the middle of ours
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # it would interfere with this program's progress
     kind: Any = Qwen2_5OmniThinkerForConditionalGeneration
     model, info = kind.from_pretrained(folder, output_loading_info=True, **settings)
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("model.visual."))
@@ -191,7 +194,7 @@ def _thinker(folder: Path, config: Any, device: str, dtype: torch.dtype, quantiz
         raise ValueError(f"{len(missing)} weights are missing, among them {missing[0]}")
     model.eval().requires_grad_(False)
     model.model.visual = None
-    # Only the last position's word is asked for; all of them would take 1.8 GB for four minutes of sound.
+    # Only the last position's logits are used; all of them would need 1.8 GB for four minutes of audio.
     model.lm_head.register_forward_pre_hook(lambda _, states: (states[0][:, -1:],))
     logger.info("loaded {} on {} as {}, {} weights", folder.name, device, dtype, quantization)
     return model
@@ -220,7 +223,7 @@ def _thinker_config(folder: Path) -> Any:
 
 
 def _chat_template(folder: Path) -> str:
-    """The template beside the tokenizer, as the processors of transformers 4 and 5 store it; "" if only it has one."""
+    """The template file, as the processors of transformers 4 and 5 store it; "" if only the tokenizer has one."""
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     path = folder / "chat_template.json"

@@ -1,4 +1,4 @@
-"""What the models are asked. Each answer's form is a placeholder, never an example: models repeat examples."""
+"""Prompts. Output formats use placeholders instead of examples, because models repeat examples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DESCRIBE_WITH_METADATA = DESCRIBE + _FORM
 
 
 def merge(descriptions: list[str]) -> str:
-    """Asks for one description out of those of a song's parts, in their order."""
+    """The prompt that merges the descriptions of a song's windows, in order."""
     parts = "\n\n".join(f"Part {number}: {text}" for number, text in enumerate(descriptions, start=1))
     return (
         "These are descriptions of the parts of one song, in order. Write one description of the whole song. "

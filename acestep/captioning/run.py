@@ -23,7 +23,7 @@ from acestep.captioning.measure import METADATA, answered_as_json, measured_as_j
 from acestep.captioning.multi_device import caption_on_devices
 from acestep.captioning.pace import Pace, Step, describe_step, steps_of, transcribe_step
 from acestep.captioning.schema import SAMPLE_RATE_HZ, Captioner, Song, Transcriber
-from acestep.captioning.sidecar import at_hand, lyric_labels, mapping, write_labels
+from acestep.captioning.sidecar import locked_labels, lyric_labels, mapping, write_labels
 from acestep.captioning.table import write_table
 from acestep.core.device_lock import lock_device
 from acestep.core.errors import AceStepError, CaptionError, DiskFull, JobCancelled, ServiceRefused
@@ -216,7 +216,7 @@ def _save(batch: Batch, plan: SongPlan, labels: dict[str, tuple[Any, str]], extr
     extra = {"duration": plan.sample.duration, **extra}
     if config.custom_tag.strip():
         extra["custom_tag"] = config.custom_tag.strip()
-    with at_hand(plan.sample) as known:
+    with locked_labels(plan.sample) as known:
         typed = known.typed_since(plan.known)
         allowed = {
             name: value

@@ -1,8 +1,8 @@
-"""The label files of one song: what stands in them, who wrote it, and what a machine may overwrite.
+"""The label files of one song: their labels, the sources, and which labels may be overwritten.
 
-Beside each label that a machine writes, the JSON keeps who it was (``sources``) and a digest of the text
-(``written``). A label whose digest is missing or does not fit was typed or corrected by a person, in whatever program:
-it is locked. So is a text file that a person has changed since.
+For each generated label the JSON file stores its source (``sources``) and a digest of its value (``written``). A label
+whose digest is missing or different was typed or corrected by a person, in any program, and is locked. So is a text
+file that was changed after it was written.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from acestep.dataset.text import read_text
 
 USER = "user"
 LABELS = ("caption", "genre", "bpm", "keyscale", "timesignature", "lyrics", "language", "is_instrumental")
-TAG = "custom_tag"  # the trigger word: noted beside the labels, no part of them
+TAG = "custom_tag"  # the trigger word: saved beside the labels, not part of them
 SUNG = ("lyrics", "language", "is_instrumental")
 TEXT_FILES = {"caption": ".caption.txt", "lyrics": ".lyrics.txt"}
 
@@ -38,7 +38,14 @@ _writing = threading.Lock()
 
 @dataclass
 class Known:
-    """What is known of a song. ``locked`` labels are a person's; ``extra`` is the whole JSON of before."""
+    """The labels of a song.
+
+    Attributes:
+        audio: the audio file.
+        values: label -> value.
+        locked: labels that a person wrote.
+        extra: content of the JSON file.
+    """
 
     audio: Path
     values: dict[str, Any]
@@ -46,15 +53,15 @@ class Known:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def may_write(self, label: str, existing: str) -> bool:
-        """Whether a machine may set ``label`` when existing texts are to be kept, redone or replaced."""
+        """Whether a job may write ``label`` with this setting of ``existing``: keep, redo or replace."""
         if existing == "replace" or label not in self.values:
             return True
         return existing == "redo" and label not in self.locked
 
     def typed_since(self, before: Known) -> set[str]:
-        """Labels that a machine must leave alone whatever it was told: a person typed them since ``before``.
+        """Labels that a person typed since ``before``. A job keeps them with any setting of ``existing``.
 
-        Lyrics, their language and the mark of an instrumental piece belong together.
+        Lyrics, language and ``is_instrumental`` are treated as one.
         """
         fresh = {
             label
@@ -65,34 +72,36 @@ class Known:
         return fresh | set(SUNG) if silent or "lyrics" in fresh else fresh
 
     def wrote(self, labels: Mapping[str, tuple[Any, str]], extra: dict[str, Any]) -> None:
-        """A machine has written these; ``extra`` is the JSON since then. What others changed is not taken over."""
+        """Record that a job wrote ``labels``; ``extra`` is the new content of the JSON file."""
         self.values |= {label: value for label, (value, _) in labels.items()}
         self.locked -= set(labels)
         self.extra = extra
 
 
 @contextmanager
-def at_hand(sample: Sample) -> Iterator[Known]:
-    """What stands in the files of a song now; nobody else in this program writes them until the block ends.
+def locked_labels(sample: Sample) -> Iterator[Known]:
+    """Read the label files of a song and lock them against other threads of this process until the block ends.
 
-    What a table said of the song when it was scanned still counts. Raises DatasetError as ``known_of`` does.
+    Labels from a CSV table are kept as they were scanned. Raises DatasetError, see ``known_of``.
     """
     with _writing:
         audio = Path(sample.audio_path)
-        told = {label: getattr(sample, label) for label, who in sample.sources.items() if who.lower().endswith(".csv")}
+        from_table = {
+            label: getattr(sample, label) for label, who in sample.sources.items() if who.lower().endswith(".csv")
+        }
         with storage_errors(audio.parent):
             beside = Folder(audio.parent.iterdir())
-        layers = [Labels(Path("table.csv"), told, sample.sources), *read_sidecars(audio, beside, [])]
+        layers = [Labels(Path("table.csv"), from_table, sample.sources), *read_sidecars(audio, beside, [])]
         yield known_of(sample.model_copy(update=merge_labels(layers, all_instrumental=True, problems=[])))
 
 
 def known_of(sample: Sample) -> Known:
-    """What the scan found of a song, with the locks. Raises DatasetError when its JSON cannot be read."""
+    """The labels of a scanned song. Raises DatasetError if its JSON file cannot be read."""
     audio = Path(sample.audio_path)
     path = sidecar_path(audio)
     extra = read_json(path, error=DatasetError, hint="Correct it, or delete it.") if path.exists() else {}
     if not isinstance(extra, dict):
-        raise DatasetError(f"{path} does not hold the labels of a song", hint="Move it out of the way.")
+        raise DatasetError(f"{path} does not contain labels", hint="Move it to another folder.")
     values = {label: getattr(sample, label) for label in LABELS if label in sample.sources}
     digests = mapping(extra.get("written"))
     locked = {label for label, value in values.items() if digests.get(label) != _digest(value)}
@@ -102,7 +111,7 @@ def known_of(sample: Sample) -> Known:
 
 
 def _take_changed_texts(known: Known) -> None:
-    """A text file that no longer says what the machine wrote into the JSON is a person's correction."""
+    """Take over and lock texts that differ from the generated label in the JSON file."""
     for label, ending in TEXT_FILES.items():
         path = known.audio.with_name(f"{known.audio.stem}{ending}")
         if label in known.locked or label not in known.values or not path.is_file():
@@ -116,12 +125,13 @@ def _take_changed_texts(known: Known) -> None:
 def write_labels(
     known: Known, labels: Mapping[str, tuple[Any, str]], *, extra: Mapping[str, Any], texts: bool, backup: bool = False
 ) -> Path:
-    """Write labels, each with who made it, and what else belongs into the JSON. Gives the JSON's path.
+    """Write labels with their sources. Returns the path of the JSON file.
 
     Args:
-        labels: name -> value and source; ``USER`` as source locks it.
-        texts: write caption and lyrics into their text files too.
-        backup: keep the files of before as ``.bak``, unless there are such already.
+        labels: name -> (value, source). The source ``USER`` locks a label.
+        extra: further values for the JSON file.
+        texts: also write caption and lyrics to their text files.
+        backup: keep the old files as ``.bak``, unless such files exist.
 
     Raises:
         CaptionError: the caption is an error message.
@@ -175,12 +185,12 @@ def _content(known: Known, labels: Mapping[str, tuple[Any, str]], extra: Mapping
 
 
 def label_files(audio: Path) -> list[Path]:
-    """The files that the labels of a song are written into, its JSON first."""
+    """The label files of a song, the JSON file first."""
     return [sidecar_path(audio), *(audio.with_name(f"{audio.stem}{ending}") for ending in TEXT_FILES.values())]
 
 
 def has_twin(audio: Path) -> bool:
-    """Whether another sound file of its folder has the same name but for the suffix."""
+    """Whether another audio file in the folder differs in the suffix only."""
     name = same_name(audio.stem)
     return any(
         path.name != audio.name and path.suffix.lower() in AUDIO_EXTENSIONS and same_name(path.stem) == name
@@ -189,19 +199,19 @@ def has_twin(audio: Path) -> bool:
 
 
 def write_caption(audio: Path, caption: str) -> None:
-    """``song.caption.txt`` beside the song; none for an empty caption."""
+    """Write ``song.caption.txt`` beside the song, unless the caption is empty."""
     if caption.strip():
         write_text(audio.with_name(f"{audio.stem}{TEXT_FILES['caption']}"), caption.strip() + "\n")
 
 
 def write_lyrics(audio: Path, lyrics: str) -> None:
-    """``song.lyrics.txt`` beside the song; none for an instrumental piece."""
+    """Write ``song.lyrics.txt`` beside the song, unless it is instrumental."""
     if lyrics.strip() not in ("", INSTRUMENTAL):
         write_text(audio.with_name(f"{audio.stem}{TEXT_FILES['lyrics']}"), lyrics.strip() + "\n")
 
 
 def lyric_labels(text: str, language: str, source: str) -> dict[str, tuple[Any, str]]:
-    """Lyrics, language and the mark of an instrumental piece, which belong together."""
+    """The labels lyrics, language and is_instrumental, which are written together."""
     instrumental = text.strip() == INSTRUMENTAL
     return {
         "lyrics": (text.strip(), source),
@@ -211,7 +221,7 @@ def lyric_labels(text: str, language: str, source: str) -> dict[str, tuple[Any, 
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """An object of a label file; empty when something else stands there."""
+    """``value`` if it is a dictionary, else an empty dictionary."""
     return value if isinstance(value, dict) else {}
 
 

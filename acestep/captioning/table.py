@@ -1,4 +1,4 @@
-"""The labels of a folder as a table that other programs read."""
+"""Export the labels of a folder as CSV."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COLUMNS = ["filename", "path", "caption", "bpm", "keyscale", "timesignature", "
 
 
 def write_table(config: CaptionJob) -> Path:
-    """The labels of all songs of the folder as CSV (SPEC 1.4), lyrics too where they were asked for. Gives its path.
+    """Write the labels of all songs, with lyrics if a transcriber is set. Returns the path.
 
     Raises:
         DatasetError, DiskFull, NotWritable, StorageError.

@@ -1,6 +1,6 @@
-"""Words with times to lines of lyrics, and the names of languages to codes.
+"""Convert word timestamps to lines of lyrics, and language names to codes.
 
-Which words are joined without a space is told by their script, not by what the service calls the language.
+The script of the words decides whether they are joined without spaces, not the language that the service reports.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ _CODES = {word: line.split()[0] for line in _LANGUAGES.split(";") for word in li
 
 
 def language_code(name: str) -> str:
-    """``en`` for "English", "eng", "en-US" and "en"; ``unknown`` for what is no language."""
+    """``en`` for "English", "eng", "en-US" and "en"; ``unknown`` for other texts."""
     plain = name.strip().lower()
     return _CODES.get(plain) or _CODES.get(re.split(r"[-_ (]", plain)[0], UNKNOWN_LANGUAGE)
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A sung word and when, in seconds."""
+    """A word with start and end time in seconds."""
 
     text: str
     start_s: float
@@ -62,9 +62,10 @@ class Word:
 
 
 def read_words(items: Iterable[Any]) -> list[Word]:
-    """Words as services give them: dictionaries or objects, the text under ``word`` or ``text``.
+    """Parse words from a service: dictionaries or objects with the text in ``word`` or ``text``.
 
-    Pauses and noises, which ElevenLabs lists too, are left out; a word without times stands where the last one ended.
+    Pauses and audio events, which ElevenLabs lists too, are skipped. A word without times gets the end time of the
+    previous word.
     """
     words: list[Word] = []
     for item in items:
@@ -80,10 +81,10 @@ def read_words(items: Iterable[Any]) -> list[Word]:
 
 
 def lines_from_words(words: list[Word], text: str = "") -> str:
-    """Lyrics: a line ends at a pause or when it grows too long, a section at a long pause.
+    """Build lyrics: a line ends at a pause or at the maximum width, a section at a long pause.
 
     Args:
-        text: taken as it is when there are no words. ``[Instrumental]`` when there is neither.
+        text: used if there are no words. Without both, the result is ``[Instrumental]``.
     """
     if not words:
         return f"[Verse]\n{text.strip()}" if text.strip() else INSTRUMENTAL
@@ -102,7 +103,7 @@ def lines_from_words(words: list[Word], text: str = "") -> str:
 
 
 def _between(line: str, word: str) -> str:
-    """What stands between the line so far and the next word."""
+    """The separator before the next word."""
     if not line or _UNSPACED.match(line[-1]) or _UNSPACED.match(word[0]):
         return ""
     return "" if word[0] in ",.!?;:)\u2026" else " "

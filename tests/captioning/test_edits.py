@@ -79,7 +79,7 @@ def test_the_last_change_is_taken_back_file_by_file(app, songs):
 def test_what_was_written_since_the_change_is_not_taken_back(app, songs):
     change(app, field="genre", text="folk")
     save_edit(app.find("second.wav").sample, {"caption": "Typed after that"})
-    with pytest.raises(DatasetError, match=r"1 label files were changed since.*second.json"):
+    with pytest.raises(DatasetError, match=r"1 label files changed since.*second.json"):
         app.undo()
     assert read(songs, "second")["caption"] == "Typed after that"
     assert read(songs, "second")["genre"] == "folk"

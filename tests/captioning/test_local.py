@@ -163,7 +163,7 @@ def test_after_running_out_of_memory_nothing_is_held_and_a_second_load_works(con
         patch.setattr(Qwen2_5OmniThinkerForConditionalGeneration, "generate", out_of_memory)
         with pytest.raises(CaptionError, match="not enough memory") as failure:
             captioner.describe(song(3), with_lyrics=False, stop=never)
-    assert "4 bits" in failure.value.hint
+    assert "4-bit" in failure.value.hint
     captioner.close()
     assert models_alive() == 0
     with monkeypatch.context() as patch:

@@ -48,7 +48,7 @@ def describe_surface() -> dict[str, Any]:
         "commands": commands(),
         "launcher": launcher(),
         "jobs": jobs,
-        "registries": registered | {"export targets": pkgutil.resolve_name("acestep.exporting.configs:TARGETS").names},
+        "registries": registered | {"export targets": choices_of(pages["trainer"].blocks, "tr-export-target")},
         "presets": presets(),
     }
 
@@ -70,6 +70,12 @@ def labels(blocks: Any) -> set[str]:
     properties = [(component["type"], component["props"]) for component in blocks.config["components"]]
     found = {str(props.get("label") or "") for _, props in properties}
     return found | {str(props.get("value") or "") for kind, props in properties if kind == "button"}
+
+
+def choices_of(blocks: Any, elem_id: str) -> list[str]:
+    """The values that a field of a page offers."""
+    found = next(item["props"] for item in blocks.config["components"] if item["props"].get("elem_id") == elem_id)
+    return sorted(value for _, value in found["choices"])
 
 
 def error_codes() -> dict[str, str]:

@@ -352,7 +352,7 @@ def test_a_run_that_waits_for_the_card_may_go_on_beside_the_other(
         expect(page.locator("#cp-job-status")).to_contain_text("0 of 3 songs")
         expect(page.locator("#cp-job-beside")).not_to_be_visible()
         log.emit(Waiting(message="waiting for cuda, which training in /runs/mine uses"))
-        expect(page.locator("#cp-job-status")).to_contain_text("training in /runs/mine uses cuda")
+        expect(page.locator("#cp-job-status")).to_contain_text("waiting for cuda, which training in /runs/mine uses")
         press(page, "cp-job-beside")
         expect(page.locator("#cp-job-beside")).to_be_visible()
         ends = time.monotonic() + 10

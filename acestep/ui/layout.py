@@ -22,9 +22,9 @@ def field_row() -> gr.Row:
     return gr.Row(elem_classes="ac-with-button")
 
 
-def grid() -> gr.Row:
-    """Fields side by side, as many as fit."""
-    return gr.Row(elem_classes="ac-grid")
+def grid(*, compact: bool = False) -> gr.Row:
+    """Fields side by side, as many as fit; ``compact`` is for short fields."""
+    return gr.Row(elem_classes=["ac-grid", "ac-compact"] if compact else "ac-grid")
 
 
 def section(title: str, elem_id: str) -> gr.Accordion:

@@ -97,7 +97,7 @@ class SongEditor(ABC):
     def _create_fields(self) -> dict[str, Component]:
         fields: dict[str, Component] = {}
         fields["caption"] = gr.Textbox(label="Caption", lines=4, max_lines=12, elem_id=self._id("caption"))
-        with layout.grid():
+        with layout.grid(compact=True):
             fields["bpm"] = gr.Textbox(label="BPM", elem_id=self._id("bpm"))
             fields["keyscale"] = gr.Textbox(label="Key", elem_id=self._id("key"))
             fields["timesignature"] = gr.Dropdown(
@@ -107,7 +107,7 @@ class SongEditor(ABC):
         self._add_below_tempo(fields)
         fields["lyrics"] = gr.Textbox(label="Lyrics", lines=7, max_lines=24, elem_id=self._id("lyrics"))
         self._add_below_lyrics(fields)
-        with layout.grid():
+        with layout.grid(compact=True):
             fields["language"] = gr.Dropdown(
                 _LANGUAGES, label="Language", allow_custom_value=True, elem_id=self._id("language")
             )

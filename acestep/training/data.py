@@ -1,8 +1,7 @@
-"""Songs in memory, and what is drawn from them: order, crops, noise, times.
+"""Training samples in memory and the examples drawn from them: order, crops, noise and timesteps.
 
-All that is random about a song in an epoch comes from one generator seeded by (seed, epoch, name of the song),
-the order of an epoch from (seed, epoch). So neither the batch size nor a resume changes what a song meets, nor the
-device that it is computed on.
+Everything random about a sample in an epoch comes from one generator seeded by (seed, epoch, sample name), and the
+order of an epoch from (seed, epoch). Batch size, device and resuming therefore never change what is drawn.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from torch.nn.utils.rnn import pad_sequence
 from acestep.tensors.record import TensorRecord
 from acestep.training.flow_matching import Batch, draw_timestep
 
-PATCH = 2  # latent frames that the decoder joins into one position: crops start at its borders
+PATCH = 2  # latent frames per decoder position: crops start at multiples of it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingSample:
-    """One preprocessed song; ``name`` is its file's path inside the tensor folder, ``digest`` tells its content."""
+    """One preprocessed sample; ``name`` is its path inside the tensor folder, ``digest`` the SHA-256 of the file."""
 
     name: str
     digest: str
@@ -32,7 +31,7 @@ class TrainingSample:
 
 
 class TrainingExample(NamedTuple):
-    """One song as it enters one step."""
+    """What the loop draws from a sample for one step."""
 
     latents: Tensor  # [T, C]
     noise: Tensor  # [T, C]
@@ -45,7 +44,7 @@ class TrainingExample(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ExampleSampler:
-    """How examples are drawn from songs. ``max_frames`` 0 takes songs whole."""
+    """Draws training examples from samples. ``max_frames`` 0 disables cropping."""
 
     seed: int
     max_frames: int
@@ -55,7 +54,7 @@ class ExampleSampler:
     weight: Callable[[float], float]
 
     def __call__(self, sample: TrainingSample, epoch: int) -> TrainingExample:
-        """What ``song`` is in ``epoch``: always the same for the same seed."""
+        """The training example of ``sample`` in ``epoch``, always the same for the same seed."""
         generator = generator_for(self.seed, epoch, sample.name)
         frames = sample.record.target_latents.shape[0]
         start = crop_start(frames, self.max_frames, generator)
@@ -76,7 +75,7 @@ def make_example(
     dropped: bool = False,
     weight: float = 1.0,
 ) -> TrainingExample:
-    """Frames from ``start`` on of ``song``, at most ``max_frames`` (0: all), with noise from ``generator``."""
+    """The frames of ``sample`` from ``start``, at most ``max_frames`` (0: all), with noise from ``generator``."""
     part = slice(start, start + max_frames if max_frames else None)
     latents = sample.record.target_latents[part].float()
     noise = torch.randn(latents.shape, generator=generator)
@@ -85,30 +84,30 @@ def make_example(
 
 
 def crop_start(frames: int, max_frames: int, generator: torch.Generator) -> int:
-    """A first frame, even, so that at most ``max_frames`` fit behind it; 0 for songs that need no crop."""
+    """A random even first frame of a crop of ``max_frames``; 0 for samples that need no crop."""
     if not 0 < max_frames < frames:
         return 0
     return PATCH * int(torch.randint((frames - max_frames) // PATCH + 1, (), generator=generator))
 
 
 def centre_start(frames: int, max_frames: int) -> int:
-    """The first frame, even, of the middle ``max_frames``."""
+    """The even first frame of the crop from the middle."""
     return 0 if not 0 < max_frames < frames else (frames - max_frames) // 2 // PATCH * PATCH
 
 
 def generator_for(*key: object) -> torch.Generator:
-    """A generator of its own for ``key``, the same on every machine."""
+    """A CPU generator seeded by ``key``, the same on every machine."""
     return torch.Generator().manual_seed(seed_for(*key))
 
 
 def seed_for(*key: object) -> int:
-    """63 bits, the same for the same ``key``."""
+    """A 63-bit seed derived from ``key``."""
     digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def collate(examples: Sequence[TrainingExample]) -> Batch:
-    """One batch, padded with zeros to the longest song and the longest condition."""
+    """One batch, zero-padded to the longest sample and the longest condition."""
     return Batch(
         latents=_pad([e.latents for e in examples]),
         noise=_pad([e.noise for e in examples]),
@@ -123,7 +122,7 @@ def collate(examples: Sequence[TrainingExample]) -> Batch:
 
 
 def move(batch: Batch, device: torch.device) -> Batch:
-    """The batch on ``device``; copies to a CUDA device do not wait for it."""
+    """The batch on ``device``; copies to CUDA are asynchronous."""
 
     def moved(part: Tensor | None) -> Any:
         if part is None or device.type == "cpu":
@@ -138,7 +137,7 @@ def _pad(parts: list[Tensor]) -> Tensor:
 
 
 def _mask(lengths: list[int]) -> Tensor | None:
-    """[B, longest] bool; None when all are equally long, which lets the decoder use faster attention."""
+    """[B, longest] bool; None when all lengths are equal, which allows faster attention."""
     if len(set(lengths)) == 1:
         return None
     return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
@@ -146,7 +145,7 @@ def _mask(lengths: list[int]) -> Tensor | None:
 
 @dataclass(frozen=True, slots=True)
 class TrainingStep:
-    """The songs of one optimizer step, by index, in micro-batches. ``epoch`` counts from 0."""
+    """The sample indices of one optimizer step, in micro-batches. ``epoch`` counts from 0."""
 
     epoch: int
     micro_batches: list[list[int]]
@@ -159,9 +158,9 @@ class TrainingStep:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """All steps of a run. The last step of an epoch takes the songs that are left, however few.
+    """All steps of a run. The last step of an epoch takes the remaining samples, however few.
 
-    The order of the songs depends on the seed alone, so a run goes on with other batches or devices where it stands.
+    The order of the samples depends on the seed alone, so a run can resume with another batch size or device count.
     """
 
     num_samples: int
@@ -177,7 +176,7 @@ class StepPlan:
         return self.batch_size * self.accumulation * self.devices
 
     def num_steps(self, epoch: int = 0, samples: int = 0, step: int = 0) -> int:
-        """Steps of the whole run, of which ``step`` lie behind and brought it to ``songs`` of ``epoch``."""
+        """Total steps of the run when ``step`` steps are done and have reached sample ``samples`` of ``epoch``."""
         if epoch >= self.epochs:
             return step
         rest = _ceil(self.num_samples - samples, self.samples_per_step)
@@ -185,7 +184,7 @@ class StepPlan:
         return min(total, self.max_steps) if self.max_steps else total
 
     def steps(self, epoch: int = 0, samples: int = 0) -> Iterator[TrainingStep]:
-        """The steps from ``songs`` of ``epoch`` on, without regard to ``max_steps``."""
+        """The steps from sample ``samples`` of ``epoch`` on; ``max_steps`` is not applied."""
         for number in range(epoch, self.epochs):
             order = self._order(number)[samples:]
             for first in range(0, len(order), self.samples_per_step):
@@ -202,7 +201,7 @@ class StepPlan:
 def split(
     samples: Sequence[TrainingSample], *, seed: int, percent: int
 ) -> tuple[list[TrainingSample], list[TrainingSample]]:
-    """(to train on, held out): the same songs for the same seed and names. Fewer than six songs are all trained on."""
+    """(training, held out) samples, the same for the same seed and names. Fewer than six are all trained on."""
     if percent == 0 or len(samples) < 6:
         return list(samples), []
     count = max(1, round(len(samples) * percent / 100))
@@ -211,7 +210,7 @@ def split(
 
 
 def sorted_by_hash(samples: Sequence[TrainingSample], seed: int) -> list[TrainingSample]:
-    """The songs in an order that depends on the seed and their names alone."""
+    """The samples in an order that depends only on the seed and their names."""
     return sorted(samples, key=lambda sample: hashlib.sha256(f"{seed}\0{sample.name}".encode()).digest())
 
 

@@ -1,7 +1,8 @@
-"""The training maths of ACE-Step 1.5 (SPEC 3.3): straight paths from music to noise, and the velocity along them.
+"""Flow matching as ACE-Step 1.5 is trained: a straight path from data to noise and the velocity along it.
 
-x0 is the music, x1 the noise, xt = t * x1 + (1 - t) * x0; the decoder learns x1 - x0. Time 0 is music, 1 is noise.
-Letters for shapes: see ``acestep.tensors.record``. All of it is computed in float32, whatever the decoder's type.
+x0 is the latent of the sample, x1 is noise, xt = t * x1 + (1 - t) * x0, and the decoder predicts x1 - x0; t = 0 is
+data, t = 1 is noise. Shapes use the letters of ``acestep.tensors.record``. Everything is computed in float32,
+whatever the dtype of the decoder (Lipman et al., https://arxiv.org/abs/2210.02747).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 
 class Batch(NamedTuple):
-    """What one forward pass needs. Masks are None when every song of the batch fills it."""
+    """Inputs of one forward pass. The masks are None when no sample of the batch is padded."""
 
     latents: Tensor  # [B, T, C]  x0
     noise: Tensor  # [B, T, C]  x1
@@ -21,27 +22,26 @@ class Batch(NamedTuple):
     condition: Tensor  # [B, L, D]
     t: Tensor  # [B] float32
     dropped: Tensor  # [B] bool  the condition is replaced by the null embedding
-    weight: Tensor  # [B]  of the song's loss
-    frame_mask: Tensor | None  # [B, T] bool, True where the song is
+    weight: Tensor  # [B]  of the sample's loss
+    frame_mask: Tensor | None  # [B, T] bool, True on real frames
     token_mask: Tensor | None  # [B, L] bool
 
 
 class FlowMatching(nn.Module):
-    """A decoder, called so that it answers with its loss. The one module that Lightning Fabric sets up."""
+    """Wraps a decoder so that a forward pass gives the loss per sample. Lightning Fabric sets up this one module."""
 
     null_condition: Tensor
 
     def __init__(self, network: nn.Module, null_condition: Tensor) -> None:
-        """``network`` answers as ``AceStepDiT``; ``null_condition`` is [1, 1, D]."""
+        """``network`` has the forward of ``AceStepDiT``; ``null_condition`` is [1, 1, D]."""
         super().__init__()
         self.network = network
         self.register_buffer("null_condition", null_condition.float(), persistent=False)
 
     def forward(self, batch: Batch | None) -> Tensor:
-        """[B] float32: the weighted loss of each song.
+        """[B] float32: the weighted loss of each sample.
 
-        Without a batch zero, []: its backward pass adds nothing to any gradient, and so lets several devices bring
-        together what they have.
+        Without a batch it gives a zero scalar whose backward pass adds nothing: DDP reduces the gradients in it.
         """
         if batch is None:
             return torch.stack([p.sum() * 0.0 for p in self.parameters() if p.requires_grad]).sum()
@@ -61,9 +61,9 @@ class FlowMatching(nn.Module):
 
 
 def sample_losses(velocity: Tensor, latents: Tensor, noise: Tensor, frame_mask: Tensor | None) -> Tensor:
-    """Mean squared error against x1 - x0 over each song's real frames and all channels: [B] float32.
+    """Mean squared error against x1 - x0 over the real frames and all channels of each sample: [B] float32.
 
-    Each song counts the same, however long: a batch equals its songs taken one by one.
+    Every sample has the same weight, however long, so a batch equals its samples computed one by one.
     """
     error = (velocity.float() - (noise - latents)).square().mean(dim=-1)  # [B, T]
     if frame_mask is None:
@@ -72,20 +72,20 @@ def sample_losses(velocity: Tensor, latents: Tensor, noise: Tensor, frame_mask: 
 
 
 def drop_condition(condition: Tensor, null_condition: Tensor, dropped: Tensor) -> Tensor:
-    """The condition [B, L, D]; where ``dropped`` [B], the null embedding [1, 1, D] on every token of the song."""
+    """The condition [B, L, D], replaced by the null embedding [1, 1, D] on every token where ``dropped`` [B]."""
     return torch.where(dropped[:, None, None], null_condition, condition)
 
 
 def draw_timestep(generator: torch.Generator, *, mu: float, sigma: float) -> float:
-    """A time in (0, 1): the later of two logit-normal draws, as the model itself was trained (SPEC 3.3)."""
+    """A timestep in (0, 1): the larger of two logit-normal draws, as ACE-Step 1.5 was trained."""
     draws = torch.randn(2, generator=generator, dtype=torch.float64) * sigma + mu
     return float(torch.sigmoid(draws).max())
 
 
 def timestep_quantiles(count: int, *, mu: float, sigma: float) -> Tensor:
-    """[count] float32: the middles of ``count`` equally likely parts of the law of ``draw_timestep``.
+    """[count] float32: the midpoints of ``count`` equally likely intervals of the ``draw_timestep`` distribution.
 
-    Its distribution function is the square of the logit-normal one, hence the root.
+    Its CDF is the square of the logit-normal CDF, hence the square root.
     """
     middles = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     return torch.sigmoid(mu + sigma * torch.special.ndtri(middles.sqrt())).float()

@@ -1,7 +1,8 @@
-"""The training loop, whole, in reading order. What varies is passed in; nothing is looked up.
+"""The training loop. Everything that varies is passed in as an argument.
 
-One order: cancelled? - accumulate - clip - finite? - step - report - save. The device is waited for once a step.
-Several devices share the songs of each step: each knows the losses of all and so decides alike.
+Each step: check for a stop request, accumulate gradients, clip, skip non-finite values, optimizer step, callback.
+The host waits for the device once per step. Several devices share the samples of a step; each one gathers all
+losses, so that all make the same decisions.
 """
 
 from __future__ import annotations
@@ -27,32 +28,32 @@ _STATE_KEYS = {"between_steps": "at_border", "samples_done": "songs"}
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands, at a border between two steps. All of it is part of the training state."""
+    """Position and running averages of a run between two steps. All of it is saved in the training state."""
 
-    step: int = 0  # optimizer steps behind us, also those that took no weight along
-    epoch: int = 0  # epochs behind us
-    samples_done: int = 0  # songs behind us in the epoch under way
-    loss_sum: float = 0.0  # over those of them that counted
+    step: int = 0  # completed optimizer steps, skipped ones included
+    epoch: int = 0  # completed epochs
+    samples_done: int = 0  # samples used so far in the current epoch
+    loss_sum: float = 0.0  # over the samples with a finite loss
     loss_count: int = 0
     epoch_losses: list[float] = field(default_factory=list)
-    not_finite: int = 0  # songs and steps left out because of NaN or infinity, in all
+    not_finite: int = 0  # samples and steps skipped because of NaN or infinity
     not_finite_in_a_row: int = 0  # of these, since the last good step
-    between_steps: bool = True  # False while the weights move: then there is nothing whole to save
+    between_steps: bool = True  # False during an optimizer step: the state is inconsistent and cannot be saved
 
     @property
     def epoch_loss(self) -> float:
-        """Mean over the songs of the epoch under way; NaN if none counted."""
+        """Mean over the samples of the current epoch; NaN if no loss was finite."""
         return self.loss_sum / self.loss_count if self.loss_count else math.nan
 
     def take(self, step: TrainingStep, losses: Sequence[float]) -> None:
-        """A step is done; ``losses`` are those of its songs that counted."""
+        """Count a finished step; ``losses`` are the finite losses of its samples."""
         self.step += 1
         self.samples_done += step.num_samples
         self.loss_sum += sum(losses)
         self.loss_count += len(losses)
 
     def end_epoch(self) -> float:
-        """Begin the next epoch; gives the loss of the one that ended."""
+        """Start the next epoch; gives the mean loss of the finished one."""
         loss = self.epoch_loss
         self.epoch_losses.append(loss)
         self.epoch, self.samples_done, self.loss_sum, self.loss_count = self.epoch + 1, 0, 0.0, 0
@@ -69,16 +70,16 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What a step did. Losses are means over songs, NaN if none counted."""
+    """Metrics of one step. Losses are means over samples, NaN if none was finite."""
 
     loss: float
     lr: float
     grad_norm: float
-    epoch_loss: float | None  # of the epoch that this step ended
+    epoch_loss: float | None  # set when this step ends an epoch
 
 
 class Fabric(Protocol):
-    """What this loop asks of lightning.fabric.Fabric."""
+    """The part of lightning.fabric.Fabric that the loop uses."""
 
     @property
     def strategy(self) -> Any: ...
@@ -90,10 +91,10 @@ class Fabric(Protocol):
 
 
 class Callback(Protocol):
-    """Who is told how it goes; saves, measures and tracks the best."""
+    """Called after every step; logs, evaluates, saves and tracks the best model."""
 
     def after_step(self, report: StepReport) -> bool:
-        """At each border between two steps, everything being consistent. True ends the run."""
+        """Called between two steps, when the state is consistent. True ends the run."""
 
 
 def train(
@@ -112,30 +113,32 @@ def train(
     stop_if_cancelled: Callable[[], None],
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> None:
-    """Take the ``steps``. ``batch_of(songs, epoch)`` makes a micro-batch, on the device.
+    """Run the ``steps``. ``make_batch(indices, epoch)`` gives a micro-batch on the device.
 
-    The processes of ``team`` share the micro-batches of each step, whose gradient is the mean over all of its songs.
+    The ``processes`` share the micro-batches of each step; its gradient is the mean over all of its samples.
 
-    A song whose loss is not finite is left out of its step as if it were not there; so is a step whose gradient
-    is not finite. ``max_not_finite`` of them without a good step between them end the run; 0 goes on for ever.
+    A sample with a non-finite loss is dropped from its step, and a step with a non-finite gradient is skipped.
+    ``max_not_finite`` of them in a row end the run; 0 never does.
 
     Raises:
-        JobCancelled: from ``stop_if_cancelled``, which is asked before each micro-batch.
-        LossNotFinite: with the weights, the optimizer and ``progress`` as they were after the last good step.
+        JobCancelled: from ``stop_if_cancelled``, which is called before each micro-batch.
+        LossNotFinite: weights, optimizer and ``progress`` are as after the last good step.
     """
     for step in steps:
         for group in optimizer.param_groups:
             group["lr"] = lr_at(progress.step)
-        songs = step.micro_batches
+        micro_batches = step.micro_batches
         losses: list[float] = []
         grad_norm = math.nan
-        while songs:
-            batches = _each(processes.shard(songs), step.epoch, make_batch, stop_if_cancelled)
-            found = _accumulate(fabric, model, batches, sum(map(len, songs)), processes)
-            losses, grad_norm = clip_and_gather(fabric, model, optimizer, found, len(songs), max_grad_norm, processes)
+        while micro_batches:
+            batches = _each(processes.shard(micro_batches), step.epoch, make_batch, stop_if_cancelled)
+            found = _accumulate(fabric, model, batches, sum(map(len, micro_batches)), processes)
+            losses, grad_norm = clip_and_gather(
+                fabric, model, optimizer, found, len(micro_batches), max_grad_norm, processes
+            )
             if all(map(math.isfinite, (*losses, grad_norm))):
                 break
-            songs = _without_not_finite(songs, losses, progress, overflowed=_discard(fabric, optimizer))
+            micro_batches = _without_not_finite(micro_batches, losses, progress, overflowed=_discard(fabric, optimizer))
             if 0 < max_not_finite <= progress.not_finite_in_a_row:
                 raise _not_finite(progress, step)
             random.restore()
@@ -156,12 +159,12 @@ def train(
 
 
 def _each(
-    songs: list[tuple[list[int], bool]],
+    micro_batches: list[tuple[list[int], bool]],
     epoch: int,
     make_batch: Callable[[list[int], int], Batch],
     stop_if_cancelled: Callable[[], None],
 ) -> Iterator[tuple[Batch, bool]]:
-    for micro_batch, counts in songs:
+    for micro_batch, counts in micro_batches:
         stop_if_cancelled()
         yield make_batch(micro_batch, epoch), counts
 
@@ -169,10 +172,10 @@ def _each(
 def _accumulate(
     fabric: Fabric, model: nn.Module, batches: Iterable[tuple[Batch, bool]], num_samples: int, processes: ProcessGroup
 ) -> list[Tensor]:
-    """Leave this device's part of the gradient of the mean loss in ``.grad``; gives the losses of its micro-batches.
+    """Accumulate this device's part of the gradient of the mean loss in ``.grad``; gives its micro-batch losses.
 
-    ``num_songs`` of all devices is known beforehand, so a short last batch and a short last step count right. Fabric
-    takes the mean over the devices, hence their number. Micro-batches that do not count only keep them in step.
+    Dividing by ``num_samples`` of all devices weights short last batches and steps correctly; Fabric averages over
+    devices, hence the factor ``world_size``. Micro-batches with a count of False only keep the devices in step.
     """
     found: list[Tensor] = []
     with fabric.no_backward_sync(model):
@@ -180,7 +183,7 @@ def _accumulate(
             losses = model(batch)  # [B]
             fabric.backward(losses.sum() * (processes.world_size * counts) / num_samples)
             found.append(losses.detach())
-    processes.all_gather(None)  # nobody waits for the gradient of one that could not finish it
+    processes.all_gather(None)  # raises here if another process failed, before the gradients are reduced
     return found
 
 
@@ -193,20 +196,20 @@ def clip_and_gather(
     max_grad_norm: float,
     processes: ProcessGroup,
 ) -> tuple[list[float], float]:
-    """The loss of each song of the step and the norm of its gradient, which is left whole and clipped in ``.grad``."""
+    """Reduce and clip the gradient; gives the losses of all samples of the step and the gradient norm."""
     if processes.world_size > 1:
         with processes.requires_peers():
             fabric.backward(model(None))
     norm = fabric.clip_gradients(model, optimizer, max_norm=max_grad_norm, error_if_nonfinite=False)
     assert norm is not None
-    *values, grad_norm = torch.cat([*found, norm.reshape(1)]).tolist()  # waits for the device
+    *values, grad_norm = torch.cat([*found, norm.reshape(1)]).tolist()  # the one host-device synchronization of a step
     here = iter(values)
     by_batch = processes.gather([[next(here) for _ in losses] for losses in found], count)
     return [loss for losses in by_batch for loss in losses], grad_norm
 
 
 def _discard(fabric: Fabric, optimizer: torch.optim.Optimizer) -> bool:
-    """Forget the gradients. True if a loss scale (fp16) may have made them overflow: it is smaller now."""
+    """Drop the gradients. True if an fp16 loss scale may have caused the overflow; it has been lowered."""
     optimizer.zero_grad(set_to_none=True)
     scaler = getattr(fabric.strategy.precision, "scaler", None)
     if scaler is None:
@@ -217,24 +220,25 @@ def _discard(fabric: Fabric, optimizer: torch.optim.Optimizer) -> bool:
 
 
 def _without_not_finite(
-    songs: list[list[int]], losses: list[float], progress: Progress, *, overflowed: bool
+    micro_batches: list[list[int]], losses: list[float], progress: Progress, *, overflowed: bool
 ) -> list[list[int]]:
-    """What is left to try of a step: its finite songs, or, if only the gradient was not finite, nothing."""
-    finite = dict(zip([song for micro_batch in songs for song in micro_batch], map(math.isfinite, losses), strict=True))
+    """The micro-batches to retry a step with: its finite samples, or none if only the gradient was not finite."""
+    indices = [index for micro_batch in micro_batches for index in micro_batch]
+    finite = dict(zip(indices, map(math.isfinite, losses), strict=True))
     bad = len(losses) - sum(finite.values())
     if not bad and overflowed:
-        return songs
+        return micro_batches
     progress.not_finite += max(bad, 1)
     progress.not_finite_in_a_row += max(bad, 1)
-    left = [[song for song in micro_batch if finite[song]] for micro_batch in songs] if bad else []
+    left = [[index for index in micro_batch if finite[index]] for micro_batch in micro_batches] if bad else []
     return [micro_batch for micro_batch in left if micro_batch]
 
 
 def _not_finite(progress: Progress, step: TrainingStep) -> LossNotFinite:
     count, total = progress.not_finite_in_a_row, progress.not_finite
     return LossNotFinite(
-        f"the loss or its gradient was not a finite number {count} times in a row ({total} in all), "
-        f"lastly in epoch {step.epoch + 1}, step {progress.step + 1}",
-        hint="Usual causes: a learning rate that is too high (try a third of it), half precision on a device that "
-        "is poor at it (try mixed_precision fp32), or damaged tensors (preprocess again).",
+        f"the loss or its gradient was not finite {count} times in a row ({total} in total), "
+        f"last in epoch {step.epoch + 1}, step {progress.step + 1}",
+        hint="Usual causes: the learning rate is too high (try a third of it), fp16 overflows on this device "
+        "(try mixed_precision fp32), or the tensors are damaged (preprocess again).",
     )

@@ -1,4 +1,4 @@
-"""What is checked and read before a model is loaded: the cheap refusals come first."""
+"""Everything that is checked and read before a model is loaded, the cheap checks first."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from acestep.training.optimizers import OPTIMIZERS, peak_lr
 from acestep.training.state.checkpoint import require_resumable
 from acestep.training.state.run_folder import ResumeSource, RunFolder, find_resume_source
 
-_LEAST_SPACE = 64 * 2**20  # bytes; what a save really needs is known once the adapter is there
-_CHANGEABLE = ("dropout",)  # the settings of an adapter that a resumed run may change
+_LEAST_SPACE = 64 * 2**20  # bytes; the size of a checkpoint is known once the adapter exists
+_CHANGEABLE = ("dropout",)  # adapter settings that a resumed run may change
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run that may begin: everything but the model."""
+    """A run that is ready to start: everything but the model."""
 
     job: TrainJob
     run: RunFolder
@@ -48,7 +48,7 @@ class Prepared:
     samples: list[TrainingSample]
     held_out: list[TrainingSample]
     tag: tuple[str, str]  # trigger word and its position
-    fixed: dict[str, Any]  # what a resumed run must share
+    fixed: dict[str, Any]  # what a resumed run must have in common with its checkpoint
     source: ResumeSource | None
 
     @property
@@ -69,7 +69,7 @@ class Prepared:
 
     @property
     def schedule(self) -> str:
-        """The chosen one; optimizers that find their own rate want it constant (SPEC 3.6)."""
+        """The chosen one; optimizers that adapt their own learning rate need a constant one."""
         chosen = self.training.scheduler_type
         return "constant" if OPTIMIZERS[self.training.optimizer_type].adapts_lr and "constant" not in chosen else chosen
 
@@ -112,12 +112,12 @@ class Prepared:
 def prepare(
     job: TrainJob, context: Context, fabric: Fabric | None = None, processes: ProcessGroup = SINGLE_PROCESS
 ) -> Prepared:
-    """Find, read and check everything that does not need the model, and tell what was chosen.
+    """Find, read and check everything that does not need the model, and report the choices.
 
-    Each process of a ``team`` does so, with the ``fabric`` that joins them.
+    Every one of the ``processes`` calls it, with the ``fabric`` that connects them.
 
     Raises:
-        TrainingError: the folder holds a run, or a resumed run cannot go on with these settings.
+        TrainingError: the folder already holds a run, or the run cannot resume with these settings.
         CheckpointError, AdapterError, TensorError, ModelMismatch, ConfigError, DiskFull, NotWritable.
     """
     run = RunFolder(job.out)
@@ -156,12 +156,12 @@ def prepare(
         run.write_settings(job.model_dump(mode="json", include=set(groups(TrainJob))))
     context.emit(LogMessage(message=f"{checkpoint.name} on {device}: {placement.device.reason}"))
     context.emit(LogMessage(message=f"precision {str(dtype).removeprefix('torch.')}: {placement.dtype.reason}"))
-    _tell(prepared, context)
+    _report(prepared, context)
     return prepared
 
 
 def read_samples(manifest: Manifest, context: Context) -> list[TrainingSample]:
-    """All songs that can be read, in memory; the others are told by name. Raises TensorError if there are none."""
+    """All readable samples, in memory; unreadable ones are reported by name. Raises TensorError if none is readable."""
     for problem in manifest.problems:
         _warn(context, problem)
     samples = []
@@ -173,10 +173,10 @@ def read_samples(manifest: Manifest, context: Context) -> list[TrainingSample]:
             context.emit(ItemFailed(item=path.name, message=str(error), hint=error.hint))
     if not samples:
         raise TensorError(
-            f"none of the {len(manifest.paths)} files in {manifest.folder} can be trained on",
+            f"none of the {len(manifest.paths)} files in {manifest.folder} can be used for training",
             hint="Preprocess the songs again.",
         )
-    return sorted(samples, key=lambda sample: sample.name)  # whatever the order of a manifest that was written again
+    return sorted(samples, key=lambda sample: sample.name)  # independent of the order in the manifest
 
 
 def _read_sample(path: Path, folder: Path) -> TrainingSample:
@@ -189,7 +189,7 @@ def _read_sample(path: Path, folder: Path) -> TrainingSample:
 
 
 def require_fit(samples: Sequence[TrainingSample], checkpoint: Checkpoint, folder: Path, context: Context) -> None:
-    """Raises ModelMismatch if the songs were not preprocessed for this checkpoint."""
+    """Raises ModelMismatch if the samples were preprocessed for another model."""
     for warning in require_fingerprint((sample.record for sample in samples), checkpoint):
         _warn(context, warning)
     width = checkpoint.config.get("encoder_hidden_size") or checkpoint.config["hidden_size"]
@@ -198,12 +198,12 @@ def require_fit(samples: Sequence[TrainingSample], checkpoint: Checkpoint, folde
         if found != width:
             raise ModelMismatch(
                 f"{sample.name} in {folder} has conditions of width {found}, {checkpoint.name} takes {width}",
-                hint="Preprocess the songs with the model that you train.",
+                hint="Preprocess the songs with the model that you want to train.",
             )
 
 
 def _fixed(job: TrainJob, checkpoint: Checkpoint, samples: Sequence[TrainingSample]) -> dict[str, Any]:
-    """What a resumed run must share with the one before, by the names that people know."""
+    """What a resumed run must have in common with its checkpoint, under the names that users know."""
     training = job.training
     adapter = {f"{training.adapter_type}.{name}": value for name, value in job.adapter.model_dump().items()}
     content = "".join(sorted(f"{sample.name} {sample.digest}\n" for sample in samples))
@@ -229,15 +229,15 @@ def _fixed(job: TrainJob, checkpoint: Checkpoint, samples: Sequence[TrainingSamp
 
 
 def _tag(manifest: Manifest, samples: Sequence[TrainingSample]) -> tuple[str, str]:
-    """The trigger word and its position: the data set's, else that of the first song that tells one."""
+    """The trigger word and its position: the dataset's, else those of the first sample that has one."""
     for metadata in (manifest.metadata, *(sample.record.metadata for sample in samples)):
         if metadata.get("custom_tag"):
             return str(metadata["custom_tag"]), str(metadata.get("tag_position") or "prepend")
     return "", ""
 
 
-def _tell(prepared: Prepared, context: Context) -> None:
-    """Say what will be trained on, and which settings do not mean what they seem to."""
+def _report(prepared: Prepared, context: Context) -> None:
+    """Report the dataset, and warn about settings that are overridden."""
     training, samples = prepared.training, prepared.samples
     minutes = sum(sample.record.duration_s for sample in samples) / 60
     tag = f"trigger word {prepared.tag[0]}" if prepared.tag[0] else "no trigger word"
@@ -253,13 +253,13 @@ def _tell(prepared: Prepared, context: Context) -> None:
                 f"{size} devices could take {prepared.step_plan.samples_per_step} songs per step of {len(samples)}",
             )
     if prepared.job.samples.enabled and prepared.job.strategy == "fsdp":
-        _warn(context, "samples are not made with the strategy fsdp")
+        _warn(context, "The strategy fsdp makes no audio previews")
     if training.batch_size > len(samples):
-        _warn(context, f"batch size {training.batch_size} is more than there are songs: {len(samples)} is used")
+        _warn(context, f"Batch size {training.batch_size} exceeds the dataset: using {len(samples)}")
     if prepared.schedule != training.scheduler_type:
-        _warn(context, f"{training.optimizer_type} finds its own rate: {prepared.schedule} is used as the schedule")
+        _warn(context, f"{training.optimizer_type} adapts its own learning rate: using {prepared.schedule}")
     if training.learning_rate not in (None, prepared.lr):
-        _warn(context, f"{training.optimizer_type} finds its own rate: {prepared.lr} is used as the learning rate")
+        _warn(context, f"{training.optimizer_type} adapts its own learning rate: using {prepared.lr}")
 
 
 def _warn(context: Context, message: str) -> None:

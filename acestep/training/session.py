@@ -1,4 +1,4 @@
-"""What a run is in memory: the model with its adapter, the optimizer, and all that its state consists of."""
+"""A training run in memory: the model with its adapter, the optimizer, and everything that a checkpoint stores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from acestep.models.dit import AceStepDiT
 from acestep.models.load import load_dit, load_null_condition
 from acestep.models.quantize import QUANTIZED, quantize
 from acestep.training.data import collate, move, seed_for
-from acestep.training.distributed.placement import split_layers
+from acestep.training.distributed.placement import shard_layers
 from acestep.training.evaluation.evaluator import Metrics
 from acestep.training.flow_matching import Batch, FlowMatching
 from acestep.training.loop import Progress
@@ -32,7 +32,7 @@ from acestep.training.state.random_state import RandomState
 from acestep.training.state.run_folder import ADAPTER, STATE, ResumeSource
 from acestep.training.state.tensor_tree import read_state
 
-_FACTS = (
+_RECORDED_SETTINGS = (
     "batch_size",
     "gradient_accumulation_steps",
     "optimizer_type",
@@ -45,25 +45,25 @@ _FACTS = (
 
 
 def _base(prepared: Prepared) -> AceStepDiT:
-    """The frozen decoder, on the device, in the precision asked for. Raises CheckpointError, MissingPackage.
+    """The frozen decoder on the device, in the requested precision. Raises CheckpointError, MissingPackage.
 
-    One that is going to be split is left on the CPU: whole it may be too large for a device.
+    With fsdp it stays on the CPU until it is sharded: as a whole it may not fit on one device.
     """
     precision = prepared.training.base_precision
     if prepared.job.strategy == "fsdp":
         return load_dit(prepared.checkpoint, dtype=prepared.dtype)
     if precision not in QUANTIZED:
         return load_dit(prepared.checkpoint, device=prepared.device, dtype=prepared.dtype)
-    decoder = load_dit(prepared.checkpoint, dtype=prepared.dtype)  # packed on its way to the device
+    decoder = load_dit(prepared.checkpoint, dtype=prepared.dtype)  # quantized while it moves to the device
     quantize(decoder, precision, device=prepared.device)
     return decoder
 
 
 class Session:
-    """A run between its first and its last step. Close it, or the memory of the device stays taken."""
+    """A run between its first and its last step. ``close`` frees the device memory."""
 
     def __init__(self, prepared: Prepared, emit: Callable[[Event], None]) -> None:
-        """Loads the model, puts the adapter in, and goes to where the source of the run stands."""
+        """Loads the model, injects the adapter, and restores the state that the run resumes from."""
         self.prepared, self._emit, training = prepared, emit, prepared.training
         self.fabric, self.processes = prepared.fabric, prepared.processes
         self._decoder = _base(prepared)
@@ -75,7 +75,7 @@ class Session:
         self.adapter = self._injected()
         self._adapter_is_in = True
         if prepared.job.strategy == "fsdp":
-            split_layers(self._decoder, own, prepared.device)
+            shard_layers(self._decoder, own, prepared.device)
         self._plain_optimizer = make_optimizer(
             training.optimizer_type, self.adapter.parameters(), lr=prepared.lr, weight_decay=training.weight_decay
         )
@@ -88,7 +88,7 @@ class Session:
         self.model, self.optimizer = self.fabric.setup(model, self._plain_optimizer)
         self.model.train()
         self.progress, self.tracker, self.random = Progress(), BestTracker(), RandomState(prepared.device)
-        self.baseline_metrics: dict[str, float | None] = {}  # of the model without an adapter
+        self.baseline_metrics: dict[str, float | None] = {}  # of the base model, without the adapter
         self._evaluator = prepared.evaluator
         if prepared.source is not None and prepared.source.exact:
             self._resume_from(prepared.source)
@@ -110,21 +110,21 @@ class Session:
         return adapter
 
     def make_batch(self, samples: list[int], epoch: int) -> Batch:
-        """The songs of those indices as they are in ``epoch``, on the device.
+        """The training examples of the samples with these indices in ``epoch``, collated, on the device.
 
-        The global generators, which adapter dropout draws from, begin anew for it: so what it drops depends neither
-        on the device that computes it nor on what was computed before.
+        The global generators, which adapter dropout draws from, are reseeded for each batch: what is dropped depends
+        neither on the device nor on earlier batches.
         """
         chosen, draw = [self.prepared.samples[i] for i in samples], self.prepared.example_sampler
         torch.manual_seed(seed_for(draw.seed, epoch, "dropout", *(sample.name for sample in chosen)))
         return move(collate([draw(sample, epoch) for sample in chosen]), self.prepared.device)
 
     def evaluate(self, stop_if_cancelled: Callable[[], None]) -> Metrics:
-        """The figures of the adapter as it is now. Raises JobCancelled."""
+        """Metrics of the current adapter. Raises JobCancelled."""
         return self._evaluate(self.model, stop_if_cancelled)
 
     def evaluate_baseline(self, stop_if_cancelled: Callable[[], None]) -> None:
-        """Fill ``figures`` with those of the model without an adapter. Raises JobCancelled."""
+        """Fill ``baseline_metrics`` with the metrics of the base model. Raises JobCancelled."""
         self.adapter.set_strength(0.0)
         try:
             before = self.evaluate(stop_if_cancelled)
@@ -137,15 +137,15 @@ class Session:
         }
 
     def evaluate_exported(self, stop_if_cancelled: Callable[[], None], name: str = ADAPTER) -> Metrics:
-        """The figures of the files in ``final/<name>``, read back as any other program would. Ends the training."""
+        """Metrics of the adapter in ``final/<name>``, loaded from its files as another program would. Ends training."""
         self._remove_adapter()
-        delivered = load_adapter(self._decoder, self.prepared.run.final / name)
+        exported = load_adapter(self._decoder, self.prepared.run.final / name)
         model = FlowMatching(self._decoder, self._null_condition)
         try:
             with self.fabric.autocast():
                 return self._evaluate(model, stop_if_cancelled)
         finally:
-            delivered.remove()
+            exported.remove()
 
     def _evaluate(self, model: nn.Module, stop_if_cancelled: Callable[[], None]) -> Metrics:
         return self._evaluator.evaluate(
@@ -153,7 +153,7 @@ class Session:
         )
 
     def state(self) -> dict[str, Any]:
-        """All that an exact resume needs, at the last border between two steps. The rate follows from the step."""
+        """Everything a bit-exact resume needs, as of the last step; the learning rate follows from the step."""
         return {
             "fixed": self.prepared.fixed,
             "progress": self.progress.state(),
@@ -168,7 +168,7 @@ class Session:
         }
 
     def _resume_from(self, source: ResumeSource) -> None:
-        """Take over a whole training state."""
+        """Restore a complete training state."""
         state = read_state(source.folder / STATE)
         self.adapter.load_state(state["adapter"])
         if self.ema is not None:
@@ -180,14 +180,14 @@ class Session:
             group["weight_decay"] = self.prepared.training.weight_decay
         self.fabric.strategy.precision.load_state_dict(state["loss_scale"])
         self.progress, self.tracker = Progress.from_state(state["progress"]), BestTracker.from_state(state["tracker"])
-        if state["grid"] == self._evaluator.grid:  # else they are measured once more
+        if state["grid"] == self._evaluator.grid:  # otherwise they are evaluated again
             self.baseline_metrics = state["figures"]
         self.random.load(state["random"])
         if self.prepared.training.auto_save_best_after and not (self.prepared.run.best / ADAPTER).is_dir():
-            self.tracker.best, self.tracker.best_epoch = None, None  # it was left in another folder
+            self.tracker.best, self.tracker.best_epoch = None, None  # it is in another folder
 
     def _initialize_from(self, source: ResumeSource) -> None:
-        """Take the weights of an adapter and the number of its epochs; everything else starts afresh."""
+        """Start from the weights of an adapter and its epoch count, with a new optimizer."""
         card = fill_adapter(self.adapter, source.folder)
         if self.ema is not None:
             self.ema.restart()
@@ -200,13 +200,13 @@ class Session:
                 hint="Raise max_epochs.",
             )
         self.progress.step = dataclasses.replace(self.prepared.step_plan, epochs=self.progress.epoch).num_steps()
-        message = f"{source.folder} holds adapter weights alone: the optimizer starts afresh"
+        message = f"{source.folder} holds adapter weights only: starting with a new optimizer"
         self._emit(LogMessage(message=f"{message}, after epoch {self.progress.epoch}", warning=True))
 
     def card(self) -> AdapterCard:
-        """What rides along in the adapter's file."""
+        """Metadata written into the adapter file."""
         prepared, training = self.prepared, self.prepared.training
-        facts = {name: getattr(training, name) for name in _FACTS}
+        facts = {name: getattr(training, name) for name in _RECORDED_SETTINGS}
         return AdapterCard(
             base_model=prepared.checkpoint.name,
             family=prepared.checkpoint.family,
@@ -227,7 +227,7 @@ class Session:
         )
 
     def close(self) -> None:
-        """Give the memory of the device back."""
+        """Free the device memory."""
         self._remove_adapter()
         del self.model, self.optimizer, self._plain_optimizer, self._decoder
         gc.collect()

@@ -1,4 +1,4 @@
-"""The training job: prepare, load, train, deliver. Who saves when, and what is told, is decided here."""
+"""The training job: prepare, load the model, train, export. It decides when to save and what to report."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from acestep.training.state.checkpoint import CheckpointWriter
 from acestep.training.state.random_state import seeded_generators
 from acestep.training.state.run_folder import ADAPTER, EMA_ADAPTER, checkpoint_name
 
-_RESUME_HINT = "Go on with --resume auto."
+_RESUME_HINT = "Resume with --resume auto."
 
 
 def train_job(config: TrainJob, context: Context) -> dict[str, Any]:
-    """Train an adapter, or go on with it. The result tells the figures before and after, and where the adapter is.
+    """Train an adapter, or resume its training. The result holds the metrics before and after, and the adapter's path.
 
     Raises:
-        JobCancelled: asked to stop; the message says where everything was saved.
-        LossNotFinite: after saving the last good state.
+        JobCancelled: the user stopped the run; the message names the checkpoint.
+        LossNotFinite: after the last good state was saved.
         TrainingError, OutOfMemory, TensorError, CheckpointError, AdapterError, ConfigError, MissingPackage,
             StorageError.
     """
@@ -58,17 +58,17 @@ def train_job(config: TrainJob, context: Context) -> dict[str, Any]:
 
 
 def _train(prepared: Prepared, context: Context) -> dict[str, Any]:
-    """``context`` is that of this process alone: waiting for its card and playing samples are its own affair."""
-    together = prepared.processes.context(context)
+    """``context`` belongs to this process alone: it waits for its own GPU and makes its own audio previews."""
+    shared = prepared.processes.context(context)
     with lock_device(str(prepared.device), "training", context):
-        together.emit(LogMessage(message=f"loading {prepared.checkpoint.name}"))
+        shared.emit(LogMessage(message=f"Loading {prepared.checkpoint.name}"))
         seed = prepared.training.seed
-        with seeded_generators(seed, prepared.device), closing(Session(prepared, together.emit)) as session:
-            return _Run(session, together, AudioPreviews(prepared.job.samples, session, context)).run_to_end()
+        with seeded_generators(seed, prepared.device), closing(Session(prepared, shared.emit)) as session:
+            return _Run(session, shared, AudioPreviews(prepared.job.samples, session, context)).run_to_end()
 
 
 class _Run:
-    """The ``Watcher`` of the loop: reports, measures, tracks the best, saves."""
+    """The ``Watcher`` of the loop: logs, evaluates, tracks the best model, saves checkpoints."""
 
     def __init__(self, session: Session, context: Context, previews: AudioPreviews) -> None:
         prepared, progress = session.prepared, session.progress
@@ -92,8 +92,8 @@ class _Run:
         self.epoch_began_s = self.saved_at_s = time.monotonic()
 
     def run_to_end(self) -> dict[str, Any]:
-        """From here to the delivered adapter."""
-        self.checkpoint_writer.require_space(3)  # the next checkpoint beside the one before it, and best and final
+        """Train to the last step and export the adapter; gives the job's result."""
+        self.checkpoint_writer.require_space(3)  # the next checkpoint beside the previous one, and best and final
         self._report_start()
         try:
             with self.memory, self.save_on_exit():
@@ -134,7 +134,7 @@ class _Run:
 
     @property
     def ended(self) -> bool:
-        """Whether all steps are taken, or it has not become better for too long."""
+        """Whether all steps are done, or the loss has not improved for ``early_stop_patience`` epochs."""
         patience = self.training.early_stop_patience
         return self.progress.step >= self.total_steps or 0 < patience <= self.session.tracker.patience
 
@@ -177,7 +177,7 @@ class _Run:
         )
 
     def _evaluate_if_due(self) -> tuple[float | None, float | None]:
-        """Fit and validation loss; none after the last epoch, when what was delivered is measured."""
+        """Fit and validation loss; None after the last epoch, when the exported adapter is evaluated instead."""
         every = self.training.measure_every_n_epochs
         if not every or self.progress.epoch % every or self.ended:
             return None, None
@@ -207,7 +207,7 @@ class _Run:
         return by_epoch or by_clock or (steps > 0 and self.progress.step % steps == 0)
 
     def _save(self) -> str:
-        """Save a checkpoint unless there is one of this step; gives its folder."""
+        """Save a checkpoint unless this step has one; gives its folder."""
         name = checkpoint_name(self.progress.epoch, self.progress.step, ends_epoch=self.progress.samples_done == 0)
         folder = self.checkpoint_writer.run.checkpoints / name
         if self.saved_step != self.progress.step:
@@ -223,22 +223,26 @@ class _Run:
             return
         try:
             removed = self.checkpoint_writer.run.remove_older(folder, keep)
-        except StorageError as problem:  # no reason to end a run
-            self.context.emit(LogMessage(message=f"an older checkpoint was not removed: {problem}", warning=True))
+        except StorageError as problem:  # not a reason to end the run
+            self.context.emit(LogMessage(message=f"An older checkpoint was not removed: {problem}", warning=True))
         else:
             if removed:
-                self.context.emit(LogMessage(message=f"removed {', '.join(removed)}: the last {keep} are kept"))
+                self.context.emit(
+                    LogMessage(message=f"Removed {', '.join(removed)}; keeping the last {keep} checkpoints")
+                )
 
     @contextmanager
     def save_on_exit(self) -> Iterator[None]:
-        """Save whatever ends the block, unless the weights were just moving: then the save before stands."""
+        """Save a checkpoint whatever ends the block, unless an optimizer step was interrupted."""
         try:
             yield
         except JobCancelled:
             raise JobCancelled(f"Everything is saved in {self._save()}. {_RESUME_HINT}") from None
-        except StorageError as problem:  # saving once more would fail too
+        except StorageError as problem:  # another save would fail too
             kept = self.checkpoint_writer.run.latest_checkpoint()
-            raise type(problem)(str(problem), hint=f"{problem.hint} {kept or 'Nothing'} was saved before.") from problem
+            raise type(problem)(
+                str(problem), hint=f"{problem.hint} Last saved checkpoint: {kept or 'none'}."
+            ) from problem
         except BaseException as problem:
             if not self.progress.between_steps:
                 raise
@@ -253,28 +257,28 @@ class _Run:
             raise
 
     def _export(self) -> dict[str, Any]:
-        """Write ``final/`` and measure what was written."""
+        """Write ``final/`` and evaluate the files that were written."""
         session, tracker = self.session, self.session.tracker
         final = self.checkpoint_writer.final(
             best_known=tracker.best is not None and self.training.auto_save_best_after > 0
         )
-        self.processes.all_gather(None)  # it is there for all
+        self.processes.all_gather(None)  # wait until every process can read it
         self.context.emit(Saved(path=str(final), role="final"))
         metrics = session.evaluate_exported(self.context.stop_if_cancelled)
         self._log_metrics(metrics.fit_loss, metrics.validation_loss)
         before = session.baseline_metrics
-        told = f"fit loss {before['fit_loss_before']:.4f} before, {metrics.fit_loss:.4f} now"
+        message = f"fit loss {before['fit_loss_before']:.4f} before, {metrics.fit_loss:.4f} now"
         if metrics.validation_loss is not None:
-            told += (
+            message += (
                 f"; validation loss {before['validation_loss_before']:.4f} before, {metrics.validation_loss:.4f} now"
             )
-        self.context.emit(LogMessage(message=told))
-        average = self._evaluate_ema(final)
+        self.context.emit(LogMessage(message=message))
+        ema_metrics = self._evaluate_ema(final)
         return {
             **before,
             "fit_loss": metrics.fit_loss,
             "validation_loss": metrics.validation_loss,
-            **average,
+            **ema_metrics,
             "best": None if tracker.best is None else {"loss": tracker.best, "epoch": tracker.best_epoch},
             "epochs": self.progress.epoch,
             "steps": self.progress.step,
@@ -286,18 +290,16 @@ class _Run:
         }
 
     def _evaluate_ema(self, final: Path) -> dict[str, Any]:
-        """The figures of the moving average, where one was delivered."""
+        """Metrics of the EMA adapter, if one was exported."""
         if not (final / EMA_ADAPTER).is_dir():
             return {}
         metrics = self.session.evaluate_exported(self.context.stop_if_cancelled, EMA_ADAPTER)
-        self.context.emit(LogMessage(message=f"the moving average of the weights: fit loss {metrics.fit_loss:.4f}"))
+        self.context.emit(LogMessage(message=f"EMA weights: fit loss {metrics.fit_loss:.4f}"))
         return {"fit_loss_ema": metrics.fit_loss, "validation_loss_ema": metrics.validation_loss}
 
     def _report_start(self) -> None:
         progress = self.progress
         if self.session.prepared.source is not None:
             source = self.session.prepared.source.folder
-            self.context.emit(
-                LogMessage(message=f"goes on from {source}: {progress.step} of {self.total_steps} steps done")
-            )
+            self.context.emit(LogMessage(message=f"Resuming from {source} (step {progress.step}/{self.total_steps})"))
         self.context.emit(Started(job="train", total=self.total_steps, unit="steps"))

@@ -22,7 +22,7 @@ from acestep.adapters.files import inject, load_adapter
 from acestep.core.errors import AceStepError, DiskFull
 from acestep.models.load import load_dit, load_null_condition
 from acestep.training.data import ExampleSampler, StepPlan, collate
-from acestep.training.distributed.placement import make_fabric, split_layers
+from acestep.training.distributed.placement import make_fabric, shard_layers
 from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.flow_matching import Batch, FlowMatching
 from acestep.training.loop import Progress, StepReport, train
@@ -144,7 +144,7 @@ def split(checkpoint: str, kind: str, config: AdapterConfig, processes: ProcessG
         adapter = inject(decoder, kind, config, "both", True, seed=3)
         whole = sum(p.numel() for p in decoder.layers.parameters() if p in own)
         if who.world_size > 1:
-            split_layers(decoder, own, CPU)
+            shard_layers(decoder, own, CPU)
             kept = sum(p.to_local().numel() for p in decoder.layers.parameters() if isinstance(p, DTensor))
             share, shared = kept / whole, (decoder, adapter)
         rig = Rig(mine, who, FlowMatching(adapter.network, load_null_condition(checkpoint)), adapter.parameters())

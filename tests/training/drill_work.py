@@ -12,7 +12,7 @@ from acestep.core.config import Config
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.state.run_folder import RunFolder
 from tests.preprocessing.conftest import label
-from tests.samples import write_song
+from tests.songs import write_song
 from tests.training.drill_checks import contents, require_saved, require_songs
 from tests.training.runs import make_job, tensors_for
 

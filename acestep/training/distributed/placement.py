@@ -1,4 +1,4 @@
-"""Where a run is computed, and Lightning Fabric as training needs it."""
+"""Device and dtype of a run, and the Lightning Fabric set-up for them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from acestep.models.dit import AceStepDiT
 from acestep.models.quantize import QUANTIZED
 from acestep.training.configs import TrainJob
 
-PATIENCE = timedelta(days=7)  # one may wait long for another that saves, plays or waits for its card
+COLLECTIVE_TIMEOUT = timedelta(days=7)  # a process may wait long for another that saves or waits for its GPU
 _MIXED = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
 
 
 class _Autocast(MixedPrecision):
-    """Autocast and, for fp16, a loss scale. Inputs stay fp32: Fabric would round the timesteps."""
+    """Autocast and, for fp16, a loss scale. Inputs stay fp32; Fabric would round the timesteps."""
 
     def convert_input(self, data: Any) -> Any:
         return data
@@ -39,14 +39,14 @@ class _Autocast(MixedPrecision):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The device of this process and the type that it computes in."""
+    """The device of this process and its compute dtype."""
 
     device: Choice[str]
     dtype: Choice[torch.dtype]
 
 
 def choose_placement(job: TrainJob) -> Placement:
-    """Of several devices, the one that the environment of this process names. Raises ConfigError."""
+    """The device and dtype of this process; with several devices, LOCAL_RANK selects one. Raises ConfigError."""
     device = choose_devices(job.device, job.devices)[int(os.environ.get("LOCAL_RANK", 0)) if job.devices > 1 else 0]
     if job.strategy == "fsdp":
         _require_splittable(job, torch.device(device.value))
@@ -55,22 +55,22 @@ def choose_placement(job: TrainJob) -> Placement:
 
 def _require_splittable(job: TrainJob, device: torch.device) -> None:
     if device.type != "cuda":
-        raise ConfigError(f"strategy fsdp needs CUDA, the device is {device.type}", hint="Use the strategy ddp.")
+        raise ConfigError(f"strategy fsdp needs CUDA, but the device is {device.type}", hint="Use strategy ddp.")
     if job.num_processes == 1:
-        raise ConfigError("strategy fsdp splits the model between devices, and devices is 1", hint="Ask for more.")
+        raise ConfigError("strategy fsdp shards the model over devices, but devices is 1", hint="Raise devices.")
     if job.training.base_precision in QUANTIZED:
         raise ConfigError(
-            f"strategy fsdp cannot split a base in {job.training.base_precision}",
-            hint="Use the strategy ddp: such a base is small enough for each device.",
+            f"strategy fsdp cannot shard a base model in {job.training.base_precision}",
+            hint="Use strategy ddp: a quantized base model fits on each device.",
         )
 
 
 def make_fabric(
     device: torch.device, dtype: torch.dtype, *, devices: int = 1, num_nodes: int = 1, strategy: str = "ddp"
 ) -> Fabric:
-    """Fabric on ``device``, and on others in as many processes; the forward is computed in ``dtype``.
+    """Fabric on ``device``, or on several devices with one process each; the forward pass computes in ``dtype``.
 
-    Waits until all processes are there. Their gradients are brought together by PyTorch's DDP for either strategy.
+    Waits for all processes. DDP reduces the gradients with either strategy.
 
     Raises:
         TrainingError.
@@ -82,12 +82,12 @@ def make_fabric(
     one: Any = [device.index or 0] if device.type == "cuda" else 1
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it recommends other accelerators than the one that was chosen
+        warnings.simplefilter("ignore")  # Fabric recommends accelerators other than the chosen one
         fabric = Fabric(
             accelerator=device.type,
             devices=devices if several else one,
             num_nodes=num_nodes,
-            strategy=_is_sharded(split=strategy == "fsdp") if several else "auto",
+            strategy=_ddp(sharded=strategy == "fsdp") if several else "auto",
             plugins=[precision, LightningEnvironment()] if several else [precision],
         )
         if several:
@@ -95,25 +95,25 @@ def make_fabric(
     return fabric
 
 
-def _is_sharded(*, split: bool) -> DDPStrategy:
-    """At the start all get the weights of the first, unless each holds another part of them.
+def _ddp(*, sharded: bool) -> DDPStrategy:
+    """DDP that broadcasts the initial weights from rank 0, unless each process holds its own shard.
 
-    With ``find_unused_parameters`` DDP does not wait for the other devices in the forward pass of the second step.
+    ``find_unused_parameters`` keeps DDP from waiting for the other devices in the forward pass of the second step.
     """
     return DDPStrategy(
         process_group_backend=None if distributed.is_nccl_available() else "gloo",  # Windows has no NCCL
-        timeout=PATIENCE,
+        timeout=COLLECTIVE_TIMEOUT,
         broadcast_buffers=False,
-        init_sync=not split,
+        init_sync=not sharded,
         find_unused_parameters=True,
     )
 
 
-def split_layers(decoder: AceStepDiT, own: set[nn.Parameter], device: torch.device) -> None:
-    """Leave on each device of the process group its part of the decoder's ``own`` weights in each layer.
+def shard_layers(decoder: AceStepDiT, own: set[nn.Parameter], device: torch.device) -> None:
+    """Shard the decoder's ``own`` weights of each layer over the devices with FSDP2.
 
-    A layer is brought together when it computes, so what is computed twice must be so inside of it. The adapter is
-    small: it stays whole everywhere, and its gradients are DDP's.
+    A layer is gathered while it computes, so gradient checkpointing has to happen inside it. The adapter is small: it
+    is replicated on every device, and DDP reduces its gradients.
     """
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
     for number, layer in enumerate(decoder.layers):
@@ -121,4 +121,4 @@ def split_layers(decoder: AceStepDiT, own: set[nn.Parameter], device: torch.devi
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=set(layer.parameters()) - own)
     decoder.disable_gradient_checkpointing()
-    nn.Module.to(decoder, device)  # what is not in a layer is small
+    nn.Module.to(decoder, device)  # weights outside of the layers are small

@@ -1,10 +1,10 @@
-"""The processes of one run: what they tell each other, so that they do the same and none waits for ever.
+"""The processes of one run: they make the same decisions, and no process waits forever for another.
 
-There is one way to speak: a meeting, where each says a thing and hears all. Every process comes to the same
-meetings in the same order. Whoever cannot go on says so at its next one, and the others hear it at theirs, whatever
-they came for; so a full memory, a full disk or a fault of one ends the run of all at the same border, in words.
-Meetings go over the CPU and do not wait for the devices. A process that dies closes its connections, which ends the
-meeting of the others too.
+All communication is one collective, ``all_gather``, which every process calls equally often and in the same order. A
+process that fails sends its error with its next call, and the others raise it from theirs: out of memory, a full disk
+or a bug in one process ends the run in all of them, between the same two steps, with the same message. The collective
+uses gloo on the CPU and does not wait for the devices. A process that dies closes its connections, which makes the
+call of the others fail too.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from acestep.core.errors import AceStepError, WorkerCrashed
 from acestep.core.events import Event
 from acestep.core.job_folder import Request
 from acestep.core.jobs import Context
-from acestep.training.distributed.placement import PATIENCE
+from acestep.training.distributed.placement import COLLECTIVE_TIMEOUT
 
 T = TypeVar("T")
 
 
 class ProcessGroup:
-    """All processes of a run, as one of them sees it. Alone it does everything, and meetings cost nothing."""
+    """All processes of a run, as seen from one of them. A single process communicates at no cost."""
 
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:
-        """For a ``size`` above 1 torch.distributed is set up already."""
+        """A ``world_size`` above 1 requires an initialized torch.distributed."""
         self.rank, self.world_size = rank, world_size
-        self._group: Any = distributed.new_group(backend="gloo", timeout=PATIENCE) if world_size > 1 else None
-        self._disconnected = False  # one has said that it cannot go on, or has gone: there are no more meetings
+        self._group: Any = distributed.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT) if world_size > 1 else None
+        self._disconnected = False  # a process has failed or is gone: no more collectives
 
     @classmethod
     def of(cls, fabric: Fabric) -> ProcessGroup:
@@ -43,45 +43,47 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """Whether this is rank 0, the process that writes files and logs."""
         return self.rank == 0
 
-    def all_gather(self, word: T, problem: BaseException | None = None) -> list[T]:
-        """What each of them says, in the order of their ranks.
+    def all_gather(self, value: T, problem: BaseException | None = None) -> list[T]:
+        """The ``value`` of every process, by rank.
 
         Raises:
-            BaseException: the problem that another one told.
-            WorkerCrashed: one is gone.
+            BaseException: the ``problem`` of another process.
+            WorkerCrashed: a process is gone.
         """
         if self.world_size == 1:
-            return [word]
-        said: list[Any] = [None] * self.world_size
+            return [value]
+        gathered: list[Any] = [None] * self.world_size
         with self.requires_peers():
-            distributed.all_gather_object(said, (word, self._portable(problem)), group=self._group)
-        problems = [each for _, each in said if each is not None]
+            distributed.all_gather_object(gathered, (value, self._portable(problem)), group=self._group)
+        problems = [each for _, each in gathered if each is not None]
         self._disconnected = bool(problems)
         if problems and problem is None:
             raise problems[0]
-        return [each for each, _ in said]
+        return [each for each, _ in gathered]
 
     def broadcast(self, choose: Callable[[], T]) -> T:
-        """What the first one chooses, for all."""
+        """The result of ``choose`` on rank 0, for all processes."""
         return self.all_gather(choose() if self.is_main else None)[0]  # type: ignore[return-value]
 
     def shard(self, items: Sequence[T]) -> list[tuple[T, bool]]:
-        """This process's part of ``items``, every ``size``-th. All get equally many, so that what they do together
-        comes out even: for that an item may come once more, with False."""
+        """This process's shard of ``items``: every ``world_size``-th one, with True.
+
+        All shards are equally long, so that the processes stay in step; padding repeats an item, with False.
+        """
         rounds = -(-len(items) // self.world_size)
         numbers = [i * self.world_size + self.rank for i in range(rounds)]
         return [(items[number % len(items)], number < len(items)) for number in numbers]
 
     def gather(self, results: Sequence[T], count: int) -> list[T]:
-        """From each one's results of its ``share`` those of all ``count`` items, in order."""
-        return [result for together in zip(*self.all_gather(results), strict=True) for result in together][:count]
+        """The results of all ``count`` items, in order, from the results of each process's ``shard``."""
+        return [result for row in zip(*self.all_gather(results), strict=True) for result in row][:count]
 
     @contextmanager
     def fail_together(self) -> Iterator[None]:
-        """The block ends for all when it ends for one, and when it ends well, then for all at the same time."""
+        """An error that ends the block in one process ends it in all; otherwise all leave it together."""
         try:
             yield
         except BaseException as problem:
@@ -95,7 +97,7 @@ class ProcessGroup:
 
     @contextmanager
     def requires_peers(self) -> Iterator[None]:
-        """Inside the block all processes work together. Raises WorkerCrashed when one is gone."""
+        """For a block that communicates with the other processes. Raises WorkerCrashed when one is gone."""
         try:
             yield
         except torch.OutOfMemoryError:
@@ -105,11 +107,12 @@ class ProcessGroup:
                 raise
             self._disconnected = True
             raise WorkerCrashed(
-                f"another process of this run is gone ({problem})", hint="Its folder says why, below workers/."
+                f"another process of this run is gone ({problem})",
+                hint="See its log in workers/ of the run.",
             ) from problem
 
     def context(self, context: Context) -> Context:
-        """Where the first one alone speaks, and all stop and wait together."""
+        """A context in which only rank 0 emits events, and all processes stop and pause together."""
         return context if self.world_size == 1 else _GroupContext(context.folder, context.whole, processes=self)
 
     def _portable(self, problem: BaseException | None) -> BaseException | None:

@@ -1,9 +1,9 @@
-"""Music made while an adapter is trained: fixed words and seeds, several strengths (SPEC 1.8, 3.16).
+"""Audio previews during training: a fixed prompt and seed at several adapter strengths.
 
-    samples/epoch_<N>/strength_<S>.wav    a dot of S is an underscore; epoch 0 is the model without the adapter
-                      strength_<S>.json   what it was made from
+    samples/epoch_<N>/strength_<S>.wav    the decimal point of S is an underscore; epoch 0 is the base model
+                      strength_<S>.json   the generation request
 
-Training does not notice: random generators, modes and the adapter's strength are left as they were.
+Training is unaffected: random states, module modes and the adapter strength are restored.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from acestep.training.session import Session
 from acestep.training.state.random_state import RandomState
 from acestep.training.state.run_folder import RunFolder
 
-_LEAST_S = 4.0  # shorter pieces tell nothing, and would not help a device that is so full
+_LEAST_S = 4.0  # shorter previews are of no use, and would hardly save memory
 
 
 class AudioPreviews:
-    """Makes the samples of one run."""
+    """Makes the audio previews of one run."""
 
     def __init__(self, config: PreviewConfig, session: Session, context: Context) -> None:
         self._config, self._session, self._context = config, session, context
-        self._duration_s = config.duration_s  # shorter once the memory was too small
+        self._duration_s = config.duration_s  # halved when the device runs out of memory
 
     def baseline(self) -> None:
-        """The model without the adapter, once in the life of a run, and what the end of the run before cut off.
+        """Preview the base model, once per run, and make previews that an interruption prevented.
 
         Raises JobCancelled.
         """
@@ -54,7 +54,7 @@ class AudioPreviews:
             self._make(progress.epoch, [s for s in strengths if not preview_path(run, progress.epoch, s).is_file()])
 
     def after_epoch(self, *, last: bool) -> None:
-        """Samples at each strength if they are due, and after the last epoch. Raises JobCancelled."""
+        """Previews at each strength if they are due, and after the last epoch. Raises JobCancelled."""
         if self._is_due or (last and self._config.enabled):
             self._make(self._session.progress.epoch, self._config.strength_values)
 
@@ -64,7 +64,7 @@ class AudioPreviews:
         return self._config.enabled and every > 0 and self._session.progress.epoch % every == 0
 
     def _make(self, epoch: int, strengths: list[float]) -> None:
-        """What cannot be made is told; training goes on."""
+        """A preview that fails is reported; training continues."""
         if not strengths:
             return
         session, device = self._session, self._session.prepared.device
@@ -75,7 +75,7 @@ class AudioPreviews:
                 session.adapter.set_strength(strength)
                 self._one(parts, epoch, strength)
         except torch.OutOfMemoryError:
-            self._warn(f"no samples of epoch {epoch}: the device has no room for the other parts of the model")
+            self._warn(f"No samples for epoch {epoch}: not enough device memory for the VAE and the encoders")
         except JobCancelled:
             raise
         except AceStepError as error:
@@ -83,12 +83,12 @@ class AudioPreviews:
         finally:
             session.adapter.set_strength(1.0)
             before.restore()
-            parts = None  # before the memory is given back
+            parts = None  # release it before emptying the cache
             gc.collect()
             empty_cache(str(device))
 
     def _parts(self) -> Parts:
-        """The decoder that is trained, and the other parts, which are there for the samples alone."""
+        """The decoder under training, and the other models, loaded only for the previews."""
         prepared = self._session.prepared
         place: dict[str, Any] = {"device": prepared.device, "dtype": prepared.dtype}
         return Parts(
@@ -104,10 +104,10 @@ class AudioPreviews:
         while sound is None:
             empty_cache(str(self._session.prepared.device))
             shorter = self._duration_s / 2
-            told = f"the device ran out of memory making {self._duration_s:g} s of music"
+            problem = f"Out of memory while generating {self._duration_s:g} s of audio"
             if shorter < _LEAST_S:
-                return self._warn(f"{told}: no sample of epoch {epoch} at strength {strength:g}")
-            self._warn(f"{told}: samples are {shorter:g} s long from now on")
+                return self._warn(f"{problem}: no sample for epoch {epoch} at strength {strength:g}")
+            self._warn(f"{problem}: further samples are {shorter:g} s long")
             self._duration_s = shorter
             sound = self._sound(parts)
         path = preview_path(self._session.prepared.run, epoch, strength)
@@ -118,7 +118,7 @@ class AudioPreviews:
         return None
 
     def _sound(self, parts: Parts) -> Tensor | None:
-        """[2, S]; None if the memory of the device is too small."""
+        """[2, S]; None if the device runs out of memory."""
         try:
             with self._session.fabric.autocast():
                 return generate(parts, self._request(), on_step=lambda *_: self._context.stop_if_cancelled())
@@ -152,7 +152,7 @@ def preview_path(run: RunFolder, epoch: int, strength: float) -> Path:
 
 
 def prompt_with_tag(prompt: str, tag: str, position: str) -> str:
-    """The prompt as the songs' captions were trained, unless the trigger word stands in it already."""
+    """The prompt with the trigger word placed as in training, unless it already contains it."""
     if not tag or tag.lower() in prompt.lower():
         return prompt
     return caption_with_tag(prompt, tag, position if position in get_args(TagPosition) else "prepend")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What is asked of an estimation of gradient sensitivity. Importing this does not import torch."""
+"""Settings of the sensitivity analysis. Importing this does not import torch."""
 
 from __future__ import annotations
 
@@ -14,55 +14,53 @@ KindWithRanks = Annotated[str, NameIn(ADAPTERS, where=lambda entry: entry.has_ra
 
 
 class EstimateJob(Config):
-    """Which parts of a model a set of songs would change most."""
+    """Find the modules of a model that a dataset would change most."""
 
     tensor_dir: Path = option(..., "Tensors Directory", "Folder of preprocessed songs.")
     checkpoint: str = option(..., "Model", "Name or folder of the model to train.")
     out: Path | None = option(
-        None, "Results", "Folder for the results; empty: _sensitivity in the folder of the songs."
+        None, "Results", "Folder of the results. Empty: _sensitivity inside the tensors directory."
     )
-    batches: int = option(
-        10, "Batches", "Songs that are looked at; with fewer songs, some are taken again.", ge=1, le=1000
-    )
+    batches: int = option(10, "Batches", "Number of samples to use; a smaller dataset is repeated.", ge=1, le=1000)
     granularity: Literal["layer", "module"] = option(
-        "layer", "Granularity", "Rank attention blocks and feed-forward parts as wholes, or each weight of them."
+        "layer", "Granularity", "Rank whole attention and feed-forward blocks, or each weight."
     )
-    top_k: int = option(20, "Top K", "So many of the first are told.", ge=1, le=1000)
+    top_k: int = option(20, "Top K", "Number of results to show.", ge=1, le=1000)
     attention_type: Literal["both", "self", "cross"] = option(
-        "both", "Attention Target", "Which attention is looked at: self (the music), cross (the text) or both."
+        "both", "Attention Target", "Attention layers to analyze: self (the music), cross (the text) or both."
     )
-    train_mlp: bool = option(False, "Train MLP", "Look at the feed-forward layers too.")
+    train_mlp: bool = option(False, "Train MLP", "Include the feed-forward layers.")
     adapter_type: KindWithRanks = option(
         "lora",
         "Ranks for",
-        "Kind of adapter that ranks are proposed for. A LoKr has one dim for all modules: there are none for it.",
+        "Adapter type to propose ranks for. LoKr has one dimension for all modules and needs none.",
     )
     rank: int | None = option(
         None,
         "Rank",
-        "The mean of the ranks that are proposed for the single modules; empty takes the usual rank of the kind.",
+        "Mean of the proposed ranks. Empty: the default rank of the adapter type.",
         ge=1,
         le=1024,
         advanced=True,
     )
     max_latent_length: int = option(
-        1500, "Max Crop Length", "Part of each song; 0 takes it whole.", unit="frames of 0.04 s", ge=0, le=15_000
+        1500, "Max Crop Length", "Crop of each sample; 0 uses it whole.", unit="frames of 0.04 s", ge=0, le=15_000
     )
-    seed: int = option(42, "Seed", "The same seed gives the same estimation.", ge=0, le=2**63 - 1, advanced=True)
+    seed: int = option(42, "Seed", "The same seed gives the same result.", ge=0, le=2**63 - 1, advanced=True)
     device: str = option("auto", "Device", "auto, cpu, cuda, cuda:1 or mps.", advanced=True)
     mixed_precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
-        "auto", "Precision", "Of the model and the arithmetic.", advanced=True
+        "auto", "Precision", "Dtype of the base model and of the computation.", advanced=True
     )
 
     @property
     def mean_rank(self) -> int:
-        """``rank``, or that which the kind of adapter has by itself."""
+        """``rank``, or the default rank of the adapter type."""
         usual: int = ADAPTERS[self.adapter_type].config().r  # type: ignore[attr-defined]
         return usual if self.rank is None else self.rank
 
     @property
     def folder(self) -> Path:
-        """Where the results and the job's own files go."""
+        """Folder of the results and of the job's own files."""
         return self.out or self.tensor_dir / "_sensitivity"
 
 

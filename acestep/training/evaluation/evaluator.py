@@ -1,7 +1,7 @@
-"""Two figures that can be compared over a run, and between runs: fit loss and validation loss.
+"""Two metrics that are comparable over a run and between runs: fit loss and validation loss.
 
-The training loss jumps with the times and the noise that happen to be drawn. Here each song meets the same noise
-at the same times every time, whole text, no dropout, so what changes is the model.
+The training loss varies with the random timesteps and noise. Here every sample is evaluated at the same timesteps with
+the same noise, the full condition and no dropout, so only the model changes.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from acestep.training.data import (
 from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.flow_matching import Batch, timestep_quantiles
 
-NUM_TIMES = 8  # equally likely times under the law that is trained on
-MAX_SONGS = 8  # of each kind: more would cost more than they tell
-_TOGETHER = 4  # points of one song in a forward pass; without gradients that is less than a training step holds
+NUM_TIMESTEPS = 8  # equally likely timesteps of the training distribution
+MAX_SAMPLES = 8  # per split: more cost more time than they add precision
+_TIMESTEPS_PER_BATCH = 4  # without gradients this takes less memory than a training step
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Mean loss over songs and times. ``validation_loss`` is None without held-out songs."""
+    """Mean loss over samples and timesteps. ``validation_loss`` is None without held-out samples."""
 
     fit_loss: float
     validation_loss: float | None
 
 
 class Evaluator:
-    """The grid that a run is measured on."""
+    """Evaluates a model on a fixed grid of samples and timesteps."""
 
     def __init__(
         self,
@@ -50,15 +50,15 @@ class Evaluator:
         mu: float,
         sigma: float,
     ) -> None:
-        self._songs = sorted_by_hash(samples, seed)[:MAX_SONGS]
-        self._held_out = sorted_by_hash(held_out, seed)[:MAX_SONGS]
+        self._songs = sorted_by_hash(samples, seed)[:MAX_SAMPLES]
+        self._held_out = sorted_by_hash(held_out, seed)[:MAX_SAMPLES]
         self._seed, self._max_frames = seed, max_frames
-        self._times: list[float] = timestep_quantiles(NUM_TIMES, mu=mu, sigma=sigma).tolist()
+        self._timesteps: list[float] = timestep_quantiles(NUM_TIMESTEPS, mu=mu, sigma=sigma).tolist()
 
     @property
     def grid(self) -> list[float]:
-        """What figures must share to be comparable, beside the songs."""
-        return [self._max_frames, *self._times]
+        """What evaluations must have in common to be comparable, besides the samples."""
+        return [self._max_frames, *self._timesteps]
 
     @torch.no_grad()
     def evaluate(
@@ -69,12 +69,12 @@ class Evaluator:
         stop_if_cancelled: Callable[[], None],
         processes: ProcessGroup = SINGLE_PROCESS,
     ) -> Metrics:
-        """``model`` answers a batch with its losses [B]. Its mode and all random states are left as they were.
+        """``model`` maps a batch to its losses [B]. Its mode and all random states are unchanged.
 
-        The processes of ``team`` share the songs and get the same figures.
+        The ``processes`` share the samples, and all get the same metrics.
 
         Raises:
-            JobCancelled: from ``stop_if_cancelled``, which is asked between two songs.
+            JobCancelled: from ``stop_if_cancelled``, which is called before each sample.
         """
         was_training = model.training
         model.eval()
@@ -88,7 +88,7 @@ class Evaluator:
 
     @torch.no_grad()
     def zero_loss(self) -> float:
-        """The fit loss of a model that always answers zero: what a useful adapter must beat."""
+        """The zero-prediction loss: the fit loss of a model that always predicts zero. An adapter must beat it."""
         losses = [
             (batch.noise - batch.latents).square().mean() for sample in self._songs for batch in self._batches(sample)
         ]
@@ -109,9 +109,9 @@ class Evaluator:
         return float(torch.tensor(processes.gather(losses, len(samples))).mean()) if samples else None
 
     def _batches(self, sample: TrainingSample) -> Iterator[Batch]:
-        """The middle of ``song`` at all times of the grid."""
+        """The middle crop of ``sample`` at all timesteps of the grid."""
         generator = generator_for(self._seed, "figures", sample.name)
         start = centre_start(sample.record.target_latents.shape[0], self._max_frames)
-        points = [make_example(sample, start, self._max_frames, generator=generator, t=t) for t in self._times]
-        for first in range(0, NUM_TIMES, _TOGETHER):
-            yield collate(points[first : first + _TOGETHER])
+        points = [make_example(sample, start, self._max_frames, generator=generator, t=t) for t in self._timesteps]
+        for first in range(0, NUM_TIMESTEPS, _TIMESTEPS_PER_BATCH):
+            yield collate(points[first : first + _TIMESTEPS_PER_BATCH])

@@ -1,10 +1,10 @@
-"""Gradient sensitivity: which weights the songs pull at most, before an adapter is trained (SPEC 10.3).
+"""Sensitivity analysis: which weights get the largest gradients from a dataset, before an adapter is trained.
 
-Every weight that an adapter could sit on is asked for its gradient, song by song; the longer it is, the more there
-is to learn at that place. Two files are left in the folder of the results:
+The gradient norm of every weight that an adapter could target is computed sample by sample; a large norm means that
+there is much to learn. Two files are written:
 
-    sensitivity.json    the first modules or layers: module, score (0 to 1, the first has 1), raw_norm
-    ranks.json          settings for ``train --config``: a rank for each module, by its own sensitivity
+    sensitivity.json    the most sensitive modules or layers: module, score (1 for the first), raw_norm
+    ranks.json          settings for ``train --config``: a rank for each module by its sensitivity
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from acestep.training.flow_matching import FlowMatching
 from acestep.training.prepare import read_samples, require_fit
 
 RESULTS, RANKS = "sensitivity.json", "ranks.json"
-_LOSS_SCALE = 1024.0  # a power of two, so nothing but the range changes: gradients in fp16 would become zero
-_LEAST, _MOST = 0.25, 2.0  # of the mean rank: what a single module gets
+_LOSS_SCALE = 1024.0  # a power of two changes the exponent only; without it fp16 gradients underflow
+_LEAST, _MOST = 0.25, 2.0  # bounds of a module's rank, relative to the mean rank
 
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """One place: ``score`` is relative to the first, ``raw_norm`` the mean length of the gradient."""
+    """One module or layer: ``score`` is relative to the most sensitive one, ``raw_norm`` the mean gradient norm."""
 
     module: str
     score: float
@@ -52,11 +52,11 @@ class Sensitivity:
 
 
 def estimate_job(config: EstimateJob, context: Context) -> dict[str, Any]:
-    """Rank the places of a model by how much the songs pull at them.
+    """Rank the modules of a model by their gradient norms on a dataset.
 
     Raises:
-        JobCancelled: asked to stop, which leaves no results.
-        LossNotFinite: no song gave finite numbers.
+        JobCancelled: the user stopped the job; there are no results.
+        LossNotFinite: no sample gave finite gradients.
         TrainingError, TensorError, CheckpointError, ModelMismatch, ConfigError, StorageError.
     """
     checkpoint = find_checkpoint(config.checkpoint)
@@ -65,7 +65,7 @@ def estimate_job(config: EstimateJob, context: Context) -> dict[str, Any]:
     require_fit(samples, checkpoint, config.tensor_dir, context)
     device = choose_device(config.device)
     context.emit(LogMessage(message=f"{checkpoint.name} on {device.value}: {device.reason}"))
-    with lock_device(device.value, "estimating", context):
+    with lock_device(device.value, "sensitivity analysis", context):
         try:
             norms = _norms_of_loaded_model(config, checkpoint, samples, torch.device(device.value), context)
         finally:
@@ -83,7 +83,7 @@ def estimate_job(config: EstimateJob, context: Context) -> dict[str, Any]:
 def _norms_of_loaded_model(
     config: EstimateJob, checkpoint: Checkpoint, samples: list[TrainingSample], device: torch.device, context: Context
 ) -> dict[str, float]:
-    """``gradient_norms`` of a model that is loaded for it alone."""
+    """``gradient_norms`` of a model that is loaded for this job."""
     dtype = choose_dtype(str(device), config.mixed_precision)
     fabric = make_fabric(device, dtype.value)
     decoder = load_dit(checkpoint, device=device, dtype=dtype.value)
@@ -118,17 +118,17 @@ def gradient_norms(
     backward: Callable[[TrainingSample, int], float],
     context: Context,
 ) -> dict[str, float]:
-    """Original module name -> mean length of its weight's gradient over ``songs`` (each with its epoch).
+    """Original module name -> mean gradient norm of its weight over ``samples`` (each with its epoch).
 
-    ``backward`` computes the gradients of one song, times the loss scale, and gives the loss. A gradient is measured
-    and dropped as soon as it is there, so one at a time is in memory. The decoder is left frozen, as it came.
+    ``backward`` computes the gradients of one sample, times the loss scale, and gives the loss. A hook records the norm
+    of each gradient and drops it, so only one is in memory at a time. The decoder stays frozen.
 
     Raises:
-        AdapterError: the decoder carries an adapter. LossNotFinite: no song gave finite numbers. JobCancelled.
+        AdapterError: the decoder carries an adapter. LossNotFinite: no sample gave finite gradients. JobCancelled.
     """
     require_plain(decoder)
     found: dict[str, float] = {}
-    hooks = [_watch(decoder.get_submodule(name), diffusers_to_original(name), found) for name in modules]
+    hooks = [_record_norm(decoder.get_submodule(name), diffusers_to_original(name), found) for name in modules]
     sums = dict.fromkeys(map(diffusers_to_original, modules), 0.0)
     counted = 0
     context.emit(Started(job="estimate", total=len(samples), unit="songs"))
@@ -149,21 +149,21 @@ def gradient_norms(
         decoder.requires_grad_(False)
     if not counted:
         raise LossNotFinite(
-            "no song gave a finite gradient", hint="Try mixed_precision fp32, or preprocess the songs again."
+            "no sample gave a finite gradient", hint="Try mixed_precision fp32, or preprocess the songs again."
         )
     return {name: value / counted for name, value in sums.items()}
 
 
-def _watch(module: Any, name: str, found: dict[str, float]) -> Any:
-    """Have the length of the weight's gradient put into ``found`` whenever there is one."""
+def _record_norm(module: Any, name: str, found: dict[str, float]) -> Any:
+    """Record the norm of the weight's gradient in ``found`` whenever one is computed."""
 
-    def evaluate(weight: nn.Parameter) -> None:
+    def record(weight: nn.Parameter) -> None:
         assert weight.grad is not None
         found[name] = float(weight.grad.float().norm()) / _LOSS_SCALE
         weight.grad = None
 
     module.weight.requires_grad_(True)
-    return module.weight.register_post_accumulate_grad_hook(evaluate)
+    return module.weight.register_post_accumulate_grad_hook(record)
 
 
 def by_layer(norms: Mapping[str, float]) -> dict[str, float]:
@@ -175,20 +175,20 @@ def by_layer(norms: Mapping[str, float]) -> dict[str, float]:
 
 
 def rank_modules(norms: Mapping[str, float]) -> list[Sensitivity]:
-    """The most sensitive first; equal ones in the order of the model."""
+    """The most sensitive first; ties in model order."""
     top = max(norms.values()) or 1.0
     ranked = sorted(norms.items(), key=lambda item: -item[1])
     return [Sensitivity(name, round(norm / top, 4), round(norm, 6)) for name, norm in ranked]
 
 
 def propose_ranks(norms: Mapping[str, float], rank: int) -> dict[str, int]:
-    """A rank for each module in proportion to its norm, between a quarter of ``rank`` and twice as much.
+    """A rank for each module in proportion to its norm, between ``rank`` / 4 and 2 ``rank``.
 
-    Their mean is ``rank``, so the adapter has about as many numbers as one of that rank throughout.
+    Their mean is ``rank``, so the adapter has about as many parameters as one with that rank everywhere.
     """
     least, most = max(1.0, _LEAST * rank), _MOST * rank
     low, high = 0.0, most / max(min(norms.values()), 1e-30)
-    for _ in range(200):  # the mean grows with the factor: halve the interval
+    for _ in range(200):  # bisection: the mean grows with the factor
         middle = (low + high) / 2
         if _mean(min(max(middle * norm, least), most) for norm in norms.values()) < rank:
             low = middle
@@ -198,7 +198,7 @@ def propose_ranks(norms: Mapping[str, float], rank: int) -> dict[str, int]:
 
 
 def _settings(config: EstimateJob, norms: Mapping[str, float]) -> dict[str, Any]:
-    """What a run needs for the proposed ranks, under the names of its settings. Alpha is to rank as usual."""
+    """Settings of a run with the proposed ranks; alpha keeps its default ratio to the rank."""
     kind, rank, usual = config.adapter_type, config.mean_rank, ADAPTERS[config.adapter_type].config()
     assert isinstance(usual, LoRAConfig | LoHaConfig)
     alpha = max(1, round(rank * usual.alpha / usual.r))

@@ -1,19 +1,19 @@
-"""Which epoch was the best so far, and when to give up hoping for a better one (SPEC 3.12)."""
+"""Which epoch was best so far, and how long ago: best-model selection and early stopping."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-WINDOW = 5  # epochs whose losses are averaged: single epochs are noise
+WINDOW = 5  # epochs in the moving average; the loss of a single epoch is noisy
 MIN_IMPROVEMENT = 0.001
 
 
 @dataclass(slots=True)
 class BestTracker:
-    """Follows the moving average of the epoch losses. All of it is part of the training state.
+    """Tracks the moving average of the epoch losses. It is part of the training state.
 
-    ``best`` counts from epoch ``start`` (1 is the first) and once there are five losses to average.
+    ``best`` is updated from epoch ``start`` on (1 is the first), once five losses can be averaged.
     """
 
     best: float | None = None
@@ -23,11 +23,11 @@ class BestTracker:
 
     @property
     def moving_average(self) -> float | None:
-        """Of the latest epochs; None while there are fewer than two."""
+        """Mean loss of the latest epochs; None while there are fewer than two."""
         return sum(self.window) / len(self.window) if len(self.window) > 1 else None
 
     def update(self, epoch: int, loss: float, *, start: int) -> bool:
-        """Take in the loss of an epoch; True when it is the best so far."""
+        """Add the loss of an epoch; True if its moving average is the best so far."""
         self.window = [*self.window, loss][-WINDOW:]
         if epoch < start or len(self.window) < WINDOW:
             return False
@@ -47,5 +47,5 @@ class BestTracker:
 
 
 def first_tracked_epoch(auto_save_best_after: int, max_epochs: int) -> int:
-    """The epoch from which the best is looked for: never later than half of the run, or it would not begin at all."""
+    """The first epoch that may become the best one, at most half of the run: otherwise there might be none."""
     return max(1, min(auto_save_best_after, max_epochs // 2))

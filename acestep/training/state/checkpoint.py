@@ -1,7 +1,7 @@
-"""Saving a run and refusing what cannot go on from a save.
+"""Writes checkpoints and checks whether a run can resume from one.
 
-Each checkpoint holds the adapter for other programs and, beside it, our whole state. It is written aside and moved
-into place, so a kill at any moment leaves the one before or this one.
+A checkpoint holds the adapter for other programs and, beside it, the whole training state. It is written to a
+temporary folder and moved into place, so a kill at any moment leaves either the previous checkpoint or the new one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FILE_BYTES = 2  # a value in an adapter file is bf16
 
 
 class CheckpointWriter:
-    """Writes what a run leaves behind."""
+    """Writes the checkpoints, the best and the final adapter of a run."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class CheckpointWriter:
         ema: ExponentialMovingAverage | None = None,
         writes: bool = True,
     ) -> None:
-        """``card`` and ``state`` are asked at each save. Without ``writes`` it only names what another one writes."""
+        """``card`` and ``state`` are called at each save. Without ``writes`` only paths are given."""
         self.run, self._writes = run, writes
         self._adapter, self._card, self._state, self._ema = adapter, card, state, ema
 
@@ -46,13 +46,13 @@ class CheckpointWriter:
         """Raises DiskFull if the next ``saves`` checkpoints would not fit."""
         num_values = sum(parameter.numel() for parameter in self._adapter.parameters())
         state = self._state()
-        # Before the first step most optimizers hold nothing yet: two values for each trained one are usual.
+        # Before the first step most optimizers hold no state yet; two values per parameter are typical.
         num_files = 1 if self._ema is None else 2
         needed = max(_num_bytes(state), 3 * 4 * num_values) + num_files * _FILE_BYTES * num_values + _SLACK
         require_space(self.run.root, saves * needed)
 
     def checkpoint(self, name: str) -> Path:
-        """Save everything as ``checkpoints/<name>``. Raises DiskFull, NotWritable, StorageError."""
+        """Save adapter and training state as ``checkpoints/<name>``. Raises DiskFull, NotWritable, StorageError."""
         target = self.run.checkpoints / name
         if not self._writes:
             return target
@@ -69,7 +69,7 @@ class CheckpointWriter:
         return self._adapter_alone(self.run.best)
 
     def final(self, *, best_known: bool) -> Path:
-        """Make ``final/``: the best adapter if there is one, else the present one."""
+        """Write ``final/``: the best adapter if there is one, otherwise the current one."""
         if not (self._writes and best_known and (self.run.best / ADAPTER).is_dir()):
             return self._adapter_alone(self.run.final)
         with replace_folder(self.run.final) as folder:
@@ -85,7 +85,7 @@ class CheckpointWriter:
         return target
 
     def _save_adapter(self, folder: Path) -> None:
-        """The adapter as it is now, and its moving average if there is one."""
+        """Save the current adapter, and its EMA if there is one."""
         (folder / ADAPTER).mkdir()
         self._adapter.save(folder / ADAPTER, self._card())
         if self._ema is not None:
@@ -95,10 +95,10 @@ class CheckpointWriter:
 
 
 def require_resumable(source: ResumeSource, fixed: Mapping[str, Any]) -> None:
-    """Make sure that a run with these unchangeable settings can go on from ``source``, which has a state.
+    """Check that a run with these fixed settings can resume from ``source``, which has a training state.
 
     Raises:
-        TrainingError: the state is damaged, or was made with other settings, which are named.
+        TrainingError: the state is damaged, or was saved with other settings; the message names them.
     """
     before = read_values(source.folder / STATE)["fixed"]
     changed = [
@@ -108,8 +108,8 @@ def require_resumable(source: ResumeSource, fixed: Mapping[str, Any]) -> None:
     ]
     if changed:
         raise TrainingError(
-            f"the run cannot go on from {source.folder} with other settings: {'; '.join(changed)}",
-            hint="Set them back, or begin a new run in another folder.",
+            f"the run cannot resume from {source.folder} with other settings: {'; '.join(changed)}",
+            hint="Restore these settings, or start a new run in another folder.",
         )
 
 

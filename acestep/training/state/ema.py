@@ -1,4 +1,4 @@
-"""The moving average of an adapter's weights: smoother than the weights themselves, which jump with each step."""
+"""Exponential moving average (EMA) of the adapter weights."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import nn
 
 
 class ExponentialMovingAverage:
-    """Follows ``parameters``. All of it is part of the training state.
+    """Averages ``parameters`` after every optimizer step. It is part of the training state.
 
-    After n steps the share of the old average is at most (1 + n) / (10 + n), so that the untrained start is soon
-    forgotten (TensorFlow's ExponentialMovingAverage with ``num_updates``).
+    After n steps the decay is at most (1 + n) / (10 + n), so that the initial weights lose their influence early, as
+    in TensorFlow's ExponentialMovingAverage with ``num_updates``.
     """
 
     def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
@@ -22,13 +22,13 @@ class ExponentialMovingAverage:
         self.restart()
 
     def restart(self) -> None:
-        """Begin with the weights as they are now."""
+        """Restart from the current weights."""
         self.num_steps = 0
         self._average = [parameter.detach().clone() for parameter in self._parameters]
 
     @torch.no_grad()
     def update(self, *_: Any) -> None:
-        """Take in the weights after a step; fits ``Optimizer.register_step_post_hook``."""
+        """Add the weights after a step; a hook for ``Optimizer.register_step_post_hook``."""
         share = min(self._decay, (1 + self.num_steps) / (10 + self.num_steps))
         for average, parameter in zip(self._average, self._parameters, strict=True):
             average.lerp_(parameter, 1 - share)
@@ -36,7 +36,7 @@ class ExponentialMovingAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside the block the parameters hold the average; afterwards they are what they were, bit for bit."""
+        """Inside the block the parameters hold the average; afterwards their exact values are restored."""
         before = [parameter.detach().clone() for parameter in self._parameters]
         self._put(self._average)
         try:
@@ -53,7 +53,7 @@ class ExponentialMovingAverage:
         return {"num_steps": self.num_steps, "average": self._average}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Undo ``state``."""
+        """Restore what ``state`` gave."""
         self.num_steps = state["num_steps"]
         for average, value in zip(self._average, state["average"], strict=True):
             average.copy_(value)

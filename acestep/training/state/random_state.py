@@ -1,4 +1,4 @@
-"""The global random generators, which adapter dropout draws from: part of the training state."""
+"""State of the global random generators, which adapter dropout draws from; part of the training state."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 class RandomState:
-    """The generators' state at the last border between two steps.
+    """The generators' state between two steps.
 
-    A save in the middle of a step, and the repeat of a step, go back to that border.
+    A checkpoint saved during a step stores it, and a retried step starts from it again.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -22,19 +22,19 @@ class RandomState:
         self.capture()
 
     def capture(self) -> None:
-        """Remember the present state. Does not wait for the device."""
+        """Capture the current state, without waiting for the device."""
         self.captured = {"cpu": torch.get_rng_state()}
         if self._device.type != "cpu":
             self.captured[self._device.type] = self._module.get_rng_state(*self._where)
 
     def restore(self) -> None:
-        """Go back to the marked state."""
+        """Restore the captured state."""
         torch.set_rng_state(self.captured["cpu"])
         if self._device.type != "cpu" and self._device.type in self.captured:
             self._module.set_rng_state(self.captured[self._device.type], *self._where)
 
     def load(self, captured: dict[str, Tensor]) -> None:
-        """Take over a saved state; the generators of devices that are not in use here are left out."""
+        """Restore a saved state; generators of devices that this run does not use are ignored."""
         self.captured = {name: state for name, state in captured.items() if name in ("cpu", self._device.type)}
         self.restore()
 
@@ -44,12 +44,12 @@ class RandomState:
 
     @property
     def _where(self) -> tuple[torch.device, ...]:
-        return () if self._device.type == "mps" else (self._device,)  # Apple's has one device and no argument for it
+        return () if self._device.type == "mps" else (self._device,)  # MPS has one device and takes no argument
 
 
 @contextmanager
 def seeded_generators(seed: int, device: torch.device) -> Iterator[None]:
-    """Within the block the global generators start from ``seed``; afterwards they are as they were before."""
+    """Inside the block the global generators start from ``seed``; afterwards their state is restored."""
     before = RandomState(device)
     torch.manual_seed(seed)
     try:

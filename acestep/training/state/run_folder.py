@@ -1,13 +1,13 @@
-"""The folder of a training run: what lies where, what is whole, what to resume from (SPEC 1.8).
+"""The folder of a training run: its layout, its checkpoints, and what to resume from.
 
     checkpoints/epoch_<N>/            after epoch N; epoch_<N>_step_<S> in the middle of epoch N, after step S
         adapter/                      for other programs
-        adapter_ema/                  the moving average of its weights, if one is kept
-        state/                        for going on exactly
-    checkpoints/newest.json           which of them was saved last
+        adapter_ema/                  the EMA of its weights, if enabled
+        state/                        the training state, for a bit-exact resume
+    checkpoints/newest.json           names the checkpoint that was saved last
     best/adapter/  final/adapter/     and adapter_ema/ beside each
     logs/  samples/
-    training.json                     the settings that the run was last accepted with
+    training.json                     the settings of the run
 
 Importing this module does not import torch.
 """
@@ -28,19 +28,19 @@ from acestep.core.paths import typed_path
 ADAPTER, EMA_ADAPTER, STATE = "adapter", "adapter_ema", "state"
 _NEWEST = "newest.json"
 _SETTINGS = "training.json"
-_NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?(?:_loss_.*)?")  # the existing trainer appends the loss
+_NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?(?:_loss_.*)?")  # ace-lora-trainer appends the loss
 
 
 @dataclass(frozen=True, slots=True)
 class ResumeSource:
-    """What a run goes on from. ``exact`` if our whole training state is there, else only adapter weights are."""
+    """What a run resumes from. ``exact`` if it has a training state, otherwise it holds adapter weights only."""
 
     folder: Path
     exact: bool
 
     @property
     def epochs(self) -> int:
-        """Whole epochs behind it, as far as its name tells."""
+        """Completed epochs according to its name; 0 if the name has none."""
         names = [path.name for path in (self.folder, *self.folder.parents)[:3]]  # .../epoch_3/adapter/file
         found = next((found for name in names if (found := _NAME.fullmatch(name))), None)
         return 0 if found is None else int(found[1]) - (found[2] is not None)
@@ -70,19 +70,19 @@ class RunFolder:
 
     @property
     def occupied(self) -> bool:
-        """Whether a run has left something worth keeping here."""
+        """Whether the folder holds checkpoints or adapters."""
         return any(folder.is_dir() and any(folder.iterdir()) for folder in (self.checkpoints, self.best, self.final))
 
     def require_empty(self) -> None:
-        """Raises TrainingError if a new run here would mix with another one."""
+        """Raises TrainingError if the folder already holds a run."""
         if self.occupied:
             raise TrainingError(
                 f"{self.root} already holds a run",
-                hint="Go on with it (--resume auto), or choose another output folder.",
+                hint="Resume it (--resume auto), or choose another output folder.",
             )
 
     def recover(self) -> None:
-        """Finish or undo what a kill left half-way."""
+        """Complete or roll back writes that a kill interrupted."""
         for leftover in [*self.checkpoints.glob(".*.old"), *self.root.glob(".*.old")]:
             settle_folder(leftover.with_name(leftover.name[1:].removesuffix(".old")))
         for leftover in [*self.checkpoints.glob(".*.tmp"), *self.root.glob(".best.tmp"), *self.root.glob(".final.tmp")]:
@@ -95,7 +95,7 @@ class RunFolder:
         write_versioned(self.root / _SETTINGS, "training", 1, {"settings": settings})
 
     def read_settings(self) -> dict[str, Any]:
-        """The settings of the run here; nothing if none was accepted yet. Raises TrainingError."""
+        """The settings of the run; empty if none has started. Raises TrainingError."""
         if not (self.root / _SETTINGS).is_file():
             return {}
         found = read_versioned(self.root / _SETTINGS, "training", 1, error=TrainingError).get("settings")
@@ -111,19 +111,19 @@ class RunFolder:
         return [folder for *_, folder in sorted(found)]
 
     def latest_checkpoint(self) -> Path | None:
-        """The checkpoint saved last, or, where that is not told, the furthest one with a state or else without."""
+        """The checkpoint saved last. If that is not recorded, the furthest one, preferably with a training state."""
         saved = self.saved()
         if (self.checkpoints / _NEWEST).is_file():
             name = read_versioned(self.checkpoints / _NEWEST, "newest", 1, error=TrainingError).get("checkpoint")
-            told = self.checkpoints / str(name)
-            if told in saved and has_state(told):
-                return told
+            recorded = self.checkpoints / str(name)
+            if recorded in saved and has_state(recorded):
+                return recorded
         return next(iter([*reversed([f for f in saved if has_state(f)]), *reversed(saved)]), None)
 
     def remove_older(self, than: Path, keep: int) -> list[str]:
-        """Remove our checkpoints up to ``than``, but for the last ``keep``; gives the names of the removed ones.
+        """Remove checkpoints up to ``than`` except for the last ``keep``; gives the names of the removed ones.
 
-        What lies behind ``than`` belongs to another way that the run took. Raises StorageError.
+        Later checkpoints come from before the run was resumed and are kept. Raises StorageError.
         """
         saved = self.saved()
         before = [folder for folder in saved[: saved.index(than) + 1] if _is_ours(folder)]
@@ -143,14 +143,14 @@ def checkpoint_name(epochs: int, step: int, *, ends_epoch: bool) -> str:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a checkpoint in such a way that it is never found in parts. Raises OSError."""
-    aside = folder.with_name(f".{folder.name}.tmp")  # after a kill ``settle`` removes the rest
+    """Remove a checkpoint so that no partial one is ever visible. Raises OSError."""
+    aside = folder.with_name(f".{folder.name}.tmp")  # after a kill, ``recover`` removes it
     os.replace(folder, aside)
     shutil.rmtree(aside)
 
 
 def _is_ours(checkpoint: Path) -> bool:
-    """Whether it is as we left it: with a state, without a word in its name or a file in it from anyone else."""
+    """Whether it is unchanged: it has a training state, was not renamed, and holds no other files."""
     named = (found := _NAME.fullmatch(checkpoint.name)) and checkpoint.name == _own_name(found)
     return bool(named) and {path.name for path in checkpoint.iterdir()} - {EMA_ADAPTER} == {ADAPTER, STATE}
 
@@ -164,14 +164,14 @@ def has_state(folder: Path) -> bool:
 
 
 def find_resume_source(resume: str | None, run: RunFolder) -> ResumeSource | None:
-    """What to go on from; None for a fresh start.
+    """What to resume from; None to start a new run.
 
     Args:
-        resume: None for a new run, "auto" to go on with what ``run`` holds, or a path: of a run, a checkpoint or an
-            adapter, of ours or of another trainer's.
+        resume: None for a new run, "auto" to resume from the latest checkpoint of ``run``, or the path of a run, a
+            checkpoint or an adapter, from this or another trainer.
 
     Raises:
-        TrainingError: a new run would mix with an old one, or there is nothing at the path.
+        TrainingError: the folder already holds a run, or nothing is at the path.
     """
     if resume is None:
         run.require_empty()
@@ -187,7 +187,7 @@ def find_resume_source(resume: str | None, run: RunFolder) -> ResumeSource | Non
     if (path / "checkpoints").is_dir():
         if found := _of_run(RunFolder(path)):
             return found
-        raise TrainingError(f"the run in {path} has saved nothing yet", hint="Start it anew in another folder.")
+        raise TrainingError(f"the run in {path} has saved nothing yet", hint="Start a new run in another folder.")
     if path.name == ADAPTER and has_state(path.parent):
         path = path.parent
     return ResumeSource(path, exact=has_state(path))

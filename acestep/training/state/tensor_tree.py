@@ -1,7 +1,7 @@
-"""A tree of tensors and plain values as two files, safetensors and JSON: never a pickle.
+"""Saves a tree of tensors and plain values as safetensors and JSON, without pickle.
 
-Optimizers keep integers, floats, tuples and nested dictionaries with integer keys beside their tensors; all of
-them come back as they were, floats to the last bit.
+Optimizer states hold integers, floats, tuples and nested dictionaries with integer keys beside tensors; all of them
+are restored exactly.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from acestep.core.files import read_versioned, write_versioned
 TENSORS, VALUES = "state.safetensors", "state.json"
 _KIND, _VERSION = "training_state", 1
 _OTHER = "Resume from another checkpoint."
-_MARK = "$"  # what JSON cannot say by itself is an object with this key
+_MARK = "$"  # marks an object that encodes what JSON has no type for
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
@@ -31,14 +31,14 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
     values = _encode(state, "", tensors)
     try:
         save_file(tensors, folder / TENSORS)
-    except SafetensorError as problem:  # the system's error, with its number in the text alone
+    except SafetensorError as problem:  # carries the OS error number only in its text
         number = re.search(r"os error (\d+)", str(problem))
         raise OSError(int(number[1]) if number else errno.EIO, str(problem)) from None
     write_versioned(folder / VALUES, _KIND, _VERSION, {"state": values})
 
 
 def read_values(folder: Path) -> dict[str, Any]:
-    """The state without its tensors, which are only named. Raises TrainingError naming the file."""
+    """The state with tensor names in place of tensors. Raises TrainingError naming the file."""
     state = read_versioned(folder / VALUES, _KIND, _VERSION, error=TrainingError).get("state")
     if not isinstance(state, dict):
         raise TrainingError(f"{folder / VALUES} holds no training state", hint=_OTHER)
@@ -46,7 +46,7 @@ def read_values(folder: Path) -> dict[str, Any]:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Undo ``write_state``; tensors are on the CPU. Raises TrainingError naming the file."""
+    """Read what ``write_state`` wrote; tensors are on the CPU. Raises TrainingError naming the file."""
     values = read_values(folder)
     try:
         tensors = load_file(folder / TENSORS)

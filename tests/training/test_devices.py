@@ -18,7 +18,7 @@ from acestep.core.errors import ConfigError
 from acestep.core.events import Cancelled, EpochLogged, Failed, Finished, LogMessage, Saved, StepLogged
 from acestep.core.jobs import run_job, write_job
 from acestep.core.paths import PROJECT
-from acestep.training.distributed.launch_workers import _common
+from acestep.training.distributed.launch_workers import _common_environment
 from acestep.training.distributed.placement import choose_placement
 from acestep.training.state.run_folder import RunFolder
 from acestep.training.state.tensor_tree import read_values
@@ -211,7 +211,7 @@ def test_a_run_is_stopped_goes_on_with_other_numbers_of_devices_and_survives_a_c
 
 
 def test_trouble_of_one_process_ends_both_in_the_same_words_and_a_model_can_be_split(tiny_checkpoint, tmp_path):
-    _, common = _common(make_job(tmp_path, tiny_checkpoint, tmp_path))
+    _, common = _common_environment(make_job(tmp_path, tiny_checkpoint, tmp_path))
     command = [sys.executable, "-m", "tests.training.devices_work", str(tiny_checkpoint), str(tmp_path)]
     environment = {**os.environ, **common, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     processes = [

@@ -231,10 +231,10 @@ def test_trouble_of_one_process_ends_both_in_the_same_words_and_a_model_can_be_s
 @pytest.mark.parametrize(
     ("settings", "said", "hint"),
     [
-        ({"strategy": "fsdp", "devices": 2}, "strategy fsdp needs CUDA, the device is cpu", "ddp"),
+        ({"strategy": "fsdp", "devices": 2}, "strategy fsdp needs CUDA, but the device is cpu", "ddp"),
         ({"devices": 2, "device": "cuda"}, "devices is 2, PyTorch finds 1 CUDA devices", "as there are"),
         ({"devices": 2, "device": "cuda:0"}, "devices is 2, and cuda:0 is one device", "auto or cuda"),
-        ({"strategy": "fsdp", "device": "cuda"}, "and devices is 1", "Ask for more"),
+        ({"strategy": "fsdp", "device": "cuda"}, "but devices is 1", "Ask for more"),
     ],
 )
 def test_what_cannot_be_had_is_refused_in_words(settings, said, hint, job, monkeypatch):

@@ -127,7 +127,7 @@ def test_a_step_without_any_finite_song_moves_nothing_and_the_run_goes_on():
 
 def test_too_many_in_a_row_end_the_run_with_a_diagnosis_and_untouched_weights():
     rig = Rig(num_samples=3, epochs=9, max_not_finite=4, spoil=lambda i, epoch: math.nan if epoch else 1.0)
-    with pytest.raises(LossNotFinite, match=r"4 times in a row \(4 in all\), lastly in epoch 3, step 7") as error:
+    with pytest.raises(LossNotFinite, match=r"4 times in a row \(4 in total\), last in epoch 3, step 7") as error:
         rig.run()
     assert "learning rate" in error.value.hint
     assert torch.equal(rig.decoder.point, rig.weights[2])

@@ -43,8 +43,8 @@ def test_only_the_last_are_kept_and_the_run_goes_on_from_them(job):
     _, events = run(job(max_epochs=5, save_every_n_epochs=1, keep_last_n_checkpoints=2, auto_save_best_after=1))
     assert names(job()) == ["epoch_4", "epoch_5"]
     assert (job().out / "best" / "adapter").is_dir()
-    assert [event.message for event in of_kind(events, LogMessage) if "removed" in event.message] == [
-        f"removed epoch_{epoch}: the last 2 are kept" for epoch in (1, 2, 3)
+    assert [event.message for event in of_kind(events, LogMessage) if event.message.startswith("Removed")] == [
+        f"Removed epoch_{epoch}; keeping the last 2 checkpoints" for epoch in (1, 2, 3)
     ]
     _, events = run(job(max_epochs=6, resume="auto"))
     assert [event.step for event in of_kind(events, StepLogged)] == [11, 12]

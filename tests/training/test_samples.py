@@ -81,9 +81,9 @@ def test_a_device_without_memory_gets_shorter_music_and_then_none(job, monkeypat
     monkeypatch.setattr(samples_module, "generate", small_device)
     result, events = run(job(**{**SAMPLES, "samples__duration_s": 20}))
     warnings = [event.message for event in of_kind(events, LogMessage) if event.warning]
-    assert "samples are 10 s long from now on" in warnings[0]
-    assert "samples are 5 s long from now on" in warnings[1]
-    assert all("5 s of music: no sample of epoch 2" in warning for warning in warnings[2:])
+    assert "further samples are 10 s long" in warnings[0]
+    assert "further samples are 5 s long" in warnings[1]
+    assert all("5 s of audio: no sample for epoch 2" in warning for warning in warnings[2:])
     assert len(warnings) == 4
     assert made(job().out) == ["epoch_0/strength_0_00.wav"]
     assert result["epochs"] == 2

@@ -27,8 +27,8 @@ from acestep.core.paths import PROJECT
 from acestep.exporting.check import probe_decoder
 from acestep.exporting.configs import MergeJob
 from acestep.exporting.stream import TensorWriter
-from acestep.models.layout import DEFAULTS, expected_shapes
 from acestep.models.load import load_dit
+from acestep.models.weight_shapes import DEFAULTS, expected_shapes
 
 _XL = {
     "hidden_size": 2560,

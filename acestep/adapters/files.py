@@ -17,7 +17,7 @@ from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import ADAPTERS, AdapterConfig
 from acestep.adapters.targets import decoder_family, target_modules, unknown_modules
 from acestep.core.errors import AdapterError, ModelMismatch
-from acestep.models.names import original_to_diffusers
+from acestep.models.key_mapping import original_to_diffusers
 
 __all__ = ["fill_adapter", "find_adapter", "inject", "load_adapter", "read_adapter", "read_card"]
 

@@ -16,7 +16,7 @@ from acestep.adapters.loha_file import SCALED, read_loha, write_loha
 from acestep.adapters.lycoris import LycorisAdapter
 from acestep.adapters.targets import module_from_underscores, ranks_of
 from acestep.models.imports import without_bitsandbytes
-from acestep.models.names import diffusers_to_original
+from acestep.models.key_mapping import diffusers_to_original
 
 with without_bitsandbytes():
     from lycoris.functional.loha import make_weight

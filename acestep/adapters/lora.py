@@ -21,7 +21,7 @@ from acestep.adapters.pissa import folded_difference, principal_part, unfolded_d
 from acestep.adapters.targets import ranks_of
 from acestep.core.errors import AdapterError
 from acestep.models.imports import without_bitsandbytes
-from acestep.models.names import diffusers_to_original, original_to_diffusers
+from acestep.models.key_mapping import diffusers_to_original, original_to_diffusers
 from acestep.models.quantize import is_quantized
 
 NAME = "default"  # PEFT's name of the one adapter

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from acestep.adapters.base import StoredAdapter, copies, fill, require_finite, require_plain, seeded
 from acestep.adapters.card import AdapterCard
-from acestep.models.names import diffusers_to_original, original_to_diffusers
+from acestep.models.key_mapping import diffusers_to_original, original_to_diffusers
 
 
 class LycorisAdapter:

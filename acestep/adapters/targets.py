@@ -14,7 +14,7 @@ from torch import nn
 
 from acestep.adapters.configs import ATTENTION_TYPES
 from acestep.core.errors import AdapterError
-from acestep.models.layout import is_xl
+from acestep.models.weight_shapes import is_xl
 
 _PROJECTIONS = r"(to_q|to_k|to_v|to_out\.0)"
 _BRANCHES = {"both": ("self_attn", "cross_attn"), "self": ("self_attn",), "cross": ("cross_attn",)}

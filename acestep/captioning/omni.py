@@ -30,7 +30,7 @@ from acestep.captioning.schema import SAMPLE_RATE_HZ, Stop
 from acestep.core.errors import CaptionError, CheckpointError, ConfigError, JobCancelled
 from acestep.core.files import read_json
 from acestep.models.device import empty_cache
-from acestep.models.stored import read_weights
+from acestep.models.safetensors_header import read_weights
 
 _HOP = 160  # samples of one frame of the feature extractor
 _MEMORY_HINT = "Use 8-bit or 4-bit quantization or a shorter window, or unload other models to free GPU memory."

@@ -15,8 +15,8 @@ from acestep.core.errors import AdapterError
 from acestep.exporting.delta import BaseWeights, Parts, delta
 from acestep.exporting.load_result import WrittenAdapter
 from acestep.exporting.source import CONVOLUTIONS, Source
+from acestep.models.key_mapping import original_to_diffusers
 from acestep.models.load import load_dit
-from acestep.models.names import original_to_diffusers
 
 _ROUNDED, _EXACT = 1e-2, 1e-4  # largest residual of an exact form, from rounding in 16-bit and 32-bit files
 _MIN_RMS = 3e-8  # RMS of a weight delta; the weights are near 0.02, and fp32 rounds them by 1e-9

@@ -19,10 +19,10 @@ from torch import Tensor
 from acestep.core.errors import CheckpointError
 from acestep.core.files import read_json
 from acestep.models.checkpoint import SILENCE_FILE, Checkpoint, check_companions, stored_tensors
-from acestep.models.layout import encoder_sizes
+from acestep.models.key_mapping import NULL_CONDITION, PARTS, original_to_diffusers
 from acestep.models.load import load_silence_latent
-from acestep.models.names import NULL_CONDITION, PARTS, original_to_diffusers
-from acestep.models.stored import StoredTensor, read_header
+from acestep.models.safetensors_header import StoredTensor, read_header
+from acestep.models.weight_shapes import encoder_sizes
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _KEPT = ("config.json", SILENCE_FILE, "*.safetensors.index.json", "*.py", "LICENSE*")

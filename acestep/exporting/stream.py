@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from acestep.core.errors import CheckpointError
-from acestep.models.stored import StoredTensor
+from acestep.models.safetensors_header import StoredTensor
 
 DTYPES = {
     "F64": torch.float64,

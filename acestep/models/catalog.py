@@ -11,7 +11,7 @@ from pathlib import Path
 
 from acestep.core.errors import CheckpointError, UnknownName, nearest_hint
 from acestep.core.files import read_json
-from acestep.models.stored import read_weights
+from acestep.models.safetensors_header import read_weights
 
 _MAIN = "ACE-Step/Ace-Step1.5"  # one repository with several folders, each a model here
 _COMPANIONS = ("vae", "Qwen3-Embedding-0.6B")

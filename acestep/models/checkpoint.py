@@ -19,9 +19,9 @@ from acestep.core.errors import CheckpointError
 from acestep.core.files import read_json
 from acestep.core.paths import checkpoint_roots, typed_path
 from acestep.core.registry import nearest_hint
-from acestep.models.layout import DEFAULTS, expected_shapes, is_xl
-from acestep.models.names import NULL_CONDITION, PARTS, whole_name
-from acestep.models.stored import StoredTensor, compare, read_weights
+from acestep.models.key_mapping import NULL_CONDITION, PARTS, whole_name
+from acestep.models.safetensors_header import StoredTensor, compare, read_weights
+from acestep.models.weight_shapes import DEFAULTS, expected_shapes, is_xl
 
 Layout = Literal["original", "diffusers"]
 

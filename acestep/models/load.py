@@ -31,10 +31,10 @@ from acestep.core.files import read_json
 from acestep.models.checkpoint import SILENCE_FILE, Checkpoint, find_checkpoint, stored_tensors
 from acestep.models.condition import TimbreEncoderXL
 from acestep.models.dit import AceStepDiT
-from acestep.models.layout import encoder_sizes
-from acestep.models.names import NULL_CONDITION, original_to_diffusers
-from acestep.models.stored import StoredTensor, compare, read_weights
+from acestep.models.key_mapping import NULL_CONDITION, original_to_diffusers
+from acestep.models.safetensors_header import StoredTensor, compare, read_weights
 from acestep.models.text import TextEncoder
+from acestep.models.weight_shapes import encoder_sizes
 
 M = TypeVar("M", bound=nn.Module)
 Source = str | Path | Checkpoint

@@ -22,9 +22,9 @@ from torch import Tensor
 from acestep.core.errors import CheckpointError
 from acestep.core.files import read_json, replace_folder, write_bytes, write_json, write_versioned
 from acestep.models.checkpoint import SILENCE_FILE
-from acestep.models.layout import DEFAULTS
 from acestep.models.tiny_text import write_language_model, write_text_encoder
 from acestep.models.tiny_weights import dit_weights, vae_weights
+from acestep.models.weight_shapes import DEFAULTS
 
 Variant = Literal["turbo", "base", "xl-base"]
 

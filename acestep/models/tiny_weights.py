@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acestep.models.layout import expected_shapes
+from acestep.models.weight_shapes import expected_shapes
 
 Array = NDArray[np.float32]
 Weights = Iterator[tuple[str, Array]]

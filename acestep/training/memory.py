@@ -18,7 +18,7 @@ from typing import Any
 
 from acestep.adapters.configs import ADAPTERS
 from acestep.adapters.memory import FP32, numbers
-from acestep.models.layout import expected_shapes
+from acestep.models.weight_shapes import expected_shapes
 from acestep.training.memory_optimizers import Shapes
 from acestep.training.memory_spec import PACKED, SIZES, MemorySpec
 from acestep.training.optimizers import OPTIMIZERS

@@ -15,7 +15,7 @@ from typing import Any
 
 from acestep.adapters.configs import ADAPTERS, AdapterConfig
 from acestep.adapters.memory import FP32, Arithmetic, Cost, Layer
-from acestep.models.layout import encoder_sizes
+from acestep.models.weight_shapes import encoder_sizes
 
 PATCH = 2  # latent frames in a patch
 CHANNELS = 64

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from acestep.adapters.memory import FP32
-from acestep.models.layout import expected_shapes
+from acestep.models.weight_shapes import expected_shapes
 from acestep.training.memory import PROGRAM, SLACK, Estimate, resident
 from acestep.training.memory_spec import FRAMES_PER_S, SIZES, MemorySpec
 

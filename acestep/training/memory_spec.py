@@ -9,7 +9,7 @@ from typing import Any
 
 from acestep.adapters.configs import AdapterConfig
 from acestep.adapters.memory import Arithmetic
-from acestep.models.layout import DEFAULTS
+from acestep.models.weight_shapes import DEFAULTS
 from acestep.training.configs import TrainingConfig
 from acestep.training.memory_activations import Passes
 

@@ -10,7 +10,7 @@ from acestep.adapters.base import Adapter, split_key
 from acestep.adapters.configs import AdapterConfig, LoKRConfig
 from acestep.adapters.lokr_file import factors
 from acestep.core.errors import AdapterError
-from acestep.models.names import original_to_diffusers
+from acestep.models.key_mapping import original_to_diffusers
 from tests.adapters.small import EVERY, KINDS, answer, make_decoder, relative, trained
 
 every_kind = pytest.mark.parametrize(("kind", "config"), EVERY)

@@ -14,8 +14,8 @@ from acestep.adapters.files import inject
 from acestep.adapters.targets import module_from_underscores, shortest_names, target_modules, unknown_modules
 from acestep.core.errors import AdapterError
 from acestep.models.dit import AceStepDiT
+from acestep.models.key_mapping import diffusers_to_original
 from acestep.models.load import load_dit
-from acestep.models.names import diffusers_to_original
 from tests.adapters.small import DORA, LOHA, LOKR, LORA, make_decoder
 
 ATTENTION = {"self": ["self_attn"], "cross": ["cross_attn"], "both": ["self_attn", "cross_attn"]}

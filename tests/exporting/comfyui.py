@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from acestep.models.dit import AceStepDiT
-from acestep.models.names import original_to_diffusers
+from acestep.models.key_mapping import original_to_diffusers
 from tests.adapters.small import with_original_names
 
 

@@ -16,10 +16,10 @@ from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import ADAPTERS, AdapterConfig
 from acestep.exporting.check import probe_decoder
 from acestep.models.dit import AceStepDiT
-from acestep.models.layout import DEFAULTS, expected_shapes
+from acestep.models.key_mapping import diffusers_to_original
 from acestep.models.load import load_dit
-from acestep.models.names import diffusers_to_original
 from acestep.models.tiny_weights import dit_weights
+from acestep.models.weight_shapes import DEFAULTS, expected_shapes
 from tests.adapters.small import save, trained
 
 NAME = "acestep-v15-small"

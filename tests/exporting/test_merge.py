@@ -24,7 +24,7 @@ from acestep.models.load import load_dit, load_silence_latent
 from tests.adapters.small import LORA, make_decoder, save, trained
 from tests.adapters.test_loading import stock_lokr
 from tests.exporting.models import EVERY, error, heard, make_run, write_checkpoint_of
-from tests.models.folders import in_diffusers_layout, sharded
+from tests.models.checkpoint_layouts import in_diffusers_layout, sharded
 
 
 def merge(checkpoint: Path, adapter: Path, out: Path, job: Path | None = None, **options: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from acestep.core.errors import CheckpointError
 from acestep.exporting.stream import TensorWriter, read_tensor
-from acestep.models.stored import read_header
+from acestep.models.safetensors_header import read_header
 
 TENSORS = {
     "half": torch.randn(3, 5).half(),

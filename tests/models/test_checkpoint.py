@@ -20,7 +20,7 @@ from acestep.models.checkpoint import (
     find_checkpoint,
     list_checkpoints,
 )
-from tests.models.folders import copied, in_diffusers_layout, rewritten, sharded
+from tests.models.checkpoint_layouts import copied, in_diffusers_layout, rewritten, sharded
 
 
 def test_finding_and_checking_needs_no_torch(tiny_checkpoint: Path) -> None:

@@ -26,7 +26,7 @@ from acestep.models.load import (
     load_text_encoder,
     load_vae,
 )
-from tests.models.folders import copied, in_diffusers_layout, rewritten, sharded
+from tests.models.checkpoint_layouts import copied, in_diffusers_layout, rewritten, sharded
 
 PARTS: list[Callable[..., nn.Module]] = [
     load_dit,

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from acestep.adapters.files import inject
 from acestep.models.dit import AceStepDiT
-from acestep.models.layout import DEFAULTS, encoder_sizes
 from acestep.models.quantize import QUANTIZED, quantize
+from acestep.models.weight_shapes import DEFAULTS, encoder_sizes
 from acestep.training.data import TrainingStep
 from acestep.training.distributed.placement import make_fabric
 from acestep.training.flow_matching import Batch, FlowMatching

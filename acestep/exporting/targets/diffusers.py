@@ -16,7 +16,7 @@ from acestep.adapters.targets import unknown_modules
 from acestep.core.errors import AdapterError
 from acestep.exporting.load_result import LoadResult, WrittenAdapter
 from acestep.exporting.source import Source, file_of, read_tensors
-from acestep.models.names import diffusers_to_original
+from acestep.models.key_mapping import diffusers_to_original
 
 _FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for first
 _PARTS = {

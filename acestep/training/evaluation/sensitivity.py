@@ -28,8 +28,8 @@ from acestep.core.files import write_json
 from acestep.core.jobs import Context
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
 from acestep.models.device import choose_device, choose_dtype, empty_cache
+from acestep.models.key_mapping import diffusers_to_original
 from acestep.models.load import load_dit, load_null_condition
-from acestep.models.names import diffusers_to_original
 from acestep.tensors.manifest import read_manifest
 from acestep.training.data import ExampleSampler, TrainingSample, collate, move, sorted_by_hash
 from acestep.training.distributed.placement import make_fabric

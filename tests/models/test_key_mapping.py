@@ -9,8 +9,8 @@ from diffusers.pipelines.ace_step.modeling_ace_step import (
     AceStepConditionEncoder,
 )
 
-from acestep.models.layout import DEFAULTS, encoder_sizes, expected_shapes
-from acestep.models.names import PARTS, diffusers_to_original, original_to_diffusers, whole_name
+from acestep.models.key_mapping import PARTS, diffusers_to_original, original_to_diffusers, whole_name
+from acestep.models.weight_shapes import DEFAULTS, encoder_sizes, expected_shapes
 
 XL = {
     **DEFAULTS,

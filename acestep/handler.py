@@ -17,7 +17,7 @@ from acestep.core.errors import AdapterError
 from acestep.models.checkpoint import Checkpoint, find_checkpoint
 from acestep.models.configs import GenerationConfig
 from acestep.models.device import choose_device, choose_dtype, empty_cache
-from acestep.models.generate import Parts, generate, load_parts
+from acestep.models.generate import PipelineComponents, generate, load_components
 
 
 class AceStepHandler:
@@ -36,7 +36,7 @@ class AceStepHandler:
         self.device = choose_device(device)
         self.dtype = choose_dtype(self.device.value, dtype)
         self._guard = threading.RLock()
-        self._parts: Parts | None = None
+        self._parts: PipelineComponents | None = None
         self._adapter: Adapter | None = None
         self._adapter_path: Path | None = None
         self._strength = 1.0
@@ -45,12 +45,12 @@ class AceStepHandler:
     def models_loaded(self) -> bool:
         return self._parts is not None
 
-    def ensure_models_loaded(self) -> Parts:
+    def ensure_models_loaded(self) -> PipelineComponents:
         """The parts of the checkpoint, loaded by the first call. Raises CheckpointError."""
         with self._guard:
             if self._parts is None:
                 logger.info("loading {} on {}", self.checkpoint.name, self.device.value)
-                self._parts = load_parts(self.checkpoint, device=self.device.value, dtype=self.dtype.value)
+                self._parts = load_components(self.checkpoint, device=self.device.value, dtype=self.dtype.value)
             return self._parts
 
     def load_adapter(self, path: Path, *, strength: float = 1.0) -> None:

@@ -158,7 +158,7 @@ def _layer_types() -> tuple[type, ...]:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def fork_cpu_rng(seed: int) -> Iterator[None]:
     """Inside, the CPU generator starts from ``seed``; afterwards it stands where it stood before."""
     before = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the accelerators too

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from acestep.adapters.base import require_finite
 from acestep.adapters.configs import DoRAConfig
 from acestep.adapters.lora import NAME, LoRAAdapter, product
-from acestep.models.quantize import QuantizedLinear, plain_weight
+from acestep.models.quantize import QuantizedLinear, dequantized_weight
 
 MAGNITUDE = "lora_magnitude_vector"
 
@@ -66,7 +66,7 @@ class _Decomposed:
         base = layer.get_base_layer()
         # A quantised row is a little shorter or longer than the true one, on which the file will be used.
         self._correction = (
-            base.row_norms / _row_norms(plain_weight(base)) if isinstance(base, QuantizedLinear) else None
+            base.row_norms / _row_norms(dequantized_weight(base)) if isinstance(base, QuantizedLinear) else None
         )
 
     @torch.no_grad()
@@ -74,7 +74,7 @@ class _Decomposed:
         """[out] fp32 lengths of the rows of W + scale * BA; constants for the gradient (section 4.3 of the paper)."""
         a, b = layer.lora_A[NAME], layer.lora_B[NAME]
         with torch.autocast(a.weight.device.type, enabled=False):
-            turned = torch.addmm(plain_weight(layer.get_base_layer()), b.weight, a.weight, alpha=self._scale)
+            turned = torch.addmm(dequantized_weight(layer.get_base_layer()), b.weight, a.weight, alpha=self._scale)
             if hasattr(a, "start"):
                 turned.addmm_(b.start, a.start, alpha=-self._scale)
         norms = _row_norms(turned)

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - the usual name
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from acestep.adapters.base import StoredAdapter, copies, fill, require_finite, require_plain, seeded
+from acestep.adapters.base import StoredAdapter, copies, fill, fork_cpu_rng, require_finite, require_plain
 from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import LoRAConfig
 from acestep.adapters.lora_file import read_lora, write_lora
@@ -39,7 +39,7 @@ class LoRAAdapter:
         if config.init == "pissa":
             _require_exact(decoder, modules, ranks)
         decoder.requires_grad_(False)
-        with seeded(seed), without_bitsandbytes():
+        with fork_cpu_rng(seed), without_bitsandbytes():
             self._peft = get_peft_model(decoder, _peft_settings(modules, config, ranks))
         self.config = config
         self.network = decoder

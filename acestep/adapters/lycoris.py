@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from acestep.adapters.base import StoredAdapter, copies, fill, require_finite, require_plain, seeded
+from acestep.adapters.base import StoredAdapter, copies, fill, fork_cpu_rng, require_finite, require_plain
 from acestep.adapters.card import AdapterCard
 from acestep.models.key_mapping import diffusers_to_original, original_to_diffusers
 
@@ -35,7 +35,7 @@ class LycorisAdapter:
         self.config = config
         self.network = decoder
         self._modules: dict[str, Any] = {}
-        with seeded(seed), _quiet():
+        with fork_cpu_rng(seed), _quiet():
             for name in modules:
                 self._add(decoder.get_submodule(name), diffusers_to_original(name))
         decoder.train(decoder.training)

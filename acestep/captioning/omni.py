@@ -30,7 +30,7 @@ from acestep.captioning.schema import SAMPLE_RATE_HZ, Stop
 from acestep.core.errors import CaptionError, CheckpointError, ConfigError, JobCancelled
 from acestep.core.files import read_json
 from acestep.models.device import empty_cache
-from acestep.models.safetensors_header import read_weights
+from acestep.models.safetensors_header import read_tensor_infos
 
 _HOP = 160  # samples of one frame of the feature extractor
 _MEMORY_HINT = "Use 8-bit or 4-bit quantization or a shorter window, or unload other models to free GPU memory."
@@ -78,7 +78,7 @@ class OmniModel:
                 [f"quantization {quantization} needs an NVIDIA GPU, the device is {device}"],
                 hint="Choose none, or another device.",
             )
-        read_weights(folder, "model")
+        read_tensor_infos(folder, "model")
         template = _chat_template(folder)
         try:
             config = _thinker_config(folder)

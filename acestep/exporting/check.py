@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from acestep.adapters.files import load_adapter, method
 from acestep.core.errors import AdapterError
-from acestep.exporting.delta import BaseWeights, Parts, delta
+from acestep.exporting.delta import BaseWeights, PipelineComponents, delta
 from acestep.exporting.load_result import WrittenAdapter
 from acestep.exporting.source import CONVOLUTIONS, Source
 from acestep.models.key_mapping import original_to_diffusers
@@ -68,7 +68,7 @@ def compare(source: Source, written: WrittenAdapter) -> ExportMetrics:
     return ExportMetrics(len(norms), residual, min(norms), max(norms))
 
 
-def _sizes(source: Source, name: str, parts: Parts | None) -> tuple[float, float, float]:
+def _sizes(source: Source, name: str, parts: PipelineComponents | None) -> tuple[float, float, float]:
     """Norms for one module: of the trained delta, of its difference to the loaded delta, and of the loaded delta."""
     if parts and source.own and _equal(parts, own := source.own_modules[name]):
         size = method(source.own.kind).delta_norm(dict(own))
@@ -77,12 +77,12 @@ def _sizes(source: Source, name: str, parts: Parts | None) -> tuple[float, float
     return float(wanted.norm()), float((found - wanted).norm()), float(found.norm())
 
 
-def _equal(parts: Parts, own: Parts) -> bool:
+def _equal(parts: PipelineComponents, own: PipelineComponents) -> bool:
     """Whether all values are equal. Avoids computing large matrices."""
     return parts.keys() == own.keys() and all(torch.equal(parts[name].float(), value) for name, value in own.items())
 
 
-def _deltas(source: Source, name: str, parts: Parts | None) -> tuple[Tensor, Tensor]:
+def _deltas(source: Source, name: str, parts: PipelineComponents | None) -> tuple[Tensor, Tensor]:
     """The trained and the loaded weight delta of one module.
 
     If the delta depends on the base model and there is none, the parts themselves are compared.
@@ -98,7 +98,7 @@ def _finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def _flat(parts: Parts, like: Parts) -> Tensor:
+def _flat(parts: PipelineComponents, like: PipelineComponents) -> Tensor:
     """All values of ``parts`` in one vector, NaN for missing parts."""
     values = [parts.get(name, torch.full_like(value, math.nan)) for name, value in sorted(like.items())]
     return torch.cat([value.float().flatten() for value in values])

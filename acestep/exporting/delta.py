@@ -18,9 +18,9 @@ from acestep.adapters.configs import ADAPTERS
 from acestep.adapters.files import method
 from acestep.core.errors import AdapterError, CheckpointError, ModelMismatch
 from acestep.exporting.stream import read_tensor
-from acestep.models.checkpoint import Checkpoint, find_checkpoint, stored_tensors
+from acestep.models.checkpoint import Checkpoint, find_checkpoint, tensor_infos
 
-Parts = Mapping[str, Tensor]
+PipelineComponents = Mapping[str, Tensor]
 DIFF = "diff"  # the whole addition as it is
 
 _DECODER = "decoder."
@@ -34,7 +34,7 @@ class BaseWeights:
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Raises CheckpointError."""
         self.checkpoint = checkpoint
-        self._stored = stored_tensors(checkpoint, _DECODER)
+        self._stored = tensor_infos(checkpoint, _DECODER)
 
     def __getitem__(self, module: str) -> Tensor:
         """[out, in] or [out, in, kernel] fp32."""
@@ -77,7 +77,7 @@ def base_of(adapter: StoredAdapter, checkpoint: str | Path | None, root: Path | 
     return base
 
 
-def delta(parts: Parts, base: Tensor | None = None) -> Tensor:
+def delta(parts: PipelineComponents, base: Tensor | None = None) -> Tensor:
     """[out, in] fp32 what ``parts`` add to the weight ``base`` at strength 1; a kernel counts into ``in``.
 
     Raises:
@@ -95,7 +95,7 @@ def delta(parts: Parts, base: Tensor | None = None) -> Tensor:
     return found
 
 
-def kind_of(parts: Parts) -> str:
+def kind_of(parts: PipelineComponents) -> str:
     """The name in ``ADAPTERS`` of what has these parts. Raises AdapterError."""
     keys = [f"module.{part}.weight" for part in parts]
     for entry in ADAPTERS:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from acestep.adapters.base import StoredAdapter, seeded
+from acestep.adapters.base import StoredAdapter, fork_cpu_rng
 from acestep.adapters.configs import LoRAConfig
 
 MAX_RANK = 128
@@ -32,7 +32,7 @@ def nearest_lora(addition: Tensor, rank: int | None = None) -> tuple[Tensor, Ten
     if smallest <= _WHOLE:
         left, values, right = torch.linalg.svd(addition, full_matrices=False)
     else:
-        with seeded(0):
+        with fork_cpu_rng(0):
             q = min(wanted + _OVERSAMPLED, smallest)
             left, values, right = torch.svd_lowrank(addition, q=q, niter=_ROUNDS)
         right = right.T

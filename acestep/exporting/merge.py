@@ -143,5 +143,5 @@ def _advise(out: Path, rounding: float, context: Context) -> None:
         context.emit(LogMessage(message=message, warning=True))
     merged = find_checkpoint(out)
     if not (merged.vae_folder / "config.json").is_file():
-        hint = f"to play, it needs vae and {merged.text_encoder_folder.name} beside it in {merged.companions}"
+        hint = f"to play, it needs vae and {merged.text_encoder_folder.name} beside it in {merged.components_root}"
         context.emit(LogMessage(message=hint, warning=True))

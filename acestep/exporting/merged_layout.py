@@ -18,10 +18,10 @@ from torch import Tensor
 
 from acestep.core.errors import CheckpointError
 from acestep.core.files import read_json
-from acestep.models.checkpoint import SILENCE_FILE, Checkpoint, check_companions, stored_tensors
-from acestep.models.key_mapping import NULL_CONDITION, PARTS, original_to_diffusers
+from acestep.models.checkpoint import SILENCE_FILE, Checkpoint, check_vae_and_text_encoder, tensor_infos
+from acestep.models.key_mapping import NULL_CONDITION, SUBFOLDERS, original_to_diffusers
 from acestep.models.load import load_silence_latent
-from acestep.models.safetensors_header import StoredTensor, read_header
+from acestep.models.safetensors_header import TensorInfo, read_safetensors_header
 from acestep.models.weight_shapes import encoder_sizes
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -47,7 +47,7 @@ class FileTensor:
 
     name: str
     original: str
-    values: StoredTensor | Tensor
+    values: TensorInfo | Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +74,11 @@ class MergedFiles:
 def same_layout(checkpoint: Checkpoint) -> MergedFiles:
     """The same files as in the checkpoint. Raises CheckpointError."""
     folder, names = checkpoint.folder, {}
-    for original, stored in stored_tensors(checkpoint, "decoder.").items():
+    for original, stored in tensor_infos(checkpoint, "decoder.").items():
         names[stored.file, stored.name] = original
     plan = MergedFiles()
     for file in sorted({file for file, _ in names}):
-        header = sorted(read_header(file).values(), key=lambda stored: stored.start)
+        header = sorted(read_safetensors_header(file).values(), key=lambda stored: stored.start)
         tensors = [FileTensor(stored.name, names.get((file, stored.name), stored.name), stored) for stored in header]
         plan.weights[file.relative_to(folder)] = tensors
     kept = (folder.glob(pattern) for pattern in _KEPT) if checkpoint.layout == "original" else [folder.rglob("*")]
@@ -87,7 +87,7 @@ def same_layout(checkpoint: Checkpoint) -> MergedFiles:
         if path not in plan.weights and path.name != "README.md" and path.parts[0] != ".cache":
             plan.copies[path] = source
     if checkpoint.layout == "original":
-        for file in {stored.file for stored in stored_tensors(checkpoint).values()}:
+        for file in {stored.file for stored in tensor_infos(checkpoint).values()}:
             path = file.relative_to(folder)
             if path not in plan.weights:  # a shard without decoder weights
                 plan.copies[path] = file
@@ -100,15 +100,15 @@ def diffusers_layout(checkpoint: Checkpoint) -> MergedFiles:
     Raises:
         CheckpointError: a companion is missing.
     """
-    check_companions(checkpoint)
+    check_vae_and_text_encoder(checkpoint)
     plan = MergedFiles()
-    for prefix, part in PARTS.items():
-        stored = stored_tensors(checkpoint, prefix)
+    for prefix, part in SUBFOLDERS.items():
+        stored = tensor_infos(checkpoint, prefix)
         tensors = [
             FileTensor(original_to_diffusers(key.removeprefix(prefix)), key, each) for key, each in stored.items()
         ]
         if part == "condition_encoder":
-            null = stored_tensors(checkpoint, NULL_CONDITION)[NULL_CONDITION]
+            null = tensor_infos(checkpoint, NULL_CONDITION)[NULL_CONDITION]
             tensors.append(FileTensor(NULL_CONDITION, NULL_CONDITION, null))
             tensors.append(FileTensor("silence_latent", "", load_silence_latent(checkpoint)))
         plan.weights[Path(part, _WEIGHTS)] = tensors

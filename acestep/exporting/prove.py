@@ -25,10 +25,10 @@ from acestep.exporting.delta import BaseWeights
 from acestep.exporting.model_card import sample_prompt, tag_position
 from acestep.exporting.owned import require_own, write_mark
 from acestep.exporting.source import Source
-from acestep.models.checkpoint import Checkpoint, check_companions, find_checkpoint
+from acestep.models.checkpoint import Checkpoint, check_vae_and_text_encoder, find_checkpoint
 from acestep.models.configs import GenerationConfig
 from acestep.models.device import choose_device, choose_dtype
-from acestep.models.generate import Parts, finish_audio, generate_latents, load_parts
+from acestep.models.generate import PipelineComponents, generate_latents, load_components, postprocess_audio
 from acestep.models.vae import decode_latents
 
 MARK = "proof.json"
@@ -63,7 +63,7 @@ def prove_job(config: ProveJob, context: Context) -> dict[str, Any]:
         JobCancelled: stopped; what was there before still is.
     """
     checkpoint = find_checkpoint(config.checkpoint, config.root)
-    check_companions(checkpoint)
+    check_vae_and_text_encoder(checkpoint)
     adapter = read_adapter(config.adapter)
     base = BaseWeights(checkpoint)
     base.require_fit(adapter)
@@ -124,7 +124,7 @@ class _Prover:
         """The figures of all pieces and their means."""
         device = choose_device(self._config.device)
         self._context.emit(LogMessage(message=f"generating on {device.value}: {device.reason}"))
-        parts = load_parts(self._checkpoint, device=device.value, dtype=choose_dtype(device.value).value)
+        parts = load_components(self._checkpoint, device=device.value, dtype=choose_dtype(device.value).value)
         total = 2 * len(requests)
         plain = [self._piece(parts, number, request, "base", total) for number, request in enumerate(requests)]
         loaded = load_adapter(parts.dit, self._adapter.file)
@@ -149,11 +149,13 @@ class _Prover:
             "pieces": pieces,
         }
 
-    def _piece(self, parts: Parts, number: int, request: GenerationConfig, which: str, total: int) -> Piece:
+    def _piece(
+        self, parts: PipelineComponents, number: int, request: GenerationConfig, which: str, total: int
+    ) -> Piece:
         self._context.stop_if_cancelled()
         stop: Callable[[], bool] = lambda: self._context.cancelled  # noqa: E731
         latents = generate_latents(parts, request, should_stop=stop)
-        audio = finish_audio(decode_latents(parts.vae, latents))
+        audio = postprocess_audio(decode_latents(parts.vae, latents))
         file = _file(number, request, which)
         write_audio(self._folder / file, audio)
         self._done += 1

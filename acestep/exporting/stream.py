@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from acestep.core.errors import CheckpointError
-from acestep.models.safetensors_header import StoredTensor
+from acestep.models.safetensors_header import TensorInfo
 
 DTYPES = {
     "F64": torch.float64,
@@ -34,7 +34,7 @@ DTYPES = {
 _CHUNK = 4 * 2**20  # bytes
 
 
-def read_tensor(stored: StoredTensor) -> Tensor:
+def read_tensor(stored: TensorInfo) -> Tensor:
     """One weight in memory of its own, in the type it is stored in. Raises CheckpointError for an unknown type."""
     data = bytearray(stored.end - stored.start)
     with stored.file.open("rb") as file:
@@ -43,7 +43,7 @@ def read_tensor(stored: StoredTensor) -> Tensor:
     return torch.frombuffer(data, dtype=dtype_of(stored)).reshape(stored.shape)
 
 
-def dtype_of(stored: StoredTensor) -> torch.dtype:
+def dtype_of(stored: TensorInfo) -> torch.dtype:
     """Raises CheckpointError for a type that PyTorch does not have."""
     if stored.dtype not in DTYPES:
         raise CheckpointError(
@@ -96,7 +96,7 @@ class TensorWriter:
         self._file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
         del self._left[name]
 
-    def copy(self, name: str, stored: StoredTensor) -> None:
+    def copy(self, name: str, stored: TensorInfo) -> None:
         """The next tensor, byte for byte from another file."""
         assert (name, (dtype_of(stored), stored.shape)) == next(iter(self._left.items())), name
         left = stored.end - stored.start

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from acestep.core.errors import CheckpointError, UnknownName, nearest_hint
 from acestep.core.files import read_json
-from acestep.models.safetensors_header import read_weights
+from acestep.models.safetensors_header import read_tensor_infos
 
 _MAIN = "ACE-Step/Ace-Step1.5"  # one repository with several folders, each a model here
 _COMPANIONS = ("vae", "Qwen3-Embedding-0.6B")
@@ -138,7 +138,7 @@ def check_folder(model: Model, folder: Path) -> None:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing")
     read_json(folder / "config.json", error=CheckpointError)
-    read_weights(folder, model.weights)
+    read_tensor_infos(folder, model.weights)
     return None
 
 
@@ -151,4 +151,4 @@ def _check_pipeline(folder: Path) -> None:
         if not (folder / name).is_dir():
             raise CheckpointError(f"{folder / name} is missing")
         if (folder / name / "config.json").is_file():  # schedulers and tokenizers have no weights
-            read_weights(folder / name, "model" if library == "transformers" else "diffusion_pytorch_model")
+            read_tensor_infos(folder / name, "model" if library == "transformers" else "diffusion_pytorch_model")

@@ -19,8 +19,8 @@ from acestep.core.errors import CheckpointError
 from acestep.core.files import read_json
 from acestep.core.paths import checkpoint_roots, typed_path
 from acestep.core.registry import nearest_hint
-from acestep.models.key_mapping import NULL_CONDITION, PARTS, whole_name
-from acestep.models.safetensors_header import StoredTensor, compare, read_weights
+from acestep.models.key_mapping import NULL_CONDITION, SUBFOLDERS, original_key
+from acestep.models.safetensors_header import TensorInfo, check_shapes, read_tensor_infos
 from acestep.models.weight_shapes import DEFAULTS, expected_shapes, is_xl
 
 Layout = Literal["original", "diffusers"]
@@ -60,7 +60,7 @@ class Checkpoint:
         return next((word for word in told if word in _VARIANTS), "base" if turbo is False else "turbo")
 
     @property
-    def companions(self) -> Path:
+    def components_root(self) -> Path:
         """The folder that holds the VAE and the text encoder; where it should be, if there is none."""
         if self.layout == "diffusers":
             return self.folder
@@ -69,15 +69,15 @@ class Checkpoint:
 
     @property
     def vae_folder(self) -> Path:
-        return self.companions / "vae"
+        return self.components_root / "vae"
 
     @property
     def text_encoder_folder(self) -> Path:
-        return self.companions / ("text_encoder" if self.layout == "diffusers" else "Qwen3-Embedding-0.6B")
+        return self.components_root / ("text_encoder" if self.layout == "diffusers" else "Qwen3-Embedding-0.6B")
 
     @property
     def text_tokenizer_folder(self) -> Path:
-        return self.companions / "tokenizer" if self.layout == "diffusers" else self.text_encoder_folder
+        return self.components_root / "tokenizer" if self.layout == "diffusers" else self.text_encoder_folder
 
     @property
     def timestep_mu(self) -> float:
@@ -152,7 +152,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _gathered_config(folder: Path) -> dict[str, Any]:
     """One original configuration from those of the parts of a diffusers folder; the decoder's own keys win."""
     gathered: dict[str, Any] = {}
-    for part in PARTS.values():
+    for part in SUBFOLDERS.values():
         path = folder / part / "config.json"
         if path.is_file() or part == "transformer":
             gathered = {**_read_config(path), **gathered}
@@ -164,20 +164,20 @@ def _gathered_config(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in gathered.items() if not key.startswith("_")}
 
 
-def stored_tensors(checkpoint: Checkpoint, *parts: str) -> dict[str, StoredTensor]:
+def tensor_infos(checkpoint: Checkpoint, *parts: str) -> dict[str, TensorInfo]:
     """Original name -> where the weight lies, of the ``parts`` (prefixes such as ``decoder.``), or of all.
 
     Raises:
         CheckpointError: a file is missing or damaged.
     """
     if checkpoint.layout == "original":
-        tensors = read_weights(checkpoint.folder, "model")
+        tensors = read_tensor_infos(checkpoint.folder, "model")
         return {key: tensor for key, tensor in tensors.items() if not parts or key.startswith(parts)}
-    found: dict[str, StoredTensor] = {}
+    found: dict[str, TensorInfo] = {}
     for prefix in parts or _present_parts(checkpoint):
-        folder = PARTS[prefix]
-        for key, tensor in read_weights(checkpoint.folder / folder, "diffusion_pytorch_model").items():
-            if name := whole_name(folder, key):
+        folder = SUBFOLDERS[prefix]
+        for key, tensor in read_tensor_infos(checkpoint.folder / folder, "diffusion_pytorch_model").items():
+            if name := original_key(folder, key):
                 found[name] = tensor
     return found
 
@@ -186,8 +186,10 @@ def _present_parts(checkpoint: Checkpoint) -> tuple[str, ...]:
     """The prefixes of the parts that must or can be there: diffusers folders may leave out the audio tokenizer."""
     required = ("decoder.", "encoder.")
     if checkpoint.layout == "original":
-        return tuple(PARTS)
-    return tuple(prefix for prefix in PARTS if prefix in required or (checkpoint.folder / PARTS[prefix]).is_dir())
+        return tuple(SUBFOLDERS)
+    return tuple(
+        prefix for prefix in SUBFOLDERS if prefix in required or (checkpoint.folder / SUBFOLDERS[prefix]).is_dir()
+    )
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
@@ -198,16 +200,16 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
     """
     present = (*_present_parts(checkpoint), NULL_CONDITION)
     expected = {key: shape for key, shape in expected_shapes(checkpoint.config).items() if key.startswith(present)}
-    compare(checkpoint.folder, expected, stored_tensors(checkpoint))
+    check_shapes(checkpoint.folder, expected, tensor_infos(checkpoint))
     if checkpoint.layout == "original":
         _require(checkpoint.folder / SILENCE_FILE)
 
 
-def check_companions(checkpoint: Checkpoint) -> None:
+def check_vae_and_text_encoder(checkpoint: Checkpoint) -> None:
     """Make sure that the VAE and the text encoder are there and whole. Raises CheckpointError."""
     for folder, stem in ((checkpoint.vae_folder, "diffusion_pytorch_model"), (checkpoint.text_encoder_folder, "model")):
         _read_config(folder / "config.json")
-        read_weights(folder, stem)
+        read_tensor_infos(folder, stem)
     _require(checkpoint.text_tokenizer_folder / "tokenizer_config.json")
 
 
@@ -223,14 +225,14 @@ def encoder_fingerprint(checkpoint: Checkpoint) -> str:
     another precision or layout has the same fingerprint. Raises CheckpointError.
     """
     digest = hashlib.sha256()
-    tensors = stored_tensors(checkpoint, "encoder.")
+    tensors = tensor_infos(checkpoint, "encoder.")
     for name in sorted(name for name in tensors if name.startswith("encoder.")):
         digest.update(f"{name} {tensors[name].shape}".encode())
         digest.update(_beginning(tensors[name]).tobytes())
     return digest.hexdigest()[:16]
 
 
-def _beginning(tensor: StoredTensor) -> np.ndarray[Any, np.dtype[np.uint16]]:
+def _beginning(tensor: TensorInfo) -> np.ndarray[Any, np.dtype[np.uint16]]:
     """The first values of a stored tensor as the bits of bfloat16, rounded to nearest even."""
     if tensor.dtype not in ("F32", "F16", "BF16"):
         raise CheckpointError(f"{tensor.file}: {tensor.name} is stored as {tensor.dtype}, a float type is expected")

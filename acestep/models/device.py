@@ -17,31 +17,31 @@ _SPELLINGS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 @dataclass(frozen=True, slots=True)
-class Choice(Generic[V]):
+class Selection(Generic[V]):
     """A setting and why it is so."""
 
     value: V
     reason: str
 
 
-def choose_device(wanted: str = "auto") -> Choice[str]:
+def choose_device(wanted: str = "auto") -> Selection[str]:
     """The device to compute on, such as ``cuda`` or ``cuda:1``.
 
     Raises:
         ConfigError: the device that was asked for is not there.
     """
     if wanted != "auto":
-        return Choice(_existing(wanted), "as asked for")
+        return Selection(_existing(wanted), "as asked for")
     if torch.cuda.is_available():
-        return Choice("cuda", f"{torch.cuda.get_device_name()} is the fastest device here")
+        return Selection("cuda", f"{torch.cuda.get_device_name()} is the fastest device here")
     if torch.xpu.is_available():
-        return Choice("xpu", f"{torch.xpu.get_device_name()} is the fastest device here")
+        return Selection("xpu", f"{torch.xpu.get_device_name()} is the fastest device here")
     if torch.backends.mps.is_available():
-        return Choice("mps", "the graphics unit of this Mac is the fastest device here")
-    return Choice("cpu", "no graphics card that PyTorch can use was found")
+        return Selection("mps", "the graphics unit of this Mac is the fastest device here")
+    return Selection("cpu", "no graphics card that PyTorch can use was found")
 
 
-def choose_devices(wanted: str, count: int) -> list[Choice[str]]:
+def choose_devices(wanted: str, count: int) -> list[Selection[str]]:
     """A device for each of ``count`` processes on this machine; a CPU is shared by them.
 
     Raises:
@@ -58,7 +58,7 @@ def choose_devices(wanted: str, count: int) -> list[Choice[str]]:
             [f"devices is {count}, PyTorch finds {found} CUDA devices on this machine"],
             hint="Ask for as many as there are.",
         )
-    return [Choice(f"cuda:{number}", chosen.reason) for number in range(count)]
+    return [Selection(f"cuda:{number}", chosen.reason) for number in range(count)]
 
 
 def _existing(name: str) -> str:
@@ -75,7 +75,7 @@ def _existing(name: str) -> str:
     return name
 
 
-def choose_dtype(device: str, wanted: str = "auto") -> Choice[torch.dtype]:
+def choose_dtype(device: str, wanted: str = "auto") -> Selection[torch.dtype]:
     """The number type of the frozen weights and of the arithmetic on ``device``.
 
     Raises:
@@ -85,18 +85,18 @@ def choose_dtype(device: str, wanted: str = "auto") -> Choice[torch.dtype]:
         name = _SPELLINGS.get(wanted, wanted)
         if name not in DTYPES:
             raise ConfigError([f"no number type is called {wanted!r}"], hint=f"Known: auto, {', '.join(DTYPES)}.")
-        return Choice(DTYPES[name], "as asked for")
+        return Selection(DTYPES[name], "as asked for")
     kind = torch.device(device).type
     if kind == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         if major >= 8:
-            return Choice(torch.bfloat16, f"compute capability {major}.{minor} has fast bfloat16")
-        return Choice(torch.float16, f"compute capability {major}.{minor} has no fast bfloat16")
+            return Selection(torch.bfloat16, f"compute capability {major}.{minor} has fast bfloat16")
+        return Selection(torch.float16, f"compute capability {major}.{minor} has no fast bfloat16")
     if kind == "xpu":
-        return Choice(torch.bfloat16, "Intel graphics have fast bfloat16")
+        return Selection(torch.bfloat16, "Intel graphics have fast bfloat16")
     if kind == "mps":
-        return Choice(torch.float16, "halves the memory; Apple graphics are fastest with it")
-    return Choice(torch.float32, "exact, and as fast as anything else on most processors")
+        return Selection(torch.float16, "halves the memory; Apple graphics are fastest with it")
+    return Selection(torch.float32, "exact, and as fast as anything else on most processors")
 
 
 def empty_cache(device: str) -> None:

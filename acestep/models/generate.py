@@ -14,7 +14,7 @@ from acestep.core.errors import JobCancelled
 from acestep.models import load
 from acestep.models.checkpoint import Checkpoint
 from acestep.models.configs import GenerationConfig
-from acestep.models.text import TextEncoder, words_and_language
+from acestep.models.text import TextEncoder, normalize_lyrics
 from acestep.models.vae import decode_latents
 
 TURBO_STEPS, TURBO_SHIFT = 8, 3.0  # the turbo models are distilled for these (SPEC 5.2)
@@ -23,7 +23,7 @@ PEAK = 10 ** (-1 / 20)  # -1 dBFS, as the original app leaves its music (SPEC 8.
 
 
 @dataclass(slots=True)
-class Parts:
+class PipelineComponents:
     """What generating needs, on one device. ``dit`` may carry an adapter."""
 
     checkpoint: Checkpoint
@@ -33,10 +33,10 @@ class Parts:
     vae: Any
 
 
-def load_parts(checkpoint: Checkpoint, *, device: torch.device | str, dtype: torch.dtype) -> Parts:
+def load_components(checkpoint: Checkpoint, *, device: torch.device | str, dtype: torch.dtype) -> PipelineComponents:
     """All parts of a checkpoint, frozen. Raises CheckpointError."""
     place: dict[str, Any] = {"device": device, "dtype": dtype}
-    return Parts(
+    return PipelineComponents(
         checkpoint=checkpoint,
         dit=load.load_dit(checkpoint, **place),
         condition_encoder=load.load_condition_encoder(checkpoint, **place),
@@ -47,7 +47,7 @@ def load_parts(checkpoint: Checkpoint, *, device: torch.device | str, dtype: tor
 
 @torch.no_grad()
 def generate(
-    parts: Parts,
+    parts: PipelineComponents,
     request: GenerationConfig,
     *,
     on_step: Callable[[int, int], None] | None = None,
@@ -61,12 +61,12 @@ def generate(
         JobCancelled: ``should_stop`` answered yes between two steps.
     """
     latents = generate_latents(parts, request, on_step=on_step, should_stop=should_stop)
-    return finish_audio(decode_latents(parts.vae, latents))
+    return postprocess_audio(decode_latents(parts.vae, latents))
 
 
 @torch.no_grad()
 def generate_latents(
-    parts: Parts,
+    parts: PipelineComponents,
     request: GenerationConfig,
     *,
     on_step: Callable[[int, int], None] | None = None,
@@ -74,7 +74,7 @@ def generate_latents(
 ) -> Tensor:
     """[T, C] the music of ``request`` before it is decoded. The rest as ``generate``."""
     steps, guidance, shift = _schedule(parts.checkpoint, request)
-    words, language = words_and_language(request.lyrics, request.language)
+    words, language = normalize_lyrics(request.lyrics, request.language)
 
     def after_step(pipeline: Any, step: int, _timestep: float, _tensors: dict[str, Any]) -> dict[str, Any]:
         if should_stop and should_stop():
@@ -106,7 +106,7 @@ def generate_latents(
     return latents[0]
 
 
-def finish_audio(audio: Tensor) -> Tensor:
+def postprocess_audio(audio: Tensor) -> Tensor:
     """[2, S] without offset, peak at -1 dBFS, as the original app does after decoding (SPEC 8.1)."""
     audio = audio.float().cpu()
     audio = audio - audio.mean(dim=-1, keepdim=True)
@@ -122,7 +122,7 @@ def _schedule(checkpoint: Checkpoint, request: GenerationConfig) -> tuple[int, f
     return steps, 1.0 if turbo else guidance, shift
 
 
-def _pipeline(parts: Parts) -> Any:
+def _pipeline(parts: PipelineComponents) -> Any:
     library: Any = diffusers  # its classes carry no types
     pipeline = library.AceStepPipeline(
         vae=parts.vae,

@@ -18,7 +18,7 @@ _RENAMES = {
 _BACK = {new: old for old, new in _RENAMES.items()}
 
 # Prefix in an original checkpoint -> folder of a diffusers checkpoint.
-PARTS = {
+SUBFOLDERS = {
     "decoder.": "transformer",
     "encoder.": "condition_encoder",
     "tokenizer.": "audio_tokenizer",
@@ -44,11 +44,11 @@ def diffusers_to_original(key: str) -> str:
     return _BACKWARD.sub(lambda match: _BACK[match[0]], key)
 
 
-def whole_name(folder: str, key: str) -> str | None:
+def original_key(folder: str, key: str) -> str | None:
     """The original checkpoint's name of weight ``key`` in a diffusers ``folder``; None where it has none."""
     if folder == "condition_encoder" and key == NULL_CONDITION:
         return key
     if folder == "condition_encoder" and key == "silence_latent":
         return None  # a file of its own in an original checkpoint
-    prefix = next(prefix for prefix, part in PARTS.items() if part == folder)
+    prefix = next(prefix for prefix, part in SUBFOLDERS.items() if part == folder)
     return prefix + diffusers_to_original(key)

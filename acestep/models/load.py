@@ -28,11 +28,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from acestep.core.errors import CheckpointError
 from acestep.core.files import read_json
-from acestep.models.checkpoint import SILENCE_FILE, Checkpoint, find_checkpoint, stored_tensors
+from acestep.models.checkpoint import SILENCE_FILE, Checkpoint, find_checkpoint, tensor_infos
 from acestep.models.condition import TimbreEncoderXL
 from acestep.models.dit import AceStepDiT
 from acestep.models.key_mapping import NULL_CONDITION, original_to_diffusers
-from acestep.models.safetensors_header import StoredTensor, compare, read_weights
+from acestep.models.safetensors_header import TensorInfo, check_shapes, read_tensor_infos
 from acestep.models.text import TextEncoder
 from acestep.models.weight_shapes import encoder_sizes
 
@@ -116,8 +116,8 @@ def load_null_condition(path: Source, *, device: Device = "cpu", dtype: torch.dt
     """[1, 1, D] the learned "no condition" token. Raises CheckpointError."""
     checkpoint = _opened(path)
     prefix = "encoder." if checkpoint.layout == "diffusers" else NULL_CONDITION
-    found = {key: tensor for key, tensor in stored_tensors(checkpoint, prefix).items() if key == NULL_CONDITION}
-    compare(checkpoint.folder, {NULL_CONDITION: (1, 1, encoder_sizes(checkpoint.config)["hidden_size"])}, found)
+    found = {key: tensor for key, tensor in tensor_infos(checkpoint, prefix).items() if key == NULL_CONDITION}
+    check_shapes(checkpoint.folder, {NULL_CONDITION: (1, 1, encoder_sizes(checkpoint.config)["hidden_size"])}, found)
     return _read(found, device, dtype)[NULL_CONDITION]
 
 
@@ -125,7 +125,7 @@ def load_silence_latent(path: Source, *, device: Device = "cpu", dtype: torch.dt
     """[1, F, C] what the VAE makes of silence, for as many frames as the file has. Raises CheckpointError."""
     checkpoint = _opened(path)
     if checkpoint.layout == "diffusers":
-        stored = read_weights(checkpoint.folder / "condition_encoder", "diffusion_pytorch_model")
+        stored = read_tensor_infos(checkpoint.folder / "condition_encoder", "diffusion_pytorch_model")
         if "silence_latent" not in stored:
             raise CheckpointError(f"{checkpoint.folder / 'condition_encoder'} lacks silence_latent")
         return _read({"": stored["silence_latent"]}, device, dtype)[""]
@@ -150,8 +150,8 @@ def load_vae(path: Source, *, device: Device = "cpu", dtype: torch.dtype = torch
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*weight_norm")  # diffusers 0.42.1
         vae: AutoencoderOobleck = AutoencoderOobleck.from_config(config)
-    stored = read_weights(folder, "diffusion_pytorch_model")
-    compare(folder, {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}, stored)
+    stored = read_tensor_infos(folder, "diffusion_pytorch_model")
+    check_shapes(folder, {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}, stored)
     vae.load_state_dict(_read(stored), assign=True)
     # The normalised weights are plain attributes that ``.to(device)`` leaves behind.
     for module in vae.modules():
@@ -166,7 +166,7 @@ def load_text_encoder(path: Source, *, device: Device = "cpu", dtype: torch.dtyp
     """The text encoder beside a checkpoint, with its tokenizer. Raises CheckpointError."""
     checkpoint = _opened(path)
     folder = checkpoint.text_encoder_folder
-    read_weights(folder, "model")
+    read_tensor_infos(folder, "model")
     disable_progress_bar()  # type: ignore[no-untyped-call]  # progress is told by events
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.text_tokenizer_folder, local_files_only=True)
@@ -217,19 +217,17 @@ def _part(
     extra = extra or {}
     stored = {
         original_to_diffusers(key.removeprefix(prefix)): tensor
-        for key, tensor in stored_tensors(checkpoint, prefix).items()
+        for key, tensor in tensor_infos(checkpoint, prefix).items()
         if key.startswith(prefix)
     }
     expected = {name: tuple(weight.shape) for name, weight in module.state_dict().items() if name not in extra}
-    compare(checkpoint.folder, expected, stored)
+    check_shapes(checkpoint.folder, expected, stored)
     rest = {name: tensor.to(device, dtype) for name, tensor in extra.items()}
     module.load_state_dict({**_read(stored, device, dtype), **rest}, assign=True)
     return _frozen(module)
 
 
-def _read(
-    stored: dict[str, StoredTensor], device: Device = "cpu", dtype: torch.dtype | None = None
-) -> dict[str, Tensor]:
+def _read(stored: dict[str, TensorInfo], device: Device = "cpu", dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Copies of the stored tensors, each file opened once; in their own type where none is asked for.
 
     Copies, because results on tensors mapped from a file differ in the last bits by where in the file they lie.

@@ -51,7 +51,7 @@ def is_quantized(decoder: nn.Module) -> bool:
     return any(isinstance(module, QuantizedLinear) for module in decoder.modules())
 
 
-def plain_weight(layer: nn.Linear, dtype: torch.dtype = torch.float32) -> Tensor:
+def dequantized_weight(layer: nn.Linear, dtype: torch.dtype = torch.float32) -> Tensor:
     """[out, in] the numbers that ``layer`` computes with, unpacked if it is quantised."""
     return layer.dequantize(dtype) if isinstance(layer, QuantizedLinear) else layer.weight.to(dtype)
 

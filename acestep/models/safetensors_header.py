@@ -21,7 +21,7 @@ _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2,
 
 
 @dataclass(frozen=True, slots=True)
-class StoredTensor:
+class TensorInfo:
     """One tensor in a file: its name there, its type and shape, and the bytes it occupies."""
 
     file: Path
@@ -32,7 +32,7 @@ class StoredTensor:
     end: int
 
 
-def read_header(path: Path) -> dict[str, StoredTensor]:
+def read_safetensors_header(path: Path) -> dict[str, TensorInfo]:
     """The tensors of one safetensors file.
 
     Raises:
@@ -62,10 +62,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _stored(path: Path, name: str, entry: Any, offset: int) -> StoredTensor:
+def _stored(path: Path, name: str, entry: Any, offset: int) -> TensorInfo:
     try:
         start, end = (offset + int(position) for position in entry["data_offsets"])
-        tensor = StoredTensor(path, name, str(entry["dtype"]), tuple(map(int, entry["shape"])), start, end)
+        tensor = TensorInfo(path, name, str(entry["dtype"]), tuple(map(int, entry["shape"])), start, end)
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(f"{path} is damaged: the header entry of {name} is malformed", hint=_AGAIN) from None
     if end - start != math.prod(tensor.shape) * _BYTES.get(tensor.dtype, 1):
@@ -75,7 +75,7 @@ def _stored(path: Path, name: str, entry: Any, offset: int) -> StoredTensor:
     return tensor
 
 
-def read_weights(folder: Path, stem: str) -> dict[str, StoredTensor]:
+def read_tensor_infos(folder: Path, stem: str) -> dict[str, TensorInfo]:
     """All tensors of ``stem.safetensors`` in ``folder``, or of the shards that ``stem.safetensors.index.json`` lists.
 
     Raises:
@@ -83,7 +83,7 @@ def read_weights(folder: Path, stem: str) -> dict[str, StoredTensor]:
     """
     index = folder / f"{stem}.safetensors.index.json"
     if not index.is_file():
-        return read_header(folder / f"{stem}.safetensors")
+        return read_safetensors_header(folder / f"{stem}.safetensors")
     content = read_json(index, error=CheckpointError, hint=_AGAIN)
     places = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(places, dict) or not places:
@@ -91,14 +91,14 @@ def read_weights(folder: Path, stem: str) -> dict[str, StoredTensor]:
     names = sorted({str(name) for name in places.values()})
     if outside := [name for name in names if Path(name).name != name]:
         raise CheckpointError(f"{index} points outside its folder: {outside[0]}", hint=_AGAIN)
-    shards = {name: read_header(folder / name) for name in names}
+    shards = {name: read_safetensors_header(folder / name) for name in names}
     for key, name in places.items():
         if key not in shards[name]:
             raise CheckpointError(f"{folder / name} lacks {key}, which {index.name} promises", hint=_AGAIN)
     return {key: tensor for shard in shards.values() for key, tensor in shard.items()}
 
 
-def compare(where: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, StoredTensor]) -> None:
+def check_shapes(where: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, TensorInfo]) -> None:
     """Raises CheckpointError naming the first weights that are missing, unknown or of another shape."""
     if missing := [key for key in expected if key not in found]:
         raise CheckpointError(f"{where} lacks {_some(missing)}", hint=_AGAIN)

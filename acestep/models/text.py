@@ -40,11 +40,11 @@ def _known(value: int | str | None) -> str:
 
 def format_lyrics(lyrics: str, language: str) -> str:
     """The text that stands for a song's words."""
-    words, language = words_and_language(lyrics, language)
+    words, language = normalize_lyrics(lyrics, language)
     return f"# Languages\n{language}\n\n# Lyric\n{words}<|endoftext|>"
 
 
-def words_and_language(lyrics: str, language: str) -> tuple[str, str]:
+def normalize_lyrics(lyrics: str, language: str) -> tuple[str, str]:
     """The words as the model is told them, and their language; without words: instrumental, in no known language."""
     words = lyrics.strip()
     if not words or words.lower() == INSTRUMENTAL.lower():

@@ -11,7 +11,7 @@ from safetensors.numpy import save
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from acestep.core.files import write_bytes, write_json
-from acestep.models.tiny_weights import Weights, seeded
+from acestep.models.tiny_weights import Weights, random_normal
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 NUM_CODES = 200  # product of the tiny FSQ levels: the tiny LM knows every code that the tiny tokenizer makes
@@ -64,7 +64,7 @@ def _qwen3(config: dict[str, Any], seed: str, prefix: str) -> Weights:
     """Seeded weights of a Qwen3 model, under transformers' names."""
     width, inner = config["hidden_size"], config["intermediate_size"]
     queries, keys = (config[f"num_{kind}_heads"] * config["head_dim"] for kind in ("attention", "key_value"))
-    yield f"{prefix}embed_tokens.weight", seeded(f"{seed} tokens", (config["vocab_size"], width))
+    yield f"{prefix}embed_tokens.weight", random_normal(f"{seed} tokens", (config["vocab_size"], width))
     yield f"{prefix}norm.weight", np.ones(width, np.float32)
     for index in range(config["num_hidden_layers"]):
         layer = f"{prefix}layers.{index}."
@@ -82,7 +82,7 @@ def _qwen3(config: dict[str, Any], seed: str, prefix: str) -> Weights:
             "mlp.down_proj": (width, inner),
         }
         for name, shape in shapes.items():
-            yield f"{layer}{name}.weight", seeded(f"{seed} {index} {name}", shape, shape[1] ** -0.5)
+            yield f"{layer}{name}.weight", random_normal(f"{seed} {index} {name}", shape, shape[1] ** -0.5)
 
 
 def write_tokenizer(folder: Path, more: Sequence[str] = (), *, chat_template: str | None = None) -> int:

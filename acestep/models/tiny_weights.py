@@ -21,7 +21,7 @@ Weights = Iterator[tuple[str, Array]]
 _SEED = 15
 
 
-def seeded(name: str, shape: tuple[int, ...], std: float = 1.0) -> Array:
+def random_normal(name: str, shape: tuple[int, ...], std: float = 1.0) -> Array:
     """Normal numbers that depend on the name and the shape alone."""
     generator = np.random.default_rng([_SEED, zlib.crc32(name.encode())])
     return np.float32(std) * generator.standard_normal(shape, dtype=np.float32)
@@ -40,12 +40,12 @@ def _plain(name: str, shape: tuple[int, ...]) -> Array:
     if part.endswith(("norm", "norm_out")):
         return np.ones(shape, np.float32)
     if name.endswith("bias"):
-        return seeded(name, shape, 0.02)
+        return random_normal(name, shape, 0.02)
     if name.endswith("scale_shift_table"):
-        return seeded(name, shape, 0.05)
+        return random_normal(name, shape, 0.05)
     if name.endswith(("special_token", "special_tokens", "null_condition_emb")):
-        return seeded(name, shape)
-    return seeded(name, shape, float(np.prod(shape[1:])) ** -0.5)
+        return random_normal(name, shape)
+    return random_normal(name, shape, float(np.prod(shape[1:])) ** -0.5)
 
 
 def _open_the_way(weights: dict[str, Array], config: Mapping[str, Any], seed: str) -> None:
@@ -55,7 +55,7 @@ def _open_the_way(weights: dict[str, Array], config: Mapping[str, Any], seed: st
     of songs have in common; it could not build the way itself.
     """
     width, channels, patch = config["hidden_size"], config["audio_acoustic_hidden_dim"], config["patch_size"]
-    directions = seeded(f"{seed} way", (width, channels * patch)).astype(np.float64)
+    directions = random_normal(f"{seed} way", (width, channels * patch)).astype(np.float64)
     way = np.linalg.qr(directions)[0].astype(np.float32).reshape(width, channels, patch)
     weights["decoder.proj_in.1.weight"] *= np.float32(0.1)
     weights["decoder.proj_in.1.weight"][:, -channels:] = way  # the latents come after the context
@@ -81,7 +81,7 @@ def vae_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
             weights[name] = _gain(name, shape, weights[name.removesuffix("g") + "v"])
     latent = shapes["encoder.conv2.bias"][0] // 2
     weights["encoder.conv2.weight_g"][latent:] = 0.0
-    weights["encoder.conv2.bias"] = seeded("encoder.conv2.bias", (2 * latent,), 0.3)
+    weights["encoder.conv2.bias"] = random_normal("encoder.conv2.bias", (2 * latent,), 0.3)
     weights["encoder.conv2.bias"][latent:] = -6.0  # softplus gives the posterior a deviation of 0.0026
     return weights
 
@@ -90,14 +90,14 @@ def _vae_weight(name: str, shape: tuple[int, ...]) -> Array:
     if not name.endswith("weight_v"):
         return np.zeros(shape, np.float32)  # biases; alpha and beta are logarithms
     if _downsamples(name):
-        return seeded(name, (*shape[:2], 1)) * _window(shape[2])
-    return seeded(name, shape)
+        return random_normal(name, (*shape[:2], 1)) * _window(shape[2])
+    return random_normal(name, shape)
 
 
 def _gain(name: str, shape: tuple[int, ...], kernel: Array) -> Array:
     """The norm of each kernel of a weight-normalised layer."""
     if name == "encoder.conv1.weight_g":
-        return np.exp(seeded(name, shape, 0.7)) * np.float32(4.0)
+        return np.exp(random_normal(name, shape, 0.7)) * np.float32(4.0)
     if "res_unit" in name:
         gain = 0.3
     elif _downsamples(name):

@@ -7,7 +7,7 @@ from typing import Any
 
 from acestep.core.files import remove_leftovers, require_space, storage_errors, write_bytes
 from acestep.preprocessing.plan import Song, up_to_date
-from acestep.tensors.manifest import SampleDetails, sample_details, tensor_files, write_manifest
+from acestep.tensors.manifest import SampleDetails, list_tensor_files, sample_details, write_manifest
 from acestep.tensors.record import TensorRecord, encode_record
 
 INTERMEDIATES = "_tmp_pass1"
@@ -61,7 +61,7 @@ class Output:
 
     def unused(self) -> list[str]:
         """Tensor files in the folder that the manifest does not hold."""
-        return [path.name for path in tensor_files(self.folder) if path.name not in self.ready]
+        return [path.name for path in list_tensor_files(self.folder) if path.name not in self.ready]
 
     def remove_intermediates(self) -> None:
         """Also those of songs that have left the dataset since pass 1. Raises NotWritable, StorageError."""

@@ -16,7 +16,7 @@ from acestep.core.events import Event, ItemFailed, LogMessage, Saved, Started
 from acestep.core.workers import MergedEvents
 from acestep.dataset.labels import Problem
 from acestep.dataset.sample import Dataset, DatasetMetadata
-from acestep.models.checkpoint import check_checkpoint, check_companions, find_checkpoint
+from acestep.models.checkpoint import check_checkpoint, check_vae_and_text_encoder, find_checkpoint
 from acestep.models.device import choose_devices, choose_dtype
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.preprocessing.encode import Encoder, Reporter
@@ -56,7 +56,7 @@ def preprocess(
     """
     checkpoint = find_checkpoint(config.checkpoint)
     check_checkpoint(checkpoint)
-    check_companions(checkpoint)
+    check_vae_and_text_encoder(checkpoint)
     device, *_ = choose_devices(config.device, config.devices)
     dtype = choose_dtype(device.value, config.dtype)
     reporter.emit(LogMessage(message=f"device {device.value}: {device.reason}"))

@@ -29,7 +29,7 @@ from acestep.models.device import empty_cache
 from acestep.models.text import format_lyrics, format_prompt
 from acestep.models.vae import encode_audio
 from acestep.preprocessing.plan import Song
-from acestep.tensors.record import TensorRecord, load_plain, save_plain
+from acestep.tensors.record import TensorRecord, deserialize, serialize
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ def write_features(path: Path, song: Song, features: Features) -> None:
         "lyric_hidden_states": features.lyric_hidden_states,
         "metadata": {"content_hash": song.content_hash, "duration": features.duration},
     }
-    write_bytes(path, save_plain(content))
+    write_bytes(path, serialize(content))
 
 
 def read_features(path: Path, song: Song) -> Features | None:
@@ -160,7 +160,7 @@ def read_features(path: Path, song: Song) -> Features | None:
     if not path.is_file():
         return None
     try:
-        content = load_plain(path.read_bytes(), path.name)
+        content = deserialize(path.read_bytes(), path.name)
         if content["metadata"]["content_hash"] != song.content_hash:
             return None
         return Features(

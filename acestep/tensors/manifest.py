@@ -104,7 +104,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise TensorError(f"{folder} is not a folder", hint=_HINT)
     content, problem = _content(folder / NAME)
     if content is None:
-        manifest = Manifest(folder, tensor_files(folder), problems=[problem] if problem else [])
+        manifest = Manifest(folder, list_tensor_files(folder), problems=[problem] if problem else [])
     else:
         manifest = _listed(folder, content)
     if not manifest.paths:
@@ -113,7 +113,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def tensor_files(folder: Path) -> list[Path]:
+def list_tensor_files(folder: Path) -> list[Path]:
     """Every ``.pt`` file directly in ``folder``, listed or not, by name; temporary files are left out."""
     return sorted(
         path for path in folder.glob("*.pt") if not path.name.startswith(".") and path.suffixes[-2:-1] != [".tmp"]

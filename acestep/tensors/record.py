@@ -111,7 +111,7 @@ def write_record(path: Path, record: TensorRecord) -> None:
 
 def encode_record(record: TensorRecord) -> bytes:
     """The content of a record's file."""
-    return save_plain({**record.tensors(), "metadata": record.metadata})
+    return serialize({**record.tensors(), "metadata": record.metadata})
 
 
 def decode_record(data: bytes, name: str) -> TensorRecord:
@@ -120,7 +120,7 @@ def decode_record(data: bytes, name: str) -> TensorRecord:
     Raises:
         TensorError: not a tensor file, unsafe, cut, of a newer version, or a tensor is missing or misshapen.
     """
-    content = load_plain(data, name)
+    content = deserialize(data, name)
     missing = [key for key in TENSOR_KEYS if not isinstance(content.get(key), Tensor)]
     if missing:
         raise TensorError(f"{name} has no {', '.join(missing)}", hint=_AGAIN)
@@ -136,7 +136,7 @@ def decode_record(data: bytes, name: str) -> TensorRecord:
         raise TensorError(f"{name}: {error}", hint=error.hint) from None
 
 
-def save_plain(content: Mapping[str, Any]) -> bytes:
+def serialize(content: Mapping[str, Any]) -> bytes:
     """``torch.save`` of tensors and plain data: equal content gives equal bytes.
 
     A tensor that is a view would be stored with all of its base, and ``torch.save`` to a path stores the path's
@@ -147,7 +147,7 @@ def save_plain(content: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def load_plain(data: bytes, name: str) -> dict[str, Any]:
+def deserialize(data: bytes, name: str) -> dict[str, Any]:
     """Tensors and plain data from ``torch.save``'s format; nothing in the file is executed. Raises TensorError."""
     if not data.startswith(b"PK"):
         raise TensorError(f"{name} is not a tensor file", hint=_AGAIN)
@@ -168,7 +168,7 @@ def load_plain(data: bytes, name: str) -> dict[str, Any]:
     return content
 
 
-def require_fingerprint(records: Iterable[TensorRecord], checkpoint: Checkpoint) -> list[str]:
+def check_fingerprint(records: Iterable[TensorRecord], checkpoint: Checkpoint) -> list[str]:
     """Refuse songs whose conditions another model's encoder made; what could not be told comes back as warnings.
 
     Our records carry a fingerprint of the encoder. Other trainers' records carry the checkpoint's name at best.

@@ -35,9 +35,9 @@ class Companions:
     silence_frames: int = 15_000
 
 
-def estimate_samples(spec: MemorySpec, duration_s: float, companions: Companions | None = None) -> Estimate:
+def estimate_samples(spec: MemorySpec, duration_s: float, components_root: Companions | None = None) -> Estimate:
     """The peak while samples of that length are made, which is when they are decoded."""
-    beside, size = companions or Companions(), SIZES[spec.compute]
+    beside, size = components_root or Companions(), SIZES[spec.compute]
     encoder = sum(prod(shape) for name, shape in expected_shapes(spec.config).items() if name.startswith("encoder."))
     silence = beside.silence_frames * 64
     fixed = {name: size for name, size in resident(spec).items() if name != "batch"}

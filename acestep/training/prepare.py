@@ -19,7 +19,7 @@ from acestep.core.files import require_space, storage_errors
 from acestep.core.jobs import Context
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, encoder_fingerprint, find_checkpoint
 from acestep.tensors.manifest import Manifest, read_manifest
-from acestep.tensors.record import decode_record, require_fingerprint
+from acestep.tensors.record import check_fingerprint, decode_record
 from acestep.training.configs import TrainingConfig, TrainJob
 from acestep.training.data import ExampleSampler, StepPlan, TrainingSample, split
 from acestep.training.distributed.placement import choose_placement, make_fabric
@@ -190,7 +190,7 @@ def _read_sample(path: Path, folder: Path) -> TrainingSample:
 
 def require_fit(samples: Sequence[TrainingSample], checkpoint: Checkpoint, folder: Path, context: Context) -> None:
     """Raises ModelMismatch if the samples were preprocessed for another model."""
-    for warning in require_fingerprint((sample.record for sample in samples), checkpoint):
+    for warning in check_fingerprint((sample.record for sample in samples), checkpoint):
         _warn(context, warning)
     width = checkpoint.config.get("encoder_hidden_size") or checkpoint.config["hidden_size"]
     for sample in samples:

@@ -71,11 +71,11 @@ class Service:
 
     def _load(self, checkpoint: Path) -> AceStepHandler:
         from acestep.handler import AceStepHandler
-        from acestep.models.checkpoint import check_checkpoint, check_companions
+        from acestep.models.checkpoint import check_checkpoint, check_vae_and_text_encoder
 
         handler = AceStepHandler(checkpoint)
         check_checkpoint(handler.checkpoint)
-        check_companions(handler.checkpoint)
+        check_vae_and_text_encoder(handler.checkpoint)
         handler.ensure_models_loaded()
         self._handler = handler
         self.loaded = LoadedModel(

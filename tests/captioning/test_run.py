@@ -36,7 +36,7 @@ from acestep.core.events import (
 )
 from acestep.core.jobs import Context, run_job, write_job
 from acestep.dataset.scan import scan_folder
-from acestep.models.device import Choice
+from acestep.models.device import Selection
 from tests.captioning.test_local import CAPTION, LYRICS, out_of_memory
 from tests.fake_cloud import ANSWER, KEY, fake_cloud
 from tests.fake_cloud import CAPTION as CLOUD_CAPTION
@@ -227,7 +227,7 @@ def test_models_wait_for_a_card_that_another_program_uses_and_may_share_it(job, 
     from acestep.captioning import run
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(run, "choose_device", lambda wanted: Choice("cuda", "as if there was one"))
+    monkeypatch.setattr(run, "choose_device", lambda wanted: Selection("cuda", "as if there was one"))
     emit = Context.emit
 
     def share_when_told(self, event):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from acestep.adapters.base import seeded
+from acestep.adapters.base import fork_cpu_rng
 from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import LoRAConfig
 from acestep.adapters.files import load_adapter, read_adapter, read_card
@@ -26,7 +26,7 @@ def additions(path: Path) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("size", [(60, 40), (700, 600)])
 def test_the_nearest_lora_loses_what_the_best_approximation_loses(size: tuple[int, int]) -> None:
-    with seeded(1):
+    with fork_cpu_rng(1):
         left, values = torch.linalg.qr(torch.randn(size))[0], 0.8 ** torch.arange(size[1])
         right = torch.linalg.qr(torch.randn(size[1], size[1]))[0]
     whole = left * values @ right.T
@@ -36,7 +36,7 @@ def test_the_nearest_lora_loses_what_the_best_approximation_loses(size: tuple[in
 
 
 def test_the_smallest_sufficient_rank_is_found() -> None:
-    with seeded(2):
+    with fork_cpu_rng(2):
         whole = torch.randn(90, 6) @ torch.randn(6, 70)
     b, a = nearest_lora(whole)
     assert b.shape == (90, 6)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from acestep.core.errors import CheckpointError
 from acestep.exporting.stream import TensorWriter, read_tensor
-from acestep.models.safetensors_header import read_header
+from acestep.models.safetensors_header import read_safetensors_header
 
 TENSORS = {
     "half": torch.randn(3, 5).half(),
@@ -39,13 +39,13 @@ def test_the_library_reads_what_was_written(tmp_path: Path) -> None:
 
 
 def test_every_tensor_lies_aligned_in_the_file(tmp_path: Path) -> None:
-    for name, stored in read_header(written(tmp_path / "a.safetensors")).items():
+    for name, stored in read_safetensors_header(written(tmp_path / "a.safetensors")).items():
         assert stored.start % TENSORS[name].itemsize == 0
 
 
 def test_tensors_are_copied_from_another_file_byte_for_byte(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "a.safetensors")
-    header = read_header(tmp_path / "a.safetensors")
+    header = read_safetensors_header(tmp_path / "a.safetensors")
     layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in TENSORS.items()}
     with TensorWriter(tmp_path / "b.safetensors", layout) as writer:
         for name in writer.names:
@@ -57,7 +57,7 @@ def test_tensors_are_copied_from_another_file_byte_for_byte(tmp_path: Path) -> N
 
 def test_a_source_cut_while_it_is_copied_is_told(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "a.safetensors")
-    header = read_header(tmp_path / "a.safetensors")
+    header = read_safetensors_header(tmp_path / "a.safetensors")
     (tmp_path / "a.safetensors").write_bytes(b"")
     with (
         pytest.raises(CheckpointError, match="cut short at kernel"),

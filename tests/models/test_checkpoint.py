@@ -15,7 +15,7 @@ from acestep.core.paths import PROJECT
 from acestep.models.checkpoint import (
     Checkpoint,
     check_checkpoint,
-    check_companions,
+    check_vae_and_text_encoder,
     encoder_fingerprint,
     find_checkpoint,
     list_checkpoints,
@@ -73,7 +73,7 @@ def test_a_checkpoint_knows_its_family_variant_and_companions(tiny_root: Path) -
     assert (turbo.family, turbo.variant, turbo.is_turbo) == ("2b", "turbo", True)
     assert (base.family, base.variant, base.is_turbo) == ("2b", "base", False)
     assert (xl.family, xl.variant, xl.is_turbo) == ("xl", "base", False)
-    assert turbo.companions == tiny_root
+    assert turbo.components_root == tiny_root
     assert (turbo.timestep_mu, turbo.timestep_sigma) == (-0.4, 1.0)
 
 
@@ -105,7 +105,7 @@ def test_every_tiny_checkpoint_passes_in_each_layout(tiny_root: Path, tmp_path: 
         for folder in others:
             check_checkpoint(find_checkpoint(folder))
         for folder in (original, others[2]):
-            check_companions(find_checkpoint(folder))
+            check_vae_and_text_encoder(find_checkpoint(folder))
 
 
 def test_the_fingerprint_is_one_of_the_encoder_not_of_the_files(tiny_root: Path, tmp_path: Path) -> None:
@@ -164,10 +164,10 @@ def test_a_missing_file_is_named(name: str, tiny_checkpoint: Path, tmp_path: Pat
 def test_missing_companions_are_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = copied(tiny_checkpoint, tmp_path)
     with pytest.raises(CheckpointError, match="vae"):
-        check_companions(find_checkpoint(folder))
+        check_vae_and_text_encoder(find_checkpoint(folder))
     shutil.copytree(tiny_checkpoint.parent / "vae", tmp_path / "vae")
     with pytest.raises(CheckpointError, match=r"Qwen3-Embedding-0\.6B"):
-        check_companions(find_checkpoint(folder))
+        check_vae_and_text_encoder(find_checkpoint(folder))
 
 
 def test_a_lost_shard_or_a_shard_without_its_weight_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:

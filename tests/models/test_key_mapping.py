@@ -9,7 +9,7 @@ from diffusers.pipelines.ace_step.modeling_ace_step import (
     AceStepConditionEncoder,
 )
 
-from acestep.models.key_mapping import PARTS, diffusers_to_original, original_to_diffusers, whole_name
+from acestep.models.key_mapping import SUBFOLDERS, diffusers_to_original, original_key, original_to_diffusers
 from acestep.models.weight_shapes import DEFAULTS, encoder_sizes, expected_shapes
 
 XL = {
@@ -58,7 +58,7 @@ def test_expected_weights_are_those_of_the_full_size_modules(config: dict[str, o
         name: tuple(weight.shape)
         for folder, module in modules.items()
         for key, weight in module.state_dict().items()
-        if (name := whole_name(folder, key))
+        if (name := original_key(folder, key))
     }
     assert shapes == expected_shapes(config)
-    assert set(modules) == set(PARTS.values())
+    assert set(modules) == set(SUBFOLDERS.values())

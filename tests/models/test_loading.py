@@ -28,7 +28,7 @@ from acestep.models.load import (
 )
 from tests.models.checkpoint_layouts import copied, in_diffusers_layout, rewritten, sharded
 
-PARTS: list[Callable[..., nn.Module]] = [
+LOADERS: list[Callable[..., nn.Module]] = [
     load_dit,
     load_condition_encoder,
     load_audio_tokenizer,
@@ -40,7 +40,7 @@ PARTS: list[Callable[..., nn.Module]] = [
 def all_tensors(folder: Path) -> dict[str, Tensor]:
     """Everything that loading a checkpoint gives, by part and name; buffers that no file holds too."""
     found = {"silence": load_silence_latent(folder), "null": load_null_condition(folder)}
-    modules: dict[str, Any] = {load.__name__: load(folder) for load in PARTS}
+    modules: dict[str, Any] = {load.__name__: load(folder) for load in LOADERS}
     modules["text"] = load_text_encoder(folder).model
     for part, module in modules.items():
         tensors = dict((*module.named_parameters(), *module.named_buffers()))
@@ -70,7 +70,7 @@ def velocity(folder: Path) -> Tensor:
     return answer
 
 
-@pytest.mark.parametrize("load", PARTS)
+@pytest.mark.parametrize("load", LOADERS)
 def test_parts_are_frozen_in_evaluation_and_of_the_wanted_type(load: Callable[..., nn.Module], tiny_root: Path) -> None:
     module = load(tiny_root / "acestep-v15-tiny-xl-base", device="cpu", dtype=torch.bfloat16)
     tensors = [*module.parameters(), *module.buffers()]

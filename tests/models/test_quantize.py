@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from acestep.core.errors import ConfigError, MissingPackage
 from acestep.models.dit import AceStepDiT
 from acestep.models.load import load_dit
-from acestep.models.quantize import QUANTIZED, QuantizedLinear, is_quantized, plain_weight, quantize
+from acestep.models.quantize import QUANTIZED, QuantizedLinear, dequantized_weight, is_quantized, quantize
 
 every_precision = pytest.mark.parametrize("precision", QUANTIZED)
 ERROR = {"int8": 0.01, "nf4": 0.1}  # of normally distributed weights
@@ -77,11 +77,11 @@ def test_the_decoder_answers_nearly_as_before(decoder: AceStepDiT, precision: st
 @every_precision
 def test_weights_are_near_and_small(precision: str) -> None:
     layer, packed = made(precision)
-    assert float((plain_weight(packed) - layer.weight).norm() / layer.weight.norm()) < ERROR[precision]
+    assert float((dequantized_weight(packed) - layer.weight).norm() / layer.weight.norm()) < ERROR[precision]
     num_bytes = sum(p.numel() * p.element_size() for p in (packed.weight, packed.scale))
     assert 8 * num_bytes / layer.weight.numel() < BITS[precision] + 32 / 96
     torch.testing.assert_close(packed.row_norms, layer.weight.norm(dim=1))
-    assert torch.equal(plain_weight(layer), layer.weight)
+    assert torch.equal(dequantized_weight(layer), layer.weight)
 
 
 @every_precision
@@ -90,14 +90,14 @@ def test_weights_of_any_shape_are_near(precision: str, out: int, width: int) -> 
     layer = nn.Linear(width, out, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.randn(out, width, generator=torch.Generator().manual_seed(1)))
-    found = plain_weight(QuantizedLinear(layer, precision, torch.device("cpu")))
+    found = dequantized_weight(QuantizedLinear(layer, precision, torch.device("cpu")))
     assert float((found - layer.weight).norm() / layer.weight.norm()) < ERROR[precision] * 1.2
 
 
 @every_precision
 def test_equal_weights_are_quantised_alike(precision: str) -> None:
     first, second = made(precision)[1], made(precision)[1]
-    assert torch.equal(plain_weight(first), plain_weight(second))
+    assert torch.equal(dequantized_weight(first), dequantized_weight(second))
 
 
 @every_precision
@@ -105,7 +105,7 @@ def test_equal_weights_are_quantised_alike(precision: str) -> None:
 def test_a_layer_computes_with_the_unpacked_weight_in_both_directions(precision: str, bias: bool) -> None:
     layer, packed = made(precision, bias=bias)
     x, y = inputs().requires_grad_(), inputs().requires_grad_()
-    found, wanted = packed(x), F.linear(y, plain_weight(packed), layer.bias)
+    found, wanted = packed(x), F.linear(y, dequantized_weight(packed), layer.bias)
     assert torch.equal(found, wanted)
     found.square().sum().backward()
     wanted.square().sum().backward()
@@ -176,7 +176,7 @@ def test_empty_rows_stay_empty(precision: str) -> None:
     layer, _ = made(precision)
     with torch.no_grad():
         layer.weight[3] = 0.0
-    weight = plain_weight(QuantizedLinear(layer, precision, torch.device("cpu")))
+    weight = dequantized_weight(QuantizedLinear(layer, precision, torch.device("cpu")))
     assert not weight[3].any()
     assert weight.isfinite().all()
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from acestep.core.errors import CheckpointError
 from acestep.models import create_tiny_checkpoint, load_audio_tokenizer, load_dit, load_silence_latent, load_vae
-from acestep.models.checkpoint import check_checkpoint, check_companions, find_checkpoint
+from acestep.models.checkpoint import check_checkpoint, check_vae_and_text_encoder, find_checkpoint
 from acestep.models.condition import context_latents
 from acestep.models.vae import decode_latents, encode_audio
 from tests.songs import sine_song
@@ -70,7 +70,7 @@ def test_an_unknown_variant_is_refused(tmp_path: Path) -> None:
 def test_every_variant_passes_the_check_of_real_models(suffix: str, family: str, turbo: bool, tiny_root: Path) -> None:
     checkpoint = find_checkpoint(tiny_root / f"acestep-v15-tiny{suffix}")
     check_checkpoint(checkpoint)
-    check_companions(checkpoint)
+    check_vae_and_text_encoder(checkpoint)
     assert (checkpoint.family, checkpoint.is_turbo) == (family, turbo)
 
 

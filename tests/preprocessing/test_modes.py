@@ -21,7 +21,7 @@ from acestep.models.vae import encode_audio
 from acestep.preprocessing.plan import Song
 from acestep.preprocessing.stages import song_audio
 from acestep.tensors.manifest import read_manifest
-from acestep.tensors.record import TensorRecord, read_record, require_fingerprint
+from acestep.tensors.record import TensorRecord, check_fingerprint, read_record
 from tests.bad_files import song
 from tests.preprocessing.conftest import TAG, Listener, Workshop, tensors
 
@@ -149,7 +149,7 @@ def test_metadata_names_labels_versions_and_model_but_no_place_on_this_computer(
 
 def test_the_tensors_fit_their_own_checkpoint(standard: Standard, tiny_checkpoint: Path) -> None:
     records = [read_record(path) for path in read_manifest(standard[0]).paths]
-    assert require_fingerprint(records, find_checkpoint(tiny_checkpoint)) == []
+    assert check_fingerprint(records, find_checkpoint(tiny_checkpoint)) == []
 
 
 def test_long_songs_are_cut_and_loudness_is_evened_before_encoding(tmp_path: Path) -> None:

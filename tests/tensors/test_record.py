@@ -14,10 +14,10 @@ from acestep.core.errors import ModelMismatch, TensorError
 from acestep.models.checkpoint import Checkpoint, encoder_fingerprint, find_checkpoint
 from acestep.tensors.record import (
     TensorRecord,
+    check_fingerprint,
     decode_record,
     encode_record,
     read_record,
-    require_fingerprint,
     write_record,
 )
 from tests.bad_files import pickle_bomb
@@ -187,23 +187,23 @@ def test_an_altered_file_is_read_or_refused_but_never_a_crash() -> None:
 def test_songs_fit_the_model_whose_encoder_made_them(tiny_checkpoint: Path) -> None:
     checkpoint = find_checkpoint(tiny_checkpoint)
     mine = encoder_fingerprint(checkpoint)
-    assert require_fingerprint([record(encoder_fingerprint=mine, model_checkpoint="renamed")], checkpoint) == []
-    assert require_fingerprint([record(model_checkpoint=checkpoint.name)], checkpoint) == []
+    assert check_fingerprint([record(encoder_fingerprint=mine, model_checkpoint="renamed")], checkpoint) == []
+    assert check_fingerprint([record(model_checkpoint=checkpoint.name)], checkpoint) == []
 
 
 def test_songs_of_another_model_are_refused_with_both_names(tiny_checkpoint: Path) -> None:
     checkpoint = find_checkpoint(tiny_checkpoint)
     other = record(encoder_fingerprint="0" * 16, model_checkpoint="acestep-v15-base")
     with pytest.raises(ModelMismatch, match=f"song.wav was made with acestep-v15-base, the model is {checkpoint.name}"):
-        require_fingerprint([record(model_checkpoint=checkpoint.name), other], checkpoint)
+        check_fingerprint([record(model_checkpoint=checkpoint.name), other], checkpoint)
     with pytest.raises(ModelMismatch, match="old-model"):
-        require_fingerprint([record(model_checkpoint="old-model")], checkpoint)
+        check_fingerprint([record(model_checkpoint="old-model")], checkpoint)
     with pytest.raises(ModelMismatch, match=f"encoder {'0' * 16}, not {encoder_fingerprint(checkpoint)}"):
-        require_fingerprint([record(encoder_fingerprint="0" * 16, model_checkpoint=checkpoint.name)], checkpoint)
+        check_fingerprint([record(encoder_fingerprint="0" * 16, model_checkpoint=checkpoint.name)], checkpoint)
 
 
 def test_songs_of_an_unknown_model_are_taken_with_a_warning(tiny_checkpoint: Path) -> None:
     checkpoint: Checkpoint = find_checkpoint(tiny_checkpoint)
-    (warning,) = require_fingerprint([record(), record()], checkpoint)
+    (warning,) = check_fingerprint([record(), record()], checkpoint)
     assert "song.wav" in warning
     assert checkpoint.name in warning

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from acestep.adapters.files import read_adapter
 from acestep.core.event_log import EventLog
 from acestep.core.events import Saved, Started, StepLogged
-from acestep.tensors.manifest import read_manifest, tensor_files
+from acestep.tensors.manifest import list_tensor_files, read_manifest
 from acestep.training.state.run_folder import ADAPTER, STATE, RunFolder
 from acestep.training.state.tensor_tree import read_state
 
@@ -76,7 +76,7 @@ def require_songs(folder: Path, wanted: dict[str, bytes]) -> int:
     """Each song that is there is whole and as it must be, the manifest names no other; gives how many there are."""
     if not folder.is_dir():
         return 0
-    found = {path.name: path.read_bytes() for path in tensor_files(folder)}
+    found = {path.name: path.read_bytes() for path in list_tensor_files(folder)}
     assert all(wanted[name] == data for name, data in found.items()), "a song differs"
     if (folder / "manifest.json").is_file():
         manifest = read_manifest(folder)

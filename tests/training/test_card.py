@@ -12,7 +12,7 @@ from acestep.core.errors import JobCancelled
 from acestep.core.event_log import EventLog
 from acestep.core.events import Waiting
 from acestep.core.jobs import Context
-from acestep.models.device import Choice
+from acestep.models.device import Selection
 from acestep.preprocessing import builder
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.training import trainer
@@ -20,7 +20,7 @@ from acestep.training.configs import TrainJob
 from acestep.training.distributed.process_group import SINGLE_PROCESS
 from acestep.training.evaluation import sensitivity as estimator
 
-CARD = Choice("cuda", "as if there was one")
+CARD = Selection("cuda", "as if there was one")
 
 
 def train(context, monkeypatch):

@@ -18,7 +18,7 @@ from acestep.exporting.merge import merge_job
 from acestep.exporting.package import export_adapter
 from acestep.models.checkpoint import find_checkpoint
 from acestep.models.configs import GenerationConfig
-from acestep.models.generate import generate, load_parts
+from acestep.models.generate import generate, load_components
 from acestep.models.load import load_dit
 from acestep.preprocessing.builder import preprocess_job
 from acestep.preprocessing.configs import PreprocessJob
@@ -88,7 +88,7 @@ def test_an_xl_model_goes_the_whole_way(tiny_root, tmp_path):
     merge_job(MergeJob(checkpoint=str(checkpoint), adapter=whole.out, out=merged), Context(tmp_path))
     assert find_checkpoint(merged).family == "xl"
     assert not torch.equal(heard(load_dit(merged)), heard(load_dit(checkpoint)))
-    parts = load_parts(find_checkpoint(merged), device="cpu", dtype=torch.float32)
+    parts = load_components(find_checkpoint(merged), device="cpu", dtype=torch.float32)
     assert torch.isfinite(generate(parts, GenerationConfig(prompt="zyxtag", duration_s=1, steps=2))).all()
 
 

@@ -21,7 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from acestep.core.errors import ConfigError, TrainingError
-from acestep.models.device import Choice, choose_devices, choose_dtype
+from acestep.models.device import Selection, choose_devices, choose_dtype
 from acestep.models.dit import AceStepDiT
 from acestep.models.quantize import QUANTIZED
 from acestep.training.configs import TrainJob
@@ -41,8 +41,8 @@ class _Autocast(MixedPrecision):
 class Placement:
     """The device of this process and its compute dtype."""
 
-    device: Choice[str]
-    dtype: Choice[torch.dtype]
+    device: Selection[str]
+    dtype: Selection[torch.dtype]
 
 
 def choose_placement(job: TrainJob) -> Placement:

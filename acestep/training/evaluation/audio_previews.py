@@ -25,7 +25,7 @@ from acestep.dataset.sample import TagPosition
 from acestep.models import load
 from acestep.models.configs import GenerationConfig
 from acestep.models.device import empty_cache
-from acestep.models.generate import Parts, generate
+from acestep.models.generate import PipelineComponents, generate
 from acestep.training.evaluation.preview_config import PreviewConfig
 from acestep.training.session import Session
 from acestep.training.state.random_state import RandomState
@@ -87,11 +87,11 @@ class AudioPreviews:
             gc.collect()
             empty_cache(str(device))
 
-    def _parts(self) -> Parts:
+    def _parts(self) -> PipelineComponents:
         """The decoder under training, and the other models, loaded only for the previews."""
         prepared = self._session.prepared
         place: dict[str, Any] = {"device": prepared.device, "dtype": prepared.dtype}
-        return Parts(
+        return PipelineComponents(
             checkpoint=prepared.checkpoint,
             dit=self._session.adapter.network,
             condition_encoder=load.load_condition_encoder(prepared.checkpoint, **place),
@@ -99,7 +99,7 @@ class AudioPreviews:
             vae=load.load_vae(prepared.checkpoint, **place),
         )
 
-    def _one(self, parts: Parts, epoch: int, strength: float) -> None:
+    def _one(self, parts: PipelineComponents, epoch: int, strength: float) -> None:
         sound = self._sound(parts)
         while sound is None:
             empty_cache(str(self._session.prepared.device))
@@ -117,7 +117,7 @@ class AudioPreviews:
         self._context.emit(Saved(path=str(path), role="sample"))
         return None
 
-    def _sound(self, parts: Parts) -> Tensor | None:
+    def _sound(self, parts: PipelineComponents) -> Tensor | None:
         """[2, S]; None if the device runs out of memory."""
         try:
             with self._session.fabric.autocast():

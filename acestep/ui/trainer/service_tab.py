@@ -8,7 +8,7 @@ import gradio as gr
 
 from acestep.core.errors import AceStepError
 from acestep.core.paths import PROJECT
-from acestep.models.checkpoint import Checkpoint, check_checkpoint, check_companions
+from acestep.models.checkpoint import Checkpoint, check_checkpoint, check_vae_and_text_encoder
 from acestep.ui import html, layout
 from acestep.ui.errors import describe_error, notify
 from acestep.ui.jobs import DownloadJob
@@ -142,7 +142,7 @@ class ServiceTab:
             about |= {"Precision": f"{loaded.precision}: {loaded.precision_reason}"}
         try:
             check_checkpoint(checkpoint)
-            check_companions(checkpoint)
+            check_vae_and_text_encoder(checkpoint)
         except AceStepError as error:
             return html.notice("This model is incomplete", [describe_error(error)], "bad") + html.facts(about)
         ready = "loaded" if loaded is not None else "complete"

@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _caption(arguments: argparse.Namespace) -> int:
-    from acestep.cli import main as acestep
+    from acestep.cli.app import main as acestep
 
     command = ["caption", str(arguments.input_dir), "--captioner-model", arguments.model_path]
     command += ["--max-tokens", str(arguments.max_tokens)]

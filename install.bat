@@ -19,10 +19,10 @@ exit /b 2
 
 :check
 if not exist "env\Scripts\python.exe" goto make
-"env\Scripts\python.exe" -m acestep.installed same requirements.txt
+"env\Scripts\python.exe" -m acestep.system.installed same requirements.txt
 if errorlevel 1 goto packages
 if defined QUICK exit /b 0
-"env\Scripts\python.exe" -m acestep.installed verify %OPTIONS% requirements.txt
+"env\Scripts\python.exe" -m acestep.system.installed verify %OPTIONS% requirements.txt
 if errorlevel 1 goto packages
 echo Everything is installed. Start with start.bat
 exit /b 0
@@ -61,7 +61,7 @@ if not errorlevel 1 set "BACKEND=--torch-backend=auto"
 echo Installing packages, several GB the first time
 "%UV%" pip install --python "env\Scripts\python.exe" %BACKEND% -r requirements.txt
 if errorlevel 1 goto failed
-"env\Scripts\python.exe" -m acestep.installed verify --full %OPTIONS% requirements.txt
+"env\Scripts\python.exe" -m acestep.system.installed verify --full %OPTIONS% requirements.txt
 if errorlevel 1 goto failed
 echo Installed. Start with start.bat
 exit /b 0

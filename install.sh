@@ -83,9 +83,9 @@ install_packages() {
 
 if fits env/bin/python; then
   # shellcheck disable=SC2086
-  if env/bin/python -m acestep.installed same $files; then
+  if env/bin/python -m acestep.system.installed same $files; then
     if [ "$quick" = yes ]; then exit 0; fi
-    if env/bin/python -m acestep.installed verify $options $files; then
+    if env/bin/python -m acestep.system.installed verify $options $files; then
       echo "Everything is installed. Start with ./start.sh" >&2
       exit 0
     fi
@@ -96,5 +96,5 @@ else
 fi
 install_packages
 # shellcheck disable=SC2086
-env/bin/python -m acestep.installed verify --full $options $files || fail "see the lines above."
+env/bin/python -m acestep.system.installed verify --full $options $files || fail "see the lines above."
 echo "Installed. Start with ./start.sh" >&2

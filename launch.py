@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acestep.core.errors import AceStepError, ConfigError
-from acestep.doctor import (
+from acestep.system.doctor import (
     QUICK_IMPORTS,
     Check,
     check_imports,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from acestep.bench import bench_preprocessing, bench_training
+from acestep.benchmark import bench_preprocessing, bench_training
 from acestep.core.errors import ConfigError
 from acestep.preprocessing.configs import PreprocessJob
 from tests.songs import write_song

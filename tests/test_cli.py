@@ -25,7 +25,7 @@ def last_json(done):
 
 def test_help_appears_at_once_and_without_torch():
     code = (
-        "import sys; from acestep.cli import main; code = main(['--help']); "
+        "import sys; from acestep.cli.app import main; code = main(['--help']); "
         "sys.exit(code or any(name in sys.modules for name in ('torch', 'diffusers', 'gradio')))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)

@@ -3,7 +3,7 @@
 import json
 
 from acestep.core.runs import read_run
-from acestep.demo import run_demo
+from acestep.demo.run import run_demo
 
 
 def test_the_demo_learns_and_its_export_sounds_the_same(tmp_path):

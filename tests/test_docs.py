@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import typer.main
 
-from acestep.cli import app
-from acestep.cli_settings import every_setting, reference
+from acestep.cli.app import app
+from acestep.cli.settings import every_setting, reference
 from acestep.core.event_log import TYPES
 from acestep.core.paths import PROJECT
 

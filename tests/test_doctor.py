@@ -13,9 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from acestep import doctor, installed
 from acestep.core.paths import PROJECT
-from acestep.doctor import Check, Requirement, check_imports, check_packages, diagnose, port_problem, read_requirements
+from acestep.system import doctor, installed
+from acestep.system.doctor import (
+    Check,
+    Requirement,
+    check_imports,
+    check_packages,
+    diagnose,
+    port_problem,
+    read_requirements,
+)
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -25,7 +33,7 @@ def named(name: str, checks: list[Check]) -> Check:
 
 
 def test_it_runs_on_the_standard_library_alone() -> None:
-    code = "import acestep.doctor, acestep.installed; acestep.doctor.diagnose()"
+    code = "import acestep.system.doctor, acestep.system.installed; acestep.system.doctor.diagnose()"
     assert subprocess.run([sys.executable, "-S", "-c", code], cwd=PROJECT, check=False).returncode == 0
 
 
@@ -91,7 +99,7 @@ def test_another_python_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_package_that_does_not_start_is_named_with_its_last_words() -> None:
     [check] = check_imports(["json", "no_such_module", "wave"])
     assert not check.ok
-    assert check.detail == "no_such_module does not start: ModuleNotFoundError: No module named 'no_such_module'"
+    assert check.detail == "importing no_such_module failed: ModuleNotFoundError: No module named 'no_such_module'"
 
 
 def test_a_driver_without_cuda_in_torch_is_a_failure_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:

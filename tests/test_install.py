@@ -109,7 +109,7 @@ def test_a_package_that_vanished_is_named_and_brought_back(copy: Copy) -> None:
 def test_a_package_that_does_not_start_is_named_with_its_reason(copy: Copy) -> None:
     result = copy.run("install.sh", FAKE_BROKEN="soundfile")
     assert result.returncode == 1
-    assert "soundfile does not start: ImportError: libfake.so: cannot open" in result.stderr
+    assert "importing soundfile failed: ImportError: libfake.so: cannot open" in result.stderr
 
 
 def test_a_failed_installation_is_told_and_tried_again(copy: Copy) -> None:

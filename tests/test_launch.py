@@ -21,7 +21,7 @@ import pytest
 import launch
 from acestep.core.errors import ConfigError
 from acestep.core.paths import PROJECT
-from acestep.doctor import Requirement
+from acestep.system.doctor import Requirement
 from acestep.ui.serve import Address, prepare_environment
 
 LOGIN = ("me", "secret-word")

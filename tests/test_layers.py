@@ -22,7 +22,7 @@ FACES = ("launch", "lora_training_ui", "captioner_standalone")
 UNNAMED = {path.stem for path in ROOT.glob("*.py")} - set(RANK) - {"__init__"}
 
 # What opens before torch does: the window, the command line, and what they need to know of songs and settings.
-LIGHT = ("core", "dataset", "ui", "cli", "doctor", "installed", "audio.files", "models.catalog")
+LIGHT = ("core", "dataset", "ui", "cli", "system", "audio.files", "models.catalog")
 
 
 def layer(path: Path) -> str:
@@ -72,10 +72,10 @@ def test_sideways_and_upward_imports_are_caught() -> None:
     assert broken_imports("training", "from acestep.captioning import x") == {"captioning"}
     assert broken_imports("core", "def f():\n    import acestep.ui.form") == {"ui"}
     assert broken_imports("models", "from acestep import dataset") == {"dataset"}
-    assert broken_imports("audio", "from acestep.doctor import diagnose") == {"doctor"}
+    assert broken_imports("audio", "from acestep.system.doctor import diagnose") == {"system"}
     assert broken_imports("cli", "import launch") == {"launch"}
     assert not broken_imports("training", "from acestep.adapters import ADAPTERS")
-    assert not broken_imports("ui", "from acestep.doctor import diagnose")
+    assert not broken_imports("ui", "from acestep.system.doctor import diagnose")
 
 
 def test_what_opens_first_does_not_import_torch() -> None:
@@ -90,7 +90,7 @@ def test_what_opens_first_does_not_import_torch() -> None:
         [sys.executable, "-c", code, *names], cwd=ROOT.parent, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert {"acestep.core.jobs", "acestep.cli", "acestep.ui.serve"} <= set(names)
+    assert {"acestep.core.jobs", "acestep.cli.app", "acestep.ui.serve"} <= set(names)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

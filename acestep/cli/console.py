@@ -1,4 +1,4 @@
-"""What every command shares: how it speaks to people and programs, and how it runs a job."""
+"""What all commands share: output for people and for programs, and running a job in the terminal."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from acestep.core.console_follow import follow_events, stop_on_signals
 from acestep.core.events import Failed, Finished
 from acestep.core.jobs import exit_code, run_job, write_job
 
-Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 
 
-def do(name: str, config: Config, folder: Path, json_output: bool, *, written: bool = False) -> None:
-    """Run a job here, its events on stderr; Ctrl-C and SIGTERM stop it between two units of work.
+def run_in_terminal(name: str, config: Config, folder: Path, json_output: bool, *, is_written: bool = False) -> None:
+    """Run a job in this process with its events on stderr, then exit with its code.
 
-    ``written`` if another program has just put it into ``folder``: then a stop that was asked for since counts.
+    Ctrl-C and SIGTERM stop the job after the current unit of work.
+
+    Args:
+        is_written: another program has already written the job to ``folder``; a stop requested since then counts.
     """
-    if not written:
+    if not is_written:
         write_job(folder, name, config)
-    with stop_on_signals(folder, say), follow_events(folder, say):
+    with stop_on_signals(folder, print_status), follow_events(folder, print_status):
         last = run_job(folder)
     if isinstance(last, Finished):
-        answer({"run": str(folder), **last.result}, json_output)
+        print_result({"run": str(folder), **last.result}, json_output)
     elif isinstance(last, Failed):
         print_error(last.error, last.message, last.hint, json_output)
     elif json_output:
@@ -34,12 +37,13 @@ def do(name: str, config: Config, folder: Path, json_output: bool, *, written: b
     raise typer.Exit(exit_code(last))
 
 
-def say(text: str) -> None:
+def print_status(text: str) -> None:
+    """A line on stderr."""
     typer.echo(text, err=True)
 
 
-def answer(result: dict[str, Any], json_output: bool) -> None:
-    """The result on stdout: a line per value for people, or one JSON object."""
+def print_result(result: dict[str, Any], json_output: bool) -> None:
+    """The result on stdout: one line per value, or one JSON object."""
     if json_output:
         return print_json({"ok": True, **result})
     for key, value in result.items():
@@ -48,10 +52,12 @@ def answer(result: dict[str, Any], json_output: bool) -> None:
 
 
 def print_json(data: dict[str, Any]) -> None:
+    """One JSON object on a line of stdout."""
     typer.echo(json.dumps(data, ensure_ascii=False))
 
 
 def print_error(kind: str, message: str, hint: str, json_output: bool) -> None:
-    say(f"{message}\n  {hint}" if hint else message)
+    """The message and the hint on stderr, and with ``json_output`` one JSON object on stdout."""
+    print_status(f"{message}\n  {hint}" if hint else message)
     if json_output:
         print_json({"ok": False, "error": kind, "message": message, "hint": hint})

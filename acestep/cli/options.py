@@ -1,4 +1,4 @@
-"""Command-line flags made from configurations: a field is declared once, its flag follows."""
+"""Commands generated from configurations: each field is declared once and becomes an option of its command."""
 
 from __future__ import annotations
 
@@ -6,75 +6,97 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic.fields import FieldInfo
 
 from acestep.core.config import Config, choices, fields, parse
 
-C = TypeVar("C", bound=Config)
+F = TypeVar("F", bound=Callable[..., None])
 
 
-def add_command(
-    app: typer.Typer,
-    name: str,
-    config_type: type[C],
-    run: Callable[..., None],
+def config_command(
+    commands: typer.Typer,
+    config_type: type[Config],
     *,
     arguments: tuple[str, ...] = (),
-    extra: dict[str, Any] | None = None,
-    leave_out: tuple[str, ...] = (),
-) -> None:
-    """Register ``run(config, **extra)`` as a command whose flags are the fields of ``config_type``.
+    exclude: tuple[str, ...] = (),
+) -> Callable[[F], F]:
+    """Register the decorated function as a command whose options are the fields of ``config_type``.
 
-    Fields named in ``arguments`` are positional. ``extra`` holds typer annotations of further flags, with
-    their defaults as ``(annotation, default)``. A field that is a configuration itself, or is left out, has no flag.
+    The function's first parameter receives the validated configuration. Its other parameters, annotated as typer
+    expects, become further options. Names, types, defaults and help texts of the options come from the fields:
+
+    - ``num_nodes`` is ``--num-nodes``; the suffix ``_s`` (seconds) is dropped, ``duration_s`` is ``--duration``.
+    - A boolean is a pair of flags, ``--measure`` and ``--no-measure``.
+    - A list is an option that may be repeated, named in the singular: ``prompts`` is ``--prompt``.
+    - A field that is a configuration itself has no option.
+
+    Args:
+        arguments: fields that are positional, in this order.
+        exclude: fields without an option.
     """
-    names = [n for n, field in fields(config_type).items() if n not in leave_out and not _is_config(field.annotation)]
-    names.sort(key=lambda n: arguments.index(n) if n in arguments else len(arguments))  # stable: the rest in order
-    further = extra or {}
+    names = option_names(config_type, exclude=exclude)
+    names.sort(key=lambda name: arguments.index(name) if name in arguments else len(arguments))  # stable
 
-    def command(**values: Any) -> None:
-        chosen = {key: values.pop(key) for key in names}
-        run(parse(config_type, {key: value for key, value in chosen.items() if value is not None}), **values)
+    def register(run: F) -> F:
+        _, *further = inspect.signature(run).parameters.values()
+        hints = get_type_hints(run, include_extras=True)
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [_parameter(key, config_type, positional=key in arguments) for key in names]
-    parameters += [
-        inspect.Parameter(key, keyword, annotation=annotation, default=default)
-        for key, (annotation, default) in further.items()
+        def command(**values: Any) -> None:
+            given = {name: values.pop(name) for name in names}
+            run(parse(config_type, {name: value for name, value in given.items() if value is not None}), **values)
+
+        parameters = [_parameter(name, fields(config_type)[name], name in arguments) for name in names]
+        parameters += [p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name]) for p in further]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        command.__doc__ = run.__doc__
+        commands.command(run.__name__)(command)
+        return run
+
+    return register
+
+
+def option_names(config_type: type[Config], *, exclude: tuple[str, ...] = ()) -> list[str]:
+    """The fields of ``config_type`` that have an option, in order."""
+    return [
+        name
+        for name, field in fields(config_type).items()
+        if name not in exclude and not (isinstance(field.annotation, type) and issubclass(field.annotation, Config))
     ]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    command.__doc__ = run.__doc__
-    app.command(name)(command)
 
 
-def _parameter(name: str, config_type: type[Config], *, positional: bool) -> inspect.Parameter:
-    field = fields(config_type)[name]
-    required, kind = field.is_required(), _flag_type(field)
-    about: dict[str, Any] = {
-        "help": field.description,
-        "show_default": not required and field.default not in (None, ""),
-    }
-    flag = name.removesuffix("_s").replace("_", "-")  # seconds need no mark on a command line
+def help_of(config_type: type[Config], name: str) -> str:
+    """The help text of a field, for a command that is not generated from its configuration."""
+    return fields(config_type)[name].description or ""
+
+
+def _parameter(name: str, field: FieldInfo, is_argument: bool) -> inspect.Parameter:
+    required, kind = field.is_required(), _option_type(field)
+    is_list = get_origin(kind) is list
+    flag = name.removesuffix("_s").replace("_", "-")
+    if is_list:
+        flag = flag.removesuffix("s")
+    about: dict[str, Any] = {"help": f"{field.description} May be repeated." if is_list else field.description}
+    about["show_default"] = not required and field.default not in (None, "", [])
+    if is_list and field.default:
+        about["show_default"] = ", ".join(map(str, field.default))
     switch = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
-    mark: Any = typer.Argument(**about) if positional else typer.Option(switch, **about)
+    mark: Any = typer.Argument(**about) if is_argument else typer.Option(switch, **about)
+    default = inspect.Parameter.empty if required else None if is_list else field.default
     annotation: Any = Annotated[kind if required else kind | None, mark]
-    default = inspect.Parameter.empty if required else field.default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
-def _flag_type(field: FieldInfo) -> Any:
-    """The type that typer parses a flag as; ``None`` alternatives are dropped, names in a registry become choices."""
-    annotation: Any = field.annotation
+def _option_type(field: FieldInfo) -> Any:
+    """The type that typer parses: without ``None``, registry names as choices, ``str`` for what typer does not know."""
     if valid := choices(field):
         return Literal[tuple(valid)]
+    annotation: Any = field.annotation
     if get_origin(annotation) in (Union, UnionType):
         annotation = next(kind for kind in get_args(annotation) if kind is not type(None))
+    if get_origin(annotation) in (Literal, list):
+        return annotation
     return annotation if annotation in (bool, int, float, Path) else str
-
-
-def _is_config(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Config)

@@ -16,7 +16,7 @@ from acestep.core.events import Failed, Finished
 from acestep.core.jobs import run_job, write_job
 from acestep.dataset.scan import scan_folder
 from acestep.dataset.store import write_dataset
-from acestep.demo_songs import SECONDS, TAG, TUNES, write_songs
+from acestep.demo.songs import SECONDS, TAG, TUNES, write_songs
 from acestep.exporting.package import export_adapter
 from acestep.handler import AceStepHandler
 from acestep.models.configs import GenerationConfig

@@ -1,7 +1,7 @@
-"""Is this computer ready? Each answer with what to do about it.
+"""Checks whether this computer can run the program; each failure comes with what to do.
 
-Standard library only, so that it can tell that a package is missing. What must be imported to be known (does torch
-start, does it see the graphics card) is asked of a process of its own, which may crash without harm.
+Standard library only, so that it also works when packages are missing. What requires an import (does torch start, does
+it see the GPU) runs in a child process, which may crash without harm.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 from acestep.core.paths import PROJECT, checkpoint_roots
 from acestep.models.catalog import CATALOG, is_present
 
-PYTHONS = ((3, 11), (3, 13))  # oldest and newest that everything runs on
+PYTHONS = ((3, 11), (3, 13))  # oldest and newest supported version
 PORTS = (7861, 7862)
 MIN_FREE_GB = 5
 INSTALL = "install.bat" if os.name == "nt" else "./install.sh"
@@ -46,7 +46,7 @@ _PIN = re.compile(r'([\w.-]+)==([\w.*]+)(?:\s*;\s*sys_platform\s*(==|!=)\s*"(\w+
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One question and its answer. ``hint`` says what to do when it is not ``ok``."""
+    """The result of one check. ``hint`` says what to do if it is not ``ok``."""
 
     name: str
     ok: bool
@@ -63,7 +63,7 @@ class Requirement:
 
 
 def diagnose(*, deep: bool = False, checkpoints: Path | None = None) -> list[Check]:
-    """Everything worth knowing about this computer; ``deep`` also imports the packages (some seconds)."""
+    """All checks of this computer; ``deep`` also imports the packages, which takes some seconds."""
     return [
         check_python(),
         *check_packages(read_requirements()),
@@ -78,14 +78,14 @@ def diagnose(*, deep: bool = False, checkpoints: Path | None = None) -> list[Che
 
 
 def check_python() -> Check:
-    """Python is one of those that every package supports."""
+    """The Python version is one that every package supports."""
     (low, high), version = PYTHONS, sys.version_info[:2]
     hint = f"Install Python {low[0]}.{low[1]} to {high[0]}.{high[1]} and run {INSTALL} again."
     return Check("python", low <= version <= high, platform.python_version(), hint)
 
 
 def read_requirements(path: Path = PROJECT / "requirements.txt") -> list[Requirement]:
-    """The pinned packages of a requirements file that concern this system. Raises ValueError for any other line."""
+    """The pinned packages of a requirements file for this platform. Raises ValueError for any other line."""
     found = []
     for line in path.read_text(encoding="utf-8").splitlines():
         text = line.partition("#")[0].strip()
@@ -101,7 +101,7 @@ def read_requirements(path: Path = PROJECT / "requirements.txt") -> list[Require
 
 
 def check_packages(requirements: Iterable[Requirement]) -> list[Check]:
-    """Each package is installed, in the version that was tested. Imports nothing."""
+    """Each package is installed in the required version. Imports nothing."""
     return [_package(requirement) for requirement in requirements]
 
 
@@ -122,19 +122,21 @@ def _fits(version: str, wanted: str) -> bool:
 
 
 def check_imports(names: Iterable[str]) -> list[Check]:
-    """The packages really start, and torch can use the graphics card if there is an NVIDIA driver."""
-    command = [sys.executable, "-c", "import sys; from acestep.doctor import probe; probe(sys.argv[1:])", *names]
+    """The packages can be imported, and torch can use the GPU if there is an NVIDIA driver."""
+    command = [sys.executable, "-c", "import sys; from acestep.system.doctor import probe; probe(sys.argv[1:])", *names]
     child = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     answers = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")]
     if child.returncode:
         failed = answers[-1]["importing"] if answers else "python"
-        reason = (child.stderr.strip().splitlines() or [f"it ended with code {child.returncode}"])[-1]
-        return [Check("imports", False, f"{failed} does not start: {reason}", f"Delete the folder env, run {INSTALL}.")]
-    return [Check("imports", True, "the packages start"), _device(answers[-1], has_nvidia_driver())]
+        reason = (child.stderr.strip().splitlines() or [f"exited with code {child.returncode}"])[-1]
+        return [
+            Check("imports", False, f"importing {failed} failed: {reason}", f"Delete the folder env and run {INSTALL}.")
+        ]
+    return [Check("imports", True, "all packages can be imported"), _device(answers[-1], has_nvidia_driver())]
 
 
 def probe(names: Iterable[str]) -> None:
-    """In a child: import ``names`` one by one, then say what torch can use. One JSON object a line."""
+    """In a child process: import ``names`` one by one, then report what torch can use. One JSON object per line."""
     for name in names:
         sys.stdout.write(json.dumps({"importing": name}) + "\n")
         sys.stdout.flush()
@@ -156,15 +158,15 @@ def _device(torch_says: Mapping[str, Any], driver: bool) -> Check:
     if driver:
         built = f"is built for CUDA {torch_says['built_for']}" if torch_says["built_for"] else "has no CUDA"
         hint = (
-            f"Update the NVIDIA driver, or install uv, which finds the build that fits, delete the folder env and run "
-            f"{INSTALL}. To go on without the card: {INSTALL} --cpu"
+            f"Update the NVIDIA driver. Or install uv, which selects the matching build of torch, delete the folder "
+            f"env and run {INSTALL}. To continue without the GPU: {INSTALL} --cpu"
         )
-        return Check("device", False, f"there is an NVIDIA driver, but torch, which {built}, cannot use it", hint)
-    return Check("device", True, "Apple GPU (mps)" if torch_says["mps"] else "processor only")
+        return Check("device", False, f"an NVIDIA driver is installed, but torch, which {built}, cannot use it", hint)
+    return Check("device", True, "Apple GPU (mps)" if torch_says["mps"] else "CPU only")
 
 
 def has_nvidia_driver() -> bool:
-    """Whether nvidia-smi answers."""
+    """Whether nvidia-smi runs successfully."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return False
@@ -176,43 +178,43 @@ def has_nvidia_driver() -> bool:
 
 def _ffmpeg() -> Check:
     found = shutil.which("ffmpeg")
-    return Check("ffmpeg", True, found or "not installed; only m4a, aac and wma files need it")
+    return Check("ffmpeg", True, found or "not installed; needed only for m4a, aac and wma files")
 
 
 def _disk(folder: Path) -> Check:
     free_gb = shutil.disk_usage(folder).free / 1e9
-    hint = f"Free some space: a model takes 6.4 GB, a run some more. {MIN_FREE_GB} GB is the least to begin with."
+    hint = f"Free up disk space: a model takes 6.4 GB, a run more. At least {MIN_FREE_GB} GB are required."
     return Check("disk", free_gb >= MIN_FREE_GB, f"{free_gb:.0f} GB free", hint)
 
 
 def check_writable(folder: Path) -> Check:
-    """A file can be made in the folder."""
+    """The folder is writable."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return Check("write access", True, str(folder))
     except OSError as problem:
-        hint = "Move the program to a folder that you may write to."
+        hint = "Move the program to a folder with write permission."
         return Check("write access", False, f"{folder}: {problem.strerror}", hint)
 
 
 def _checkpoints(custom: Path | None) -> Check:
     roots = checkpoint_roots(custom)
     found = [model.name for root in roots for model in CATALOG if is_present(model.name, root)]
-    nothing = "none yet; the demo needs none. To fetch the first: python -m acestep download main"
+    nothing = "none yet; the demo needs none. To download: python -m acestep download main"
     return Check("models", True, ", ".join(dict.fromkeys(found)) or nothing)
 
 
 def _ports() -> Check:
     busy = [str(port) for port in PORTS if port_problem("127.0.0.1", port)]
-    detail = f"in use: {', '.join(busy)} (another one can be chosen with --port)" if busy else "7861 and 7862 are free"
+    detail = f"in use: {', '.join(busy)} (choose another one with --port)" if busy else "7861 and 7862 are free"
     return Check("ports", True, detail)
 
 
 def port_problem(host: str, port: int) -> str:
-    """Why no server can be opened there, "" when one can."""
+    """Why a server cannot listen on the port; "" if it can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probing:
-        if os.name != "nt":  # there it would allow two servers on one port
+        if os.name != "nt":  # on Windows it would allow two servers on one port
             probing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probing.bind((host, port))
@@ -222,7 +224,7 @@ def port_problem(host: str, port: int) -> str:
 
 
 def socks_proxies(environment: Mapping[str, str]) -> list[str]:
-    """Names of the variables that set a SOCKS proxy, which the HTTP library cannot use without ``socksio``."""
+    """Environment variables that set a SOCKS proxy, which the HTTP client cannot use without ``socksio``."""
     if importlib.util.find_spec("socksio") is not None:
         return []
     names = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY")
@@ -233,6 +235,6 @@ def socks_proxies(environment: Mapping[str, str]) -> list[str]:
 def _proxy(environment: Mapping[str, str]) -> Check:
     if socks := socks_proxies(environment):
         hint = "Set HTTPS_PROXY to an http:// proxy, or unset it."
-        return Check("proxy", False, f"{', '.join(socks)}: SOCKS proxies do not work for downloads", hint)
+        return Check("proxy", False, f"{', '.join(socks)}: SOCKS proxies are not supported for downloads", hint)
     used = environment.get("HTTPS_PROXY") or environment.get("https_proxy")
     return Check("proxy", True, "downloads go through HTTPS_PROXY" if used else "none")

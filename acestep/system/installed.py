@@ -1,7 +1,9 @@
 """For the install scripts: was this environment installed from these files, and does it work?
 
-    python -m acestep.installed same FILE...             exit 0 when nothing has changed since it was found to work
-    python -m acestep.installed verify [--full] [--cpu] FILE...   check it now; what fails is printed, with what to do
+    python -m acestep.system.installed same FILE...
+        Exit 0 if nothing changed since the last successful ``verify``.
+    python -m acestep.system.installed verify [--full] [--cpu] FILE...
+        Check the environment now; print what fails and how to fix it.
 
 Standard library only.
 """
@@ -15,8 +17,8 @@ import sys
 from pathlib import Path
 
 from acestep.core.paths import PROJECT
-from acestep.doctor import MORE_IMPORTS, QUICK_IMPORTS, Check, check_imports, check_packages, check_python
-from acestep.doctor import read_requirements as read
+from acestep.system.doctor import MORE_IMPORTS, QUICK_IMPORTS, Check, check_imports, check_packages, check_python
+from acestep.system.doctor import read_requirements as read
 
 _STAMP = "acestep-installed.json"
 

@@ -23,6 +23,11 @@ _MIN_SAVING = 0.1  # of the missing memory; a change that saves less is not sugg
 _ORDINALS = {1: "every layer", 2: "every 2nd layer", 3: "every 3rd layer"}
 
 
+def nth_layer(every: int) -> str:
+    """``every layer``, ``every 2nd layer`` and so on."""
+    return _ORDINALS.get(every, f"every {every}th layer")
+
+
 @dataclass(frozen=True, slots=True)
 class Advice:
     """One suggested change.
@@ -94,7 +99,7 @@ def _crop(spec: MemorySpec) -> _Options:
 def _checkpointing(spec: MemorySpec) -> _Options:
     for every in _CHECKPOINTING:
         if not spec.checkpoint_every or every < spec.checkpoint_every:
-            description = f"recompute the activations of {_ORDINALS.get(every, f'every {every}th layer')}"
+            description = f"recompute the activations of {nth_layer(every)}"
             changes = {"training.gradient_checkpointing": True, "training.gradient_checkpointing_every": every}
             yield _Option(description, changes, replace(spec, checkpoint_every=every))
 

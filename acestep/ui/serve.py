@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep.core.errors import ConfigError
-from acestep.doctor import port_problem, socks_proxies
+from acestep.system.doctor import port_problem, socks_proxies
 from acestep.ui.guard import LOOPBACK, LocalGuard
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 import gradio as gr
 
 from acestep import __version__
-from acestep.doctor import Check, diagnose
+from acestep.system.doctor import Check, diagnose
 from acestep.ui import html, layout
 from acestep.ui.page_context import PageContext
 

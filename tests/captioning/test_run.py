@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from acestep import cli
 from acestep.captioning import api_keys
 from acestep.captioning.backends import online_services
 from acestep.captioning.configs import CaptionJob
@@ -20,6 +19,7 @@ from acestep.captioning.edits import save_edit
 from acestep.captioning.labeling_plan import make_plan
 from acestep.captioning.omni import OmniModel
 from acestep.captioning.sidecar import USER
+from acestep.cli import app as cli
 from acestep.core.device_lock import lock_device, share_device
 from acestep.core.errors import CaptionError
 from acestep.core.event_log import EventLog

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from acestep.cli import main
+from acestep.cli.app import main
 from tests.adapters.small import LORA, make_decoder, save, trained
 from tests.exporting.models import make_run
 
@@ -58,7 +58,7 @@ def test_merge_and_import_and_resize_and_blend(
     pair = [f"{run}=0.5", run]
     assert answer(capsys, "blend", *pair, "--out", tmp_path / "blend")["blended"] == 2
     told = answer(capsys, "blend", f"{run}=half", run, "--out", tmp_path / "no", code=1)
-    assert told["message"].startswith("'half' is no weight")
+    assert told["message"].startswith("'half' is not a valid weight")
 
 
 def test_prove_takes_prompts_and_seeds(

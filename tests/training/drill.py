@@ -41,7 +41,7 @@ _CLOCKS = {
     "disk full": (BYTES,),
 }
 _PRELOADED = [
-    *("acestep.cli", "acestep.training.trainer", "acestep.preprocessing.builder", "tests.training.faults"),
+    *("acestep.cli.app", "acestep.training.trainer", "acestep.preprocessing.builder", "tests.training.faults"),
     *("acestep.adapters.lora", "acestep.adapters.lokr", "torch.utils.tensorboard"),
 ]
 _UNIT_S = {"train": 0.05, "preprocess": 0.8}  # about what a step and a song take: a signal comes at any moment of one

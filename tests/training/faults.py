@@ -91,7 +91,7 @@ def faulty_run(folder: Path, fault: Fault, notes: Path) -> None:
     clocks = _Clocks(str(job["config"]["out"]), fault, notes / "fired")
     _replace_files(clocks)
     _replace_model(clocks)
-    from acestep.cli import main
+    from acestep.cli.app import main
 
     code = main(["run", str(folder)])
     clocks.root = "\0"

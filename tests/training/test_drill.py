@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from acestep.cli import main
+from acestep.cli.app import main
 from acestep.core.events import Cancelled, Failed, Finished
 from acestep.core.files import remove_leftovers
 from acestep.core.job_runner import JobRunner

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from acestep.adapters.configs import ADAPTERS, AdapterConfig, DoRAConfig, LoHaConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import inject
-from acestep.cli import main
+from acestep.cli.app import main
 from acestep.core.paths import PROJECT
 from acestep.models.checkpoint import find_checkpoint
 from acestep.training.configs import TrainingConfig
@@ -318,7 +318,7 @@ def test_the_command_answers_for_a_checkpoint_in_words(
     command = ["memory", "--checkpoint", str(tiny_checkpoint), "--set", "gradient_checkpointing_every=2", "--free", "8"]
     assert main(command) == 0
     told = capsys.readouterr().out
-    assert "every 2. layer computed twice" in told
+    assert "gradient checkpointing on every 2nd layer" in told
     assert "it fits" in told
     expected = memory_spec(find_checkpoint(tiny_checkpoint).config, TrainingConfig(), LoRAConfig())
     assert f"{estimate(expected).parts['adapter'] / GIB:.2f} GB  adapter" in told
@@ -327,7 +327,7 @@ def test_the_command_answers_for_a_checkpoint_in_words(
 def test_the_command_tells_what_samples_take(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["memory", "--preset", "vram_8gb", "--set", "samples.enabled=true", "--set", "samples.duration_s=20"]
     assert main([*command, "--free", "6"]) == 0
-    assert "GB  while samples of 20 s are made: they will be shorter or left out" in capsys.readouterr().out
+    assert "GB  while generating previews of 20 s: they will be shortened or skipped" in capsys.readouterr().out
     assert main([*command, "--free", "80", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["samples"]
     assert found["fits"]
@@ -337,7 +337,7 @@ def test_the_command_tells_what_samples_take(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--checkpoint", "x", "--family", "xl"], "Give one of them"),
+        (["--checkpoint", "x", "--family", "xl"], "Use one of them"),
         (["--set", "batchsize=2"], "batch_size"),
         (["--preset", "vram_8"], "vram_8gb"),
     ],
@@ -348,5 +348,5 @@ def test_the_command_refuses_in_words(arguments: list[str], words: str, capsys: 
 
 
 def test_the_estimate_needs_no_torch() -> None:
-    code = "import sys, acestep.cli_memory; sys.exit('torch' in sys.modules)"
+    code = "import sys, acestep.cli.memory; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0

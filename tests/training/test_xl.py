@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from acestep.adapters.files import read_card
-from acestep.cli import main
+from acestep.cli.app import main
 from acestep.core.errors import JobCancelled
 from acestep.core.jobs import Context
 from acestep.exporting.configs import MergeJob

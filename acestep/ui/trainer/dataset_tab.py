@@ -10,7 +10,7 @@ from gradio.components import Component
 from acestep.core.config import Config, option
 from acestep.core.paths import safe_name
 from acestep.dataset.sample import TagPosition
-from acestep.demo_songs import TAG, write_songs
+from acestep.demo.songs import TAG, write_songs
 from acestep.ui import html, layout
 from acestep.ui.bulk_edit import BulkPanel, LabelEdit
 from acestep.ui.errors import notify

@@ -1,0 +1,37 @@
+"""Commands that work on preprocessed tensors: train, estimate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from acestep.cli.console import Json, run_in_terminal
+from acestep.cli.options import config_command, option_names
+from acestep.training.configs import DEFAULT_PRESET, TrainJob, train_job_from_flags
+from acestep.training.evaluation.configs import EstimateJob
+
+Preset = Annotated[
+    str | None, typer.Option(help=f"Preset to start from: a name or a JSON file. Default: {DEFAULT_PRESET}.")
+]
+ConfigFile = Annotated[Path | None, typer.Option(help="JSON file with settings.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value. May be repeated.")]
+
+commands = typer.Typer()
+
+
+@config_command(commands, TrainJob, arguments=("tensor_dir",))
+def train(
+    job: TrainJob, preset: Preset = None, config: ConfigFile = None, set_: Overrides = None, json_output: Json = False
+) -> None:
+    """Train an adapter on preprocessed tensors. 'settings' lists what --set accepts."""
+    options = {name: getattr(job, name) for name in option_names(TrainJob)}
+    job = train_job_from_flags(options, config, set_ or [], preset)
+    run_in_terminal("train", job, job.folder, json_output)
+
+
+@config_command(commands, EstimateJob, arguments=("tensor_dir",))
+def estimate(config: EstimateJob, json_output: Json = False) -> None:
+    """Rank the modules of a model by gradient sensitivity to the dataset, and suggest a rank for each."""
+    run_in_terminal("estimate", config, config.folder, json_output)

@@ -1,0 +1,1 @@
+"""Checks of this computer and of the installed packages. Standard library only."""

@@ -25,9 +25,14 @@ def run(
     """Run the job of a run folder, or resume it."""
     name, config = read_job(folder)
     if not as_written and isinstance(config, TrainJob):
-        if config.resume is None or RunFolder(config.out).latest_checkpoint():
-            config.resume = "auto"  # from the latest checkpoint of this run, not from where the run started
+        _resume_from_latest(config)
     run_in_terminal(name, config, folder, json_output, is_written=as_written)
+
+
+def _resume_from_latest(config: TrainJob) -> None:
+    """Resume from the latest checkpoint of this run, not from where the run started."""
+    if config.resume is None or RunFolder(config.out).latest_checkpoint():
+        config.resume = "auto"
 
 
 @commands.command()

@@ -16,13 +16,13 @@ from acestep.captioning.costs import cost_notes
 from acestep.captioning.labeling_plan import make_plan
 from acestep.captioning.pace import backends_of_unknown_pace, steps_of
 from acestep.captioning.schema import Description, Lyrics
+from acestep.cli.options import config_command
 from acestep.core.config import choices, fields
 from acestep.core.errors import ConfigError
 from acestep.core.event_log import EventLog
 from acestep.core.events import Finished, LogMessage
 from acestep.core.jobs import run_job, write_job
 from acestep.dataset.scan import scan_folder
-from acestep.flags import add_command
 
 
 class ToyService:
@@ -85,7 +85,11 @@ def test_the_config_accepts_it_only_while_it_is_registered(toy_service, tmp_path
 def test_the_command_line_help_lists_it(toy_service):
     app = typer.Typer()
     app.callback()(lambda: None)
-    add_command(app, "caption", CaptionJob, lambda config: None, arguments=("audio_dir",), leave_out=("only",))
+
+    @config_command(app, CaptionJob, arguments=("audio_dir",), exclude=("only",))
+    def caption(config: CaptionJob) -> None:
+        """Caption."""
+
     text = CliRunner().invoke(app, ["caption", "--help"], env={"COLUMNS": "200"}).output
     assert "gemini|toy|none" in text
 

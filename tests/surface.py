@@ -97,7 +97,7 @@ def _code(kind: Any) -> str:
 
 def commands() -> dict[str, Any]:
     """Command -> its arguments and options; a command of a group is named "group command"."""
-    return dict(_commands(typer.main.get_command(pkgutil.resolve_name("acestep.cli:app")), ""))
+    return dict(_commands(typer.main.get_command(pkgutil.resolve_name("acestep.cli.app:app")), ""))
 
 
 def _commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:

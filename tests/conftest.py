@@ -7,14 +7,20 @@ from pathlib import Path
 
 import pytest
 
-# Files that take long come first: two processes share the files, and neither shall begin a long one at the end.
-LONG = ("ui/test_trainer_page", "ui/test_captioner_page", "training/test_devices", "training/test_resume", "test_demo")
+# The slowest files start first: pytest-xdist gives whole files to two processes, and none should start one at the end.
+SLOWEST = (
+    "ui/test_trainer_page",
+    "ui/test_captioner_page",
+    "training/distributed/test_devices",
+    "training/test_resume",
+    "test_demo",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
         name = item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
-        return LONG.index(name) if name in LONG else len(LONG)
+        return SLOWEST.index(name) if name in SLOWEST else len(SLOWEST)
 
     items.sort(key=place)  # stable: the others stay in order
 

@@ -13,9 +13,9 @@ from acestep.core.job_runner import JobRunner
 from acestep.core.jobs import run_job, write_job
 from acestep.core.paths import PROJECT
 from acestep.training import session
-from tests.training.drill import KINDS, Drill, table
-from tests.training.drill_checks import temporaries
-from tests.training.drill_work import works
+from dev.drill.checks import temporaries
+from dev.drill.jobs import works
+from dev.drill.run import KINDS, Drill, table
 from tests.training.runs import log_of, make_job, tensors_for
 
 SEED = 31  # a kill, a stop and a full disk

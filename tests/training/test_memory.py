@@ -35,7 +35,7 @@ from tests.live_bytes import LiveBytes
 from tests.training.memory_runs import SMALL, SMALL_XL, Measured, make_batch, make_decoder, measure
 from tests.training.runs import Unstoppable, make_job, tensors_for
 
-TOLERANCE = 0.05  # of the peak; tests/measure_memory.py goes through many more settings
+TOLERANCE = 0.05  # of the peak; dev/measure_memory.py goes through many more settings
 ADAPTER: dict[str, AdapterConfig] = {
     "lora": LoRAConfig(r=8),
     "dora": DoRAConfig(r=8),

@@ -1,6 +1,6 @@
 """Pictures of every tab of the captioner: empty and full, light and dark, on a desk and on a phone.
 
-    python -m tests.ui.captioner_shots OUT [--songs DIR] [--only WORDS]
+    python -m dev.captioner_screenshots OUT [--songs DIR] [--only WORDS]
 
 Without a folder three songs of a few seconds are made. The labels are written beside the songs by the tiny models.
 """
@@ -16,9 +16,9 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect
 
 from acestep.captioning.tiny import create_tiny_omni
+from dev.trainer_screenshots import PAINTED_S, SCREENS, THEMES
 from tests.songs import write_song
 from tests.ui.drive import chromium, fill, press, tab, wait_for_state
-from tests.ui.shots import PAINTED_S, SCREENS, THEMES
 from tests.ui.test_captioner_page import NAMES, Site, local, serve, settings, visit
 
 TABS = {"1. Songs": "songs", "2. Engine": "engine", "3. Run": "run", "4. Review": "review", "System": "system"}

@@ -1,7 +1,7 @@
 """The estimate of memory against the bytes of live tensors, over many settings; and for the 2B decoder at full size.
 
-    env/bin/python -m tests.measure_memory grid            some minutes on one thread
-    env/bin/python -m tests.measure_memory full bf16 1     one full-size run: base, and every n-th layer again (0: none)
+    env/bin/python -m dev.measure_memory grid            some minutes on one thread
+    env/bin/python -m dev.measure_memory full bf16 1     one full-size run: base, and every n-th layer again (0: none)
 
 A full-size run takes up to 10 GB and a few minutes. Outside the default test run.
 """
@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from acestep.adapters.configs import ADAPTERS, LoHaConfig, LoKRConfig, LoRAConfig
+from acestep.adapters.configs import ADAPTERS, AdapterConfig, LoHaConfig, LoKRConfig, LoRAConfig
+from acestep.core.config import parse
 from acestep.training.memory import GIB, estimate
 from acestep.training.memory_spec import FAMILIES, MemorySpec
 from acestep.training.optimizers import OPTIMIZERS
@@ -53,7 +54,7 @@ def _kinds() -> Iterator[tuple[str, MemorySpec]]:
     for entry, base, attention, mlp, every in itertools.product(
         ADAPTERS, ("fp32", "bf16", "int8", "nf4"), ("both", "self", "cross"), (False, True), (0, 1)
     ):
-        config = entry.config() if entry.name == "lokr" else entry.config(r=8)
+        config = parse(entry.config, {} if entry.name == "lokr" else {"r": 8})
         compute = "fp32" if base == "fp32" else "bf16"
         name = f"{entry.name}, {base}, {attention}{' and MLP' if mlp else ''}, again {every}"
         settings: dict[str, Any] = {"attention_type": attention, "train_mlp": mlp, "checkpoint_every": every}
@@ -69,14 +70,15 @@ def _rest() -> Iterator[tuple[str, MemorySpec]]:
     for every, base in itertools.product((0, 1, 3), ("bf16", "nf4")):
         yield f"XL, {base}, again {every}", _run(config=SMALL_XL, base=base, checkpoint_every=every)
     for dropout, every in itertools.product((0.0, 0.1), (0, 1)):
-        for kind, adapter in (
+        variants: tuple[tuple[str, AdapterConfig], ...] = (
             ("lora", LoRAConfig(r=8, init="pissa", dropout=dropout)),
             ("lokr", LoKRConfig(linear_dim=4, factor=8, decompose_both=True, dropout=dropout)),
             ("loha", LoHaConfig(r=4, dropout=dropout)),
-        ):
+        )
+        for kind, config in variants:
             for compute in ("fp32", "bf16"):
                 name = f"{kind} variant, {compute}, dropout {dropout}, again {every}"
-                yield name, _run(kind=kind, adapter=adapter, base=compute, compute=compute, checkpoint_every=every)
+                yield name, _run(kind=kind, adapter=config, base=compute, compute=compute, checkpoint_every=every)
 
 
 def compare(specs: Iterator[tuple[str, MemorySpec]]) -> int:

@@ -1,6 +1,6 @@
 """Every kind of adapter x base x optimizer x schedule: trains the tiny model, stops, goes on, and ends the same.
 
-    nice -n 10 env/bin/python -m tests.training.full_matrix
+    nice -n 10 env/bin/python -m dev.full_matrix
 
 To the last bit, as in the default test run, which goes through the kinds over the bases and the optimizers with the
 schedules alone. The combinations come from the registries; ``--only TEXT`` takes those whose names contain it.

@@ -1,6 +1,6 @@
 """Merge a LoRA into a model of full size with seeded weights: time, peak memory, and whether it answers the same.
 
-Not part of the test run:  nice python -m tests.measure_merge [--family xl] [--layers 24] [--workdir /tmp/merge]
+Not part of the test run:  nice python -m dev.measure_merge [--family xl] [--layers 24] [--workdir /tmp/merge]
 It takes about three times the model's size on the disk and, for the comparison in fp32, twice its size in memory.
 """
 

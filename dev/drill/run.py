@@ -1,6 +1,6 @@
 """Fault drill: jobs on the tiny checkpoint that meet trouble at random moments and are gone on with until they end.
 
-    env/bin/python -m tests.training.drill --kills 50 --seed 1
+    env/bin/python -m dev.drill.run --kills 50 --seed 1
 
 Training of a LoRA and of a LoKr, preprocessing in one pass and in two, in turn. Each is done once undisturbed. Then it
 is begun in a new folder, meets a few faults, and after each the whole folder is looked at; what it leaves in the end
@@ -29,9 +29,9 @@ from acestep.core.event_log import EventLog
 from acestep.core.events import FINAL_EVENTS, Cancelled, Event, Failed
 from acestep.core.job_runner import JobRunner
 from acestep.core.jobs import write_job
-from tests.training.drill_checks import require_whole, steps_in, temporaries
-from tests.training.drill_work import SAVE_EVERY, Work, works
-from tests.training.faults import BATCHES, BYTES, CALLS, LOADS, OPERATIONS, STEPS, Fault, faulty_run
+from dev.drill.checks import require_whole, steps_in, temporaries
+from dev.drill.faults import BATCHES, BYTES, CALLS, LOADS, OPERATIONS, STEPS, Fault, faulty_run
+from dev.drill.jobs import SAVE_EVERY, Work, works
 
 KINDS = ("kill", "kill while writing", "SIGTERM", "stop", "out of memory", "NaN batch", "disk full")
 _CLOCKS = {
@@ -41,7 +41,7 @@ _CLOCKS = {
     "disk full": (BYTES,),
 }
 _PRELOADED = [
-    *("acestep.cli.app", "acestep.training.trainer", "acestep.preprocessing.builder", "tests.training.faults"),
+    *("acestep.cli.app", "acestep.training.trainer", "acestep.preprocessing.builder", "dev.drill.faults"),
     *("acestep.adapters.lora", "acestep.adapters.lokr", "torch.utils.tensorboard"),
 ]
 _UNIT_S = {"train": 0.05, "preprocess": 0.8}  # about what a step and a song take: a signal comes at any moment of one

@@ -1,6 +1,7 @@
-"""What two processes of a run do in test_devices, beside whole runs: trouble on one of them, and a model split in two.
+"""A process of the tests of several devices: raises errors on one rank, and shards a model.
 
-``python -m tests.training.devices_work CHECKPOINT OUT`` in the environment of a worker; writes OUT/<rank>.json.
+``python -m tests.training.distributed.worker_script CHECKPOINT OUT``, with the environment of a worker, writes
+``OUT/<rank>.json``.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def _replace_safetensors(opened: Any) -> None:
         except OSError as problem:
             raise SafetensorError(f"I/O error: {problem.strerror} (os error {problem.errno})") from None
 
-    state.save_file = save_file  # type: ignore[attr-defined]
+    state.save_file = save_file  # type: ignore[attr-defined, assignment]
 
 
 def _replace_model(clocks: _Clocks) -> None:
@@ -164,7 +164,7 @@ def _replace_model(clocks: _Clocks) -> None:
     session.load_dit = scarce(LOADS, session.load_dit)  # type: ignore[attr-defined]
     for name in ("load_vae", "load_text_encoder", "load_condition_encoder"):
         setattr(load, name, scarce(LOADS, getattr(load, name)))
-    collate, encode_condition = session.collate, stages.encode_condition
+    collate, encode_condition = session.collate, stages.encode_condition  # type: ignore[attr-defined]
 
     def batch(*arguments: Any) -> Any:
         made = collate(*arguments)
@@ -174,4 +174,4 @@ def _replace_model(clocks: _Clocks) -> None:
         made = encode_condition(*arguments)
         return made * torch.nan if clocks.tick(BATCHES) else made
 
-    session.collate, stages.encode_condition = batch, condition  # type: ignore[attr-defined]
+    session.collate, stages.encode_condition = batch, condition  # type: ignore[attr-defined, assignment]

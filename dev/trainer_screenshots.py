@@ -1,6 +1,6 @@
 """Pictures of every tab: empty and full, light and dark, on a desk and on a phone.
 
-    python -m tests.ui.shots OUT [--workspace DIR] [--docs]
+    python -m dev.trainer_screenshots OUT [--workspace DIR] [--docs]
 
 With a workspace that was filled before, the work is not done again. ``--docs`` makes those of README and guide alone.
 """

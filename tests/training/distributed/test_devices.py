@@ -212,7 +212,7 @@ def test_a_run_is_stopped_goes_on_with_other_numbers_of_devices_and_survives_a_c
 
 def test_trouble_of_one_process_ends_both_in_the_same_words_and_a_model_can_be_split(tiny_checkpoint, tmp_path):
     _, common = _common_environment(make_job(tmp_path, tiny_checkpoint, tmp_path))
-    command = [sys.executable, "-m", "tests.training.devices_work", str(tiny_checkpoint), str(tmp_path)]
+    command = [sys.executable, "-m", "tests.training.distributed.worker_script", str(tiny_checkpoint), str(tmp_path)]
     environment = {**os.environ, **common, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(command, cwd=PROJECT, env={**environment, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"

@@ -1,6 +1,6 @@
 """Does watching slow a training down? Two pages and 18 programs that ask, against nobody, in turns within one run.
 
-    python -m tests.ui.load --minutes 5
+    python -m dev.page_load --minutes 5
 
 A training of the tiny model goes all the while. Phases with watchers and without take turns, so that whatever else
 the computer does falls on both. Printed is how many steps a second each kind of phase had, and their ratio.

@@ -11,9 +11,9 @@ from typing import Any, Literal
 from acestep.core.config import Config
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.state.run_folder import RunFolder
+from dev.drill.checks import contents, require_saved, require_songs
 from tests.preprocessing.conftest import label
 from tests.songs import write_song
-from tests.training.drill_checks import contents, require_saved, require_songs
 from tests.training.runs import make_job, tensors_for
 
 SAVE_EVERY = 5  # steps

@@ -1,0 +1,1 @@
+"""Development scripts: measurements, long drills and screenshots. Run one with ``python -m dev.NAME --help``."""

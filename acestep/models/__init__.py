@@ -1,6 +1,6 @@
-"""The music model: its folders, its parts and what goes into them.
+"""Checkpoint folders and the modules of ACE-Step 1.5.
 
-The loading functions are found here by name without torch being imported before the first of them is asked for.
+The functions below are imported on first access, so importing this package does not import torch.
 """
 
 from __future__ import annotations

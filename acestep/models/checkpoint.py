@@ -1,7 +1,8 @@
-"""Checkpoint folders: found by name or path, described, checked and told apart, without torch.
+"""Find, describe, check and identify checkpoint folders. Importing this module does not import torch.
 
-Two layouts are read (INTEROP B8). The original one has ``config.json``, ``model.safetensors`` (or shards) and
-``silence_latent.pt``, beside the folders ``vae`` and ``Qwen3-Embedding-0.6B``; the diffusers one has a folder a part.
+Two layouts are supported. The original layout has ``config.json``, ``model.safetensors`` (or shards) and
+``silence_latent.pt`` in one folder; its VAE and text encoder are the sibling folders ``vae`` and
+``Qwen3-Embedding-0.6B``. The diffusers layout has one subfolder per pipeline component.
 """
 
 from __future__ import annotations
@@ -27,13 +28,18 @@ Layout = Literal["original", "diffusers"]
 
 NAME_PREFIX = "acestep-v15-"
 SILENCE_FILE = "silence_latent.pt"
-_SAMPLED = 4096  # values of each tensor that a fingerprint looks at
+_FINGERPRINT_VALUES = 4096  # leading values of each tensor that are hashed
 _VARIANTS = ("turbo", "base", "sft")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One DiT folder. ``config`` has the keys of an original config.json in both layouts, defaults filled in."""
+    """A checkpoint folder.
+
+    Attributes:
+        name: name of the resolved folder.
+        config: keys of an original ``config.json`` in both layouts, with defaults filled in.
+    """
 
     name: str
     folder: Path
@@ -50,22 +56,22 @@ class Checkpoint:
 
     @property
     def variant(self) -> str:
-        """``turbo``, ``base`` or ``sft``. The configuration decides about turbo, the folder's name about the rest."""
+        """``turbo``, ``base`` or ``sft``, from ``is_turbo`` in the config, the folder name and ``model_version``."""
         words = re.split(r"[^a-z]+", self.name.lower())
-        told = [*words, str(self.config.get("model_version") or "").lower()]
+        candidates = [*words, str(self.config.get("model_version") or "").lower()]
         if (turbo := self.config.get("is_turbo")) is not None:
             if turbo:
                 return "turbo"
-            told = [word for word in told if word != "turbo"]
-        return next((word for word in told if word in _VARIANTS), "base" if turbo is False else "turbo")
+            candidates = [word for word in candidates if word != "turbo"]
+        return next((word for word in candidates if word in _VARIANTS), "base" if turbo is False else "turbo")
 
     @property
     def components_root(self) -> Path:
-        """The folder that holds the VAE and the text encoder; where it should be, if there is none."""
+        """The folder that contains the VAE and the text encoder. If none does, the parent of the checkpoint."""
         if self.layout == "diffusers":
             return self.folder
-        near = [self.folder.parent, self.folder, *checkpoint_roots()]
-        return next((folder for folder in near if (folder / "vae" / "config.json").is_file()), self.folder.parent)
+        folders = [self.folder.parent, self.folder, *checkpoint_roots()]
+        return next((folder for folder in folders if (folder / "vae" / "config.json").is_file()), self.folder.parent)
 
     @property
     def vae_folder(self) -> Path:
@@ -81,19 +87,23 @@ class Checkpoint:
 
     @property
     def timestep_mu(self) -> float:
-        """Mean of the normal distribution behind the logit-normal timesteps."""
+        """Mean of the logit-normal timestep distribution."""
         return float(self.config["timestep_mu"])
 
     @property
     def timestep_sigma(self) -> float:
+        """Standard deviation of the logit-normal timestep distribution."""
         return float(self.config["timestep_sigma"])
 
 
 def find_checkpoint(name_or_path: str | Path, custom_root: Path | None = None) -> Checkpoint:
-    """The checkpoint of that name in the checkpoint folders, or in the folder of that path.
+    """Return the checkpoint with this path, or with this name in the checkpoint roots.
+
+    Args:
+        custom_root: a checkpoint root to search before the default ones.
 
     Raises:
-        CheckpointError: there is none, with the places that were searched; or its config.json is damaged.
+        CheckpointError: no such checkpoint (the message lists the searched folders), or an invalid config.json.
     """
     name = str(name_or_path)
     roots = checkpoint_roots(custom_root)
@@ -101,26 +111,28 @@ def find_checkpoint(name_or_path: str | Path, custom_root: Path | None = None) -
     for folder in [path, *(root / name for root in roots)]:
         if layout := _layout(folder):
             return _open(folder, layout)
-    known = [checkpoint.name for checkpoint in list_checkpoints(custom_root)]
+    available = [checkpoint.name for checkpoint in list_checkpoints(custom_root)]
     raise CheckpointError(
-        f"no checkpoint {name!r} found; searched {', '.join(str(folder) for folder in [path, *roots])}",
-        hint=nearest_hint(name, known) if known else "Download one, or give the path of its folder.",
+        f"checkpoint {name!r} not found; searched {', '.join(str(folder) for folder in [path, *roots])}",
+        hint=nearest_hint(name, available) if available else "Download one, or pass the path of its folder.",
     )
 
 
 def list_checkpoints(custom_root: Path | None = None) -> list[Checkpoint]:
-    """The checkpoints in the checkpoint folders, by name; of two with one name the first found. Damaged ones are
-    left out with a warning."""
-    found: dict[str, Checkpoint] = {}
+    """Return the checkpoints in the checkpoint roots, sorted by name.
+
+    If two have the same name, the first root wins. Folders with an invalid config.json are skipped with a warning.
+    """
+    checkpoints: dict[str, Checkpoint] = {}
     for root in checkpoint_roots(custom_root):
         for folder in sorted(root.glob(f"{NAME_PREFIX}*")):
             layout = _layout(folder)
-            if layout and folder.name not in found:
+            if layout and folder.name not in checkpoints:
                 try:
-                    found[folder.name] = _open(folder, layout)
-                except CheckpointError as problem:
-                    logger.warning("{} is left out: {}", folder, problem)
-    return [found[name] for name in sorted(found)]
+                    checkpoints[folder.name] = _open(folder, layout)
+                except CheckpointError as error:
+                    logger.warning("skipping {}: {}", folder, error)
+    return [checkpoints[name] for name in sorted(checkpoints)]
 
 
 def _layout(folder: Path) -> Layout | None:
@@ -130,60 +142,66 @@ def _layout(folder: Path) -> Layout | None:
 
 
 def _open(folder: Path, layout: Layout) -> Checkpoint:
-    config = _read_config(folder / "config.json") if layout == "original" else _gathered_config(folder)
+    config = _read_config(folder / "config.json") if layout == "original" else _merged_config(folder)
     config = {**DEFAULTS, **config}
-    wrong = [key for key, usual in DEFAULTS.items() if isinstance(usual, int) and not isinstance(config[key], int)]
-    if wrong:
-        told = f"{folder}: {wrong[0]} is {config[wrong[0]]!r} in its config, a whole number is expected"
-        raise CheckpointError(told, hint="Download the model again.")
+    invalid = [key for key, value in DEFAULTS.items() if isinstance(value, int) and not isinstance(config[key], int)]
+    if invalid:
+        message = f"{folder}: {invalid[0]} in its config.json must be an integer, got {config[invalid[0]]!r}"
+        raise CheckpointError(message, hint="Download the model again.")
     if config["layer_types"] and len(config["layer_types"]) != config["num_hidden_layers"]:
-        told = f"{folder}: layer_types does not name {config['num_hidden_layers']} layers in its config"
-        raise CheckpointError(told, hint="Download the model again.")
+        message = (
+            f"{folder}: layer_types in its config.json has {len(config['layer_types'])} entries, "
+            f"num_hidden_layers is {config['num_hidden_layers']}"
+        )
+        raise CheckpointError(message, hint="Download the model again.")
     return Checkpoint(name=folder.resolve().name, folder=folder, layout=layout, config=config)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     config = read_json(path, error=CheckpointError, hint="Download the model again.")
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path} does not hold a configuration", hint="Download the model again.")
+        raise CheckpointError(f"{path} does not contain a JSON object", hint="Download the model again.")
     return config
 
 
-def _gathered_config(folder: Path) -> dict[str, Any]:
-    """One original configuration from those of the parts of a diffusers folder; the decoder's own keys win."""
-    gathered: dict[str, Any] = {}
-    for part in SUBFOLDERS.values():
-        path = folder / part / "config.json"
-        if path.is_file() or part == "transformer":
-            gathered = {**_read_config(path), **gathered}
+def _merged_config(folder: Path) -> dict[str, Any]:
+    """Merge the component configs of a diffusers folder into one original config; the transformer's keys win."""
+    merged: dict[str, Any] = {}
+    for subfolder in SUBFOLDERS.values():
+        path = folder / subfolder / "config.json"
+        if path.is_file() or subfolder == "transformer":
+            merged = {**_read_config(path), **merged}
     encoder = folder / "condition_encoder" / "config.json"
-    if gathered.get("encoder_hidden_size") is not None and encoder.is_file():
-        inner = _read_config(encoder)
+    if merged.get("encoder_hidden_size") is not None and encoder.is_file():
+        encoder_config = _read_config(encoder)
         for key in ("intermediate_size", "num_attention_heads", "num_key_value_heads"):
-            gathered[f"encoder_{key}"] = inner.get(key)
-    return {key: value for key, value in gathered.items() if not key.startswith("_")}
+            merged[f"encoder_{key}"] = encoder_config.get(key)
+    return {key: value for key, value in merged.items() if not key.startswith("_")}
 
 
-def tensor_infos(checkpoint: Checkpoint, *parts: str) -> dict[str, TensorInfo]:
-    """Original name -> where the weight lies, of the ``parts`` (prefixes such as ``decoder.``), or of all.
+def tensor_infos(checkpoint: Checkpoint, *prefixes: str) -> dict[str, TensorInfo]:
+    """Map the original key of each weight to its ``TensorInfo``. Reads only safetensors headers.
+
+    Args:
+        prefixes: components to include, such as ``decoder.``; all components by default.
 
     Raises:
-        CheckpointError: a file is missing or damaged.
+        CheckpointError: a file is missing or corrupted.
     """
     if checkpoint.layout == "original":
         tensors = read_tensor_infos(checkpoint.folder, "model")
-        return {key: tensor for key, tensor in tensors.items() if not parts or key.startswith(parts)}
-    found: dict[str, TensorInfo] = {}
-    for prefix in parts or _present_parts(checkpoint):
-        folder = SUBFOLDERS[prefix]
-        for key, tensor in read_tensor_infos(checkpoint.folder / folder, "diffusion_pytorch_model").items():
-            if name := original_key(folder, key):
-                found[name] = tensor
-    return found
+        return {key: tensor for key, tensor in tensors.items() if not prefixes or key.startswith(prefixes)}
+    infos: dict[str, TensorInfo] = {}
+    for prefix in prefixes or _available_prefixes(checkpoint):
+        subfolder = SUBFOLDERS[prefix]
+        for key, tensor in read_tensor_infos(checkpoint.folder / subfolder, "diffusion_pytorch_model").items():
+            if name := original_key(subfolder, key):
+                infos[name] = tensor
+    return infos
 
 
-def _present_parts(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The prefixes of the parts that must or can be there: diffusers folders may leave out the audio tokenizer."""
+def _available_prefixes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Key prefixes of the required and existing components. Audio tokenizers are optional in diffusers folders."""
     required = ("decoder.", "encoder.")
     if checkpoint.layout == "original":
         return tuple(SUBFOLDERS)
@@ -193,53 +211,54 @@ def _present_parts(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
-    """Make sure that the DiT folder is whole, reading no more than headers.
+    """Check that all files and weights exist with the shapes that config.json implies. Reads only headers.
 
     Raises:
-        CheckpointError: naming the missing file, the truncated, unknown or missing weight, or the wrong shape.
+        CheckpointError: a missing file, or a truncated, unexpected, missing or misshapen weight.
     """
-    present = (*_present_parts(checkpoint), NULL_CONDITION)
-    expected = {key: shape for key, shape in expected_shapes(checkpoint.config).items() if key.startswith(present)}
+    prefixes = (*_available_prefixes(checkpoint), NULL_CONDITION)
+    expected = {key: shape for key, shape in expected_shapes(checkpoint.config).items() if key.startswith(prefixes)}
     check_shapes(checkpoint.folder, expected, tensor_infos(checkpoint))
     if checkpoint.layout == "original":
-        _require(checkpoint.folder / SILENCE_FILE)
+        _require_file(checkpoint.folder / SILENCE_FILE)
 
 
 def check_vae_and_text_encoder(checkpoint: Checkpoint) -> None:
-    """Make sure that the VAE and the text encoder are there and whole. Raises CheckpointError."""
+    """Check the files of the VAE, the text encoder and its tokenizer, reading headers only. Raises CheckpointError."""
     for folder, stem in ((checkpoint.vae_folder, "diffusion_pytorch_model"), (checkpoint.text_encoder_folder, "model")):
         _read_config(folder / "config.json")
         read_tensor_infos(folder, stem)
-    _require(checkpoint.text_tokenizer_folder / "tokenizer_config.json")
+    _require_file(checkpoint.text_tokenizer_folder / "tokenizer_config.json")
 
 
-def _require(path: Path) -> None:
+def _require_file(path: Path) -> None:
     if not path.is_file() or path.stat().st_size == 0:
         raise CheckpointError(f"{path} is missing", hint="Download the model again.")
 
 
 def encoder_fingerprint(checkpoint: Checkpoint) -> str:
-    """16 hex digits that are equal for equal condition encoders: preprocessed tensors fit checkpoints that share it.
+    """Return 16 hex digits that identify the condition encoder.
 
-    It looks at the beginning of every ``encoder.`` weight, rounded to bfloat16, so that the same model in
-    another precision or layout has the same fingerprint. Raises CheckpointError.
+    Preprocessed tensors are valid for every checkpoint with the same fingerprint. It is a SHA-256 over the name,
+    shape and first 4096 values of each ``encoder.`` weight. Values are rounded to bfloat16, so the dtype and the
+    layout of the checkpoint do not change it. Raises CheckpointError.
     """
     digest = hashlib.sha256()
     tensors = tensor_infos(checkpoint, "encoder.")
     for name in sorted(name for name in tensors if name.startswith("encoder.")):
         digest.update(f"{name} {tensors[name].shape}".encode())
-        digest.update(_beginning(tensors[name]).tobytes())
+        digest.update(_first_values(tensors[name]).tobytes())
     return digest.hexdigest()[:16]
 
 
-def _beginning(tensor: TensorInfo) -> np.ndarray[Any, np.dtype[np.uint16]]:
-    """The first values of a stored tensor as the bits of bfloat16, rounded to nearest even."""
+def _first_values(tensor: TensorInfo) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    """The first values of a tensor as bfloat16 bit patterns, rounded to nearest even."""
     if tensor.dtype not in ("F32", "F16", "BF16"):
-        raise CheckpointError(f"{tensor.file}: {tensor.name} is stored as {tensor.dtype}, a float type is expected")
+        raise CheckpointError(f"{tensor.file}: {tensor.name} has dtype {tensor.dtype}, expected F32, F16 or BF16")
     width = 4 if tensor.dtype == "F32" else 2
     with tensor.file.open("rb") as file:
         file.seek(tensor.start)
-        data = file.read(min(tensor.end - tensor.start, _SAMPLED * width))
+        data = file.read(min(tensor.end - tensor.start, _FINGERPRINT_VALUES * width))
     if tensor.dtype == "BF16":
         return np.frombuffer(data, "<u2")
     values = np.frombuffer(data, "<f4") if width == 4 else np.frombuffer(data, "<f2").astype("<f4")

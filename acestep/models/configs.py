@@ -1,4 +1,4 @@
-"""What a piece of music can be asked for."""
+"""Options of text-to-music generation."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ from acestep.core.config import Config, option
 
 
 class GenerationConfig(Config):
-    """One piece of music. What is None follows the checkpoint: turbo 8 steps without guidance, base 60 with."""
+    """Inputs of one generation. None selects the default of the checkpoint: 8 steps without guidance for turbo models,
+    60 steps with guidance 7.0 for base models.
+    """
 
-    prompt: str = option("", "Style", "What the music should sound like.")
-    lyrics: str = option("[Instrumental]", "Lyrics", "Words with section tags, or [Instrumental].")
+    prompt: str = option("", "Style", "Description of the style: genre, mood, instruments.")
+    lyrics: str = option("[Instrumental]", "Lyrics", "Lyrics with section tags such as [Verse], or [Instrumental].")
     language: str = option(
-        "unknown", "Language", "Language code of the lyrics, such as en; unknown when there are none."
+        "unknown", "Language", "Language code of the lyrics, for example en; unknown for instrumentals."
     )
-    bpm: int | None = option(None, "BPM", "Tempo; empty lets the model choose.", ge=30, le=300)
-    keyscale: str = option("", "Key", "Such as C Major; empty lets the model choose.")
-    timesignature: str = option("", "Time signature", "Beats in a bar: 2, 3, 4 or 6; empty lets the model choose.")
-    duration_s: float = option(30.0, "Duration", "Length of the piece.", unit="s", ge=1, le=600)
-    seed: int = option(42, "Seed", "The same seed gives the same piece.", ge=0, le=2**63 - 1)
-    steps: int | None = option(None, "Inference steps", "Steps from noise to music.", ge=1, le=200, advanced=True)
+    bpm: int | None = option(None, "BPM", "Tempo in beats per minute; empty: the model chooses.", ge=30, le=300)
+    keyscale: str = option("", "Key", "For example C Major; empty: the model chooses.")
+    timesignature: str = option("", "Time signature", "Beats per bar: 2, 3, 4 or 6; empty: the model chooses.")
+    duration_s: float = option(30.0, "Duration", "Length of the generated audio.", unit="s", ge=1, le=600)
+    seed: int = option(42, "Seed", "The same seed and options give the same audio.", ge=0, le=2**63 - 1)
+    steps: int | None = option(None, "Inference steps", "Number of denoising steps.", ge=1, le=200, advanced=True)
     guidance: float | None = option(
         None,
         "CFG scale",
-        "How closely base models follow the text; turbo models ignore it.",
+        "Classifier-free guidance scale of base models; turbo models ignore it.",
         ge=0,
         le=15,
         advanced=True,
     )
     shift: float | None = option(
-        None, "Shift", "Spends more steps on the noisy part when above 1.", ge=1, le=5, advanced=True
+        None, "Shift", "Timestep shift; values above 1 spend more steps at high noise.", ge=1, le=5, advanced=True
     )

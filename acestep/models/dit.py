@@ -1,7 +1,7 @@
-"""The decoder with masks: songs of different lengths share a batch and get what each would get alone.
+"""The ACE-Step transformer with padding masks, so a padded batch gives the same output as its unpadded samples.
 
-diffusers' ACE-Step decoder attends to padding. Here the masks travel as arguments of its layers, which also
-holds when a layer is computed again under gradient checkpointing. Weights and their names are diffusers' own.
+``AceStepTransformer1DModel`` attends to padding. Here the attention masks are arguments of each layer, so they are
+also in effect when gradient checkpointing recomputes the layer. Modules and state_dict keys are those of diffusers.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ with without_bitsandbytes():
 
 
 class AceStepDiT(AceStepTransformer1DModel):
-    """``AceStepTransformer1DModel`` whose forward takes masks; without them it is the same function bit for bit.
+    """``AceStepTransformer1DModel`` whose forward accepts masks. Without masks, outputs are bit-identical.
 
     Attributes:
-        checkpoint_every: with gradient checkpointing on, every n-th layer is computed again in the backward pass and
-            the others keep what they need; 1 is all layers.
+        checkpoint_every: with gradient checkpointing enabled, every n-th layer is recomputed in the backward pass and
+            the other layers keep their activations; 1 recomputes all layers.
     """
 
     checkpoint_every: int = 1
@@ -51,20 +51,21 @@ class AceStepDiT(AceStepTransformer1DModel):
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
-        """The velocity at a point between data and noise. Modelled on the method of the same name in diffusers 0.42.1.
+        """Predict the flow-matching velocity. Follows ``AceStepTransformer1DModel.forward`` of diffusers 0.42.1.
 
         Args:
-            hidden_states: [B, T, C] the point.
-            timestep: [B] float32 in [0, 1], 0 = data, 1 = noise.
-            timestep_r: [B] equal to ``timestep`` for training and for inference.
+            hidden_states: [B, T, C] noisy latents.
+            timestep: [B] float32 in [0, 1]; 0 is data, 1 is noise.
+            timestep_r: [B] equal to ``timestep`` in training and inference.
             encoder_hidden_states: [B, L, D] condition tokens.
             context_latents: [B, T, 2C] source latents and generation mask.
-            frame_mask: [B, T] true where the song is; padded frames may hold anything.
-            token_mask: [B, L] true where the condition is; likewise.
+            frame_mask: [B, T] True for real frames. Padded frames may have any value, including NaN.
+            token_mask: [B, L] True for real condition tokens. Padded tokens may have any value.
             attention_kwargs: ``{"scale": s}`` scales LoRA layers.
+            return_dict: return a ``Transformer2DModelOutput`` instead of a tuple.
 
         Returns:
-            [B, T, C] as ``.sample``, or in a tuple. Meaningless where ``frame_mask`` is false.
+            Velocity [B, T, C] as ``.sample`` or as the only tuple element. Undefined where ``frame_mask`` is False.
         """
         time, modulation = self._embed_time(timestep, timestep_r)
         num_frames = hidden_states.shape[1]
@@ -90,13 +91,13 @@ class AceStepDiT(AceStepTransformer1DModel):
         return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)
 
     def _embed_time(self, timestep: Tensor, timestep_r: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, D] and [B, 6, D]: the embedded times, and how they modulate the layers."""
+        """Timestep embedding [B, D] and the modulation of the layers [B, 6, D]."""
         time, modulation = self.time_embed(timestep)
         time_r, modulation_r = self.time_embed_r(timestep - timestep_r)
         return time + time_r, modulation + modulation_r
 
     def _patchify(self, frames: Tensor, frame_mask: Tensor | None) -> Tensor:
-        """[B, T, 3C] frames to [B, T / 2, D] tokens; padding becomes zeros, as an odd last frame gets beside it."""
+        """[B, T, 3C] frames to [B, T / 2, D] tokens. Padded frames are set to zero; an odd T is padded with zeros."""
         if frame_mask is not None:
             frames = frames.masked_fill(~frame_mask.unsqueeze(-1), 0.0)
         frames = F.pad(frames, (0, 0, 0, -frames.shape[1] % self.patch_size))
@@ -104,7 +105,7 @@ class AceStepDiT(AceStepTransformer1DModel):
         return tokens
 
     def _self_attention_masks(self, tokens: Tensor, frame_mask: Tensor | None) -> dict[str, Tensor | None]:
-        """The mask of each kind of layer: a token is real if one of its frames is."""
+        """Attention mask of each layer type. A token is real if one of its frames is."""
         length = tokens.shape[1]
         real = None
         if frame_mask is not None:
@@ -112,7 +113,7 @@ class AceStepDiT(AceStepTransformer1DModel):
             real = padded.reshape(len(padded), -1, self.patch_size).any(dim=-1)  # [B, T / 2]
         full = None if real is None else _key_mask(real, length)
         if _is_flash_attention_backend(self.layers[0].self_attn.processor):
-            return {"full_attention": full, "sliding_attention": full}  # flash attention makes the window itself
+            return {"full_attention": full, "sliding_attention": full}  # flash attention applies the window itself
         sliding = _create_4d_mask(
             seq_len=length,
             dtype=tokens.dtype,
@@ -126,5 +127,5 @@ class AceStepDiT(AceStepTransformer1DModel):
 
 
 def _key_mask(real: Tensor, num_queries: int) -> Tensor:
-    """[B, L'] real keys as the mask [B, 1, L, L'] that attention takes."""
+    """Expand a mask of real keys [B, L'] to an attention mask [B, 1, L, L']."""
     return real[:, None, None, :].expand(-1, 1, num_queries, -1)

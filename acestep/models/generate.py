@@ -1,4 +1,4 @@
-"""Text to music: the parts of a checkpoint, and the way from a request to sound."""
+"""Text-to-music generation with ``diffusers.AceStepPipeline``."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from acestep.models.configs import GenerationConfig
 from acestep.models.text import TextEncoder, normalize_lyrics
 from acestep.models.vae import decode_latents
 
-TURBO_STEPS, TURBO_SHIFT = 8, 3.0  # the turbo models are distilled for these (SPEC 5.2)
+TURBO_STEPS, TURBO_SHIFT = 8, 3.0  # what turbo models are distilled for; defaults of AceStepPipeline
 BASE_STEPS, BASE_SHIFT, BASE_GUIDANCE = 60, 1.0, 7.0
-PEAK = 10 ** (-1 / 20)  # -1 dBFS, as the original app leaves its music (SPEC 8.1)
+PEAK = 10 ** (-1 / 20)  # -1 dBFS, as in AceStepPipeline
 
 
 @dataclass(slots=True)
 class PipelineComponents:
-    """What generating needs, on one device. ``dit`` may carry an adapter."""
+    """The modules that ``generate`` needs, on one device. ``dit`` may have an adapter."""
 
     checkpoint: Checkpoint
     dit: nn.Module
@@ -34,61 +34,65 @@ class PipelineComponents:
 
 
 def load_components(checkpoint: Checkpoint, *, device: torch.device | str, dtype: torch.dtype) -> PipelineComponents:
-    """All parts of a checkpoint, frozen. Raises CheckpointError."""
-    place: dict[str, Any] = {"device": device, "dtype": dtype}
+    """Load all components of a checkpoint, frozen and in evaluation mode. Raises CheckpointError."""
+    to: dict[str, Any] = {"device": device, "dtype": dtype}
     return PipelineComponents(
         checkpoint=checkpoint,
-        dit=load.load_dit(checkpoint, **place),
-        condition_encoder=load.load_condition_encoder(checkpoint, **place),
-        text_encoder=load.load_text_encoder(checkpoint, **place),
-        vae=load.load_vae(checkpoint, **place),
+        dit=load.load_dit(checkpoint, **to),
+        condition_encoder=load.load_condition_encoder(checkpoint, **to),
+        text_encoder=load.load_text_encoder(checkpoint, **to),
+        vae=load.load_vae(checkpoint, **to),
     )
 
 
 @torch.no_grad()
 def generate(
-    parts: PipelineComponents,
+    components: PipelineComponents,
     request: GenerationConfig,
     *,
     on_step: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Tensor:
-    """The music of ``request``: [2, S] float32 on the CPU, 48 kHz, peak at -1 dBFS.
+    """Generate audio: [2, S] float32 on the CPU, 48 kHz, peak at -1 dBFS.
 
-    The global random state is left as it was. Equal requests give equal music on one machine.
+    Uses its own random generator and leaves the global one unchanged. Deterministic on one machine.
+
+    Args:
+        on_step: called after each denoising step with the number of finished steps and the total.
+        should_stop: called after each denoising step; True cancels the generation.
 
     Raises:
-        JobCancelled: ``should_stop`` answered yes between two steps.
+        JobCancelled: ``should_stop`` returned True.
     """
-    latents = generate_latents(parts, request, on_step=on_step, should_stop=should_stop)
-    return postprocess_audio(decode_latents(parts.vae, latents))
+    latents = generate_latents(components, request, on_step=on_step, should_stop=should_stop)
+    return postprocess_audio(decode_latents(components.vae, latents))
 
 
 @torch.no_grad()
 def generate_latents(
-    parts: PipelineComponents,
+    components: PipelineComponents,
     request: GenerationConfig,
     *,
     on_step: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Tensor:
-    """[T, C] the music of ``request`` before it is decoded. The rest as ``generate``."""
-    steps, guidance, shift = _schedule(parts.checkpoint, request)
-    words, language = normalize_lyrics(request.lyrics, request.language)
+    """Generate latents [T, C] without decoding them. Arguments and errors as in ``generate``."""
+    steps, guidance, shift = _schedule(components.checkpoint, request)
+    lyrics, language = normalize_lyrics(request.lyrics, request.language)
 
     def after_step(pipeline: Any, step: int, _timestep: float, _tensors: dict[str, Any]) -> dict[str, Any]:
         if should_stop and should_stop():
-            raise JobCancelled("stopped while generating")
+            raise JobCancelled("generation was cancelled")
         if on_step:
             on_step(step + 1, steps)
         return {}
 
-    was_training = parts.dit.training
-    parts.dit.eval()
+    was_training = components.dit.training
+    components.dit.eval()
     try:
-        latents: Tensor = _pipeline(parts)(
+        latents: Tensor = _pipeline(components)(
             prompt=request.prompt,
-            lyrics=words,
+            lyrics=lyrics,
             vocal_language=language,
             audio_duration=request.duration_s,
             bpm=request.bpm,
@@ -102,19 +106,19 @@ def generate_latents(
             callback_on_step_end=after_step,
         ).audios  # [1, T, C]
     finally:
-        parts.dit.train(was_training)
+        components.dit.train(was_training)
     return latents[0]
 
 
 def postprocess_audio(audio: Tensor) -> Tensor:
-    """[2, S] without offset, peak at -1 dBFS, as the original app does after decoding (SPEC 8.1)."""
+    """Remove the DC offset of each channel of [2, S] audio and scale the peak to -1 dBFS, like the ACE-Step 1.5 app."""
     audio = audio.float().cpu()
     audio = audio - audio.mean(dim=-1, keepdim=True)
     return audio * (PEAK / audio.abs().max().clamp(min=1e-6))
 
 
 def _schedule(checkpoint: Checkpoint, request: GenerationConfig) -> tuple[int, float, float]:
-    """Steps, guidance and shift: what was asked for, else what the checkpoint was made for."""
+    """Steps, guidance scale and shift: as requested, else the defaults of the checkpoint."""
     turbo = checkpoint.is_turbo
     steps = request.steps or (TURBO_STEPS if turbo else BASE_STEPS)
     guidance = request.guidance if request.guidance is not None else BASE_GUIDANCE
@@ -122,14 +126,14 @@ def _schedule(checkpoint: Checkpoint, request: GenerationConfig) -> tuple[int, f
     return steps, 1.0 if turbo else guidance, shift
 
 
-def _pipeline(parts: PipelineComponents) -> Any:
-    library: Any = diffusers  # its classes carry no types
+def _pipeline(components: PipelineComponents) -> Any:
+    library: Any = diffusers  # its lazily imported classes have no type hints
     pipeline = library.AceStepPipeline(
-        vae=parts.vae,
-        text_encoder=parts.text_encoder.model,
-        tokenizer=parts.text_encoder.tokenizer,
-        transformer=parts.dit,
-        condition_encoder=parts.condition_encoder,
+        vae=components.vae,
+        text_encoder=components.text_encoder.model,
+        tokenizer=components.text_encoder.tokenizer,
+        transformer=components.dit,
+        condition_encoder=components.condition_encoder,
         scheduler=library.FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0),
     )
     pipeline.set_progress_bar_config(disable=True)

@@ -1,11 +1,14 @@
-"""The two names of every weight: as the original checkpoints write it, and as diffusers' modules do (INTEROP B4)."""
+"""Map state_dict keys between original checkpoints and diffusers modules.
+
+The mapping is that of ``scripts/convert_ace_step_to_diffusers.py`` in the diffusers repository.
+"""
 
 from __future__ import annotations
 
 import re
 
-# original -> diffusers; whole dotted segments, valid in the decoder and in the encoder parts alike.
-_RENAMES = {
+# original -> diffusers, matched against complete dotted segments; valid for the decoder and the encoders.
+_DIFFUSERS_KEYS = {
     "q_proj": "to_q",
     "k_proj": "to_k",
     "v_proj": "to_v",
@@ -15,40 +18,42 @@ _RENAMES = {
     "proj_in.1": "proj_in_conv",
     "proj_out.1": "proj_out_conv",
 }
-_BACK = {new: old for old, new in _RENAMES.items()}
+_ORIGINAL_KEYS = {new: old for old, new in _DIFFUSERS_KEYS.items()}
 
-# Prefix in an original checkpoint -> folder of a diffusers checkpoint.
+# Key prefix in an original checkpoint -> subfolder of a diffusers checkpoint.
 SUBFOLDERS = {
     "decoder.": "transformer",
     "encoder.": "condition_encoder",
     "tokenizer.": "audio_tokenizer",
     "detokenizer.": "audio_token_detokenizer",
 }
-NULL_CONDITION = "null_condition_emb"  # no prefix in an original checkpoint, in condition_encoder/ of a diffusers one
+NULL_CONDITION = (
+    "null_condition_emb"  # top-level key of an original checkpoint; in condition_encoder/ of a diffusers one
+)
 
 
 def _pattern(names: dict[str, str]) -> re.Pattern[str]:
     return re.compile(rf"(?<![^.])(?:{'|'.join(map(re.escape, names))})(?![^.])")
 
 
-_FORWARD, _BACKWARD = _pattern(_RENAMES), _pattern(_BACK)
+_TO_DIFFUSERS, _TO_ORIGINAL = _pattern(_DIFFUSERS_KEYS), _pattern(_ORIGINAL_KEYS)
 
 
 def original_to_diffusers(key: str) -> str:
-    """The diffusers name of a module or weight, both relative to their part (``layers.0.self_attn.q_proj``)."""
-    return _FORWARD.sub(lambda match: _RENAMES[match[0]], key)
+    """Return the diffusers key of a module or weight. Keys have no component prefix: ``layers.0.self_attn.q_proj``."""
+    return _TO_DIFFUSERS.sub(lambda match: _DIFFUSERS_KEYS[match[0]], key)
 
 
 def diffusers_to_original(key: str) -> str:
-    """Undo ``original_to_diffusers``."""
-    return _BACKWARD.sub(lambda match: _BACK[match[0]], key)
+    """Inverse of ``original_to_diffusers``."""
+    return _TO_ORIGINAL.sub(lambda match: _ORIGINAL_KEYS[match[0]], key)
 
 
-def original_key(folder: str, key: str) -> str | None:
-    """The original checkpoint's name of weight ``key`` in a diffusers ``folder``; None where it has none."""
-    if folder == "condition_encoder" and key == NULL_CONDITION:
+def original_key(subfolder: str, key: str) -> str | None:
+    """Return the original key of ``key`` in a diffusers ``subfolder``, or None if the original layout has none."""
+    if subfolder == "condition_encoder" and key == NULL_CONDITION:
         return key
-    if folder == "condition_encoder" and key == "silence_latent":
-        return None  # a file of its own in an original checkpoint
-    prefix = next(prefix for prefix, part in SUBFOLDERS.items() if part == folder)
+    if subfolder == "condition_encoder" and key == "silence_latent":
+        return None  # a separate file in original checkpoints
+    prefix = next(prefix for prefix, name in SUBFOLDERS.items() if name == subfolder)
     return prefix + diffusers_to_original(key)

@@ -1,8 +1,9 @@
-"""A complete model in miniature: the true architectures with small sizes and seeded weights, made in seconds.
+"""Create tiny checkpoints: the real architectures with small layers and deterministic random weights.
 
-It has the original layout and goes through the same loaders as the real models. The demo and the tests use it.
-Two things are smaller than sizes alone would make them: the VAE comes down to 4.8 kHz in its first step (the
-ratios of the real one in reverse order), and there are 200 audio codes instead of 64,000.
+A tiny checkpoint has the original layout and works with the same loaders as real models. It is created in seconds
+and used by the demo and the tests. Two differences to the real models reduce computation further: the first layer of
+the VAE downsamples to 4.8 kHz (the downsampling ratios are in reverse order), and there are 200 audio codes instead of
+64,000.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from acestep.models.weight_shapes import DEFAULTS
 Variant = Literal["turbo", "base", "xl-base"]
 
 _VAE_FILE = "diffusion_pytorch_model.safetensors"
-_MARK = "tiny.json"  # stands in each folder that was made here
+_MARKER = "tiny.json"  # identifies folders that this module created
 _VERSION = 1
 _NAMES: dict[Variant, str] = {
     "turbo": "acestep-v15-tiny",
     "base": "acestep-v15-tiny-base",
     "xl-base": "acestep-v15-tiny-xl-base",
 }
-_SILENCE_FRAMES = 15_000  # ten minutes, as in the real file
+_SILENCE_FRAMES = 15_000  # ten minutes, as in the real checkpoints
 _TEXT_WIDTH = 32
 
 _SIZES: dict[str, Any] = {
@@ -75,64 +76,64 @@ _VAE: dict[str, Any] = {
 
 
 def create_tiny_checkpoint(root: Path, variant: Variant = "turbo") -> Path:
-    """Write a tiny checkpoint and its companions into ``root``; what is there from an earlier call is kept.
+    """Write a tiny checkpoint, a VAE, a text encoder and a 5 Hz LM into ``root``. Existing complete ones are kept.
 
     Returns:
-        The DiT folder, which ``find_checkpoint`` and every ``load_*`` take.
+        The checkpoint folder, an input of ``find_checkpoint`` and every ``load_*`` function.
 
     Raises:
-        CheckpointError: a folder of the same name holds something else.
+        CheckpointError: unknown variant, or a folder of the same name contains another model.
         StorageError: the files cannot be written.
     """
     if variant not in get_args(Variant):
-        raise CheckpointError(f"no tiny variant {variant!r}", hint=f"Known: {', '.join(get_args(Variant))}.")
+        raise CheckpointError(f"unknown tiny variant {variant!r}", hint=f"Known: {', '.join(get_args(Variant))}.")
     root, name = Path(root), _NAMES[variant]
-    _make(root / "vae", "vae", _write_vae)
-    _make(root / "Qwen3-Embedding-0.6B", "text encoder", lambda folder: write_text_encoder(folder, _TEXT_WIDTH))
-    _make(root / "acestep-5Hz-lm-tiny", "5Hz LM", lambda folder: write_language_model(folder, _TEXT_WIDTH))
+    _write_once(root / "vae", "vae", _write_vae)
+    _write_once(root / "Qwen3-Embedding-0.6B", "text encoder", lambda folder: write_text_encoder(folder, _TEXT_WIDTH))
+    _write_once(root / "acestep-5Hz-lm-tiny", "5Hz LM", lambda folder: write_language_model(folder, _TEXT_WIDTH))
 
     def write_dit(folder: Path) -> None:
         config = _config(variant)
         write_json(folder / "config.json", config)
         write_bytes(folder / "model.safetensors", save(dit_weights(config, variant), {"format": "pt"}))
-        write_bytes(folder / SILENCE_FILE, _as_file(_silence(root)))
+        write_bytes(folder / SILENCE_FILE, _torch_bytes(_silence(root)))
 
-    _make(root / name, variant, write_dit)
+    _write_once(root / name, variant, write_dit)
     return root / name
 
 
-def _make(folder: Path, what: str, write: Callable[[Path], None]) -> None:
-    """Fill ``folder`` at once as a whole, or leave it as it is if an earlier call made it and nothing is lost."""
-    mark = folder / _MARK
-    if mark.is_file():
-        content = read_json(mark, error=CheckpointError)
-        if content == {"kind": "tiny model", "version": _VERSION, "what": what, "bytes": _sizes(folder)}:
+def _write_once(folder: Path, description: str, write: Callable[[Path], None]) -> None:
+    """Write ``folder`` atomically, unless an earlier call wrote it and all files still have their sizes."""
+    marker = folder / _MARKER
+    if marker.is_file():
+        content = read_json(marker, error=CheckpointError)
+        if content == {"kind": "tiny model", "version": _VERSION, "what": description, "bytes": _file_sizes(folder)}:
             return
     elif folder.exists() and any(folder.iterdir()):
         raise CheckpointError(
-            f"{folder} holds another model, nothing was written", hint="Choose an empty folder for the tiny model."
+            f"{folder} contains another model; nothing was written", hint="Use an empty folder for the tiny checkpoint."
         )
-    with replace_folder(folder) as fresh:
-        write(fresh)
-        write_versioned(fresh / _MARK, "tiny model", _VERSION, {"what": what, "bytes": _sizes(fresh)})
+    with replace_folder(folder) as staging:
+        write(staging)
+        write_versioned(staging / _MARKER, "tiny model", _VERSION, {"what": description, "bytes": _file_sizes(staging)})
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    return {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.name != _MARK}
+def _file_sizes(folder: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.name != _MARKER}
 
 
 def _config(variant: Variant) -> dict[str, Any]:
-    """config.json as the original checkpoints have it."""
+    """Return the config.json of the original layout."""
     turbo = variant == "turbo"
     config = {**DEFAULTS, **_SIZES, **(_XL_SIZES if variant == "xl-base" else {})}
     if variant != "xl-base":
         del config["encoder_hidden_size"]
-    kinds = ("sliding_attention", "full_attention")
+    layer_types = ("sliding_attention", "full_attention")
     return {
         "architectures": ["AceStepConditionGenerationModel"],
         "model_type": "acestep",
         **config,
-        "layer_types": [kinds[index % 2] for index in range(config["num_hidden_layers"])],
+        "layer_types": [layer_types[index % 2] for index in range(config["num_hidden_layers"])],
         "use_sliding_window": True,
         "attention_bias": False,
         "attention_dropout": 0.0,
@@ -157,14 +158,14 @@ def _write_vae(folder: Path) -> None:
 
 
 def _silence(root: Path) -> Tensor:
-    """[1, C, F] what the tiny VAE makes of silence, the same in every frame: the bias of its last layer."""
+    """Return the latents [1, C, F] of silence: in every frame the bias of the last layer of the tiny VAE's encoder."""
     with safe_open(root / "vae" / _VAE_FILE, framework="pt") as weights:
         bias: Tensor = weights.get_tensor("encoder.conv2.bias")
     mean = bias[: len(bias) // 2]
     return mean[None, :, None].repeat(1, 1, _SILENCE_FRAMES)
 
 
-def _as_file(latent: Tensor) -> bytes:
-    file = io.BytesIO()  # a path would put its own name into the file
+def _torch_bytes(latent: Tensor) -> bytes:
+    file = io.BytesIO()  # torch.save to a path writes the file name into the archive
     torch.save(latent, file)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""The text parts of the tiny checkpoint: a byte-level tokenizer, a small text encoder and a small 5Hz LM."""
+"""Text models of the tiny checkpoint: a byte-level tokenizer, a small text encoder and a small 5 Hz LM."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from acestep.core.files import write_bytes, write_json
 from acestep.models.tiny_weights import Weights, random_normal
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-NUM_CODES = 200  # product of the tiny FSQ levels: the tiny LM knows every code that the tiny tokenizer makes
+NUM_CODES = 200  # product of the tiny FSQ levels, so the tiny LM has a token for each audio code
 LM_TOKENS = ("<think>", "</think>", *(f"<|audio_code_{code}|>" for code in range(NUM_CODES)))
-_CHAT_TEMPLATE = (  # Qwen's ChatML
+_CHAT_TEMPLATE = (  # ChatML, as in Qwen models
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -41,28 +41,28 @@ _COMMON: dict[str, Any] = {
 
 
 def write_text_encoder(folder: Path, width: int) -> None:
-    """A Qwen3 model of ``width`` channels and a tokenizer, as ``Qwen3-Embedding-0.6B`` has them."""
-    vocabulary = write_tokenizer(folder)
-    config = {"architectures": ["Qwen3Model"], **_COMMON, **_sizes(width, vocabulary)}
+    """Write a Qwen3 model of hidden size ``width`` and a tokenizer in the format of ``Qwen3-Embedding-0.6B``."""
+    vocab_size = write_tokenizer(folder)
+    config = {"architectures": ["Qwen3Model"], **_COMMON, **_sizes(width, vocab_size)}
     write_json(folder / "config.json", config)
     write_bytes(folder / "model.safetensors", save(dict(_qwen3(config, "text encoder", "")), {"format": "pt"}))
 
 
 def write_language_model(folder: Path, width: int) -> None:
-    """A Qwen3 causal LM with thinking and audio code tokens, as the ``acestep-5Hz-lm-*`` folders have them."""
-    vocabulary = write_tokenizer(folder, LM_TOKENS, chat_template=_CHAT_TEMPLATE)
-    config = {"architectures": ["Qwen3ForCausalLM"], **_COMMON, **_sizes(width, vocabulary)}
+    """Write a Qwen3 causal LM with thinking and audio code tokens in the format of ``acestep-5Hz-lm-*`` models."""
+    vocab_size = write_tokenizer(folder, LM_TOKENS, chat_template=_CHAT_TEMPLATE)
+    config = {"architectures": ["Qwen3ForCausalLM"], **_COMMON, **_sizes(width, vocab_size)}
     write_json(folder / "config.json", config)
     write_bytes(folder / "model.safetensors", save(dict(_qwen3(config, "5Hz LM", "model.")), {"format": "pt"}))
 
 
-def _sizes(width: int, vocabulary: int) -> dict[str, int]:
-    return {"hidden_size": width, "intermediate_size": 2 * width, "vocab_size": vocabulary}
+def _sizes(width: int, vocab_size: int) -> dict[str, int]:
+    return {"hidden_size": width, "intermediate_size": 2 * width, "vocab_size": vocab_size}
 
 
 def _qwen3(config: dict[str, Any], seed: str, prefix: str) -> Weights:
-    """Seeded weights of a Qwen3 model, under transformers' names."""
-    width, inner = config["hidden_size"], config["intermediate_size"]
+    """Yield random weights of a Qwen3 model under the state_dict keys of transformers."""
+    width, intermediate = config["hidden_size"], config["intermediate_size"]
     queries, keys = (config[f"num_{kind}_heads"] * config["head_dim"] for kind in ("attention", "key_value"))
     yield f"{prefix}embed_tokens.weight", random_normal(f"{seed} tokens", (config["vocab_size"], width))
     yield f"{prefix}norm.weight", np.ones(width, np.float32)
@@ -77,26 +77,26 @@ def _qwen3(config: dict[str, Any], seed: str, prefix: str) -> Weights:
             "self_attn.k_proj": (keys, width),
             "self_attn.v_proj": (keys, width),
             "self_attn.o_proj": (width, queries),
-            "mlp.gate_proj": (inner, width),
-            "mlp.up_proj": (inner, width),
-            "mlp.down_proj": (width, inner),
+            "mlp.gate_proj": (intermediate, width),
+            "mlp.up_proj": (intermediate, width),
+            "mlp.down_proj": (width, intermediate),
         }
         for name, shape in shapes.items():
             yield f"{layer}{name}.weight", random_normal(f"{seed} {index} {name}", shape, shape[1] ** -0.5)
 
 
-def write_tokenizer(folder: Path, more: Sequence[str] = (), *, chat_template: str | None = None) -> int:
-    """A tokenizer of single bytes and special tokens that ``AutoTokenizer`` reads. Gives its vocabulary's size."""
+def write_tokenizer(folder: Path, extra_tokens: Sequence[str] = (), *, chat_template: str | None = None) -> int:
+    """Write a byte-level tokenizer for ``AutoTokenizer`` and return the size of its vocabulary."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    specials = [*SPECIAL_TOKENS, *more]
-    vocabulary = {token: number for number, token in enumerate([*alphabet, *specials])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    special_tokens = [*SPECIAL_TOKENS, *extra_tokens]
+    vocab = {token: index for index, token in enumerate([*alphabet, *special_tokens])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in more])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in extra_tokens])
     write_bytes(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode("utf-8"))
-    settings: dict[str, Any] = {
+    config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "pad_token": "<|endoftext|>",
         "eos_token": "<|im_end|>",
@@ -105,6 +105,6 @@ def write_tokenizer(folder: Path, more: Sequence[str] = (), *, chat_template: st
         "padding_side": "right",
     }
     if chat_template:
-        settings["chat_template"] = chat_template
-    write_json(folder / "tokenizer_config.json", settings)
-    return len(vocabulary)
+        config["chat_template"] = chat_template
+    write_json(folder / "tokenizer_config.json", config)
+    return len(vocab)

@@ -1,4 +1,4 @@
-"""Which weights a checkpoint has, by name and shape, told from its config.json alone (original names)."""
+"""Names and shapes of all weights of a checkpoint, derived from its config.json (keys of the original layout)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
-# What AceStepConfig assumes for keys that a config.json leaves out (INTEROP B8).
+# Defaults of AceStepConfig (configuration_acestep_v15.py in the ACE-Step 1.5 model repositories).
 DEFAULTS: dict[str, Any] = {
     "hidden_size": 2048,
     "intermediate_size": 6144,
@@ -37,43 +37,43 @@ DEFAULTS: dict[str, Any] = {
     "encoder_hidden_size": None,
 }
 _ENCODER_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-_TIME_CHANNELS = 256  # width of the sinusoid of a timestep
+_TIME_CHANNELS = 256  # width of the sinusoidal timestep embedding
 
 
 def is_xl(config: Mapping[str, Any]) -> bool:
-    """The condition encoder of the XL family has a width of its own."""
+    """Return whether a config is of the XL family, whose encoders have another hidden size than the decoder."""
     return config.get("encoder_hidden_size") not in (None, config["hidden_size"])
 
 
 def encoder_sizes(config: Mapping[str, Any]) -> dict[str, int]:
-    """Sizes of the layers outside the decoder: their own in the XL family, the decoder's in the 2B one."""
+    """Return the layer sizes of the encoders and tokenizers; in the 2B family they are those of the decoder."""
     prefix = "encoder_" if is_xl(config) else ""
-    own = {key: config.get(prefix + key) or config[key] for key in _ENCODER_SIZES}
-    return {**own, "head_dim": config["head_dim"]}
+    sizes = {key: config.get(prefix + key) or config[key] for key in _ENCODER_SIZES}
+    return {**sizes, "head_dim": config["head_dim"]}
 
 
 def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Original name -> shape of every weight that a checkpoint with this config.json holds."""
-    inner = encoder_sizes(config)
+    """Map the original key of every weight of a checkpoint with this config to its shape."""
+    encoder = encoder_sizes(config)
     return dict(
         [
-            *_under("decoder.", _decoder(config, inner["hidden_size"])),
-            *_under("encoder.", _condition_encoder(config, inner)),
-            *_under("tokenizer.", _tokenizer(config, inner)),
-            *_under("detokenizer.", _detokenizer(config, inner)),
-            ("null_condition_emb", (1, 1, inner["hidden_size"])),
+            *_prefixed("decoder.", _decoder(config, encoder["hidden_size"])),
+            *_prefixed("encoder.", _condition_encoder(config, encoder)),
+            *_prefixed("tokenizer.", _tokenizer(config, encoder)),
+            *_prefixed("detokenizer.", _detokenizer(config, encoder)),
+            ("null_condition_emb", (1, 1, encoder["hidden_size"])),
         ]
     )
 
 
-def _under(prefix: str, shapes: Shapes) -> Shapes:
+def _prefixed(prefix: str, shapes: Shapes) -> Shapes:
     for name, shape in shapes:
         yield prefix + name, shape
 
 
-def _linear(name: str, out: int, into: int) -> Shapes:
-    yield f"{name}.weight", (out, into)
-    yield f"{name}.bias", (out,)
+def _linear(name: str, out_features: int, in_features: int) -> Shapes:
+    yield f"{name}.weight", (out_features, in_features)
+    yield f"{name}.bias", (out_features,)
 
 
 def _attention(sizes: Mapping[str, int]) -> Shapes:
@@ -88,10 +88,10 @@ def _attention(sizes: Mapping[str, int]) -> Shapes:
 
 
 def _mlp(sizes: Mapping[str, int]) -> Shapes:
-    width, inner = sizes["hidden_size"], sizes["intermediate_size"]
-    yield "gate_proj.weight", (inner, width)
-    yield "up_proj.weight", (inner, width)
-    yield "down_proj.weight", (width, inner)
+    width, intermediate = sizes["hidden_size"], sizes["intermediate_size"]
+    yield "gate_proj.weight", (intermediate, width)
+    yield "up_proj.weight", (intermediate, width)
+    yield "down_proj.weight", (width, intermediate)
 
 
 def _decoder(config: Mapping[str, Any], condition_width: int) -> Shapes:
@@ -101,9 +101,9 @@ def _decoder(config: Mapping[str, Any], condition_width: int) -> Shapes:
         yield f"{layer}scale_shift_table", (1, 6, width)
         for norm in ("self_attn_norm", "cross_attn_norm", "mlp_norm"):
             yield f"{layer}{norm}.weight", (width,)
-        yield from _under(f"{layer}self_attn.", _attention(config))
-        yield from _under(f"{layer}cross_attn.", _attention(config))
-        yield from _under(f"{layer}mlp.", _mlp(config))
+        yield from _prefixed(f"{layer}self_attn.", _attention(config))
+        yield from _prefixed(f"{layer}cross_attn.", _attention(config))
+        yield from _prefixed(f"{layer}mlp.", _mlp(config))
     yield "proj_in.1.weight", (width, config["in_channels"], patch)
     yield "proj_in.1.bias", (width,)
     for name in ("time_embed", "time_embed_r"):
@@ -117,33 +117,33 @@ def _decoder(config: Mapping[str, Any], condition_width: int) -> Shapes:
     yield "scale_shift_table", (1, 2, width)
 
 
-def _stack(sizes: Mapping[str, int], num_layers: int, into: int) -> Shapes:
-    """Embedding, transformer layers and final norm, as the lyric and timbre encoders and the poolers have them."""
+def _transformer(sizes: Mapping[str, int], num_layers: int, in_features: int) -> Shapes:
+    """Input embedding, transformer layers and final norm: the lyric and timbre encoders and the attention poolers."""
     width = sizes["hidden_size"]
-    yield from _linear("embed_tokens", width, into)
+    yield from _linear("embed_tokens", width, in_features)
     yield "norm.weight", (width,)
     for index in range(num_layers):
         layer = f"layers.{index}."
         yield f"{layer}input_layernorm.weight", (width,)
         yield f"{layer}post_attention_layernorm.weight", (width,)
-        yield from _under(f"{layer}self_attn.", _attention(sizes))
-        yield from _under(f"{layer}mlp.", _mlp(sizes))
+        yield from _prefixed(f"{layer}self_attn.", _attention(sizes))
+        yield from _prefixed(f"{layer}mlp.", _mlp(sizes))
 
 
 def _condition_encoder(config: Mapping[str, Any], sizes: Mapping[str, int]) -> Shapes:
     text, width = config["text_hidden_dim"], sizes["hidden_size"]
     yield "text_projector.weight", (width, text)
-    yield from _under("lyric_encoder.", _stack(sizes, config["num_lyric_encoder_hidden_layers"], text))
-    timbre = _stack(sizes, config["num_timbre_encoder_hidden_layers"], config["timbre_hidden_dim"])
-    yield from _under("timbre_encoder.", timbre)
+    yield from _prefixed("lyric_encoder.", _transformer(sizes, config["num_lyric_encoder_hidden_layers"], text))
+    timbre = _transformer(sizes, config["num_timbre_encoder_hidden_layers"], config["timbre_hidden_dim"])
+    yield from _prefixed("timbre_encoder.", timbre)
     yield "timbre_encoder.special_token", (1, 1, width)
 
 
 def _tokenizer(config: Mapping[str, Any], sizes: Mapping[str, int]) -> Shapes:
     width, levels = sizes["hidden_size"], len(config["fsq_input_levels"])
     yield from _linear("audio_acoustic_proj", width, config["audio_acoustic_hidden_dim"])
-    pooler = _stack(sizes, config["num_attention_pooler_hidden_layers"], width)
-    yield from _under("attention_pooler.", pooler)
+    pooler = _transformer(sizes, config["num_attention_pooler_hidden_layers"], width)
+    yield from _prefixed("attention_pooler.", pooler)
     yield "attention_pooler.special_token", (1, 1, width)
     yield from _linear("quantizer.project_in", levels, config["fsq_dim"])
     yield from _linear("quantizer.project_out", config["fsq_dim"], levels)
@@ -151,6 +151,6 @@ def _tokenizer(config: Mapping[str, Any], sizes: Mapping[str, int]) -> Shapes:
 
 def _detokenizer(config: Mapping[str, Any], sizes: Mapping[str, int]) -> Shapes:
     width = sizes["hidden_size"]
-    yield from _stack(sizes, config["num_attention_pooler_hidden_layers"], width)
+    yield from _transformer(sizes, config["num_attention_pooler_hidden_layers"], width)
     yield "special_tokens", (1, config["pool_window_size"], width)
     yield from _linear("proj_out", config["audio_acoustic_hidden_dim"], width)

@@ -1,1 +1,1 @@
-"""What preprocessing hands to training: one ``.pt`` file a song, and the manifest that lists them."""
+"""Preprocessed tensors: one ``.pt`` file per sample, and the manifest that lists them."""

@@ -1,8 +1,8 @@
-"""``manifest.json``: which ``.pt`` files of a folder are the data set, and what they hold.
+"""Read and write ``manifest.json``, the list of the ``.pt`` files of a dataset (docs/FORMATS.md).
 
-Written in version 2 of the existing trainer's format. Read from versions 1 and 2, from Side-Step's list of names,
-and from a folder without any; entries are looked for inside the folder only, so a moved folder stays whole.
-Importing this module does not import torch.
+Writes version 2 of the manifest of ace-lora-trainer. Reads versions 1 and 2, the list of names of Side-Step, and
+folders without a manifest. Entries are resolved inside the folder, so a dataset can be moved. Importing this module
+does not import torch.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 NAME = "manifest.json"
 VERSION = 2
 
-_HINT = "Preprocess a data set into this folder, or choose the folder that holds one."
+_HINT = "Preprocess a dataset into this folder, or use a folder that contains one."
 
 
 @dataclass(frozen=True, slots=True)
 class SampleDetails:
-    """One file as the manifest describes it. ``path`` and ``filename`` are the file's base name."""
+    """The manifest entry of one file. ``path`` and ``filename`` are both its base name."""
 
     path: str
     filename: str
@@ -42,7 +42,16 @@ class SampleDetails:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The data set in a folder. ``version`` is 0 without a manifest; ``problems`` are to be shown as warnings."""
+    """The dataset in a folder.
+
+    Attributes:
+        paths: the existing ``.pt`` files in the order of the manifest.
+        version: 0 without a manifest.
+        metadata: metadata of the dataset (name, tag, tag position, genre ratio).
+        preprocessing: settings of the preprocessing.
+        missing: entries without a file.
+        problems: warnings for the user.
+    """
 
     folder: Path
     paths: list[Path]
@@ -54,7 +63,7 @@ class Manifest:
 
 
 def sample_details(name: str, record: TensorRecord, data: bytes) -> SampleDetails:
-    """The entry of the file ``name``, from what was written to it or read from it: no second reading."""
+    """Return the manifest entry of the file ``name`` with the content ``record``, serialized as ``data``."""
     tensors = record.tensors()
     return SampleDetails(
         path=name,
@@ -63,19 +72,19 @@ def sample_details(name: str, record: TensorRecord, data: bytes) -> SampleDetail
         shapes={key: list(tensor.shape) for key, tensor in tensors.items()},
         dtype=str(record.target_latents.dtype),
         md5=hashlib.md5(data, usedforsecurity=False).hexdigest(),
-        sample_metadata=dict(sorted(record.metadata.items())),  # as it is read back: the same, whoever writes it
+        sample_metadata=dict(sorted(record.metadata.items())),  # the same order as in the .pt file
     )
 
 
 def write_manifest(
     folder: Path, details: Iterable[SampleDetails], *, metadata: Mapping[str, Any], preprocessing: Mapping[str, Any]
 ) -> None:
-    """Replace the manifest of ``folder``.
+    """Write the manifest of ``folder``, replacing an existing one.
 
     Args:
-        details: the files of the data set, in its order.
-        metadata: the data set's own (name, tag, tag position, genre ratio, ...).
-        preprocessing: the settings that made the files.
+        details: entries in the order of the dataset.
+        metadata: metadata of the dataset (name, tag, tag position, genre ratio, ...).
+        preprocessing: settings of the preprocessing.
 
     Raises:
         DiskFull, NotWritable, StorageError.
@@ -95,53 +104,53 @@ def write_manifest(
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The data set in ``folder``; without a readable manifest, every ``.pt`` file there.
+    """Return the dataset in ``folder``; without a readable manifest, all ``.pt`` files in it.
 
     Raises:
-        TensorError: there is no tensor at all, or an entry points out of the folder.
+        TensorError: no tensor files, or an entry that refers to a file outside the folder.
     """
     if not folder.is_dir():
         raise TensorError(f"{folder} is not a folder", hint=_HINT)
-    content, problem = _content(folder / NAME)
+    content, problem = _read_content(folder / NAME)
     if content is None:
         manifest = Manifest(folder, list_tensor_files(folder), problems=[problem] if problem else [])
     else:
-        manifest = _listed(folder, content)
+        manifest = _from_content(folder, content)
     if not manifest.paths:
-        lost = f": the {len(manifest.missing)} songs of its manifest are missing" if manifest.missing else ""
-        raise TensorError(f"{folder} holds no preprocessed song{lost}", hint=_HINT)
+        missing = f": all {len(manifest.missing)} files in its manifest are missing" if manifest.missing else ""
+        raise TensorError(f"{folder} contains no preprocessed samples{missing}", hint=_HINT)
     return manifest
 
 
 def list_tensor_files(folder: Path) -> list[Path]:
-    """Every ``.pt`` file directly in ``folder``, listed or not, by name; temporary files are left out."""
+    """Return the ``.pt`` files in ``folder`` sorted by name, without hidden and temporary files and subfolders."""
     return sorted(
         path for path in folder.glob("*.pt") if not path.name.startswith(".") and path.suffixes[-2:-1] != [".tmp"]
     )
 
 
-def _content(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """The manifest, or None and why it cannot be used (nothing to say when there is none)."""
+def _read_content(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """Return the manifest, or None and a warning; the warning is empty if there is no manifest."""
     if not path.exists():
         return None, ""
-    instead = "every .pt file of the folder is used instead"
+    fallback = "using all .pt files in the folder instead"
     try:
         content = read_json(path, error=TensorError)
     except TensorError as error:
-        return None, f"{error}; {instead}"
+        return None, f"{error}; {fallback}"
     if not isinstance(content, dict) or not isinstance(content.get("samples"), list):
-        return None, f"{path} lists no samples; {instead}"
+        return None, f"{path} has no list of samples; {fallback}"
     return content, ""
 
 
-def _listed(folder: Path, content: dict[str, Any]) -> Manifest:
-    paths: dict[Path, None] = {}  # a set that keeps its order
+def _from_content(folder: Path, content: dict[str, Any]) -> Manifest:
+    paths: dict[Path, None] = {}  # an ordered set
     missing: list[str] = []
     for entry in content["samples"]:
         text = entry.get("path") or entry.get("filename") if isinstance(entry, dict) else entry
         if not isinstance(text, str) or not text:
             missing.append(repr(entry)[:80])
-        elif (path := _inside(folder, text)).is_file():
+        elif (path := _resolve(folder, text)).is_file():
             paths[path] = None
         else:
             missing.append(text)
@@ -152,24 +161,25 @@ def _listed(folder: Path, content: dict[str, Any]) -> Manifest:
         metadata=_dict(content.get("metadata")),
         preprocessing=_dict(content.get("preprocessing")),
         missing=missing,
-        problems=[f"{text}: listed in {folder / NAME}, but not there" for text in missing],
+        problems=[f"{text} is listed in {folder / NAME}, but does not exist" for text in missing],
     )
 
 
-def _inside(folder: Path, text: str) -> Path:
-    """Where an entry is: as it stands if that is in ``folder``, else the file of that name in ``folder``.
+def _resolve(folder: Path, text: str) -> Path:
+    """Resolve an entry relative to ``folder``, or to the file of the same name in ``folder``.
 
-    Older manifests hold absolute paths, or paths relative to where the program was started, in either system's
-    spelling. Only spelling is checked: a link that the user put into the folder may lead anywhere.
+    Older manifests contain absolute paths or paths relative to the working directory, with either path separator.
+    Symbolic links in the folder are followed.
     """
     path = PurePosixPath(text.replace("\\", "/"))
     if ".." in path.parts or "\0" in text or not path.name:
         raise TensorError(
-            f"{folder / NAME} points out of its folder: {text!r}", hint="Do not use a manifest that you do not trust."
+            f"{folder / NAME} refers to a file outside its folder: {text!r}",
+            hint="Do not use manifests from untrusted sources.",
         )
     absolute = path.is_absolute() or re.match(r"[A-Za-z]:", text)
-    listed = folder / path.name if absolute else folder / path
-    return listed if listed.exists() else folder / path.name
+    candidate = folder / path.name if absolute else folder / path
+    return candidate if candidate.exists() else folder / path.name
 
 
 def _dict(value: object) -> dict[str, Any]:

@@ -1,15 +1,16 @@
-"""One song, ready to train on: the only description of a ``.pt`` file's content.
+"""Read and write preprocessed samples, the ``.pt`` files of a dataset (docs/FORMATS.md).
 
-Letters for shapes, here and wherever records go:
+Letters in shapes, in this and all other modules:
 
-    B  songs in a batch
-    T  latent frames, 25 a second
-    C  64 channels of the VAE
-    L  tokens of the condition (lyrics, reference, text)
-    D  width of a condition token
+    B  samples in a batch
+    T  latent frames, 25 per second
+    C  latent channels, 64
+    L  condition tokens (lyrics, reference audio, text)
+    D  condition width
+    S  audio samples at 48 kHz
 
-Three kinds of file are read: ours, the existing trainer's and Side-Step's. The last two pad every condition to
-769 tokens, which the DiT would attend to; the padding is cut off by the mask that lies beside it.
+Files of ace-lora-trainer and Side-Step are supported. They pad each condition to 769 tokens, which the DiT would
+attend to. The padding is removed with the mask in the file.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ FORMAT_VERSION = 1
 LATENT_RATE_HZ = 25
 LATENT_CHANNELS = 64
 
-# The keys of a file and the order in which they stand in it.
+# The keys of a file, in order.
 TENSOR_KEYS = (
     "target_latents",
     "attention_mask",
@@ -44,44 +45,60 @@ TENSOR_KEYS = (
     "context_latents",
 )
 
-_AGAIN = "Preprocess the songs again."
+_HINT = "Preprocess the dataset again."
 
-# What torch.load raises on cut or altered files (found by feeding it some thousands of them).
-_DAMAGE = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError, struct.error)
+# Exceptions of torch.load for truncated or altered files (found by fuzzing).
+_LOAD_ERRORS = (
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorRecord:
-    """A song's latents and its condition, without padding.
+    """Latents and condition of one sample, without padding.
+
+    Attributes:
+        target_latents: [T, C] latents of the audio.
+        context_latents: [T, 2C] silence latents, then a generation mask of ones.
+        encoder_hidden_states: [L, D] condition tokens.
+        metadata: labels and provenance, JSON-compatible.
 
     Raises:
-        TensorError: a shape is wrong, or a value is NaN or infinite.
+        TensorError: a wrong shape, or NaN or infinite values.
     """
 
-    target_latents: Tensor  # [T, C]   the song, from the VAE
-    context_latents: Tensor  # [T, 2C]  silence, then ones: "generate all of it"
-    encoder_hidden_states: Tensor  # [L, D]   the condition
+    target_latents: Tensor
+    context_latents: Tensor
+    encoder_hidden_states: Tensor
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         frames = self.target_latents.shape[0] if self.target_latents.ndim else 0
-        _expect("target_latents", self.target_latents, (max(frames, 1), LATENT_CHANNELS))
-        _expect("context_latents", self.context_latents, (frames, 2 * LATENT_CHANNELS))
+        _require_shape("target_latents", self.target_latents, (max(frames, 1), LATENT_CHANNELS))
+        _require_shape("context_latents", self.context_latents, (frames, 2 * LATENT_CHANNELS))
         if self.encoder_hidden_states.ndim != 2 or 0 in self.encoder_hidden_states.shape:
             raise TensorError(
-                f"encoder_hidden_states is {list(self.encoder_hidden_states.shape)}, expected [tokens, width]",
-                hint=_AGAIN,
+                f"encoder_hidden_states has shape {list(self.encoder_hidden_states.shape)}, expected [L, D]",
+                hint=_HINT,
             )
         for name in ("target_latents", "context_latents", "encoder_hidden_states"):
             if not torch.isfinite(getattr(self, name)).all():
-                raise TensorError(f"{name} holds NaN or infinite values", hint=_AGAIN)
+                raise TensorError(f"{name} contains NaN or infinite values", hint=_HINT)
 
     @property
     def duration_s(self) -> float:
+        """Duration of the audio in seconds."""
         return self.target_latents.shape[0] / LATENT_RATE_HZ
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors as they stand in a file, with masks of ones for readers that expect some."""
+        """Return the tensors of the file by key. Masks of ones are added for programs that expect them."""
         return {
             "target_latents": self.target_latents,
             "attention_mask": torch.ones(self.target_latents.shape[0], dtype=self.target_latents.dtype),
@@ -92,16 +109,16 @@ class TensorRecord:
 
 
 def read_record(path: Path) -> TensorRecord:
-    """The song in ``path``. Raises TensorError, naming the file."""
+    """Read a sample. Raises TensorError with the path or file name."""
     try:
         data = path.read_bytes()
-    except OSError as problem:
-        raise TensorError(f"{path} cannot be read: {problem.strerror}", hint=_AGAIN) from None
+    except OSError as error:
+        raise TensorError(f"{path} cannot be read: {error.strerror}", hint=_HINT) from None
     return decode_record(data, path.name)
 
 
 def write_record(path: Path, record: TensorRecord) -> None:
-    """Write ``path`` whole or not at all. Equal records give equal bytes, whatever the file is called.
+    """Write a sample atomically. Equal records give equal bytes, independent of the file name.
 
     Raises:
         DiskFull, NotWritable, StorageError.
@@ -110,95 +127,109 @@ def write_record(path: Path, record: TensorRecord) -> None:
 
 
 def encode_record(record: TensorRecord) -> bytes:
-    """The content of a record's file."""
+    """Return the content of the file of ``record``."""
     return serialize({**record.tensors(), "metadata": record.metadata})
 
 
 def decode_record(data: bytes, name: str) -> TensorRecord:
-    """Undo ``encode_record``, or read what another trainer wrote. ``name`` is for the error.
+    """Return the sample in ``data``, the inverse of ``encode_record``. Also reads files of other trainers.
+
+    Args:
+        name: file name for error messages.
 
     Raises:
-        TensorError: not a tensor file, unsafe, cut, of a newer version, or a tensor is missing or misshapen.
+        TensorError: not a tensor file, unsafe, truncated, of a newer version, or a missing or misshapen tensor.
     """
     content = deserialize(data, name)
     missing = [key for key in TENSOR_KEYS if not isinstance(content.get(key), Tensor)]
     if missing:
-        raise TensorError(f"{name} has no {', '.join(missing)}", hint=_AGAIN)
-    metadata = _plain(content.get("metadata"))
+        raise TensorError(f"{name} is missing the tensors {', '.join(missing)}", hint=_HINT)
+    metadata = _json_compatible(content.get("metadata"))
     version = metadata.get("format_version", 0)
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise TensorError(
-            f"{name} has format {version!r}, this program reads up to {FORMAT_VERSION}", hint="Update it."
+            f"{name} has format version {version!r}; this program supports versions up to {FORMAT_VERSION}",
+            hint="Update this program.",
         )
     try:
-        return _record({key: content[key] for key in TENSOR_KEYS}, metadata)
+        return _without_padding({key: content[key] for key in TENSOR_KEYS}, metadata)
     except TensorError as error:
         raise TensorError(f"{name}: {error}", hint=error.hint) from None
 
 
 def serialize(content: Mapping[str, Any]) -> bytes:
-    """``torch.save`` of tensors and plain data: equal content gives equal bytes.
+    """Serialize tensors and JSON-compatible data with ``torch.save`` so that equal content gives equal bytes.
 
-    A tensor that is a view would be stored with all of its base, and ``torch.save`` to a path stores the path's
-    name; neither is done here. Plain data goes through JSON, which leaves no object shared and no foreign type.
+    Views are copied, because ``torch.save`` would write their whole base tensor. Saving to a buffer keeps the file
+    name out of the archive. A JSON round trip removes shared references, which pickle would write.
     """
     buffer = io.BytesIO()
-    torch.save({key: _storable(value) for key, value in content.items()}, buffer)
+    torch.save({key: _to_serializable(value) for key, value in content.items()}, buffer)
     return buffer.getvalue()
 
 
 def deserialize(data: bytes, name: str) -> dict[str, Any]:
-    """Tensors and plain data from ``torch.save``'s format; nothing in the file is executed. Raises TensorError."""
+    """Load a ``torch.save`` archive with ``weights_only=True``, so no code is executed. Raises TensorError.
+
+    Args:
+        name: file name for error messages.
+    """
     if not data.startswith(b"PK"):
-        raise TensorError(f"{name} is not a tensor file", hint=_AGAIN)
+        raise TensorError(f"{name} is not a tensor file", hint=_HINT)
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as problem:
-        asked = re.search(r"GLOBAL ([\w.]+)", str(problem))
-        if asked is None:
-            raise TensorError(f"{name} is damaged", hint=_AGAIN) from None
+    except pickle.UnpicklingError as error:
+        function = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if function is None:
+            raise TensorError(f"{name} is corrupted", hint=_HINT) from None
         raise TensorError(
-            f"{name} was not opened: it asks to run code of its own ({asked[1]})",
-            hint="A file of songs never needs that. Do not trust where it came from.",
+            f"{name} was not loaded: it contains code ({function[1]})",
+            hint="Preprocessed tensors never contain code. Do not trust the source of this file.",
         ) from None
-    except _DAMAGE:
-        raise TensorError(f"{name} is cut short or damaged", hint=_AGAIN) from None
+    except _LOAD_ERRORS:
+        raise TensorError(f"{name} is truncated or corrupted", hint=_HINT) from None
     if not isinstance(content, dict):
-        raise TensorError(f"{name} holds no song, but a {type(content).__name__}", hint=_AGAIN)
+        raise TensorError(
+            f"{name} is not a preprocessed sample: expected a dict, got {type(content).__name__}", hint=_HINT
+        )
     return content
 
 
 def check_fingerprint(records: Iterable[TensorRecord], checkpoint: Checkpoint) -> list[str]:
-    """Refuse songs whose conditions another model's encoder made; what could not be told comes back as warnings.
+    """Check that the condition encoder of ``checkpoint`` produced the conditions of all samples.
 
-    Our records carry a fingerprint of the encoder. Other trainers' records carry the checkpoint's name at best.
+    Samples of this program have an encoder fingerprint. Those of other trainers have the checkpoint name or nothing.
+
+    Returns:
+        Warnings about samples without either.
 
     Raises:
-        ModelMismatch: naming the first such song and both models.
+        ModelMismatch: a sample that another model produced.
     """
-    wanted = encoder_fingerprint(checkpoint)
+    expected = encoder_fingerprint(checkpoint)
     unknown: list[str] = []
     for record in records:
-        song = str(record.metadata.get("filename") or "a song")
-        made_with = record.metadata.get("model_checkpoint")
+        name = str(record.metadata.get("filename") or "a sample")
+        model = record.metadata.get("model_checkpoint")
         fingerprint = record.metadata.get("encoder_fingerprint")
-        if fingerprint is None and not made_with:
-            unknown.append(song)
-        elif fingerprint != wanted if fingerprint is not None else made_with != checkpoint.name:
-            same_name = f" (encoder {fingerprint}, not {wanted})" if made_with == checkpoint.name else ""
+        if fingerprint is None and not model:
+            unknown.append(name)
+        elif fingerprint != expected if fingerprint is not None else model != checkpoint.name:
+            details = f" (encoder {fingerprint}, not {expected})" if model == checkpoint.name else ""
             raise ModelMismatch(
-                f"{song} was made with {made_with or 'another model'}, the model is {checkpoint.name}{same_name}",
-                hint="Preprocess the songs with the model that you train, or train the model they were made with.",
+                f"{name} was preprocessed with {model or 'another model'}, "
+                f"the base model is {checkpoint.name}{details}",
+                hint="Preprocess the dataset with this base model, or train the model it was preprocessed with.",
             )
     if not unknown:
         return []
-    return [f"{', '.join(unknown[:5])}: made with an unknown model; only right if that was {checkpoint.name}"]
+    return [f"{', '.join(unknown[:5])}: preprocessed with an unknown model; valid only if that was {checkpoint.name}"]
 
 
-def _record(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> TensorRecord:
-    """The record without the frames and tokens that the masks call padding."""
-    for mask, of in (("attention_mask", "target_latents"), ("encoder_attention_mask", "encoder_hidden_states")):
-        _expect(mask, tensors[mask], tensors[of].shape[:1])
+def _without_padding(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> TensorRecord:
+    """Build the record without the frames and tokens that the masks exclude."""
+    for mask, name in (("attention_mask", "target_latents"), ("encoder_attention_mask", "encoder_hidden_states")):
+        _require_shape(mask, tensors[mask], tensors[name].shape[:1])
     frames, tokens = tensors["attention_mask"] != 0, tensors["encoder_attention_mask"] != 0
     if tensors["context_latents"].shape[:1] == frames.shape and not frames.all():
         tensors["target_latents"] = tensors["target_latents"][frames]
@@ -211,21 +242,21 @@ def _record(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> TensorRecor
     )
 
 
-def _expect(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+def _require_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != tuple(shape):
-        raise TensorError(f"{name} is {list(tensor.shape)}, expected {list(shape)}", hint=_AGAIN)
+        raise TensorError(f"{name} has shape {list(tensor.shape)}, expected {list(shape)}", hint=_HINT)
 
 
-def _storable(value: Any) -> Any:
-    return value.detach().cpu().contiguous().clone() if isinstance(value, Tensor) else _plain_json(value)
+def _to_serializable(value: Any) -> Any:
+    return value.detach().cpu().contiguous().clone() if isinstance(value, Tensor) else _json_round_trip(value)
 
 
-def _plain_json(value: Any) -> Any:
+def _json_round_trip(value: Any) -> Any:
     return json.loads(json.dumps(value, sort_keys=True, allow_nan=False))
 
 
-def _plain(metadata: object) -> dict[str, Any]:
-    """Foreign metadata as plain data; what JSON does not know becomes text."""
+def _json_compatible(metadata: object) -> dict[str, Any]:
+    """Metadata as JSON-compatible data; other types are converted to str."""
     if not isinstance(metadata, dict):
         return {}
     result: dict[str, Any] = json.loads(json.dumps({str(key): value for key, value in metadata.items()}, default=str))

@@ -226,7 +226,7 @@ def test_what_does_not_belong_together_is_refused_before_anything_is_written(
     make_run(small_checkpoint, tmp_path / "run", "lora", "alpha = r")
     with pytest.raises(ModelMismatch, match="is of the xl family"):
         merge(tiny_root / "acestep-v15-tiny-xl-base", tmp_path / "run", tmp_path / "merged")
-    with pytest.raises(CheckpointError, match="no checkpoint 'nowhere'"):
+    with pytest.raises(CheckpointError, match="checkpoint 'nowhere' not found"):
         merge(Path("nowhere"), tmp_path / "run", tmp_path / "merged")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job", "run"]
 

@@ -1,4 +1,4 @@
-"""Other forms of a checkpoint folder, for the tests of finding, checking and loading."""
+"""Copies of a checkpoint in other layouts or with changed weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from acestep.models import load_audio_detokenizer, load_audio_tokenizer, load_co
 
 
 def copied(checkpoint: Path, folder: Path) -> Path:
-    """The DiT folder again, under another parent, to be changed."""
+    """A copy of the checkpoint folder in ``folder``, to be modified."""
     return Path(shutil.copytree(checkpoint, folder / checkpoint.name))
 
 
 def rewritten(checkpoint: Path, **changes: torch.Tensor | None) -> None:
-    """Replace or add weights in ``model.safetensors``; None takes one out. Dots in names are written as ``__``."""
+    """Replace or add weights in ``model.safetensors``; None removes one. Dots in keys are written as ``__``."""
     weights = load_file(checkpoint / "model.safetensors")
     for name, tensor in changes.items():
         weights.pop(name.replace("__", "."), None)
@@ -28,23 +28,23 @@ def rewritten(checkpoint: Path, **changes: torch.Tensor | None) -> None:
 
 
 def sharded(checkpoint: Path, folder: Path, num_shards: int = 3) -> Path:
-    """The checkpoint with its weights in several files and an index."""
+    """A copy of the checkpoint with its weights in shards and an index."""
     target = copied(checkpoint, folder)
     weights = load_file(target / "model.safetensors")
     (target / "model.safetensors").unlink()
-    places = {}
-    for number in range(num_shards):
-        name = f"model-{number + 1:05}-of-{num_shards:05}.safetensors"
-        keys = sorted(weights)[number::num_shards]
+    weight_map: dict[str, str] = {}
+    for index in range(num_shards):
+        name = f"model-{index + 1:05}-of-{num_shards:05}.safetensors"
+        keys = sorted(weights)[index::num_shards]
         save_file({key: weights[key] for key in keys}, target / name, {"format": "pt"})
-        places |= dict.fromkeys(keys, name)
-    index = {"metadata": {}, "weight_map": places}
-    (target / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+        weight_map |= dict.fromkeys(keys, name)
+    content = {"metadata": {}, "weight_map": weight_map}
+    (target / "model.safetensors.index.json").write_text(json.dumps(content), encoding="utf-8")
     return target
 
 
 def in_diffusers_layout(checkpoint: Path, folder: Path) -> Path:
-    """The checkpoint as diffusers' own writer saves its parts, with its companions inside."""
+    """The checkpoint as diffusers' ``save_pretrained`` writes it, with the VAE and the text encoder."""
     target = folder / f"{checkpoint.name}-diffusers"
     load_dit(checkpoint).save_pretrained(target / "transformer")
     load_condition_encoder(checkpoint).save_pretrained(target / "condition_encoder")

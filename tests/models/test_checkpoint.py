@@ -23,39 +23,40 @@ from acestep.models.checkpoint import (
 from tests.models.checkpoint_layouts import copied, in_diffusers_layout, rewritten, sharded
 
 
-def test_finding_and_checking_needs_no_torch(tiny_checkpoint: Path) -> None:
+def test_find_and_check_do_not_import_torch(tiny_checkpoint: Path) -> None:
     code = (
         "import sys; from acestep.models.checkpoint import *\n"
         "import acestep.models\n"
-        f"found = find_checkpoint({str(tiny_checkpoint)!r}); check_checkpoint(found); encoder_fingerprint(found)\n"
+        f"checkpoint = find_checkpoint({str(tiny_checkpoint)!r})\n"
+        "check_checkpoint(checkpoint); encoder_fingerprint(checkpoint)\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0
 
 
-def test_found_by_name_in_a_custom_folder_or_its_checkpoints_folder(tiny_root: Path, tmp_path: Path) -> None:
+def test_find_by_name_in_a_custom_root_or_its_checkpoints_folder(tiny_root: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").symlink_to(tiny_root)
     direct = find_checkpoint("acestep-v15-tiny", custom_root=tiny_root)
-    below = find_checkpoint("acestep-v15-tiny", custom_root=tmp_path)
+    nested = find_checkpoint("acestep-v15-tiny", custom_root=tmp_path)
     assert direct.folder == tiny_root / "acestep-v15-tiny"
-    assert below.folder == tmp_path / "checkpoints" / "acestep-v15-tiny"
+    assert nested.folder == tmp_path / "checkpoints" / "acestep-v15-tiny"
 
 
-def test_found_by_any_path_whatever_the_folder_is_called(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_find_by_path_with_any_folder_name(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "my 'own' model"
     shutil.copytree(tiny_checkpoint, folder)
     assert find_checkpoint(folder).name == "my 'own' model"
     assert find_checkpoint(f' "{folder}" ').folder == folder
 
 
-def test_an_unknown_name_is_refused_with_the_places_searched_and_the_nearest_name(tiny_root: Path) -> None:
+def test_an_unknown_name_reports_the_searched_folders_and_the_nearest_name(tiny_root: Path) -> None:
     with pytest.raises(CheckpointError, match="'acestep-v15-tyny'") as caught:
         find_checkpoint("acestep-v15-tyny", custom_root=tiny_root)
     assert str(tiny_root / "checkpoints") in str(caught.value)
     assert "acestep-v15-tiny" in caught.value.hint
 
 
-def test_listing_gives_every_checkpoint_once_and_leaves_damaged_ones_out(tiny_root: Path, tmp_path: Path) -> None:
+def test_list_checkpoints_returns_each_name_once_and_skips_invalid_configs(tiny_root: Path, tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "checkpoints"):
         copied(tiny_root / "acestep-v15-tiny-base", folder)
     copied(tiny_root / "acestep-v15-tiny", tmp_path)
@@ -63,12 +64,12 @@ def test_listing_gives_every_checkpoint_once_and_leaves_damaged_ones_out(tiny_ro
     broken.mkdir()
     (broken / "config.json").write_text("{", encoding="utf-8")
     (tmp_path / "acestep-v15-empty").mkdir()
-    found = list_checkpoints(tmp_path)
-    assert [checkpoint.name for checkpoint in found] == ["acestep-v15-tiny", "acestep-v15-tiny-base"]
-    assert found[1].folder == tmp_path / "acestep-v15-tiny-base"
+    checkpoints = list_checkpoints(tmp_path)
+    assert [checkpoint.name for checkpoint in checkpoints] == ["acestep-v15-tiny", "acestep-v15-tiny-base"]
+    assert checkpoints[1].folder == tmp_path / "acestep-v15-tiny-base"
 
 
-def test_a_checkpoint_knows_its_family_variant_and_companions(tiny_root: Path) -> None:
+def test_family_variant_and_components_root_of_a_checkpoint(tiny_root: Path) -> None:
     turbo, base, xl = (find_checkpoint(tiny_root / f"acestep-v15-tiny{suffix}") for suffix in ("", "-base", "-xl-base"))
     assert (turbo.family, turbo.variant, turbo.is_turbo) == ("2b", "turbo", True)
     assert (base.family, base.variant, base.is_turbo) == ("2b", "base", False)
@@ -91,77 +92,79 @@ def test_a_checkpoint_knows_its_family_variant_and_companions(tiny_root: Path) -
         ("merged", {}, "turbo"),
     ],
 )
-def test_the_variant_follows_the_configuration_then_the_name(
-    name: str, config: dict[str, object], variant: str
-) -> None:
+def test_variant_comes_from_the_config_then_the_name(name: str, config: dict[str, object], variant: str) -> None:
     checkpoint = Checkpoint(name, Path(name), "original", config)
     assert checkpoint.variant == variant
 
 
-def test_every_tiny_checkpoint_passes_in_each_layout(tiny_root: Path, tmp_path: Path) -> None:
+def test_tiny_checkpoints_pass_the_checks_in_each_layout(tiny_root: Path, tmp_path: Path) -> None:
     for name in ("acestep-v15-tiny", "acestep-v15-tiny-xl-base"):
         original = tiny_root / name
-        others = (original, sharded(original, tmp_path), in_diffusers_layout(original, tmp_path))
-        for folder in others:
+        layouts = (original, sharded(original, tmp_path), in_diffusers_layout(original, tmp_path))
+        for folder in layouts:
             check_checkpoint(find_checkpoint(folder))
-        for folder in (original, others[2]):
+        for folder in (original, layouts[2]):
             check_vae_and_text_encoder(find_checkpoint(folder))
 
 
-def test_the_fingerprint_is_one_of_the_encoder_not_of_the_files(tiny_root: Path, tmp_path: Path) -> None:
+def test_fingerprint_depends_on_the_encoder_and_not_on_layout_or_dtype(tiny_root: Path, tmp_path: Path) -> None:
     original = tiny_root / "acestep-v15-tiny"
-    wanted = encoder_fingerprint(find_checkpoint(original))
-    halved = copied(original, tmp_path / "halved")
+    expected = encoder_fingerprint(find_checkpoint(original))
+    bf16 = copied(original, tmp_path / "bf16")
     weights = load_file(original / "model.safetensors")
-    save_file({name: weight.bfloat16() for name, weight in weights.items()}, halved / "model.safetensors")
-    retrained = copied(original, tmp_path / "retrained")
-    rewritten(retrained, decoder__norm_out__weight=torch.zeros(160))
-    for folder in (sharded(original, tmp_path), in_diffusers_layout(original, tmp_path), halved, retrained):
-        assert encoder_fingerprint(find_checkpoint(folder)) == wanted
+    save_file({name: weight.bfloat16() for name, weight in weights.items()}, bf16 / "model.safetensors")
+    other_decoder = copied(original, tmp_path / "other_decoder")
+    rewritten(other_decoder, decoder__norm_out__weight=torch.zeros(160))
+    for folder in (sharded(original, tmp_path), in_diffusers_layout(original, tmp_path), bf16, other_decoder):
+        assert encoder_fingerprint(find_checkpoint(folder)) == expected
     other = copied(original, tmp_path / "other")
     rewritten(other, encoder__text_projector__weight=torch.zeros(160, 32))
-    assert encoder_fingerprint(find_checkpoint(other)) != wanted
-    assert encoder_fingerprint(find_checkpoint(tiny_root / "acestep-v15-tiny-base")) != wanted
+    assert encoder_fingerprint(find_checkpoint(other)) != expected
+    assert encoder_fingerprint(find_checkpoint(tiny_root / "acestep-v15-tiny-base")) != expected
 
 
-def test_a_weight_that_is_missing_unknown_or_misshapen_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    missing, unknown, shape = (copied(tiny_checkpoint, tmp_path / name) for name in "abc")
+def test_missing_unexpected_and_misshapen_weights_are_reported_by_key(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    missing, unexpected, shape = (copied(tiny_checkpoint, tmp_path / name) for name in "abc")
     rewritten(missing, decoder__layers__0__mlp__up_proj__weight=None)
-    rewritten(unknown, decoder__layers__9__surprise=torch.zeros(1))
+    rewritten(unexpected, decoder__layers__9__surprise=torch.zeros(1))
     rewritten(shape, decoder__norm_out__weight=torch.zeros(161))
-    with pytest.raises(CheckpointError, match=r"lacks decoder\.layers\.0\.mlp\.up_proj\.weight"):
+    with pytest.raises(CheckpointError, match=r"is missing weights: decoder\.layers\.0\.mlp\.up_proj\.weight"):
         check_checkpoint(find_checkpoint(missing))
-    with pytest.raises(CheckpointError, match=r"unknown weights: decoder\.layers\.9\.surprise"):
-        check_checkpoint(find_checkpoint(unknown))
-    with pytest.raises(CheckpointError, match=r"norm_out\.weight has shape \[161\], config\.json says \[160\]"):
+    with pytest.raises(CheckpointError, match=r"unexpected weights: decoder\.layers\.9\.surprise"):
+        check_checkpoint(find_checkpoint(unexpected))
+    with pytest.raises(
+        CheckpointError, match=r"norm_out\.weight has shape \[161\], expected \[160\] from config\.json"
+    ):
         check_checkpoint(find_checkpoint(shape))
 
 
-def test_truncated_weights_are_told_with_the_first_weight_cut(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_truncated_file_is_reported_with_the_first_truncated_weight(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = copied(tiny_checkpoint, tmp_path)
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-1000])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is cut short at tokenizer\."):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is truncated at tokenizer\."):
         check_checkpoint(find_checkpoint(folder))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x02", b"no weights at all", b"\x04\0\0\0\0\0\0\0[[]]", b"\xff" * 64])
-def test_a_file_that_holds_no_weights_is_called_damaged(content: bytes, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_an_invalid_safetensors_file_is_reported_as_corrupted(
+    content: bytes, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     folder = copied(tiny_checkpoint, tmp_path)
     (folder / "model.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is corrupted"):
         check_checkpoint(find_checkpoint(folder))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "silence_latent.pt"])
-def test_a_missing_file_is_named(name: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_by_name(name: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = copied(tiny_checkpoint, tmp_path)
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=f"{name} is missing"):
         check_checkpoint(find_checkpoint(folder))
 
 
-def test_missing_companions_are_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_missing_vae_or_text_encoder_is_reported_by_name(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = copied(tiny_checkpoint, tmp_path)
     with pytest.raises(CheckpointError, match="vae"):
         check_vae_and_text_encoder(find_checkpoint(folder))
@@ -170,36 +173,39 @@ def test_missing_companions_are_named(tiny_checkpoint: Path, tmp_path: Path) -> 
         check_vae_and_text_encoder(find_checkpoint(folder))
 
 
-def test_a_lost_shard_or_a_shard_without_its_weight_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_missing_shard_or_weight_of_a_shard_is_reported_by_name(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = sharded(tiny_checkpoint, tmp_path)
     shard = folder / "model-00002-of-00003.safetensors"
-    kept = load_file(shard)
-    lost = kept.popitem()[0]
-    save_file(kept, shard)
-    with pytest.raises(CheckpointError, match=f"00002-of-00003.safetensors lacks {lost}"):
+    weights = load_file(shard)
+    removed = weights.popitem()[0]
+    save_file(weights, shard)
+    with pytest.raises(CheckpointError, match=f"00002-of-00003.safetensors is missing the weight {removed}"):
         check_checkpoint(find_checkpoint(folder))
     shard.unlink()
     with pytest.raises(CheckpointError, match=r"00002-of-00003\.safetensors is missing"):
         check_checkpoint(find_checkpoint(folder))
 
 
-def test_an_index_may_not_point_outside_its_folder(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_an_index_that_refers_outside_its_folder_is_rejected(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = sharded(tiny_checkpoint, tmp_path)
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"decoder.norm_out.weight": "../other.safetensors"}}), encoding="utf-8")
-    with pytest.raises(CheckpointError, match="points outside its folder"):
+    with pytest.raises(CheckpointError, match="refers to a file outside its folder"):
         check_checkpoint(find_checkpoint(folder))
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
-    [({"hidden_size": "wide"}, "hidden_size is 'wide'"), ({"layer_types": ["full_attention"]}, "layer_types")],
+    ("change", "message"),
+    [
+        ({"hidden_size": "wide"}, "hidden_size in its config.json must be an integer, got 'wide'"),
+        ({"layer_types": ["full_attention"]}, "layer_types in its config.json has 1 entries"),
+    ],
 )
-def test_a_senseless_configuration_is_refused(
-    change: dict[str, object], told: str, tiny_checkpoint: Path, tmp_path: Path
+def test_an_invalid_config_is_rejected(
+    change: dict[str, object], message: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = copied(tiny_checkpoint, tmp_path)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, **change}), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         find_checkpoint(folder)

@@ -11,7 +11,7 @@ from acestep.models import load_dit
 from acestep.models.dit import AceStepDiT
 
 FRAMES, TOKENS = (301, 180, 555), (54, 77, 31)
-Song = dict[str, Tensor]
+Inputs = dict[str, Tensor]
 
 
 @pytest.fixture(scope="module", params=["acestep-v15-tiny", "acestep-v15-tiny-xl-base"])
@@ -20,10 +20,10 @@ def dit(request: pytest.FixtureRequest, tiny_root: Path) -> AceStepDiT:
 
 
 @pytest.fixture(scope="module")
-def songs() -> list[Song]:
+def samples() -> list[Inputs]:
     generator = torch.Generator().manual_seed(0)
 
-    def song(frames: int, tokens: int) -> Song:
+    def sample(frames: int, tokens: int) -> Inputs:
         return {
             "hidden_states": torch.randn(1, frames, 64, generator=generator),
             "timestep": torch.rand(1, generator=generator),
@@ -31,90 +31,92 @@ def songs() -> list[Song]:
             "context_latents": torch.randn(1, frames, 128, generator=generator),
         }
 
-    return [song(*lengths) for lengths in zip(FRAMES, TOKENS, strict=True)]
+    return [sample(*lengths) for lengths in zip(FRAMES, TOKENS, strict=True)]
 
 
-def answer(dit: AceStepTransformer1DModel, **inputs: Tensor) -> Tensor:
+def predict(dit: AceStepTransformer1DModel, **inputs: Tensor) -> Tensor:
     velocity: Tensor = dit(timestep_r=inputs["timestep"], **inputs).sample
     return velocity
 
 
-def batch_of(songs: list[Song], num_frames: int, num_tokens: int, padding: float) -> Song:
-    """The songs padded to common lengths with ``padding``, and their masks."""
+def batch_of(samples: list[Inputs], num_frames: int, num_tokens: int, padding: float) -> Inputs:
+    """A batch of the samples, padded with the value ``padding``, and its masks."""
 
     def padded(tensor: Tensor, length: int) -> Tensor:
-        rest = torch.full((1, length - tensor.shape[1], tensor.shape[2]), padding)
-        return torch.cat([tensor, rest], dim=1)
+        fill = torch.full((1, length - tensor.shape[1], tensor.shape[2]), padding)
+        return torch.cat([tensor, fill], dim=1)
 
     def mask(lengths: list[int], length: int) -> Tensor:
         return torch.arange(length)[None] < torch.tensor(lengths)[:, None]
 
     return {
-        "hidden_states": torch.cat([padded(song["hidden_states"], num_frames) for song in songs]),
-        "timestep": torch.cat([song["timestep"] for song in songs]),
-        "encoder_hidden_states": torch.cat([padded(song["encoder_hidden_states"], num_tokens) for song in songs]),
-        "context_latents": torch.cat([padded(song["context_latents"], num_frames) for song in songs]),
-        "frame_mask": mask([song["hidden_states"].shape[1] for song in songs], num_frames),
-        "token_mask": mask([song["encoder_hidden_states"].shape[1] for song in songs], num_tokens),
+        "hidden_states": torch.cat([padded(sample["hidden_states"], num_frames) for sample in samples]),
+        "timestep": torch.cat([sample["timestep"] for sample in samples]),
+        "encoder_hidden_states": torch.cat([padded(sample["encoder_hidden_states"], num_tokens) for sample in samples]),
+        "context_latents": torch.cat([padded(sample["context_latents"], num_frames) for sample in samples]),
+        "frame_mask": mask([sample["hidden_states"].shape[1] for sample in samples], num_frames),
+        "token_mask": mask([sample["encoder_hidden_states"].shape[1] for sample in samples], num_tokens),
     }
 
 
 @pytest.mark.parametrize(("num_frames", "num_tokens", "padding"), [(555, 77, 0.0), (700, 120, float("nan"))])
 @torch.no_grad()
-def test_a_batch_gives_what_its_songs_give_alone_whatever_pads_it(
-    num_frames: int, num_tokens: int, padding: float, dit: AceStepDiT, songs: list[Song]
+def test_a_padded_batch_predicts_the_same_as_its_samples_for_any_padding_value(
+    num_frames: int, num_tokens: int, padding: float, dit: AceStepDiT, samples: list[Inputs]
 ) -> None:
-    batch = batch_of(songs, num_frames, num_tokens, padding)
-    together = answer(dit, **batch)
-    for index, song in enumerate(songs):
-        alone = answer(dit, **song)
-        difference = (together[index : index + 1, : alone.shape[1]] - alone).abs().max()
-        assert difference < 1e-6 * alone.abs().max()
+    batch = batch_of(samples, num_frames, num_tokens, padding)
+    batched = predict(dit, **batch)
+    for index, sample in enumerate(samples):
+        single = predict(dit, **sample)
+        difference = (batched[index : index + 1, : single.shape[1]] - single).abs().max()
+        assert difference < 1e-6 * single.abs().max()
 
 
-def test_gradients_of_a_batch_are_those_of_its_songs_under_checkpointing(tiny_root: Path, songs: list[Song]) -> None:
+def test_gradients_of_a_padded_batch_equal_those_of_its_samples_with_gradient_checkpointing(
+    tiny_root: Path, samples: list[Inputs]
+) -> None:
     dit = load_dit(tiny_root / "acestep-v15-tiny")
     dit.enable_gradient_checkpointing()
     weight = dit.layers[1].self_attn.to_q.weight.requires_grad_()
 
     def gradient(velocity: Tensor, mask: Tensor) -> Tensor:
-        (found,) = torch.autograd.grad((velocity * mask[..., None]).pow(2).sum(), weight)
-        return found
+        (grad,) = torch.autograd.grad((velocity * mask[..., None]).pow(2).sum(), weight)
+        return grad
 
-    batch = batch_of(songs, 560, 80, 0.0)
-    together = gradient(answer(dit, **batch), batch["frame_mask"])
+    batch = batch_of(samples, 560, 80, 0.0)
+    batched = gradient(predict(dit, **batch), batch["frame_mask"])
     dit.disable_gradient_checkpointing()
-    alone = sum(gradient(answer(dit, **song), torch.ones(1, 1)) for song in songs)
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5 * float(together.abs().max()))
+    single = sum(gradient(predict(dit, **sample), torch.ones(1, 1)) for sample in samples)
+    torch.testing.assert_close(batched, single, rtol=1e-5, atol=1e-5 * float(batched.abs().max()))
 
 
-def test_checkpointing_changes_neither_answer_nor_gradient(tiny_root: Path, songs: list[Song]) -> None:
+def test_gradient_checkpointing_changes_neither_prediction_nor_gradient(tiny_root: Path, samples: list[Inputs]) -> None:
     dit = load_dit(tiny_root / "acestep-v15-tiny")
-    batch = batch_of(songs, 555, 77, 0.0)
-    found = []
+    batch = batch_of(samples, 555, 77, 0.0)
+    results = []
     for enable in (dit.disable_gradient_checkpointing, dit.enable_gradient_checkpointing):
         enable()
         batch["hidden_states"] = batch["hidden_states"].detach().requires_grad_()
-        velocity = answer(dit, **batch)
+        velocity = predict(dit, **batch)
         (gradient,) = torch.autograd.grad(velocity.pow(2).sum(), batch["hidden_states"])
-        found.append((velocity, gradient))
-    assert torch.equal(found[0][0], found[1][0])
-    torch.testing.assert_close(found[0][1], found[1][1])
+        results.append((velocity, gradient))
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], results[1][1])
 
 
 @torch.no_grad()
-def test_without_masks_it_is_the_diffusers_model_bit_for_bit(dit: AceStepDiT, songs: list[Song]) -> None:
-    plain = AceStepTransformer1DModel.from_config(dit.config).eval()
-    plain.load_state_dict(dit.state_dict())
-    assert list(plain.state_dict()) == list(dit.state_dict())
-    for song in songs:
-        assert torch.equal(answer(dit, **song), answer(plain, **song))
-    (velocity,) = dit(timestep_r=songs[0]["timestep"], **songs[0], return_dict=False)
-    assert torch.equal(velocity, answer(plain, **songs[0]))
+def test_without_masks_predictions_are_bit_identical_to_diffusers(dit: AceStepDiT, samples: list[Inputs]) -> None:
+    reference = AceStepTransformer1DModel.from_config(dit.config).eval()
+    reference.load_state_dict(dit.state_dict())
+    assert list(reference.state_dict()) == list(dit.state_dict())
+    for sample in samples:
+        assert torch.equal(predict(dit, **sample), predict(reference, **sample))
+    (velocity,) = dit(timestep_r=samples[0]["timestep"], **samples[0], return_dict=False)
+    assert torch.equal(velocity, predict(reference, **samples[0]))
 
 
 @torch.no_grad()
-def test_masks_of_a_song_without_padding_change_nothing(dit: AceStepDiT, songs: list[Song]) -> None:
-    song = songs[2]
+def test_masks_of_an_unpadded_sample_do_not_change_the_prediction(dit: AceStepDiT, samples: list[Inputs]) -> None:
+    sample = samples[2]
     masks = {"frame_mask": torch.ones(1, 555, dtype=torch.bool), "token_mask": torch.ones(1, 31, dtype=torch.bool)}
-    torch.testing.assert_close(answer(dit, **song, **masks), answer(dit, **song), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(predict(dit, **sample, **masks), predict(dit, **sample), atol=1e-6, rtol=1e-6)

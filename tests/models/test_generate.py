@@ -17,7 +17,7 @@ def request(**changes):
     return GenerationConfig(**{"prompt": "a dark chiptune", "duration_s": 2, "seed": 5, "steps": 2, **changes})
 
 
-def test_music_has_the_asked_length_a_sane_level_and_no_offset(handler):
+def test_audio_has_the_requested_duration_peak_level_and_no_dc_offset(handler):
     audio = handler.generate(request(duration_s=2.5))
     assert audio.dtype == torch.float32
     assert audio.shape == (2, 63 * 1920)  # 2.5 s are 62.5 latent frames, rounded up
@@ -26,7 +26,7 @@ def test_music_has_the_asked_length_a_sane_level_and_no_offset(handler):
     assert audio.mean(dim=1).abs().max() < 1e-3
 
 
-def test_the_same_seed_gives_the_same_music_and_the_global_random_state_is_kept(handler):
+def test_generation_is_deterministic_and_keeps_the_global_rng_state(handler):
     torch.manual_seed(1)
     state = torch.get_rng_state()
     first = handler.generate(request())
@@ -35,27 +35,27 @@ def test_the_same_seed_gives_the_same_music_and_the_global_random_state_is_kept(
     assert not torch.equal(handler.generate(request(seed=6)), first)
 
 
-def test_text_and_metadata_are_heard(handler):
+def test_prompt_lyrics_and_metadata_change_the_audio(handler):
     first = handler.generate(request())
     for change in ({"prompt": "a bright waltz"}, {"bpm": 90}, {"lyrics": "[Verse]\nla la"}, {"keyscale": "C Major"}):
         assert not torch.equal(handler.generate(request(**change)), first), change
 
 
-def test_a_language_without_words_is_not_heard_as_training_does_not_know_it(handler):
+def test_the_language_of_empty_lyrics_is_ignored_as_in_training(handler):
     assert torch.equal(handler.generate(request(lyrics="", language="en")), handler.generate(request()))
 
 
-def test_base_models_use_guidance(tiny_root):
+def test_guidance_changes_the_audio_of_base_models(tiny_root):
     handler = AceStepHandler(tiny_root / "acestep-v15-tiny-base", device="cpu")
-    plain = handler.generate(request(guidance=1.0))
-    assert not torch.equal(handler.generate(request(guidance=7.0)), plain)
+    unguided = handler.generate(request(guidance=1.0))
+    assert not torch.equal(handler.generate(request(guidance=7.0)), unguided)
 
 
-def test_stopping_between_two_steps(handler):
+def test_should_stop_cancels_between_steps(handler):
     with pytest.raises(JobCancelled):
         handler.generate(request(steps=4), should_stop=lambda: True)
 
 
-def test_strength_without_an_adapter_is_refused(handler):
+def test_set_strength_without_an_adapter_is_an_error(handler):
     with pytest.raises(AdapterError, match="no adapter is loaded"):
         handler.set_strength(0.5)

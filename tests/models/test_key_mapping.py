@@ -38,27 +38,33 @@ XL = {
         ("layers.1.cross_attn_norm.weight", "layers.1.cross_attn_norm.weight"),
     ],
 )
-def test_names_translate_both_ways(original: str, diffusers: str) -> None:
+def test_keys_map_in_both_directions(original: str, diffusers: str) -> None:
     assert original_to_diffusers(original) == diffusers
     assert diffusers_to_original(diffusers) == original
 
 
 @pytest.mark.parametrize("config", [DEFAULTS, XL], ids=["2b", "xl"])
-def test_expected_weights_are_those_of_the_full_size_modules(config: dict[str, object]) -> None:
-    inner = encoder_sizes(config)
-    outer = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "encoder_hidden_size")
+def test_expected_shapes_equal_those_of_the_full_size_modules(config: dict[str, object]) -> None:
+    encoder = encoder_sizes(config)
+    decoder_keys = (
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "encoder_hidden_size",
+    )
     with torch.device("meta"):
         modules = {
-            "transformer": AceStepTransformer1DModel(**{key: config[key] for key in outer}),
-            "condition_encoder": AceStepConditionEncoder(**inner),
-            "audio_tokenizer": AceStepAudioTokenizer(**inner),
-            "audio_token_detokenizer": AceStepAudioTokenDetokenizer(**inner),
+            "transformer": AceStepTransformer1DModel(**{key: config[key] for key in decoder_keys}),
+            "condition_encoder": AceStepConditionEncoder(**encoder),
+            "audio_tokenizer": AceStepAudioTokenizer(**encoder),
+            "audio_token_detokenizer": AceStepAudioTokenDetokenizer(**encoder),
         }
     shapes = {
         name: tuple(weight.shape)
-        for folder, module in modules.items()
+        for subfolder, module in modules.items()
         for key, weight in module.state_dict().items()
-        if (name := original_key(folder, key))
+        if (name := original_key(subfolder, key))
     }
     assert shapes == expected_shapes(config)
     assert set(modules) == set(SUBFOLDERS.values())

@@ -38,40 +38,42 @@ LOADERS: list[Callable[..., nn.Module]] = [
 
 
 def all_tensors(folder: Path) -> dict[str, Tensor]:
-    """Everything that loading a checkpoint gives, by part and name; buffers that no file holds too."""
-    found = {"silence": load_silence_latent(folder), "null": load_null_condition(folder)}
+    """All parameters and buffers of a checkpoint by loader and name, including buffers that are not in a file."""
+    tensors = {"silence": load_silence_latent(folder), "null": load_null_condition(folder)}
     modules: dict[str, Any] = {load.__name__: load(folder) for load in LOADERS}
     modules["text"] = load_text_encoder(folder).model
-    for part, module in modules.items():
-        tensors = dict((*module.named_parameters(), *module.named_buffers()))
-        found |= {f"{part} {name}": tensor for name, tensor in tensors.items()}
-    return found
+    for loader, module in modules.items():
+        state = dict((*module.named_parameters(), *module.named_buffers()))
+        tensors |= {f"{loader} {name}": tensor for name, tensor in state.items()}
+    return tensors
 
 
 @pytest.mark.parametrize("name", ["acestep-v15-tiny", "acestep-v15-tiny-xl-base"])
-def test_all_layouts_load_identically(name: str, tiny_root: Path, tmp_path: Path) -> None:
-    wanted = all_tensors(tiny_root / name)
+def test_all_layouts_load_the_same_tensors(name: str, tiny_root: Path, tmp_path: Path) -> None:
+    expected = all_tensors(tiny_root / name)
     (tmp_path / "vae").symlink_to(tiny_root / "vae")
     (tmp_path / "Qwen3-Embedding-0.6B").symlink_to(tiny_root / "Qwen3-Embedding-0.6B")
     for folder in (sharded(tiny_root / name, tmp_path), in_diffusers_layout(tiny_root / name, tmp_path)):
-        found = all_tensors(folder)
-        assert found.keys() == wanted.keys()
-        assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+        loaded = all_tensors(folder)
+        assert loaded.keys() == expected.keys()
+        assert all(torch.equal(loaded[key], expected[key]) for key in expected)
         assert torch.equal(velocity(folder), velocity(tiny_root / name))
 
 
 @torch.no_grad()
 def velocity(folder: Path) -> Tensor:
-    """What the decoder answers to some noise; its last bits tell how the weights lie in memory, too."""
+    """The velocity for random noise. Its last bits depend on the memory alignment of the weights too."""
     dit = load_dit(folder)
     noise = torch.randn(1, 200, 64 + 128, generator=torch.Generator().manual_seed(0))
     condition, time = torch.ones(1, 30, 160), torch.tensor([0.5])
-    answer: Tensor = dit(noise[..., :64], time, time, condition, noise[..., 64:]).sample
-    return answer
+    prediction: Tensor = dit(noise[..., :64], time, time, condition, noise[..., 64:]).sample
+    return prediction
 
 
 @pytest.mark.parametrize("load", LOADERS)
-def test_parts_are_frozen_in_evaluation_and_of_the_wanted_type(load: Callable[..., nn.Module], tiny_root: Path) -> None:
+def test_components_are_frozen_in_evaluation_mode_and_of_the_requested_dtype(
+    load: Callable[..., nn.Module], tiny_root: Path
+) -> None:
     module = load(tiny_root / "acestep-v15-tiny-xl-base", device="cpu", dtype=torch.bfloat16)
     tensors = [*module.parameters(), *module.buffers()]
     assert not module.training
@@ -79,14 +81,14 @@ def test_parts_are_frozen_in_evaluation_and_of_the_wanted_type(load: Callable[..
     assert {parameter.dtype for parameter in module.parameters()} == {torch.bfloat16}
 
 
-def test_the_models_package_offers_the_loading_functions_and_no_others(tiny_checkpoint: Path) -> None:
+def test_the_models_package_exports_only_the_loading_functions(tiny_checkpoint: Path) -> None:
     assert acestep.models.load_dit is load_dit
     assert set(acestep.models.__all__) == set(dir(acestep.models))
     with pytest.raises(AttributeError, match="load_everything"):
         acestep.models.load_everything
 
 
-def test_the_decoder_is_read_alone(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_load_dit_reads_only_the_decoder(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = copied(tiny_checkpoint, tmp_path)
     weights = load_file(folder / "model.safetensors")
     others = [name for name in weights if not name.startswith(("decoder.", "null_condition_emb"))]
@@ -94,12 +96,12 @@ def test_the_decoder_is_read_alone(tiny_checkpoint: Path, tmp_path: Path) -> Non
     (folder / "silence_latent.pt").unlink()
     load_dit(folder)
     assert torch.equal(load_null_condition(folder), weights["null_condition_emb"])
-    with pytest.raises(CheckpointError, match="lacks"):
+    with pytest.raises(CheckpointError, match="is missing weights"):
         load_audio_tokenizer(folder)
 
 
 @pytest.mark.parametrize(("xl", "name"), [(False, "acestep-v15-tiny"), (True, "acestep-v15-tiny-xl-base")])
-def test_only_the_xl_condition_depends_on_the_special_token(
+def test_only_the_xl_timbre_token_depends_on_the_special_token(
     xl: bool, name: str, tiny_root: Path, tmp_path: Path
 ) -> None:
     changed = copied(tiny_root / name, tmp_path)
@@ -112,7 +114,7 @@ def test_only_the_xl_condition_depends_on_the_special_token(
 
 
 def condition(folder: Path) -> Tensor:
-    """[L, D] of 7 lyric tokens, the timbre token and 5 text tokens."""
+    """Condition [L, D]: 7 lyric tokens, the timbre token and 5 text tokens."""
     generator = torch.Generator().manual_seed(0)
     encoder = load_condition_encoder(folder)
     with torch.no_grad():
@@ -127,7 +129,7 @@ def condition(folder: Path) -> Tensor:
     return tokens[0]
 
 
-def test_the_xl_timbre_token_is_computed_from_the_token_before_the_frames(tiny_root: Path) -> None:
+def test_the_xl_timbre_token_is_computed_at_the_prepended_special_token(tiny_root: Path) -> None:
     timbre = load_condition_encoder(tiny_root / "acestep-v15-tiny-xl-base").timbre_encoder
     plain = load_condition_encoder(tiny_root / "acestep-v15-tiny").timbre_encoder
     plain.load_state_dict(timbre.state_dict())
@@ -144,56 +146,58 @@ def test_the_xl_timbre_token_is_computed_from_the_token_before_the_frames(tiny_r
         assert torch.equal(timbre(frames, order)[0], plain(frames, order)[0])
 
 
-def test_the_vae_is_the_stored_one_without_its_weight_normalisation(tiny_root: Path) -> None:
-    stored = AutoencoderOobleck.from_pretrained(tiny_root / "vae").eval()
+def test_the_vae_computes_the_same_without_weight_normalization(tiny_root: Path) -> None:
+    original = AutoencoderOobleck.from_pretrained(tiny_root / "vae").eval()
     loaded = load_vae(tiny_root / "acestep-v15-tiny")
-    sound = torch.randn(1, 2, 9600, generator=torch.Generator().manual_seed(2)) * 0.1
+    audio = torch.randn(1, 2, 9600, generator=torch.Generator().manual_seed(2)) * 0.1
     with torch.no_grad():
-        assert torch.equal(loaded.encode(sound).latent_dist.mean, stored.encode(sound).latent_dist.mean)
-        latents = loaded.encode(sound).latent_dist.mean
-        assert torch.equal(loaded.decode(latents).sample, stored.decode(latents).sample)
+        assert torch.equal(loaded.encode(audio).latent_dist.mean, original.encode(audio).latent_dist.mean)
+        latents = loaded.encode(audio).latent_dist.mean
+        assert torch.equal(loaded.decode(latents).sample, original.decode(latents).sample)
     assert not any(name.endswith(("weight_g", "weight_v")) for name in loaded.state_dict())
     assert not any(isinstance(value, Tensor) for module in loaded.modules() for value in vars(module).values())
 
 
-def test_the_silence_latent_may_have_any_length_but_not_another_shape(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_silence_latent_has_any_number_of_frames_but_a_fixed_shape(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = copied(tiny_checkpoint, tmp_path)
     torch.save(torch.zeros(1, 64, 900), folder / "silence_latent.pt")
     assert load_silence_latent(folder).shape == (1, 900, 64)
     assert load_condition_encoder(folder).silence_latent.shape == (1, 900, 64)
     torch.save(torch.zeros(64, 900), folder / "silence_latent.pt")
-    with pytest.raises(CheckpointError, match=r"silence_latent\.pt does not hold"):
+    with pytest.raises(CheckpointError, match=r"silence_latent\.pt does not contain"):
         load_silence_latent(folder)
 
 
-class Bomb:
-    def __init__(self, victim: Path) -> None:
-        self.victim = victim
+class MaliciousPickle:
+    def __init__(self, target: Path) -> None:
+        self.target = target
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.victim),)
+        return os.mkdir, (str(self.target),)
 
 
-def test_a_silence_latent_that_is_a_program_is_refused_and_not_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_code_in_a_silence_latent_is_rejected_and_not_executed(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = copied(tiny_checkpoint, tmp_path)
-    for write in (torch.save, lambda bomb, path: path.write_bytes(pickle.dumps(bomb))):
-        write(Bomb(tmp_path / "harm"), folder / "silence_latent.pt")
-        with pytest.raises(CheckpointError, match=r"silence_latent\.pt is damaged"):
+    for write in (torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))):
+        write(MaliciousPickle(tmp_path / "executed"), folder / "silence_latent.pt")
+        with pytest.raises(CheckpointError, match=r"silence_latent\.pt is corrupted"):
             load_silence_latent(folder)
-    assert not (tmp_path / "harm").exists()
+    assert not (tmp_path / "executed").exists()
 
 
-def test_companions_that_are_missing_or_of_another_model_are_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_missing_vae_or_text_encoder_or_that_of_another_model_is_reported(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     folder = copied(tiny_checkpoint, tmp_path)
     with pytest.raises(CheckpointError, match="vae"):
         load_vae(folder)
     shutil.copytree(tiny_checkpoint.parent / "Qwen3-Embedding-0.6B", tmp_path / "Qwen3-Embedding-0.6B")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, "text_hidden_dim": 64}), encoding="utf-8")
-    with pytest.raises(CheckpointError, match="32 wide, acestep-v15-tiny needs 64"):
+    with pytest.raises(CheckpointError, match="has hidden size 32, acestep-v15-tiny needs 64"):
         load_text_encoder(folder)
     (tmp_path / "Qwen3-Embedding-0.6B" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is corrupted"):
         load_text_encoder(folder)
     (tmp_path / "Qwen3-Embedding-0.6B" / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):

@@ -1,4 +1,4 @@
-"""The loaded parts answer as the original model does; ``tests/fixtures/parity`` holds its recorded answers."""
+"""The loaded modules reproduce the outputs of the original implementation, recorded in ``tests/fixtures/parity``."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def recorded() -> dict[str, Tensor]:
 
 def velocity(recorded: dict[str, Tensor], condition: Tensor) -> Tensor:
     with torch.no_grad():
-        answer: Tensor = load_dit(ORIGINAL)(
+        prediction: Tensor = load_dit(ORIGINAL)(
             hidden_states=recorded["xt"],
             timestep=recorded["t"],
             timestep_r=recorded["t"],
             encoder_hidden_states=condition,
             context_latents=recorded["context"],
         ).sample
-    return answer
+    return prediction
 
 
-def test_condition_encoder_equals_the_original(recorded: dict[str, Tensor]) -> None:
+def test_condition_encoder_matches_the_original(recorded: dict[str, Tensor]) -> None:
     with torch.no_grad():
         tokens, mask = load_condition_encoder(ORIGINAL)(
             text_hidden_states=recorded["text_hidden"],
@@ -52,19 +52,19 @@ def test_condition_encoder_equals_the_original(recorded: dict[str, Tensor]) -> N
     assert torch.equal(mask.float(), recorded["enc_mask"])
 
 
-def test_decoder_and_loss_equal_the_original(recorded: dict[str, Tensor]) -> None:
-    answer = velocity(recorded, recorded["enc_out"])
-    torch.testing.assert_close(answer, recorded["velocity"], atol=1e-5, rtol=0)
-    loss = (answer - (recorded["x1"] - recorded["x0"])).pow(2).mean(dim=(1, 2))
+def test_decoder_and_loss_match_the_original(recorded: dict[str, Tensor]) -> None:
+    prediction = velocity(recorded, recorded["enc_out"])
+    torch.testing.assert_close(prediction, recorded["velocity"], atol=1e-5, rtol=0)
+    loss = (prediction - (recorded["x1"] - recorded["x0"])).pow(2).mean(dim=(1, 2))
     torch.testing.assert_close(loss, recorded["loss_per_sample"], atol=1e-5, rtol=0)
 
 
-def test_unconditional_decoder_equals_the_original(recorded: dict[str, Tensor]) -> None:
-    answer = velocity(recorded, load_null_condition(ORIGINAL).expand_as(recorded["enc_out"]))
-    torch.testing.assert_close(answer, recorded["velocity_null"], atol=1e-5, rtol=0)
+def test_unconditional_decoder_matches_the_original(recorded: dict[str, Tensor]) -> None:
+    prediction = velocity(recorded, load_null_condition(ORIGINAL).expand_as(recorded["enc_out"]))
+    torch.testing.assert_close(prediction, recorded["velocity_null"], atol=1e-5, rtol=0)
 
 
-def test_audio_codes_and_their_hints_equal_the_original(recorded: dict[str, Tensor]) -> None:
+def test_audio_tokenizer_and_detokenizer_match_the_original(recorded: dict[str, Tensor]) -> None:
     with torch.no_grad():
         quantized, codes = load_audio_tokenizer(ORIGINAL).tokenize(recorded["x0"][:1], load_silence_latent(ORIGINAL))
         hints = load_audio_detokenizer(ORIGINAL)(quantized)

@@ -16,7 +16,7 @@ from tests.songs import SAMPLE_RATE_HZ, sine_song
 
 @pytest.fixture(scope="module")
 def narrow_vae() -> AutoencoderOobleck:
-    """The true rates with 8 channels; tiles of 4 s that overlap by 1.2 s, just more than a frame hears around it."""
+    """The real sample rate and ratios with 8 channels. Tiles of 4 s overlap by 1.2 s, more than the receptive field."""
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -35,54 +35,54 @@ def narrow_vae() -> AutoencoderOobleck:
 
 
 @torch.no_grad()
-def means(vae: AutoencoderOobleck, sound: Tensor) -> Tensor:
-    """[T, C] of one call of the encoder, without tiles."""
-    encoded: Tensor = vae.encoder(sound[None])[0]
-    return encoded[: encoded.shape[0] // 2].T
+def means(vae: AutoencoderOobleck, audio: Tensor) -> Tensor:
+    """Posterior means [T, C] of one encoder call without tiling."""
+    parameters: Tensor = vae.encoder(audio[None])[0]
+    return parameters[: parameters.shape[0] // 2].T
 
 
-def test_long_songs_are_encoded_in_windows_that_overlap_on_both_sides(narrow_vae: AutoencoderOobleck) -> None:
-    sound = sine_song(5.0, seed=3)
-    kept = [(0, 40), (40, 80), (80, 120), (120, 125)]  # frames; a window has 30 more on each side of an inner edge
-    windows = [(max(0, first - 30), min(125, last + 30)) for first, last in kept]
-    parts = []
-    for (start, end), (first, last) in zip(windows, kept, strict=True):
-        parts.append(means(narrow_vae, sound[:, start * 1920 : end * 1920])[first - start : last - start])
+def test_long_audio_is_encoded_in_tiles_that_overlap_on_both_sides(narrow_vae: AutoencoderOobleck) -> None:
+    audio = sine_song(5.0, seed=3)
+    kept = [(0, 40), (40, 80), (80, 120), (120, 125)]  # frames; a tile has 30 more at each inner edge
+    tiles = [(max(0, first - 30), min(125, last + 30)) for first, last in kept]
+    tile_means = []
+    for (start, end), (first, last) in zip(tiles, kept, strict=True):
+        tile_means.append(means(narrow_vae, audio[:, start * 1920 : end * 1920])[first - start : last - start])
     noise = torch.randn(1, 4, 125, generator=torch.Generator().manual_seed(5))[0].T
-    deviation = (encode_audio(narrow_vae, sound, seed=5) - torch.cat(parts)) / noise
-    assert deviation.shape == (125, 4)
-    assert deviation.min() > 0  # what is left is the seeded noise times a positive deviation
-    torch.testing.assert_close(torch.cat(parts), means(narrow_vae, sound), atol=1e-5, rtol=0)
+    std = (encode_audio(narrow_vae, audio, seed=5) - torch.cat(tile_means)) / noise
+    assert std.shape == (125, 4)
+    assert std.min() > 0  # the remainder is noise times a positive standard deviation
+    torch.testing.assert_close(torch.cat(tile_means), means(narrow_vae, audio), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("num_samples", [1920, 1919 * 30, 110 * 1920 + 1000, 110 * 1920 - 1, 125 * 1920])
-def test_every_whole_frame_is_there_whatever_the_length(num_samples: int, narrow_vae: AutoencoderOobleck) -> None:
+def test_every_complete_frame_is_encoded_for_any_length(num_samples: int, narrow_vae: AutoencoderOobleck) -> None:
     assert len(encode_audio(narrow_vae, torch.zeros(2, num_samples), seed=0)) == num_samples // 1920
 
 
-def test_long_latents_decode_in_tiles_as_they_do_at_once(narrow_vae: AutoencoderOobleck) -> None:
+def test_tiled_decoding_equals_decoding_at_once(narrow_vae: AutoencoderOobleck) -> None:
     latents = torch.randn(180, 4, generator=torch.Generator().manual_seed(0))
-    sound = decode_latents(narrow_vae, latents)
+    audio = decode_latents(narrow_vae, latents)
     with torch.no_grad():
         at_once = narrow_vae.decoder(latents.T[None])[0]
-    assert sound.shape == (2, 180 * 1920)
-    torch.testing.assert_close(sound, at_once, atol=1e-5, rtol=0)
+    assert audio.shape == (2, 180 * 1920)
+    torch.testing.assert_close(audio, at_once, atol=1e-5, rtol=0)
 
 
-def test_less_than_a_frame_of_sound_is_refused(narrow_vae: AutoencoderOobleck) -> None:
-    with pytest.raises(AudioError, match="1919 samples"):
+def test_audio_shorter_than_a_frame_is_an_error(narrow_vae: AutoencoderOobleck) -> None:
+    with pytest.raises(AudioError, match="1919 audio samples"):
         encode_audio(narrow_vae, torch.zeros(2, 1919), seed=0)
 
 
-def test_sampling_depends_on_the_seed_alone(narrow_vae: AutoencoderOobleck) -> None:
-    sound = sine_song(0.5, seed=1)
-    first = encode_audio(narrow_vae, sound, seed=7)
+def test_posterior_sampling_depends_only_on_the_seed(narrow_vae: AutoencoderOobleck) -> None:
+    audio = sine_song(0.5, seed=1)
+    first = encode_audio(narrow_vae, audio, seed=7)
     torch.manual_seed(99)
-    assert torch.equal(first, encode_audio(narrow_vae, sound, seed=7))
-    assert not torch.equal(first, encode_audio(narrow_vae, sound, seed=8))
+    assert torch.equal(first, encode_audio(narrow_vae, audio, seed=7))
+    assert not torch.equal(first, encode_audio(narrow_vae, audio, seed=8))
 
 
-def test_a_loaded_vae_takes_windows_of_30_s_with_2_s_of_overlap(tiny_checkpoint: Path) -> None:
+def test_load_vae_enables_tiles_of_30_s_with_2_s_overlap(tiny_checkpoint: Path) -> None:
     vae = load_vae(tiny_checkpoint)
     assert vae.use_tiling
     assert (vae.tile_sample_min_length, vae.tile_sample_overlap) == (30 * SAMPLE_RATE_HZ, 2 * SAMPLE_RATE_HZ)

@@ -78,6 +78,62 @@ def test_sideways_and_upward_imports_are_caught() -> None:
     assert not broken_imports("ui", "from acestep.system.doctor import diagnose")
 
 
+def imported_files(source: str, modules: set[str]) -> set[str]:
+    """The modules among ``modules`` that a file imports, inside functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names & modules or {str(node.module)} & modules
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & modules
+    return found
+
+
+def import_cycles(files: dict[str, str]) -> set[frozenset[str]]:
+    """The groups of modules that import each other, directly or through others; ``files`` maps name to source."""
+    graph = {name: imported_files(source, set(files)) - {name} for name, source in files.items()}
+    reached = {name: reachable(graph, name) for name in graph}
+    return {
+        frozenset(other for other in reached[name] if name in reached[other]) for name in graph if name in reached[name]
+    }
+
+
+def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    found: set[str] = set()
+    waiting = list(graph[start])
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += graph[name]
+    return found
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+# The promised import path of the preset functions, which are imported on first use.
+ALLOWED_CYCLE = frozenset({"acestep.training.configs", "acestep.training.presets"})
+
+
+def test_no_files_import_each_other() -> None:
+    cycles = import_cycles({module_name(path): path.read_text(encoding="utf-8") for path in MODULES})
+    assert cycles == {ALLOWED_CYCLE}
+
+
+def test_import_cycles_are_found_through_functions_and_other_files() -> None:
+    files = {
+        "acestep.a": "from acestep.b import x",
+        "acestep.b": "def f():\n    from acestep import c",
+        "acestep.c": "import acestep.a",
+        "acestep.d": "from acestep.a import y",
+    }
+    assert import_cycles(files) == {frozenset({"acestep.a", "acestep.b", "acestep.c"})}
+    assert not import_cycles({**files, "acestep.c": ""})
+
+
 def test_what_opens_first_does_not_import_torch() -> None:
     code = (
         "import importlib, sys\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from acestep.models.key_mapping import original_to_diffusers
 
 __all__ = ["fill_adapter", "find_adapter", "inject", "load_adapter", "read_adapter", "read_card"]
 
-_WEIGHTS = ("lokr_weights.safetensors", "adapter_model.safetensors", "loha_weights.safetensors")
 _EPOCH = re.compile(r"epoch_(\d+)(?:_step_(\d+))?(?:_loss_.*)?")
 
 
@@ -114,6 +114,12 @@ def read_adapter(path: Path) -> StoredAdapter:
     return stored
 
 
+def _weights_files() -> list[str]:
+    """Names of weights files, those that fewer kinds share first."""
+    names = Counter(name for entry in ADAPTERS for name in entry.files)
+    return sorted(names, key=lambda name: names[name])
+
+
 def find_adapter(path: Path) -> Path:
     """The weights file meant by ``path``: the file, its folder, the parent of ``adapter/``, or a run folder.
 
@@ -126,13 +132,14 @@ def find_adapter(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise AdapterError(f"{path} does not exist", hint="Give an adapter folder or a .safetensors file.")
+    names = _weights_files()
     for folder in (path, path / "final", path / "best", *_checkpoints(path / "checkpoints")):
-        for name in _WEIGHTS:
+        for name in names:
             for file in (folder / name, folder / "adapter" / name):
                 if file.is_file():
                     return file
     raise AdapterError(
-        f"{path} holds no adapter: neither {' nor '.join(_WEIGHTS)}",
+        f"{path} holds no adapter: neither {' nor '.join(names)}",
         hint="Choose the folder that training wrote; adapter/, final/, best/ and checkpoints/ in it are searched too.",
     )
 

@@ -16,7 +16,8 @@ from acestep.cli.train import Overrides, Preset
 from acestep.core.config import parse
 from acestep.core.errors import ConfigError
 from acestep.preprocessing.configs import PreprocessJob
-from acestep.training.configs import TrainJob, train_job_from_flags
+from acestep.training.configs import TrainJob
+from acestep.training.parsing import train_job_from_flags
 
 if TYPE_CHECKING:
     from acestep.benchmark import Speed

@@ -13,12 +13,13 @@ from acestep.cli.options import help_of
 from acestep.cli.train import ConfigFile, Overrides, Preset
 from acestep.core.errors import ConfigError
 from acestep.models.checkpoint import find_checkpoint
-from acestep.training.configs import TrainJob, train_job_from_flags
+from acestep.training.configs import TrainJob
 from acestep.training.gpu_monitor import vram_status
 from acestep.training.memory import GIB, PARTS, estimate
 from acestep.training.memory_advice import Advice, advise, nth_layer
 from acestep.training.memory_samples import estimate_samples
 from acestep.training.memory_spec import FAMILIES, FRAMES_PER_S, LONGEST_S, USUAL_TOKENS, MemorySpec, memory_spec
+from acestep.training.parsing import train_job_from_flags
 
 Family = Literal["2b", "xl"]
 Device = Literal["cuda", "xpu", "mps", "cpu"]
@@ -71,6 +72,7 @@ def _result(spec: MemorySpec, room: float | None, advice: list[Advice]) -> dict[
     result = estimate(spec)
     return {
         "parts": {name: size / GIB for name, size in result.parts.items()},
+        "unknown": list(result.unknown),
         "total": result.total / GIB,
         "free": None if room is None else room / GIB,
         "fits": None if room is None else result.fits(room),
@@ -96,8 +98,13 @@ def _as_text(spec: MemorySpec, found: dict[str, Any]) -> str:
     lines = [
         f"{spec.kind} on a {spec.base} base model, {spec.batch_size} x {spec.frames / FRAMES_PER_S:g} s, "
         f"{spec.tokens} tokens, {checkpointing}, {spec.optimizer}, on {spec.device}",
-        *(f"{size:8.2f} GB  {PARTS[name]}" for name, size in found["parts"].items() if size),
-        f"{found['total']:8.2f} GB  peak",
+        *(
+            f"{size:8.2f} GB  {PARTS[name]}"
+            for name, size in found["parts"].items()
+            if size and name not in found["unknown"]
+        ),
+        *(f" unknown     {PARTS[name]}" for name in found["unknown"]),
+        f"{found['total']:8.2f} GB  {'peak, without the unknown parts' if found['unknown'] else 'peak'}",
     ]
     if sampled := found.get("samples"):
         outcome = ": they will be shortened or skipped" if sampled["fits"] is False else ""

@@ -9,8 +9,9 @@ import typer
 
 from acestep.cli.console import Json, run_in_terminal
 from acestep.cli.options import config_command, option_names
-from acestep.training.configs import DEFAULT_PRESET, TrainJob, train_job_from_flags
+from acestep.training.configs import DEFAULT_PRESET, TrainJob
 from acestep.training.evaluation.configs import EstimateJob
+from acestep.training.parsing import train_job_from_flags
 
 Preset = Annotated[
     str | None, typer.Option(help=f"Preset to start from: a name or a JSON file. Default: {DEFAULT_PRESET}.")

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from acestep.audio.files import write_audio
-from acestep.core.config import Config
+from acestep.core.config import Config, parse
 from acestep.core.console_follow import WriteLine, follow_events, stop_on_signals
 from acestep.core.errors import AceStepError, JobCancelled, TrainingError
 from acestep.core.events import Failed, Finished
@@ -70,7 +70,8 @@ def _training(tensors: Path, checkpoint: Path, run: Path, steps: int) -> TrainJo
         log_every_n_steps=max(1, steps // 12),
     )
     lora = LoRAConfig(r=16, alpha=16, dropout=0.0)
-    return TrainJob(tensor_dir=tensors, checkpoint=str(checkpoint), out=run, training=training, lora=lora)
+    values = {"tensor_dir": tensors, "checkpoint": str(checkpoint), "out": run, "training": training, "lora": lora}
+    return parse(TrainJob, values)
 
 
 def _job(name: str, config: Config, folder: Path, say: WriteLine) -> dict[str, Any]:

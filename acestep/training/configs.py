@@ -1,37 +1,33 @@
-"""Everything a training run can be told. Importing this does not import torch.
+"""Configs of a training run. Importing this module does not import torch.
 
-The names are those of the existing trainer (SPEC 3.1); values given as text, ``lora.r=32``, end up here too.
+Field names are those of ace-lora-trainer.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic.fields import FieldInfo
 
 from acestep.adapters.configs import (
     ADAPTERS,
     AdapterConfig,
-    DoRAConfig,
-    LoHaConfig,
     LoKRConfig,
     LoRAConfig,
 )
-from acestep.core.config import Config, assign, fields, group, groups, option, parse
-from acestep.core.errors import ConfigError, TrainingError
-from acestep.core.files import read_json
+from acestep.core.config import Config, fields, group, option
 from acestep.core.job_folder import WORKERS
 from acestep.core.jobs import register_job
-from acestep.core.registry import NameIn, nearest_hint
+from acestep.core.registry import NameIn
 from acestep.training.evaluation.preview_config import PreviewConfig
 from acestep.training.loss_weights import LOSS_WEIGHTS
 from acestep.training.optimizers import OPTIMIZERS
 from acestep.training.schedules import SCHEDULES
-from acestep.training.state.run_folder import RunFolder
 
 DEFAULT_PRESET = "recommended"
-_PRESETS = ("apply_preset", "auto_select_preset", "list_presets", "load_preset")  # offered here too, see __getattr__
+_PRESETS = ("apply_preset", "auto_select_preset", "list_presets", "load_preset")  # re-exported by __getattr__
 
 __all__ = [
     "LoKRConfig",
@@ -43,8 +39,6 @@ __all__ = [
     "auto_select_preset",
     "list_presets",
     "load_preset",
-    "set_value",
-    "train_job_from_flags",
 ]
 
 if TYPE_CHECKING:
@@ -55,28 +49,30 @@ class TrainingConfig(Config):
     """How an adapter is trained."""
 
     adapter_type: Annotated[str, NameIn(ADAPTERS)] = option(
-        "lora", "Adapter Type", "What is trained beside the frozen model."
+        "lora", "Adapter Type", "Kind of adapter to train; the base model stays frozen."
     )
     attention_type: Literal["both", "self", "cross"] = option(
-        "both", "Attention Target", "Which attention is adapted: self (the music), cross (the text) or both."
+        "both", "Attention Target", "Attention layers to adapt: self (music), cross (text) or both."
     )
-    train_mlp: bool = option(False, "Train MLP", "Adapt the feed-forward layers too: more memory, stronger effect.")
+    train_mlp: bool = option(False, "Train MLP", "Adapt the feed-forward layers too: uses more memory, learns more.")
     learning_rate: float | None = option(
-        None, "Learning Rate", "Peak step size. Empty: 1e-4, or 1.0 for Prodigy.", gt=0.0, le=10.0
+        None,
+        "Learning Rate",
+        "Peak learning rate. Empty: the optimizer's default, 1e-4 or 1.0 for Prodigy.",
+        gt=0.0,
+        le=10.0,
     )
-    max_epochs: int = option(100, "Max Epochs", "Passes over the songs.", ge=1, le=100_000)
-    batch_size: int = option(1, "Batch Size", "Songs computed together. Changes speed and memory alone.", ge=1, le=256)
+    max_epochs: int = option(100, "Max Epochs", "Number of passes over the dataset.", ge=1, le=100_000)
+    batch_size: int = option(1, "Batch Size", "Samples per forward pass. Affects only speed and memory.", ge=1, le=256)
     gradient_accumulation_steps: int = option(
-        4, "Gradient Accumulation", "Batches that are gathered before the weights move.", ge=1, le=1024
+        4, "Gradient Accumulation", "Micro-batches per optimizer step.", ge=1, le=1024
     )
-    optimizer_type: Annotated[str, NameIn(OPTIMIZERS)] = option("adamw", "Optimizer", "How gradients become steps.")
-    scheduler_type: Annotated[str, NameIn(SCHEDULES)] = option(
-        "cosine", "Scheduler", "How the learning rate goes over the run."
-    )
+    optimizer_type: Annotated[str, NameIn(OPTIMIZERS)] = option("adamw", "Optimizer", "Optimizer algorithm.")
+    scheduler_type: Annotated[str, NameIn(SCHEDULES)] = option("cosine", "Scheduler", "Learning-rate schedule.")
     max_latent_length: int = option(
         1500,
         "Max Crop Length",
-        "Each epoch trains on a random part of this length of every song; 0 takes songs whole.",
+        "Each epoch trains on a random crop of every sample; 0 uses the whole sample.",
         unit="frames of 0.04 s",
         ge=0,
         le=15_000,
@@ -89,29 +85,32 @@ class TrainingConfig(Config):
     auto_save_best_after: int = option(
         200,
         "Auto-Save Best After",
-        "Keep the best epoch, looked for from this one on, at the latest from half of the run; 0 never does.",
+        "Save the best epoch from this one on, or from half of the run if that is earlier; 0 disables it.",
         unit="epochs",
         ge=0,
     )
 
     mixed_precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
-        "auto", "Precision", "Of the frozen model and the arithmetic. The adapter is always fp32.", advanced=True
+        "auto",
+        "Precision",
+        "Dtype of the base model and of the computation. The adapter is always fp32.",
+        advanced=True,
     )
     base_precision: Literal["auto", "int8", "nf4"] = option(
         "auto",
         "Base Precision",
-        "The frozen model in 8 or 4 bits takes a half or a quarter of the memory; auto keeps it as Precision says.",
+        "8 or 4 bits need a half or a quarter of the memory; auto keeps Precision.",
         advanced=True,
     )
     gradient_checkpointing: bool = option(
         False,
         "Gradient Checkpointing",
-        "Compute each layer twice instead of remembering it: much less memory, about a third slower.",
+        "Recompute activations in the backward pass: much less memory, about a third slower.",
     )
     gradient_checkpointing_every: int = option(
         1,
         "Checkpoint Every N Layers",
-        "With gradient checkpointing: 1 computes all layers twice, 2 every second one, which is faster and takes more.",
+        "With gradient checkpointing: 1 recomputes every layer, 2 every 2nd layer: faster, but more memory.",
         unit="layers",
         ge=1,
         le=64,
@@ -120,37 +119,57 @@ class TrainingConfig(Config):
     warmup_steps: int = option(
         100,
         "Warm-up",
-        "The rate rises over these steps, at most a tenth of the run.",
+        "The learning rate rises over these steps, at most a tenth of the run.",
         unit="steps",
         ge=0,
         advanced=True,
     )
-    weight_decay: float = option(
-        0.01, "Weight Decay", "Pull of each weight towards zero.", ge=0.0, le=10.0, advanced=True
+    weight_decay: float = option(0.01, "Weight Decay", "Weight decay coefficient.", ge=0.0, le=10.0, advanced=True)
+    max_grad_norm: float = option(
+        1.0, "Max Gradient Norm", "Clip the gradient norm to this value.", gt=0.0, advanced=True
     )
-    max_grad_norm: float = option(1.0, "Max Gradient Norm", "Longer gradients are cut to this.", gt=0.0, advanced=True)
     cfg_dropout_prob: float = option(
-        0.15, "CFG Dropout", "Share of songs trained without their text, for guidance.", ge=0.0, le=1.0, advanced=True
+        0.15,
+        "CFG Dropout",
+        "Probability of replacing the condition with the null embedding (classifier-free guidance).",
+        ge=0.0,
+        le=1.0,
+        advanced=True,
     )
     timestep_mu: float | None = option(
-        None, "Timestep mu", "Shifts the trained times; empty takes the model's own.", ge=-5.0, le=5.0, advanced=True
+        None,
+        "Timestep mu",
+        "Mean of the logit-normal timestep distribution; empty uses the model's own.",
+        ge=-5.0,
+        le=5.0,
+        advanced=True,
     )
     timestep_sigma: float | None = option(
-        None, "Timestep sigma", "Spreads the trained times; empty takes the model's own.", gt=0.0, le=5.0, advanced=True
+        None,
+        "Timestep sigma",
+        "Standard deviation of the logit-normal timestep distribution; empty uses the model's own.",
+        gt=0.0,
+        le=5.0,
+        advanced=True,
     )
     loss_weighting: Annotated[str, NameIn(LOSS_WEIGHTS)] = option(
-        "none", "Loss Weighting", "How much each time on the way from noise to music counts.", advanced=True
+        "none", "Loss Weighting", "Weight of the loss at each timestep.", advanced=True
     )
     snr_gamma: float = option(
-        5.0, "SNR Gamma", "For min_snr: times with more signal than this count less.", gt=0.0, le=100.0, advanced=True
+        5.0,
+        "SNR Gamma",
+        "For min_snr: timesteps with a higher signal-to-noise ratio get a lower weight.",
+        gt=0.0,
+        le=100.0,
+        advanced=True,
     )
     nan_detection_max: int = option(
-        10, "NaN Halt Threshold", "Stop after this many songs in a row without a finite loss; 0 never stops.", ge=0
+        10, "NaN Halt Threshold", "Stop after this many consecutive samples without a finite loss; 0 never stops.", ge=0
     )
     ema_decay: float = option(
         0.0,
         "EMA Decay",
-        "Keep a moving average of the adapter too, saved beside it as adapter_ema; 0.999 is usual, 0 keeps none.",
+        "Also save a moving average of the adapter as adapter_ema; 0.999 is common, 0 disables it.",
         ge=0.0,
         le=0.99999,
         advanced=True,
@@ -191,7 +210,7 @@ class TrainingConfig(Config):
 
 
 class TrainJob(Config):
-    """One training run."""
+    """One training run. Each adapter kind in ``ADAPTERS`` adds a field of its name that holds its config."""
 
     tensor_dir: Path = option(..., "Tensors Directory", "Folder of preprocessed songs.")
     checkpoint: str = option(..., "Model", "Name or folder of the model to train.")
@@ -213,10 +232,6 @@ class TrainJob(Config):
         advanced=True,
     )
     training: TrainingConfig = group(TrainingConfig, "Training")
-    lora: LoRAConfig = group(LoRAConfig, "LoRA")
-    dora: DoRAConfig = group(DoRAConfig, "DoRA")
-    lokr: LoKRConfig = group(LoKRConfig, "LoKr")
-    loha: LoHaConfig = group(LoHaConfig, "LoHa")
     samples: PreviewConfig = group(PreviewConfig, "Sample Inference")
 
     @property
@@ -232,111 +247,40 @@ class TrainJob(Config):
 
     @property
     def adapter(self) -> AdapterConfig:
-        """The settings of the chosen kind of adapter."""
+        """The config of the chosen adapter kind."""
         chosen: AdapterConfig = getattr(self, self.training.adapter_type)
         return chosen
 
+    if TYPE_CHECKING:
 
-def set_value(job: TrainJob, key: str, value: Any) -> None:
-    """Set one setting by name: ``lora.dropout``, or plainly ``dropout`` for the kind of adapter that is chosen.
-
-    Those of the samples are always called by their full names, ``samples.prompt``.
-    Text is read as the field's type; ``none`` empties a field that may be empty.
-
-    Raises:
-        ConfigError: no such setting, or a wrong value.
-    """
-    owner, name = _find(key, job.training.adapter_type)
-    config = getattr(job, owner)
-    may_be_empty = type(None) in get_args(fields(type(config))[name].annotation)
-    assign(config, name, None if may_be_empty and str(value).strip().lower() in ("", "none", "null") else value)
+        def __getattr__(self, name: str) -> Any:
+            """The fields that the registry adds."""
 
 
-def _find(key: str, adapter_type: str) -> tuple[str, str]:
-    known = {f"{owner}.{name}": (owner, name) for owner, kind in groups(TrainJob).items() for name in fields(kind)}
-    for spelt in (key, f"training.{key}", f"{adapter_type}.{key}"):
-        if spelt in known:
-            return known[spelt]
-    alone = [pair for pair in known.values() if pair[1] == key and pair[0] != "samples"]
-    if len(alone) == 1:  # a setting of another kind of adapter that no other kind has
-        return alone[0]
-    plain = [name for owner, name in known.values() if owner in ("training", adapter_type)]
-    raise ConfigError([f"no setting is called {key!r}"], hint=nearest_hint(key, [*known, *plain]))
+def _update_adapter_groups() -> None:
+    """Give ``TrainJob`` one field for each registered adapter kind, before the audio previews."""
+    own = {name: field for name, field in fields(TrainJob).items() if not _is_adapter_group(field)}
+    previews = own.pop("samples")
+    groups = {
+        entry.name: FieldInfo.from_annotated_attribute(entry.config, group(entry.config, entry.label))
+        for entry in ADAPTERS
+    }
+    declared = TrainJob.__pydantic_fields__
+    declared.clear()
+    declared.update(own | groups | {"samples": previews})
+    TrainJob.model_rebuild(force=True)
 
 
-def train_job_from_flags(
-    flags: Mapping[str, Any], config: Path | None, settings: Iterable[str], preset: str | None = None
-) -> TrainJob:
-    """The job of a command line: the flags' values, a preset, a JSON file of settings, then ``key=value`` texts.
-
-    Without a preset it is ``recommended``. A run that goes on by itself ("auto") keeps the settings it had, but for
-    those that are given.
-
-    Raises:
-        ConfigError: with all problems at once; UnknownName for the preset.
-        TrainingError: the file cannot be read, or a new run would mix with the one that is in the folder.
-    """
-    job = parse(TrainJob, flags)
-    kept = RunFolder(job.out).read_settings() if job.resume == "auto" else {}
-    job = parse(TrainJob, {**kept, **flags})
-    pairs = list(_from_file(config).items()) if config else []
-    problems: list[str] = []
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if equals:
-            pairs.append((key.strip(), value.strip()))
-        else:
-            problems.append(f"{setting!r} is not of the form key=value")
-    if preset or not kept:
-        pairs = [*_of_preset(preset or DEFAULT_PRESET, pairs), *pairs]
-    for key, value in sorted(pairs, key=lambda pair: not pair[0].endswith("adapter_type")):  # it tells what r means
-        try:
-            set_value(job, key, value)
-        except ConfigError as error:
-            problems += [f"{problem} ({error.hint})" if error.hint else problem for problem in error.problems]
-    problems += [_idle_ranks(key, job) for key, value in pairs if value and key.endswith(".ranks")]
-    if problems := [problem for problem in problems if problem]:
-        raise ConfigError(problems)
-    if job.resume is None:
-        RunFolder(job.out).require_empty()
-    return job
+def _is_adapter_group(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, AdapterConfig)
 
 
-def _idle_ranks(key: str, job: TrainJob) -> str:
-    """Why ranks of single modules (``estimate`` proposes some) are not those of the adapter; "" if they are."""
-    kind, chosen = key.partition(".")[0], job.training.adapter_type
-    if kind == chosen or kind not in ADAPTERS or not ADAPTERS[kind].has_ranks:
-        return ""
-    if ADAPTERS[chosen].has_ranks:
-        return f"{key} is for a {ADAPTERS[kind].label} and {chosen} is trained: ask estimate for ranks of that kind"
-    return f"{key} is for a {ADAPTERS[kind].label}: a {ADAPTERS[chosen].label} has one size for all of its modules"
-
-
-def _of_preset(name: str, pairs: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """What a preset sets for the kind of adapter that ``pairs`` ask for."""
-    from acestep.training.presets import read_preset  # made of the configurations above
-
-    asked = [str(value) for key, value in pairs if key.rpartition(".")[2] == "adapter_type"]
-    kind = asked[-1] if asked and asked[-1] in ADAPTERS.names else "lora"
-    return list(read_preset(name, kind).settings.items())
-
-
-def _from_file(path: Path) -> dict[str, Any]:
-    """Qualified or plain names to values; keys that begin with an underscore are notes."""
-    content = read_json(path, error=TrainingError, hint="Give a JSON file of settings.")
-    if not isinstance(content, dict):
-        raise ConfigError([f"{path} does not hold settings"])
-    found: dict[str, Any] = {}
-    for key, value in content.items():
-        if key in groups(TrainJob) and isinstance(value, dict):
-            found |= {f"{key}.{name}": inner for name, inner in value.items()}
-        elif not key.startswith("_"):
-            found[key] = value
-    return found
+_update_adapter_groups()
+ADAPTERS.on_change(_update_adapter_groups)
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of the presets, which are made of these configurations and so cannot be imported above."""
+    """The preset functions. ``presets`` imports this module, so they are imported on first use."""
     if name in _PRESETS:
         from acestep.training import presets
 

@@ -16,7 +16,6 @@ from acestep.training.configs import TrainingConfig
 from acestep.training.optimizers import peak_lr
 from acestep.training.settings import Remark, Settings, fit, values_of
 
-_OWNERS: dict[str, type[Config]] = {"training": TrainingConfig} | {kind.name: kind.config for kind in ADAPTERS}
 _PROJECTIONS = ("target_modules_str", "self_target_modules_str", "cross_target_modules_str")
 
 
@@ -83,7 +82,7 @@ def to_sidestep(
     ``configs`` are a ``TrainingConfig`` under "training" and those of the adapters under their names; a kind that
     is not given stands at its defaults. The last two arguments tell how music is made with the model.
     """
-    own = values_of({group: configs.get(group) or owner() for group, owner in _OWNERS.items()})
+    own = values_of({group: configs.get(group) or owner() for group, owner in _groups().items()})
     kind, remarks = own["training.adapter_type"], list[Remark]()
     content = {key: own.get(_setting(key, kind), rule.here) for key, rule in sidestep.KEYS.items()}
     content |= {
@@ -116,19 +115,25 @@ def write_sidestep(path: Path, configs: Mapping[str, Config], **about: Any) -> t
     return path, remarks
 
 
+def _groups() -> dict[str, type[Config]]:
+    """Group of settings -> its config class: training, and each adapter kind."""
+    return {"training": TrainingConfig} | {kind.name: kind.config for kind in ADAPTERS}
+
+
 def _setting(key: str, kind: str) -> str:
-    """The setting that is meant by a key of Side-Step, "" if there is none; its LoRA and DoRA share their keys."""
+    """The setting that is meant by a key of Side-Step, "" if there is none; kinds share the keys of their parent."""
     rule = sidestep.KEYS.get(key)
     setting = rule.setting if rule else sidestep.BEYOND_PRESETS.get(key, "")
-    if kind == "dora" and setting.startswith("lora."):
-        setting = f"dora.{setting.removeprefix('lora.')}"
-    return setting if setting.partition(".")[0] in _OWNERS else ""
+    parent = ADAPTERS[kind].parent if kind in ADAPTERS else ""
+    if parent and setting.startswith(f"{parent}."):
+        setting = f"{kind}.{setting.removeprefix(f'{parent}.')}"
+    return setting if setting.partition(".")[0] in _groups() else ""
 
 
 def _not_told(own: Settings, kind: str) -> list[Remark]:
     """The settings in use, other than usual, for which a preset of Side-Step has no key or no such value."""
     told = {_setting(key, kind) for key in sidestep.KEYS}
-    usual = values_of({group: owner() for group, owner in _OWNERS.items()})
+    usual = values_of({group: owner() for group, owner in _groups().items()})
     lost = [key for key in own if key.partition(".")[0] in ("training", kind) and key not in told]
     remarks = [Remark(key, own[key], "Side-Step's presets have no such key") for key in lost if own[key] != usual[key]]
     alpha = own["lokr.linear_alpha"]
@@ -211,7 +216,7 @@ def _take(setting: str, value: Any, settings: Settings) -> str:
     if name == "scheduler_type" and value == "custom":
         return sidestep.NO_CODE
     try:
-        settings[setting], change = fit(_OWNERS[group], name, value)
+        settings[setting], change = fit(_groups()[group], name, value)
     except ConfigError as error:
         return str(error)
     return change

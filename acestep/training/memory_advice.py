@@ -17,8 +17,7 @@ _CROPS = (6000, 4500, 3000, 2250, 1500, 1000, 750)  # frames; below 30 s little 
 _CHECKPOINTING = (4, 3, 2, 1)
 _MIN_RANK = 8
 _BASES = ("fp32", "bf16", "int8", "nf4")  # from the largest
-_OPTIMIZERS = ("adamw8bit", "adafactor")
-_PACKED = ("int8", "nf4", "adamw8bit")  # bitsandbytes has no kernels for Apple's devices
+_PACKED = ("int8", "nf4")  # bitsandbytes has no kernels for Apple's devices
 _MIN_SAVING = 0.1  # of the missing memory; a change that saves less is not suggested
 _ORDINALS = {1: "every layer", 2: "every 2nd layer", 3: "every 3rd layer"}
 
@@ -134,8 +133,10 @@ def _rank(spec: MemorySpec) -> _Options:
 
 
 def _optimizer(spec: MemorySpec) -> _Options:
-    smaller = _OPTIMIZERS[_OPTIMIZERS.index(spec.optimizer) + 1 :] if spec.optimizer in _OPTIMIZERS else _OPTIMIZERS
-    for name in smaller:
-        if not (name in _PACKED and spec.device == "mps"):
-            changed = replace(spec, optimizer=name)
-            yield _Option(f"use {OPTIMIZERS[name].label}", {"training.optimizer_type": name}, changed)
+    smaller = [entry for entry in OPTIMIZERS if entry.low_memory]
+    if OPTIMIZERS[spec.optimizer] in smaller:
+        smaller = smaller[smaller.index(OPTIMIZERS[spec.optimizer]) + 1 :]
+    for entry in smaller:
+        if entry.state_bytes and spec.device not in entry.unsupported:
+            changed = replace(spec, optimizer=entry.name)
+            yield _Option(f"use {entry.label}", {"training.optimizer_type": entry.name}, changed)

@@ -23,7 +23,6 @@ from acestep.training.optimizers import DEFAULT_RATE
 from acestep.training.settings import NOT_HERE, Remark, Settings, apply_fitting, values_of
 
 VERSION = 1
-GROUPS = ("job", "training", *ADAPTERS.names, "preprocess", "samples")  # "job" is the TrainJob itself
 
 # Keys of the existing trainer that are one setting here.
 SETTINGS = {
@@ -118,11 +117,16 @@ class Profile:
     remarks: list[Remark]
 
     def apply(self, configs: Mapping[str, Config]) -> list[Remark]:
-        """Give the settings to the configurations, by the names in ``GROUPS``. What the file lacks stays as it is.
+        """Apply the settings to ``configs``, by the names of ``profile_groups``. Settings that the file lacks stay.
 
         Returns what was changed or left out because it does not fit.
         """
         return apply_fitting(self.settings, configs)
+
+
+def profile_groups() -> tuple[str, ...]:
+    """The groups of settings in a profile; "job" is the ``TrainJob`` itself."""
+    return ("job", "training", *ADAPTERS.names, "preprocess", "samples")
 
 
 def read_profile(path: Path) -> Profile:
@@ -143,7 +147,7 @@ def read_profile(path: Path) -> Profile:
     dataset, folder = _dataset(data.get("dataset_state"), path, remarks)
     settings = {SETTINGS[key]: value for key, value in state.items() if key in SETTINGS and value is not None}
     settings |= _patience(state) | _resume(state)
-    settings |= {key: value for key, value in state.items() if key.partition(".")[0] in GROUPS and "." in key}
+    settings |= {key: value for key, value in state.items() if key.partition(".")[0] in profile_groups() and "." in key}
     remarks += [
         Remark(key, state[key], NOT_HERE[key.removesuffix("_enabled")])
         for key, here in FIXED.items()
@@ -163,13 +167,13 @@ def write_profile(
     dataset: Dataset | None = None,
     folder: str = "",
 ) -> None:
-    """Write a profile that both programs read. ``configs`` have names of ``GROUPS``, ``controls`` of ``CONTROLS``.
+    """Write a profile for both programs. Keys of ``configs``: ``profile_groups``; of ``controls``: ``CONTROLS``.
 
     Raises:
         DiskFull, NotWritable, StorageError.
     """
     fields_of_the_page = dict(controls or {})
-    assert set(configs) <= set(GROUPS)
+    assert set(configs) <= set(profile_groups())
     assert set(fields_of_the_page) <= CONTROLS
     own = values_of(configs)
     state = fields_of_the_page | FIXED | _old_patience(own) | _old_resume(own)

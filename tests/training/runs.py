@@ -9,7 +9,8 @@ from typing import Any
 from acestep.core.event_log import EventLog
 from acestep.core.events import Event
 from acestep.core.jobs import Context
-from acestep.training.configs import TrainJob, set_value
+from acestep.training.configs import TrainJob
+from acestep.training.parsing import set_value
 from acestep.training.trainer import train_job
 from tests.training.songs import write_samples
 

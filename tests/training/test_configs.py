@@ -4,18 +4,10 @@ import sys
 
 import pytest
 
-from acestep.core.config import fields
+from acestep.core.config import fields, groups
 from acestep.core.errors import ConfigError, TrainingError
-from acestep.training.configs import (
-    LoKRConfig,
-    LoRAConfig,
-    PreviewConfig,
-    TrainingConfig,
-    TrainJob,
-    groups,
-    set_value,
-    train_job_from_flags,
-)
+from acestep.training.configs import LoKRConfig, LoRAConfig, PreviewConfig, TrainingConfig, TrainJob
+from acestep.training.parsing import set_value, train_job_from_flags
 from acestep.training.state.run_folder import RunFolder
 
 

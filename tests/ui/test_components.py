@@ -11,10 +11,11 @@ import pytest
 import soundfile
 
 from acestep.adapters.configs import LoRAConfig
-from acestep.training.configs import TrainingConfig, TrainJob, set_value
+from acestep.training.configs import TrainingConfig, TrainJob
 from acestep.training.memory import GIB, estimate
 from acestep.training.memory_advice import advise
 from acestep.training.memory_spec import FAMILIES, memory_spec
+from acestep.training.parsing import set_value
 from acestep.ui import html
 from acestep.ui.chart import Series, line_chart
 from acestep.ui.system_memory import free_bytes

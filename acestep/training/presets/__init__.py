@@ -35,15 +35,22 @@ SHORTFALL = 0.1  # a card reports up to this share less than its box says: 22.0 
 EPOCHS = ((0, 1000, 200), (3, 1500, 200), (6, 1000, 200), (10, 700, 100), (20, 500, 100), (50, 300, 50))
 EPOCHS_BEYOND = (200, 50)
 
-_PLACES = {name: ("training", name) for name in fields(TrainingConfig)} | {
-    f"{kind.name}_{name}": (kind.name, name) for kind in ADAPTERS for name in fields(kind.config)
-}
-_OWNERS = {"training": TrainingConfig} | {kind.name: kind.config for kind in ADAPTERS}
-_DECLARATIONS: dict[str, Any] = {
-    key: (fields(_OWNERS[group])[name].annotation, copy.copy(fields(_OWNERS[group])[name]))
-    for key, (group, name) in _PLACES.items()
-}
-_PresetFile = create_model("PresetFile", __base__=Config, **_DECLARATIONS)  # all settings by the names of a file
+
+def _qualified_names() -> dict[str, tuple[str, str]]:
+    """Key of a preset file -> group and name of the setting."""
+    return {name: ("training", name) for name in fields(TrainingConfig)} | {
+        f"{kind.name}_{name}": (kind.name, name) for kind in ADAPTERS for name in fields(kind.config)
+    }
+
+
+def _file_config() -> type[Config]:
+    """A config with all settings under the keys of a preset file."""
+    owners: dict[str, type[Config]] = {"training": TrainingConfig} | {kind.name: kind.config for kind in ADAPTERS}
+    declarations: dict[str, Any] = {}
+    for key, (group, name) in _qualified_names().items():
+        field = fields(owners[group])[name]
+        declarations[key] = (field.annotation, copy.copy(field))
+    return create_model("PresetFile", __base__=Config, **declarations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,8 @@ class Preset:
 
     @property
     def settings(self) -> Settings:
-        return {".".join(_PLACES[key]): value for key, value in self.values.items()}
+        names = _qualified_names()
+        return {".".join(names[key]): value for key, value in self.values.items()}
 
 
 class SelectedPreset(str):
@@ -99,7 +107,7 @@ def read_preset(name: str | Path, adapter_type: str = "lora") -> Preset:
         content = _with_section(path, content, sections, content.get("adapter_type", adapter_type))
     remarks = [Remark(key, content.pop(key), reason) for key, reason in NOT_HERE.items() if key in content]
     try:
-        checked = parse(_PresetFile, content)
+        checked = parse(_file_config(), content)
     except ConfigError as error:
         raise ConfigError([f"{path.name}: {problem}" for problem in error.problems]) from None
     return Preset(

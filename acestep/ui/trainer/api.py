@@ -21,8 +21,9 @@ from acestep.dataset.scan import scan_folder
 from acestep.dataset.store import write_dataset
 from acestep.exporting.configs import MergeJob
 from acestep.preprocessing.configs import PreprocessJob
-from acestep.training.configs import TrainJob, set_value
+from acestep.training.configs import TrainJob
 from acestep.training.evaluation.configs import EstimateJob
+from acestep.training.parsing import set_value
 from acestep.ui.errors import json_errors
 from acestep.ui.job_controls import request_stop
 from acestep.ui.jobs import GenerateJob

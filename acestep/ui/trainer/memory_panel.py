@@ -12,10 +12,11 @@ from acestep.core.config import groups
 from acestep.core.errors import AceStepError, ConfigError
 from acestep.core.files import read_json
 from acestep.tensors.manifest import NAME as MANIFEST
-from acestep.training.configs import TrainJob, set_value
+from acestep.training.configs import TrainJob
 from acestep.training.memory import GIB, PARTS, Estimate, estimate
 from acestep.training.memory_advice import Advice, advise
 from acestep.training.memory_spec import FRAMES_PER_S, LONGEST_S, USUAL_TOKENS, memory_spec
+from acestep.training.parsing import set_value
 from acestep.ui import html, layout
 from acestep.ui.errors import describe_error, notify
 from acestep.ui.system_memory import free_bytes
@@ -104,7 +105,8 @@ def told(found: Forecast) -> str:
         pill, room = html.badge("free memory unknown"), "the free memory is not known"
     else:
         room = f"{found.free / GIB:.1f} GB free"
-    words = f"About {need:.1f} GB at the peak; {room} ({found.where})."
+    least = "At least" if found.need.unknown else "About"
+    words = f"{least} {need:.1f} GB at the peak; {room} ({found.where})."
     bar = html.progress_bar(min(need, found.free / GIB), found.free / GIB, "Predicted memory") if found.free else ""
     advice = ""
     if not found.fits:
@@ -115,6 +117,7 @@ def told(found: Forecast) -> str:
         lines += [] if enough else ["Even then it does not fit: the run needs more memory than is free."]
         advice = html.notice("To make it fit", lines, "warn")
     parts = {PARTS[name].capitalize(): f"{size / GIB:.2f} GB" for name, size in found.need.parts.items() if size}
+    parts |= {PARTS[name].capitalize(): "unknown" for name in found.need.unknown}
     where = f"<details><summary>Where it goes</summary>{html.facts(parts, columns=True)}</details>"
     return f'<div class="ac-line">{pill}<span class="ac-phase">{html.text(words)}</span></div>{bar}{advice}{where}'
 

@@ -10,8 +10,9 @@ import gradio as gr
 from acestep.adapters.configs import ADAPTERS
 from acestep.core.errors import TrainingError
 from acestep.core.files import read_json
-from acestep.training.configs import TrainJob, set_value
+from acestep.training.configs import TrainJob
 from acestep.training.evaluation.configs import EstimateJob
+from acestep.training.parsing import set_value
 from acestep.ui import html, layout
 from acestep.ui.errors import notify
 from acestep.ui.form import Form

@@ -16,12 +16,12 @@ from acestep.core.jobs import run_job, write_job
 from acestep.models.checkpoint import find_checkpoint
 from acestep.models.load import load_dit, load_null_condition
 from acestep.tensors.manifest import read_manifest
-from acestep.training.configs import train_job_from_flags
 from acestep.training.data import ExampleSampler, collate, sorted_by_hash
 from acestep.training.evaluation.configs import EstimateJob
 from acestep.training.evaluation.sensitivity import by_layer, estimate_job, gradient_norms, propose_ranks
 from acestep.training.flow_matching import FlowMatching
 from acestep.training.memory_spec import memory_spec
+from acestep.training.parsing import train_job_from_flags
 from acestep.training.prepare import read_samples
 from acestep.training.state.run_folder import RunFolder
 from tests.training.runs import SETTINGS, Unstoppable, of_kind, run, tensors_for

@@ -22,7 +22,7 @@ from acestep.cli.app import app
 from acestep.core.config import fields, groups, option, parse
 from acestep.core.errors import ConfigError
 from acestep.core.registry import Registry
-from acestep.models.layout import DEFAULTS
+from acestep.models.weight_shapes import DEFAULTS
 from acestep.training.configs import TrainingConfig, TrainJob
 from acestep.training.loss_weights import LOSS_WEIGHTS
 from acestep.training.memory import estimate

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from acestep.adapters.base import StoredAdapter
 from acestep.core.errors import AdapterError
-from acestep.exporting.delta import base_of, needs_base
+from acestep.exporting.delta import find_base, needs_base
 from acestep.exporting.importers import read_any
-from acestep.exporting.lowrank import as_lora, lora_of
+from acestep.exporting.lowrank import convert_to_lora, lora_from_weights
 from acestep.exporting.package import write_for
-from acestep.exporting.source import CONVOLUTIONS, Source
+from acestep.exporting.source import CONVOLUTIONS, ExportSource
 
 
 def resize_adapter(adapter: Path, rank: int, *, out: Path, checkpoint: str | Path | None = None) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def resize_adapter(adapter: Path, rank: int, *, out: Path, checkpoint: str | Pat
         AdapterError, StorageError: as there.
     """
     stored = read_any(adapter)
-    return write_for(Source(stored, _base(stored, checkpoint), rank=rank), "acestep", out)
+    return write_for(ExportSource(stored, _base(stored, checkpoint), rank=rank), "acestep", out)
 
 
 def blend_adapters(
@@ -58,21 +58,21 @@ def blend_adapters(
         raise AdapterError(f"adapters of the families {' and '.join(sorted(families))} do not blend")
     weights = [weight for _, weight in adapters]
     pairs = zip(stored, weights, strict=True)
-    sources = [Source(each, _base(each, checkpoint), strength=weight) for each, weight in pairs]
+    sources = [ExportSource(each, _base(each, checkpoint), strength=weight) for each, weight in pairs]
     if rank is None and all(each.kind == "lora" for each in stored):
-        blend, lost = as_lora(stored[0], _side_by_side(sources)), 0.0
+        blend, lost = lora_from_weights(stored[0], _concatenated(sources)), 0.0
     else:
-        blend, lost = _summed(stored[0], sources, rank)
-    blend = dataclasses.replace(blend, card=dataclasses.replace(blend.card, **_told(stored, weights)))
-    result = write_for(Source(blend, None), "acestep", out)
+        blend, lost = _sum_as_lora(stored[0], sources, rank)
+    blend = dataclasses.replace(blend, card=dataclasses.replace(blend.card, **_blend_metadata(stored, weights)))
+    result = write_for(ExportSource(blend, None), "acestep", out)
     return {**result, "residual": max(lost, result["residual"]), "blended": len(stored)}
 
 
 def _base(stored: StoredAdapter, checkpoint: str | Path | None) -> Any:
-    return base_of(stored, checkpoint) if checkpoint is not None or needs_base(stored) else None
+    return find_base(stored, checkpoint) if checkpoint is not None or needs_base(stored) else None
 
 
-def _side_by_side(sources: list[Source]) -> dict[str, Tensor]:
+def _concatenated(sources: list[ExportSource]) -> dict[str, Tensor]:
     """[A1; A2] and [s1 B1, s2 B2]: their product is s1 B1 A1 + s2 B2 A2."""
     weights: dict[str, Tensor] = {}
     for name in _modules(sources):
@@ -83,21 +83,21 @@ def _side_by_side(sources: list[Source]) -> dict[str, Tensor]:
     return weights
 
 
-def _summed(first: StoredAdapter, sources: list[Source], rank: int | None) -> tuple[StoredAdapter, float]:
+def _sum_as_lora(first: StoredAdapter, sources: list[ExportSource], rank: int | None) -> tuple[StoredAdapter, float]:
     def sum_at(name: str) -> Tensor:
-        there = [source.addition(name) for source in sources if name in source.modules]
+        there = [source.weight_delta(name) for source in sources if name in source.modules]
         return torch.stack(there).sum(dim=0)
 
     names = [name for name in _modules(sources) if name not in CONVOLUTIONS]
-    return lora_of(first, {name: partial(sum_at, name) for name in names}, rank)
+    return convert_to_lora(first, {name: partial(sum_at, name) for name in names}, rank)
 
 
-def _modules(sources: list[Source]) -> list[str]:
+def _modules(sources: list[ExportSource]) -> list[str]:
     """Of all of them, in the order of the first, each once."""
     return list(dict.fromkeys(name for source in sources for name in source.modules))
 
 
-def _told(stored: list[StoredAdapter], weights: list[float]) -> dict[str, Any]:
+def _blend_metadata(stored: list[StoredAdapter], weights: list[float]) -> dict[str, Any]:
     """What the card of a blend tells: the words of all, and what it was made of."""
     words = dict.fromkeys(each.card.trigger_word for each in stored if each.card.trigger_word)
     parts = [

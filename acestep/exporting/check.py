@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from acestep.adapters.files import load_adapter, method
 from acestep.core.errors import AdapterError
-from acestep.exporting.delta import BaseWeights, PipelineComponents, delta
+from acestep.exporting.delta import BaseWeights, ModuleTensors, delta
 from acestep.exporting.load_result import WrittenAdapter
-from acestep.exporting.source import CONVOLUTIONS, Source
+from acestep.exporting.source import CONVOLUTIONS, ExportSource
 from acestep.models.key_mapping import original_to_diffusers
 from acestep.models.load import load_dit
 
@@ -38,7 +38,7 @@ class ExportMetrics:
     largest: float
 
 
-def compare(source: Source, written: WrittenAdapter) -> ExportMetrics:
+def compare(source: ExportSource, written: WrittenAdapter) -> ExportMetrics:
     """Compare a written adapter with its source.
 
     Raises:
@@ -68,29 +68,31 @@ def compare(source: Source, written: WrittenAdapter) -> ExportMetrics:
     return ExportMetrics(len(norms), residual, min(norms), max(norms))
 
 
-def _sizes(source: Source, name: str, parts: PipelineComponents | None) -> tuple[float, float, float]:
+def _sizes(source: ExportSource, name: str, parts: ModuleTensors | None) -> tuple[float, float, float]:
     """Norms for one module: of the trained delta, of its difference to the loaded delta, and of the loaded delta."""
-    if parts and source.own and _equal(parts, own := source.own_modules[name]):
-        size = method(source.own.kind).delta_norm(dict(own))
+    if parts and source.same_kind and _equal(parts, same_kind := source.same_kind_modules[name]):
+        size = method(source.same_kind.kind).delta_norm(dict(same_kind))
         return size, 0.0, size
     wanted, found = _deltas(source, name, parts)
     return float(wanted.norm()), float((found - wanted).norm()), float(found.norm())
 
 
-def _equal(parts: PipelineComponents, own: PipelineComponents) -> bool:
+def _equal(parts: ModuleTensors, other: ModuleTensors) -> bool:
     """Whether all values are equal. Avoids computing large matrices."""
-    return parts.keys() == own.keys() and all(torch.equal(parts[name].float(), value) for name, value in own.items())
+    return parts.keys() == other.keys() and all(
+        torch.equal(parts[name].float(), value) for name, value in other.items()
+    )
 
 
-def _deltas(source: Source, name: str, parts: PipelineComponents | None) -> tuple[Tensor, Tensor]:
+def _deltas(source: ExportSource, name: str, parts: ModuleTensors | None) -> tuple[Tensor, Tensor]:
     """The trained and the loaded weight delta of one module.
 
     If the delta depends on the base model and there is none, the parts themselves are compared.
     """
-    own = source.modules[name]
-    if source.measures_base and not source.base:
-        return _flat(own, own), _flat(parts or {}, own)
-    wanted = source.addition(name)
+    same_kind = source.modules[name]
+    if source.needs_base and not source.base:
+        return _flat(same_kind, same_kind), _flat(parts or {}, same_kind)
+    wanted = source.weight_delta(name)
     return wanted, delta(parts, source.base_weight(name)) if parts else torch.zeros_like(wanted)
 
 
@@ -98,13 +100,13 @@ def _finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def _flat(parts: PipelineComponents, like: PipelineComponents) -> Tensor:
+def _flat(parts: ModuleTensors, like: ModuleTensors) -> Tensor:
     """All values of ``parts`` in one vector, NaN for missing parts."""
     values = [parts.get(name, torch.full_like(value, math.nan)) for name, value in sorted(like.items())]
     return torch.cat([value.float().flatten() for value in values])
 
 
-def require_learned(source: Source) -> None:
+def require_learned(source: ExportSource) -> None:
     """Raise AdapterError if a module adds nothing, or no more than rounding does."""
     kind, idle = method(source.adapter.kind), []
     for name, parts in source.modules.items():
@@ -121,7 +123,7 @@ class OutputComparison:
     """Compares decoder outputs in fp32: without the adapter, as trained, and as another program loads it."""
 
     @torch.no_grad()
-    def __init__(self, source: Source, base: BaseWeights) -> None:
+    def __init__(self, source: ExportSource, base: BaseWeights) -> None:
         self._source = source
         self._base = base
         self._decoder = load_dit(base.checkpoint)

@@ -20,7 +20,7 @@ from acestep.core.errors import AdapterError, CheckpointError, ModelMismatch
 from acestep.exporting.stream import read_tensor
 from acestep.models.checkpoint import Checkpoint, find_checkpoint, tensor_infos
 
-PipelineComponents = Mapping[str, Tensor]
+ModuleTensors = Mapping[str, Tensor]
 DIFF = "diff"  # the whole addition as it is
 
 _DECODER = "decoder."
@@ -45,7 +45,7 @@ class BaseWeights:
         stored = self._stored.get(f"{_DECODER}{module}.weight")
         return stored.shape if stored else None
 
-    def require_fit(self, adapter: StoredAdapter) -> None:
+    def check_compatible(self, adapter: StoredAdapter) -> None:
         """Raises ModelMismatch, naming both models, if ``adapter`` was made for another one."""
         family, hint = self.checkpoint.family, "Choose the model it was trained on."
         here = f"{self.checkpoint.name} is of the {family} family"
@@ -58,7 +58,7 @@ class BaseWeights:
                 raise ModelMismatch(f"{adapter.file}: {name} is {list(shape)}; {here} and {there}", hint=hint)
 
 
-def base_of(adapter: StoredAdapter, checkpoint: str | Path | None, root: Path | None = None) -> BaseWeights | None:
+def find_base(adapter: StoredAdapter, checkpoint: str | Path | None, root: Path | None = None) -> BaseWeights | None:
     """The weights of ``checkpoint``, or of the one that the adapter names; None where that is not on this disk.
 
     Raises:
@@ -73,11 +73,11 @@ def base_of(adapter: StoredAdapter, checkpoint: str | Path | None, root: Path | 
         if checkpoint is None:
             return None
         raise
-    base.require_fit(adapter)
+    base.check_compatible(adapter)
     return base
 
 
-def delta(parts: PipelineComponents, base: Tensor | None = None) -> Tensor:
+def delta(parts: ModuleTensors, base: Tensor | None = None) -> Tensor:
     """[out, in] fp32 what ``parts`` add to the weight ``base`` at strength 1; a kernel counts into ``in``.
 
     Raises:
@@ -85,7 +85,7 @@ def delta(parts: PipelineComponents, base: Tensor | None = None) -> Tensor:
     """
     if DIFF in parts:
         return parts[DIFF].float().flatten(1)
-    kind, whole = method(kind_of(parts)), {name: value.float() for name, value in parts.items()}
+    kind, whole = method(detect_kind(parts)), {name: value.float() for name, value in parts.items()}
     weight = _NOTHING.expand(kind.delta_shape(whole)) if base is None else base.float().flatten(1)
     found = kind.delta(whole, weight).flatten(1)
     if base is None and not torch.isfinite(found[0]).all():
@@ -95,7 +95,7 @@ def delta(parts: PipelineComponents, base: Tensor | None = None) -> Tensor:
     return found
 
 
-def kind_of(parts: PipelineComponents) -> str:
+def detect_kind(parts: ModuleTensors) -> str:
     """The name in ``ADAPTERS`` of what has these parts. Raises AdapterError."""
     keys = [f"module.{part}.weight" for part in parts]
     for entry in ADAPTERS:
@@ -113,7 +113,7 @@ def needs_base(adapter: StoredAdapter) -> bool:
     return False
 
 
-def scaled(adapter: StoredAdapter, strength: float) -> StoredAdapter | None:
+def scale_adapter(adapter: StoredAdapter, strength: float) -> StoredAdapter | None:
     """The adapter of the same kind that adds ``strength`` times as much; None where its kind cannot (DoRA)."""
     if strength == 1.0:
         return adapter

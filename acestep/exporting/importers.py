@@ -14,11 +14,11 @@ from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import LoHaConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import read_adapter
 from acestep.core.errors import AdapterError
-from acestep.exporting.delta import DIFF, BaseWeights, delta, kind_of
-from acestep.exporting.lokr_settings import Modules, lokr_settings
-from acestep.exporting.lowrank import as_lora, lora_of
+from acestep.exporting.delta import DIFF, BaseWeights, delta, detect_kind
+from acestep.exporting.lokr_settings import Modules, find_lokr_config
+from acestep.exporting.lowrank import convert_to_lora, lora_from_weights
 from acestep.exporting.package import write_for
-from acestep.exporting.source import CONVOLUTIONS, Source, read_tensors
+from acestep.exporting.source import CONVOLUTIONS, ExportSource, read_tensors
 from acestep.exporting.targets import comfyui, diffusers
 from acestep.models.checkpoint import find_checkpoint
 
@@ -53,12 +53,12 @@ def import_adapter(
     base = BaseWeights(find_checkpoint(checkpoint)) if checkpoint is not None else None
     card = stored.card
     if base:
-        base.require_fit(stored)
+        base.check_compatible(stored)
         model = base.checkpoint
         card = dataclasses.replace(card, base_model=model.name, family=model.family, variant=model.variant)
     if trigger_word:
         card = dataclasses.replace(card, trigger_word=trigger_word, tag_position=card.tag_position or "prepend")
-    return write_for(Source(dataclasses.replace(stored, card=card), base, rank=rank), "acestep", out)
+    return write_for(ExportSource(dataclasses.replace(stored, card=card), base, rank=rank), "acestep", out)
 
 
 def read_any(path: Path) -> StoredAdapter:
@@ -98,19 +98,19 @@ def _read_other(path: Path) -> StoredAdapter | None:
 
 def _as_kind(empty: StoredAdapter, modules: Modules) -> StoredAdapter:
     """An adapter of the modules' kind. Mixed kinds and full weight deltas become the nearest LoRA."""
-    kinds = {DIFF if DIFF in parts else kind_of(parts) for parts in modules.values()}
+    kinds = {DIFF if DIFF in parts else detect_kind(parts) for parts in modules.values()}
     kind = kinds.pop() if len(kinds) == 1 else DIFF
     config: LoHaConfig | LoKRConfig | None = None
     if kind == "lora":
         weights = {f"{name}.{part}.weight": value for name, parts in modules.items() for part, value in parts.items()}
-        return as_lora(dataclasses.replace(empty, kind="lora"), weights)
+        return lora_from_weights(dataclasses.replace(empty, kind="lora"), weights)
     if kind == "loha":
         rank = max(parts["hada_w1_b"].shape[0] for parts in modules.values())
         config = LoHaConfig(r=rank, alpha=rank)
     elif kind == "lokr":
-        config = lokr_settings(modules)
+        config = find_lokr_config(modules)
     if config is not None:
         weights = {f"{name}.{part}": value for name, parts in modules.items() for part, value in parts.items()}
         return dataclasses.replace(empty, kind=kind, config=config, weights=weights)
     wanted = {name: parts for name, parts in modules.items() if name not in CONVOLUTIONS}
-    return lora_of(empty, {name: partial(delta, parts) for name, parts in wanted.items()})[0]
+    return convert_to_lora(empty, {name: partial(delta, parts) for name, parts in wanted.items()})[0]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from acestep.exporting.source import CONVOLUTIONS, Source
+from acestep.exporting.source import CONVOLUTIONS, ExportSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,6 @@ class WrittenAdapter:
     file: str = ""
 
 
-def unsupported_convolutions(source: Source, loaded: LoadResult) -> list[str]:
+def unsupported_convolutions(source: ExportSource, loaded: LoadResult) -> list[str]:
     """Convolutions that the program cannot load. They count towards the residual."""
     return [module for module in CONVOLUTIONS if module in source.modules and module not in loaded.modules]

@@ -14,22 +14,22 @@ from torch import Tensor
 
 from acestep.adapters.base import StoredAdapter
 from acestep.adapters.configs import LoKRConfig
-from acestep.exporting.source import CONVOLUTIONS, KERNEL
+from acestep.exporting.source import CONVOLUTIONS, KERNEL_SIZE
 
 Modules = Mapping[str, Mapping[str, Tensor]]
 
 
-def buildable(adapter: StoredAdapter) -> StoredAdapter | None:
+def with_loadable_config(adapter: StoredAdapter) -> StoredAdapter | None:
     """``adapter`` with settings that make its sizes: its own if they do; None if none do. Other kinds as they are."""
     if adapter.kind != "lokr":
         return adapter
     assert isinstance(adapter.config, LoKRConfig)
     modules = adapter.modules
-    config = adapter.config if _builds_all(adapter.config, modules) else lokr_settings(modules)
+    config = adapter.config if _builds_all(adapter.config, modules) else find_lokr_config(modules)
     return dataclasses.replace(adapter, config=config) if config else None
 
 
-def lokr_settings(modules: Modules) -> LoKRConfig | None:
+def find_lokr_config(modules: Modules) -> LoKRConfig | None:
     """Settings that make the factors of all ``modules``; None if there are none."""
     dims = {parts[name].shape[0] for parts in modules.values() for name in ("lokr_w1_b", "lokr_w2_b") if name in parts}
     if len(dims) > 1:
@@ -67,6 +67,6 @@ def _sizes(module: str, parts: Mapping[str, Tensor]) -> tuple[tuple[int, int], t
     found = []
     for half in ("lokr_w1", "lokr_w2"):
         left, right = (parts[half], parts[half]) if half in parts else (parts[f"{half}_a"], parts[f"{half}_b"])
-        kernel = KERNEL if half == "lokr_w2" and half not in parts and module in CONVOLUTIONS else 1
+        kernel = KERNEL_SIZE if half == "lokr_w2" and half not in parts and module in CONVOLUTIONS else 1
         found.append((left.shape[0], right.shape[1] // kernel))
     return found[0], found[1]

@@ -18,12 +18,12 @@ from acestep.core.jobs import Context
 from acestep.exporting.configs import MergeJob
 from acestep.exporting.delta import BaseWeights, delta
 from acestep.exporting.merged_layout import FileTensor, MergedFiles, diffusers_layout, same_layout
-from acestep.exporting.owned import require_own, write_mark
-from acestep.exporting.source import Source
+from acestep.exporting.owned import require_replaceable, write_marker
+from acestep.exporting.source import ExportSource
 from acestep.exporting.stream import TensorWriter, dtype_of, read_tensor
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
 
-MARK = "merge.json"
+MARKER = "merge.json"
 """Stands in each folder that was merged here: what went in, and which files came out."""
 
 _KIND = "merged model"
@@ -48,18 +48,18 @@ def merge_job(config: MergeJob, context: Context) -> dict[str, Any]:
     check_checkpoint(checkpoint)
     adapter = read_adapter(config.adapter)
     base = BaseWeights(checkpoint)
-    base.require_fit(adapter)
+    base.check_compatible(adapter)
     if config.out.resolve() == checkpoint.folder.resolve():
         raise StorageError(f"{config.out} is the base model itself", hint="Choose a new folder.")
-    require_own(config.out, MARK, _KIND)
-    source = Source(adapter, base, strength=config.strength)
+    require_replaceable(config.out, MARKER, _KIND)
+    source = ExportSource(adapter, base, strength=config.strength)
     plan = diffusers_layout(checkpoint) if _changes_layout(config, checkpoint) else same_layout(checkpoint)
     require_space(config.out, plan.num_bytes)
     context.emit(LogMessage(message=f"{adapter.file} goes into {len(source.modules)} weights of {checkpoint.name}"))
     with replace_folder(config.out) as fresh:
         rounding = _Merger(source, context).write(plan, fresh)
         facts = {"base": checkpoint.name, "adapter": str(adapter.file), "strength": config.strength}
-        write_mark(fresh, MARK, _KIND, {**facts, "card": adapter.card.to_metadata()})
+        write_marker(fresh, MARKER, _KIND, {**facts, "card": adapter.card.to_metadata()})
         check_checkpoint(find_checkpoint(fresh))
     context.emit(Saved(path=str(config.out), role="model"))
     _advise(config.out, rounding, context)
@@ -78,7 +78,7 @@ def _changes_layout(config: MergeJob, checkpoint: Checkpoint) -> bool:
 class _Merger:
     """Writes the files of a plan, with what the source adds."""
 
-    def __init__(self, source: Source, context: Context) -> None:
+    def __init__(self, source: ExportSource, context: Context) -> None:
         self._source = source
         self._context = context
         self._changed = {f"decoder.{module}.weight": module for module in source.modules}
@@ -89,8 +89,8 @@ class _Merger:
         """All files of ``plan``; returns |written - exact| / |addition| over all changed weights."""
         total = sum(map(len, plan.weights.values()))
         self._context.emit(Started(job="merge", total=total, unit="weights"))
-        for path, pieces in plan.weights.items():
-            self._stream(folder / path, pieces, total)
+        for path, tensors in plan.weights.items():
+            self._stream(folder / path, tensors, total)
         for path, origin in plan.copies.items():
             self._context.stop_if_cancelled()
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -99,9 +99,9 @@ class _Merger:
             write_json(folder / path, content)
         return math.sqrt(self._error / self._whole) if self._whole else 0.0
 
-    def _stream(self, file: Path, pieces: list[FileTensor], total: int) -> None:
-        by_name = {piece.name: piece for piece in pieces}
-        with TensorWriter(file, {name: _form(piece) for name, piece in by_name.items()}) as writer:
+    def _stream(self, file: Path, tensors: list[FileTensor], total: int) -> None:
+        by_name = {tensor.name: tensor for tensor in tensors}
+        with TensorWriter(file, {name: _form(tensor) for name, tensor in by_name.items()}) as writer:
             for name in writer.names:
                 self._context.stop_if_cancelled()
                 values = by_name[name].values
@@ -130,8 +130,8 @@ class _Merger:
         return merged
 
 
-def _form(piece: FileTensor) -> tuple[torch.dtype, tuple[int, ...]]:
-    values = piece.values
+def _form(tensor: FileTensor) -> tuple[torch.dtype, tuple[int, ...]]:
+    values = tensor.values
     return (values.dtype, tuple(values.shape)) if isinstance(values, Tensor) else (dtype_of(values), values.shape)
 
 

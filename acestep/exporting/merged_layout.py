@@ -66,7 +66,7 @@ class MergedFiles:
 
     @property
     def num_bytes(self) -> int:
-        tensors = [piece.values for tensors in self.weights.values() for piece in tensors]
+        tensors = [tensor.values for tensors in self.weights.values() for tensor in tensors]
         streamed = sum(v.nbytes if isinstance(v, Tensor) else v.end - v.start for v in tensors)
         return streamed + sum(source.stat().st_size for source in self.copies.values())
 

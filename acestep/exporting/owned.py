@@ -11,12 +11,12 @@ from acestep.core.files import read_versioned, write_versioned
 _VERSION = 1
 
 
-def write_mark(folder: Path, name: str, kind: str, facts: dict[str, Any]) -> None:
+def write_marker(folder: Path, name: str, kind: str, facts: dict[str, Any]) -> None:
     """``name`` in ``folder``: ``facts``, and which files stand there now."""
     write_versioned(folder / name, kind, _VERSION, {**facts, "files": _files(folder)})
 
 
-def require_own(folder: Path, name: str, kind: str) -> None:
+def require_replaceable(folder: Path, name: str, kind: str) -> None:
     """Raises StorageError unless ``folder`` is new, empty, or bears our mark and has got no further files since."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return

@@ -18,11 +18,11 @@ from acestep.adapters.lora_file import CONFIG as LORA_CONFIG
 from acestep.core.errors import AceStepError, AdapterError, StorageError
 from acestep.core.files import replace_folder, write_text
 from acestep.exporting.check import OutputComparison, compare, metrics_as_json, require_learned
-from acestep.exporting.delta import base_of, needs_base
+from acestep.exporting.delta import find_base, needs_base
 from acestep.exporting.load_result import WrittenAdapter, unsupported_convolutions
 from acestep.exporting.lowrank import EXACT
 from acestep.exporting.model_card import README, model_card, sample_prompt
-from acestep.exporting.source import Source
+from acestep.exporting.source import ExportSource
 from acestep.exporting.targets import ALL, TARGETS
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -73,8 +73,8 @@ def export_adapter(
     if require_finite(strength) == 0.0:
         raise AdapterError("strength 0 removes the adapter", hint="Use a number such as 1.0.")
     stored = _with_facts(read_adapter(adapter), prompt, license, dtype)
-    base = base_of(stored, checkpoint) if checkpoint is not None or needs_base(stored) else None
-    source = Source(stored, base, rank=rank, strength=strength)
+    base = find_base(stored, checkpoint) if checkpoint is not None or needs_base(stored) else None
+    source = ExportSource(stored, base, rank=rank, strength=strength)
     require_learned(source)
     comparison = OutputComparison(source, base) if base and checkpoint is not None else None
     if to != ALL:
@@ -111,10 +111,10 @@ def _with_facts(stored: StoredAdapter, prompt: str, license: str, dtype: str | N
     return dataclasses.replace(stored, card=card, dtype=DTYPES[dtype] if dtype else stored.dtype)
 
 
-def write_for(source: Source, to: str, out: Path, comparison: OutputComparison | None = None) -> dict[str, Any]:
+def write_for(source: ExportSource, to: str, out: Path, comparison: OutputComparison | None = None) -> dict[str, Any]:
     """Write ``source`` for one program and verify it, with ``comparison`` also by decoder outputs."""
     write = TARGETS[to].load()
-    require_free(out)
+    require_replaceable_export(out)
     card = source.adapter.card
     with replace_folder(out) as fresh:
         written = write(source, fresh, out.name)
@@ -135,7 +135,7 @@ def write_for(source: Source, to: str, out: Path, comparison: OutputComparison |
     return result
 
 
-def _notes(source: Source, written: WrittenAdapter, residual: float) -> list[str]:
+def _notes(source: ExportSource, written: WrittenAdapter, residual: float) -> list[str]:
     dropped = unsupported_convolutions(source, written.loaded)
     notes = [f"{module} is left out: this program does not support it" for module in dropped]
     if not written.exact and residual > EXACT:
@@ -143,7 +143,7 @@ def _notes(source: Source, written: WrittenAdapter, residual: float) -> list[str
     return notes
 
 
-def require_free(out: Path) -> None:
+def require_replaceable_export(out: Path) -> None:
     """Raise StorageError unless ``out`` is new, empty, or an adapter folder that this program wrote."""
     if not out.exists() or (out.is_dir() and (not any(out.iterdir()) or _is_own_export(out))):
         return

@@ -23,15 +23,15 @@ from acestep.dataset.prompt import caption_with_tag
 from acestep.exporting.configs import ProveJob
 from acestep.exporting.delta import BaseWeights
 from acestep.exporting.model_card import sample_prompt, tag_position
-from acestep.exporting.owned import require_own, write_mark
-from acestep.exporting.source import Source
+from acestep.exporting.owned import require_replaceable, write_marker
+from acestep.exporting.source import ExportSource
 from acestep.models.checkpoint import Checkpoint, check_vae_and_text_encoder, find_checkpoint
 from acestep.models.configs import GenerationConfig
 from acestep.models.device import choose_device, choose_dtype
 from acestep.models.generate import PipelineComponents, generate_latents, load_components, postprocess_audio
 from acestep.models.vae import decode_latents
 
-MARK = "proof.json"
+MARKER = "proof.json"
 _KIND = "proof"
 _WINDOW, _HOP, _BANDS = 2048, 512, 40  # samples, samples, bands from 40 Hz to 20 kHz
 _FLOOR_DB = -60.0  # below the loudest band nobody hears a difference
@@ -41,7 +41,7 @@ _HARDLY, _LITTLE, _TOO_MUCH = 0.05, 0.25, 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class GeneratedClip:
     """One generated piece: latents [T, C], loudness of bands [F, bands] in dB."""
 
     latents: Tensor
@@ -66,32 +66,32 @@ def prove_job(config: ProveJob, context: Context) -> dict[str, Any]:
     check_vae_and_text_encoder(checkpoint)
     adapter = read_adapter(config.adapter)
     base = BaseWeights(checkpoint)
-    base.require_fit(adapter)
-    require_own(config.out, MARK, _KIND)
-    sizes = relative_sizes(Source(adapter, base, strength=config.strength), base)
+    base.check_compatible(adapter)
+    require_replaceable(config.out, MARKER, _KIND)
+    sizes = relative_sizes(ExportSource(adapter, base, strength=config.strength), base)
     requests = _requests(config, adapter.card)
     context.emit(Started(job="prove", total=2 * len(requests), unit="pieces"))
     with replace_folder(config.out) as fresh:
-        figures = _Prover(config, context, fresh, checkpoint, adapter).compare(requests)
-        figures = {"sentence": sentence(figures, sizes), **figures}
-        write_mark(fresh, MARK, _KIND, {**figures, "adapter": str(adapter.file), "modules": sizes})
-    context.emit(LogMessage(message=figures["sentence"]))
+        metrics = _ABEvaluator(config, context, fresh, checkpoint, adapter).compare(requests)
+        metrics = {"sentence": summarize(metrics, sizes), **metrics}
+        write_marker(fresh, MARKER, _KIND, {**metrics, "adapter": str(adapter.file), "modules": sizes})
+    context.emit(LogMessage(message=metrics["sentence"]))
     context.emit(Saved(path=str(config.out), role="audio"))
     ordered = sorted(sizes, key=sizes.__getitem__)
-    files = [[str(config.out / name) for name in piece["files"]] for piece in figures.pop("pieces")]
+    files = [[str(config.out / name) for name in clip["files"]] for clip in metrics.pop("pieces")]
     strongest, weakest = ({name: sizes[name] for name in names} for names in (ordered[:-4:-1], ordered[:3]))
-    return {**figures, "strongest": strongest, "weakest": weakest, "files": files}
+    return {**metrics, "strongest": strongest, "weakest": weakest, "files": files}
 
 
-def relative_sizes(source: Source, base: BaseWeights) -> dict[str, float]:
+def relative_sizes(source: ExportSource, base: BaseWeights) -> dict[str, float]:
     """Module -> |addition| / |weight|, at the strength of ``source``."""
-    return {name: float(source.addition(name).norm() / base[name].norm()) for name in source.modules}
+    return {name: float(source.weight_delta(name).norm() / base[name].norm()) for name in source.modules}
 
 
-def sentence(figures: dict[str, Any], sizes: dict[str, float]) -> str:
+def summarize(metrics: dict[str, Any], sizes: dict[str, float]) -> str:
     """What the figures mean, in words, and what to do."""
-    share = figures["latent_difference"] / max(figures["seed_difference"], 1e-9)
-    heard = f"{share:.1%} of what another seed changes, {figures['spectrum_difference_db']:.1f} dB in the spectrum"
+    share = metrics["latent_difference"] / max(metrics["seed_difference"], 1e-9)
+    heard = f"{share:.1%} of what another seed changes, {metrics['spectrum_difference_db']:.1f} dB in the spectrum"
     idle = sum(size == 0 for size in sizes.values())
     if idle == len(sizes):
         return "It learned nothing: it adds nothing to any weight. Train it for at least one step."
@@ -107,7 +107,7 @@ def sentence(figures: dict[str, Any], sizes: dict[str, float]) -> str:
     return text + (f" {idle} of {len(sizes)} modules learned nothing." if idle else "")
 
 
-class _Prover:
+class _ABEvaluator:
     """Makes the pieces, all of the base first, then all with the adapter."""
 
     def __init__(
@@ -126,13 +126,13 @@ class _Prover:
         self._context.emit(LogMessage(message=f"generating on {device.value}: {device.reason}"))
         parts = load_components(self._checkpoint, device=device.value, dtype=choose_dtype(device.value).value)
         total = 2 * len(requests)
-        plain = [self._piece(parts, number, request, "base", total) for number, request in enumerate(requests)]
+        plain = [self._generate(parts, number, request, "base", total) for number, request in enumerate(requests)]
         loaded = load_adapter(parts.dit, self._adapter.file)
         loaded.set_strength(self._config.strength)
-        changed = [self._piece(parts, number, request, "adapter", total) for number, request in enumerate(requests)]
+        changed = [self._generate(parts, number, request, "adapter", total) for number, request in enumerate(requests)]
         latents = [relative(after.latents, before.latents) for before, after in zip(plain, changed, strict=True)]
         bands = [float((after.bands - before.bands).abs().mean()) for before, after in zip(plain, changed, strict=True)]
-        pieces = [
+        clips = [
             {
                 "prompt": request.prompt,
                 "seed": request.seed,
@@ -146,12 +146,12 @@ class _Prover:
             "latent_difference": mean(latents),
             "seed_difference": _between_seeds(requests, plain),
             "spectrum_difference_db": mean(bands),
-            "pieces": pieces,
+            "pieces": clips,
         }
 
-    def _piece(
+    def _generate(
         self, parts: PipelineComponents, number: int, request: GenerationConfig, which: str, total: int
-    ) -> Piece:
+    ) -> GeneratedClip:
         self._context.stop_if_cancelled()
         stop: Callable[[], bool] = lambda: self._context.cancelled  # noqa: E731
         latents = generate_latents(parts, request, should_stop=stop)
@@ -160,7 +160,7 @@ class _Prover:
         write_audio(self._folder / file, audio)
         self._done += 1
         self._context.emit(Progressed(done=self._done, total=total, note=file))
-        return Piece(latents.float().cpu(), band_loudness(audio))
+        return GeneratedClip(latents.float().cpu(), band_loudness(audio))
 
 
 def _file(number: int, request: GenerationConfig, which: str) -> str:
@@ -177,7 +177,7 @@ def _requests(config: ProveJob, card: AdapterCard) -> list[GenerationConfig]:
     return [GenerationConfig(prompt=p, seed=seed, **length) for p, seed in itertools.product(prompts, config.seeds)]
 
 
-def _between_seeds(requests: list[GenerationConfig], plain: list[Piece]) -> float:
+def _between_seeds(requests: list[GenerationConfig], plain: list[GeneratedClip]) -> float:
     """How much the base's pieces of one prompt differ from seed to seed."""
     pairs = itertools.combinations(zip(requests, plain, strict=True), 2)
     return mean(relative(b.latents, a.latents) for (r, a), (s, b) in pairs if r.prompt == s.prompt)

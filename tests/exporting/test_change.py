@@ -15,7 +15,7 @@ from acestep.adapters.files import load_adapter, read_adapter, read_card
 from acestep.core.errors import AdapterError
 from acestep.exporting.change import blend_adapters, resize_adapter
 from acestep.exporting.delta import delta
-from acestep.exporting.lowrank import nearest_lora
+from acestep.exporting.lowrank import low_rank_factors
 from tests.adapters.small import DORA, LOHA, LOKR, LORA, make_decoder, save, trained
 from tests.exporting.models import error, heard, make_run
 
@@ -30,7 +30,7 @@ def test_the_nearest_lora_loses_what_the_best_approximation_loses(size: tuple[in
         left, values = torch.linalg.qr(torch.randn(size))[0], 0.8 ** torch.arange(size[1])
         right = torch.linalg.qr(torch.randn(size[1], size[1]))[0]
     whole = left * values @ right.T
-    b, a = nearest_lora(whole, 5)
+    b, a = low_rank_factors(whole, 5)
     assert (b.shape, a.shape) == ((size[0], 5), (5, size[1]))
     assert float((whole - b @ a).norm()) == pytest.approx(float(values[5:].norm()), rel=1e-3)
 
@@ -38,7 +38,7 @@ def test_the_nearest_lora_loses_what_the_best_approximation_loses(size: tuple[in
 def test_the_smallest_sufficient_rank_is_found() -> None:
     with fork_cpu_rng(2):
         whole = torch.randn(90, 6) @ torch.randn(6, 70)
-    b, a = nearest_lora(whole)
+    b, a = low_rank_factors(whole)
     assert b.shape == (90, 6)
     torch.testing.assert_close(b @ a, whole, atol=1e-4, rtol=1e-4)
 

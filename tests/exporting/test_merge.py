@@ -18,7 +18,7 @@ from acestep.core.event_log import EventLog
 from acestep.core.events import Event, Finished, LogMessage, Progressed, Saved
 from acestep.core.jobs import Context, run_job, write_job
 from acestep.exporting.configs import MergeJob
-from acestep.exporting.merge import MARK, merge_job
+from acestep.exporting.merge import MARKER, merge_job
 from acestep.models.checkpoint import check_checkpoint, encoder_fingerprint, find_checkpoint, list_checkpoints
 from acestep.models.load import load_dit, load_silence_latent
 from tests.adapters.small import LORA, make_decoder, save, trained
@@ -94,8 +94,8 @@ def test_the_folder_is_a_checkpoint_like_its_base(tmp_path: Path, small_checkpoi
     merge(base, tmp_path / "run", tmp_path / "acestep-v15-merged")
     merged = tmp_path / "acestep-v15-merged"
     there = {path.name for path in merged.iterdir()}
-    assert there == {"config.json", "model.safetensors", "silence_latent.pt", "modeling_acestep_v15_turbo.py", MARK}
-    for name in there - {"model.safetensors", MARK}:
+    assert there == {"config.json", "model.safetensors", "silence_latent.pt", "modeling_acestep_v15_turbo.py", MARKER}
+    for name in there - {"model.safetensors", MARKER}:
         assert (merged / name).read_bytes() == (base / name).read_bytes()
     check_checkpoint(found := find_checkpoint(merged))
     assert found.variant == "turbo"
@@ -112,7 +112,7 @@ def test_shards_stay_shards(tmp_path: Path, tiny_checkpoint: Path) -> None:
     wanted = make_run(checkpoint, tmp_path / "run", "lora", "alpha = r")
     merge(checkpoint, tmp_path / "run", tmp_path / "merged")
     names = {path.name for path in checkpoint.iterdir()} - {"tiny.json"}
-    assert {path.name for path in (tmp_path / "merged").iterdir()} == names | {MARK}
+    assert {path.name for path in (tmp_path / "merged").iterdir()} == names | {MARKER}
     found = heard(load_dit(tmp_path / "merged"))
     assert error(found, wanted, heard(load_dit(checkpoint))) < 1e-4
 
@@ -135,7 +135,7 @@ def test_a_base_in_the_diffusers_layout_keeps_it(tmp_path: Path, tiny_checkpoint
     merge(base, tmp_path / "run", tmp_path / "merged")
     there = sorted(path.relative_to(base) for path in base.rglob("*") if path.is_file())
     found = sorted(path.relative_to(tmp_path / "merged") for path in (tmp_path / "merged").rglob("*") if path.is_file())
-    assert found == sorted([*there, Path(MARK)])
+    assert found == sorted([*there, Path(MARKER)])
     assert error(heard(load_dit(tmp_path / "merged")), wanted, heard(load_dit(base))) < 1e-4
 
 
@@ -198,7 +198,7 @@ def test_an_earlier_merge_is_replaced(tmp_path: Path, small_checkpoint: Path) ->
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     base = load_file(small_checkpoint / "model.safetensors")
     assert all(torch.equal(merged[key], value) for key, value in base.items())
-    assert json.loads((tmp_path / "merged" / MARK).read_text())["strength"] == 0.0
+    assert json.loads((tmp_path / "merged" / MARKER).read_text())["strength"] == 0.0
 
 
 @pytest.mark.parametrize("what", ["a file", "another model", "notes beside a merged model", "the base itself"])

@@ -18,7 +18,7 @@ from acestep.core.event_log import EventLog
 from acestep.core.events import Finished, Progressed
 from acestep.core.jobs import Context, run_job, write_job
 from acestep.exporting.configs import ProveJob
-from acestep.exporting.prove import MARK, band_loudness, prove_job
+from acestep.exporting.prove import MARKER, band_loudness, prove_job
 from acestep.models.load import load_dit
 from tests.adapters.small import LORA, save, trained
 from tests.exporting.models import train
@@ -60,7 +60,7 @@ def test_an_adapter_that_learned_is_told_with_sound_and_figures(
         one, other = load_audio(Path(base)), load_audio(Path(changed))
         assert one.shape == other.shape == (2, 48_000)
         assert not torch.equal(one, other)
-    proof = json.loads((tmp_path / "out" / MARK).read_text())
+    proof = json.loads((tmp_path / "out" / MARKER).read_text())
     assert len(proof["modules"]) == 44
     assert min(proof["modules"].values()) > 0
     assert list(result["strongest"].values())[0] == max(proof["modules"].values())

@@ -14,14 +14,14 @@ from acestep.core.errors import UnknownName
 from acestep.exporting.load_result import LoadResult, WrittenAdapter
 from acestep.exporting.model_card import README
 from acestep.exporting.package import export_adapter
-from acestep.exporting.source import Source, file_of, read_tensors
+from acestep.exporting.source import ExportSource, read_tensors, serialize_adapter
 from acestep.exporting.targets import TARGETS
 from tests.adapters.small import LORA, make_decoder, save, trained
 
 
-def write(source: Source, folder: Path, name: str) -> WrittenAdapter:
+def write(source: ExportSource, folder: Path, name: str) -> WrittenAdapter:
     """Writes the LoRA under the original names."""
-    tensors, metadata = file_of(source.lora)
+    tensors, metadata = serialize_adapter(source.lora)
     save_file(tensors, folder / "toy.safetensors", {**metadata})
     modules: dict[str, dict[str, object]] = {}
     for key, tensor in read_tensors(folder / "toy.safetensors")[0].items():

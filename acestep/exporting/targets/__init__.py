@@ -16,9 +16,9 @@ from acestep.core.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from acestep.exporting.load_result import WrittenAdapter
-    from acestep.exporting.source import Source
+    from acestep.exporting.source import ExportSource
 
-    Writer = Callable[[Source, Path, str], WrittenAdapter]
+    Writer = Callable[[ExportSource, Path, str], WrittenAdapter]
 
 ALL = "all"
 """Stands for every program in ``TARGETS``."""

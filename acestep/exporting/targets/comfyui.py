@@ -15,7 +15,7 @@ from acestep.adapters.lokr_file import scaled_part
 from acestep.adapters.targets import module_from_underscores, unknown_modules
 from acestep.exporting.delta import DIFF
 from acestep.exporting.load_result import LoadResult, WrittenAdapter
-from acestep.exporting.source import Source, file_of, read_tensors
+from acestep.exporting.source import ExportSource, read_tensors, serialize_adapter
 
 _DOTTED = ("base_model.model.", "diffusion_model.decoder.")
 _FLAT = ("lycoris_", "lora_unet_decoder_")
@@ -40,14 +40,14 @@ _COMPLETE = (
 )
 
 
-def write(source: Source, folder: Path, name: str) -> WrittenAdapter:
+def write(source: ExportSource, folder: Path, name: str) -> WrittenAdapter:
     """Write one file. Modules that ComfyUI does not load, or computes incorrectly, are stored as full weight deltas."""
-    adapter = source.own if source.rank is None else source.lora
-    tensors, metadata = source.own_file if source.rank is None else file_of(source.lora)
+    adapter = source.same_kind if source.rank is None else source.lora
+    tensors, metadata = source.same_kind_file if source.rank is None else serialize_adapter(source.lora)
     card = source.adapter.card.stamped(source.adapter.kind, source.adapter.card.config)
     loaded = load(tensors)
-    as_delta = {source.owner(key) for key in loaded.left_out} | (source.modules.keys() - loaded.modules.keys())
-    tensors = {key: tensor for key, tensor in tensors.items() if source.owner(key) not in as_delta}
+    as_delta = {source.module_of_key(key) for key in loaded.left_out} | (source.modules.keys() - loaded.modules.keys())
+    tensors = {key: tensor for key, tensor in tensors.items() if source.module_of_key(key) not in as_delta}
     form = " and ".join(([adapter.kind] if adapter and tensors else []) + (["whole additions"] if as_delta else []))
     tensors |= {f"base_model.model.{module}.diff": source.diff(module) for module in sorted(as_delta)}
     file = f"{name}.safetensors"

@@ -15,7 +15,7 @@ from acestep.adapters.base import write_tensors
 from acestep.adapters.targets import unknown_modules
 from acestep.core.errors import AdapterError
 from acestep.exporting.load_result import LoadResult, WrittenAdapter
-from acestep.exporting.source import Source, file_of, read_tensors
+from acestep.exporting.source import ExportSource, read_tensors, serialize_adapter
 from acestep.models.key_mapping import diffusers_to_original
 
 _FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for first
@@ -27,7 +27,7 @@ _PARTS = {
 _RENAMED = re.compile(r"[qk]_proj")
 
 
-def write(source: Source, folder: Path, name: str) -> WrittenAdapter:
+def write(source: ExportSource, folder: Path, name: str) -> WrittenAdapter:
     """Write one file, the only one in the folder, since the loader expects that. ``name`` is not used.
 
     Raises:
@@ -38,13 +38,13 @@ def write(source: Source, folder: Path, name: str) -> WrittenAdapter:
             f"{source.adapter.file} has no q_proj or k_proj, and diffusers loads nothing from such a file",
             hint="Train attention layers too, or merge the adapter into the model in the diffusers layout.",
         )
-    adapter, (tensors, metadata) = source.own, source.own_file
+    adapter, (tensors, metadata) = source.same_kind, source.same_kind_file
     if adapter is None or load(tensors).left_out:
         adapter = source.lora
-        tensors, metadata = file_of(adapter)
+        tensors, metadata = serialize_adapter(adapter)
     write_tensors(folder / _FILE, tensors, metadata)
     loaded = load(read_tensors(folder / _FILE)[0])
-    return WrittenAdapter(loaded, adapter.kind, adapter is source.own)
+    return WrittenAdapter(loaded, adapter.kind, adapter is source.same_kind)
 
 
 def load(tensors: Mapping[str, Tensor]) -> LoadResult:

@@ -26,7 +26,7 @@ from acestep.core.jobs import write_job
 from acestep.core.paths import PROJECT
 from acestep.exporting.check import probe_decoder
 from acestep.exporting.configs import MergeJob
-from acestep.exporting.stream import TensorWriter
+from acestep.exporting.safetensors_stream import TensorWriter
 from acestep.models.load import load_dit
 from acestep.models.weight_shapes import DEFAULTS, expected_shapes
 

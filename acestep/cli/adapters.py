@@ -78,7 +78,7 @@ def resize(
     json_output: Json = False,
 ) -> None:
     """Approximate an adapter by a LoRA of another rank, and report the approximation error."""
-    from acestep.exporting.change import resize_adapter
+    from acestep.exporting.resize_blend import resize_adapter
 
     print_result(resize_adapter(adapter, rank, out=out, checkpoint=checkpoint), json_output)
 
@@ -92,7 +92,7 @@ def blend(
     json_output: Json = False,
 ) -> None:
     """Combine adapters into one LoRA, the weighted sum of all."""
-    from acestep.exporting.change import blend_adapters
+    from acestep.exporting.resize_blend import blend_adapters
 
     pairs = [_weighted(text) for text in adapters]
     print_result(blend_adapters(pairs, out=out, rank=rank, checkpoint=checkpoint), json_output)

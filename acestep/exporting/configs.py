@@ -48,4 +48,4 @@ class ProveJob(Config):
 
 
 register_job("merge", config="acestep.exporting.configs:MergeJob", run="acestep.exporting.merge:merge_job")
-register_job("prove", config="acestep.exporting.configs:ProveJob", run="acestep.exporting.prove:prove_job")
+register_job("prove", config="acestep.exporting.configs:ProveJob", run="acestep.exporting.ab_evaluation:prove_job")

@@ -17,7 +17,7 @@ from acestep.adapters.base import StoredAdapter
 from acestep.adapters.configs import ADAPTERS
 from acestep.adapters.files import method
 from acestep.core.errors import AdapterError, CheckpointError, ModelMismatch
-from acestep.exporting.stream import read_tensor
+from acestep.exporting.safetensors_stream import read_tensor
 from acestep.models.checkpoint import Checkpoint, find_checkpoint, tensor_infos
 
 ModuleTensors = Mapping[str, Tensor]

@@ -15,8 +15,8 @@ from acestep.adapters.configs import LoHaConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import read_adapter
 from acestep.core.errors import AdapterError
 from acestep.exporting.delta import DIFF, BaseWeights, delta, detect_kind
-from acestep.exporting.lokr_settings import Modules, find_lokr_config
-from acestep.exporting.lowrank import convert_to_lora, lora_from_weights
+from acestep.exporting.lokr_config import Modules, find_lokr_config
+from acestep.exporting.low_rank import convert_to_lora, lora_from_weights
 from acestep.exporting.package import write_for
 from acestep.exporting.source import CONVOLUTIONS, ExportSource, read_tensors
 from acestep.exporting.targets import comfyui, diffusers

@@ -17,10 +17,10 @@ from acestep.core.files import replace_folder, require_space, write_json
 from acestep.core.jobs import Context
 from acestep.exporting.configs import MergeJob
 from acestep.exporting.delta import BaseWeights, delta
+from acestep.exporting.marker import require_replaceable, write_marker
 from acestep.exporting.merged_layout import FileTensor, MergedFiles, diffusers_layout, same_layout
-from acestep.exporting.owned import require_replaceable, write_marker
+from acestep.exporting.safetensors_stream import TensorWriter, dtype_of, read_tensor
 from acestep.exporting.source import ExportSource
-from acestep.exporting.stream import TensorWriter, dtype_of, read_tensor
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
 
 MARKER = "merge.json"

@@ -20,7 +20,7 @@ from acestep.core.files import replace_folder, write_text
 from acestep.exporting.check import OutputComparison, compare, metrics_as_json, require_learned
 from acestep.exporting.delta import find_base, needs_base
 from acestep.exporting.load_result import WrittenAdapter, unsupported_convolutions
-from acestep.exporting.lowrank import EXACT
+from acestep.exporting.low_rank import EXACT
 from acestep.exporting.model_card import README, model_card, sample_prompt
 from acestep.exporting.source import ExportSource
 from acestep.exporting.targets import ALL, TARGETS

@@ -12,7 +12,7 @@ from torch import Tensor
 from acestep.adapters.base import StoredAdapter
 from acestep.adapters.files import find_adapter, method
 from acestep.exporting.delta import BaseWeights, delta, needs_base, scale_adapter
-from acestep.exporting.lowrank import convert_to_lora
+from acestep.exporting.low_rank import convert_to_lora
 
 CONVOLUTIONS = ("proj_in.1",)
 """Modules that a LoRA's two matrices do not describe; only LoKr of other trainers sits on them."""

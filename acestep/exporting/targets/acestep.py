@@ -9,7 +9,7 @@ from acestep.adapters.lora_file import CONFIG
 from acestep.core.errors import AdapterError
 from acestep.core.files import read_json
 from acestep.exporting.load_result import LoadResult, WrittenAdapter
-from acestep.exporting.lokr_settings import with_loadable_config
+from acestep.exporting.lokr_config import with_loadable_config
 from acestep.exporting.source import ExportSource, read_tensors, write_adapter_files
 
 

@@ -13,9 +13,9 @@ from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import LoRAConfig
 from acestep.adapters.files import load_adapter, read_adapter, read_card
 from acestep.core.errors import AdapterError
-from acestep.exporting.change import blend_adapters, resize_adapter
 from acestep.exporting.delta import delta
-from acestep.exporting.lowrank import low_rank_factors
+from acestep.exporting.low_rank import low_rank_factors
+from acestep.exporting.resize_blend import blend_adapters, resize_adapter
 from tests.adapters.small import DORA, LOHA, LOKR, LORA, make_decoder, save, trained
 from tests.exporting.models import error, heard, make_run
 

@@ -15,7 +15,7 @@ from acestep.adapters.base import StoredAdapter
 from acestep.core.errors import AdapterError
 from acestep.exporting.delta import find_base, needs_base
 from acestep.exporting.importers import read_any
-from acestep.exporting.lowrank import convert_to_lora, lora_from_weights
+from acestep.exporting.low_rank import convert_to_lora, lora_from_weights
 from acestep.exporting.package import write_for
 from acestep.exporting.source import CONVOLUTIONS, ExportSource
 

@@ -22,8 +22,8 @@ from acestep.core.jobs import Context
 from acestep.dataset.prompt import caption_with_tag
 from acestep.exporting.configs import ProveJob
 from acestep.exporting.delta import BaseWeights
+from acestep.exporting.marker import require_replaceable, write_marker
 from acestep.exporting.model_card import sample_prompt, tag_position
-from acestep.exporting.owned import require_replaceable, write_marker
 from acestep.exporting.source import ExportSource
 from acestep.models.checkpoint import Checkpoint, check_vae_and_text_encoder, find_checkpoint
 from acestep.models.configs import GenerationConfig

@@ -17,8 +17,8 @@ from acestep.core.errors import ConfigError, ModelMismatch, StorageError
 from acestep.core.event_log import EventLog
 from acestep.core.events import Finished, Progressed
 from acestep.core.jobs import Context, run_job, write_job
+from acestep.exporting.ab_evaluation import MARKER, band_loudness, prove_job
 from acestep.exporting.configs import ProveJob
-from acestep.exporting.prove import MARKER, band_loudness, prove_job
 from acestep.models.load import load_dit
 from tests.adapters.small import LORA, save, trained
 from tests.exporting.models import train

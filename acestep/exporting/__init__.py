@@ -1,1 +1,1 @@
-"""What a trained adapter becomes for other programs."""
+"""Export, import, merge, resize, blend and evaluate trained adapters."""

@@ -1,4 +1,4 @@
-"""Did it learn anything? The model with and without the adapter on the same seeds and prompts: figures and sound."""
+"""A/B evaluation of an adapter: generate with and without it from the same seeds and prompts, and compare."""
 
 from __future__ import annotations
 
@@ -33,34 +33,33 @@ from acestep.models.vae import decode_latents
 
 MARKER = "proof.json"
 _KIND = "proof"
-_WINDOW, _HOP, _BANDS = 2048, 512, 40  # samples, samples, bands from 40 Hz to 20 kHz
-_FLOOR_DB = -60.0  # below the loudest band nobody hears a difference
+_WINDOW, _HOP, _BANDS = 2048, 512, 40  # samples, samples, log-spaced bands from 40 Hz to 20 kHz
+_FLOOR_DB = -60.0  # relative to the loudest band; lower levels are inaudible
 
-# How much the adapter changes the music, as a share of what another seed changes.
+# Thresholds of the summary: effect of the adapter relative to the effect of another seed.
 _HARDLY, _LITTLE, _TOO_MUCH = 0.05, 0.25, 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratedClip:
-    """One generated piece: latents [T, C], loudness of bands [F, bands] in dB."""
+    """A generation: latents [T, C], and level of each frequency band [F, bands] in dB."""
 
     latents: Tensor
     bands: Tensor
 
 
 def prove_job(config: ProveJob, context: Context) -> dict[str, Any]:
-    """Generate each prompt and seed twice, and write the sound files and the figures to ``config.out``.
+    """Generate each prompt and seed with and without the adapter. Writes audio files and metrics to ``config.out``.
 
     Returns:
-        ``sentence`` for people; ``latent_difference`` and ``seed_difference`` (relative, mean over all pieces; what
-        the adapter changes, and what another seed would), ``spectrum_difference_db``, ``strongest`` and ``weakest``
-        modules with the size of the addition relative to the weight, ``files``. proof.json has them for every
-        piece and every module.
+        ``sentence`` (summary), ``latent_difference`` and ``seed_difference`` (mean relative difference of the latents
+        that the adapter and another seed cause), ``spectrum_difference_db``, ``strongest`` and ``weakest`` (modules
+        with the norm of their delta relative to the weight), ``files``. proof.json lists all clips and modules.
 
     Raises:
-        CheckpointError, AdapterError, ModelMismatch: base or adapter cannot be used, or not together.
-        StorageError: the folder holds something else, or cannot be written.
-        JobCancelled: stopped; what was there before still is.
+        CheckpointError, AdapterError, ModelMismatch: the base model or the adapter cannot be read, or do not match.
+        StorageError: ``config.out`` contains other files, or cannot be written.
+        JobCancelled: the job was cancelled. An existing folder stays unchanged.
     """
     checkpoint = find_checkpoint(config.checkpoint, config.root)
     check_vae_and_text_encoder(checkpoint)
@@ -70,7 +69,7 @@ def prove_job(config: ProveJob, context: Context) -> dict[str, Any]:
     require_replaceable(config.out, MARKER, _KIND)
     sizes = relative_sizes(ExportSource(adapter, base, strength=config.strength), base)
     requests = _requests(config, adapter.card)
-    context.emit(Started(job="prove", total=2 * len(requests), unit="pieces"))
+    context.emit(Started(job="prove", total=2 * len(requests), unit="generations"))
     with replace_folder(config.out) as fresh:
         metrics = _ABEvaluator(config, context, fresh, checkpoint, adapter).compare(requests)
         metrics = {"sentence": summarize(metrics, sizes), **metrics}
@@ -84,31 +83,31 @@ def prove_job(config: ProveJob, context: Context) -> dict[str, Any]:
 
 
 def relative_sizes(source: ExportSource, base: BaseWeights) -> dict[str, float]:
-    """Module -> |addition| / |weight|, at the strength of ``source``."""
+    """Module name -> |weight delta| / |weight|, at the strength of ``source``."""
     return {name: float(source.weight_delta(name).norm() / base[name].norm()) for name in source.modules}
 
 
 def summarize(metrics: dict[str, Any], sizes: dict[str, float]) -> str:
-    """What the figures mean, in words, and what to do."""
+    """Summary of the metrics and a recommendation."""
     share = metrics["latent_difference"] / max(metrics["seed_difference"], 1e-9)
-    heard = f"{share:.1%} of what another seed changes, {metrics['spectrum_difference_db']:.1f} dB in the spectrum"
-    idle = sum(size == 0 for size in sizes.values())
-    if idle == len(sizes):
-        return "It learned nothing: it adds nothing to any weight. Train it for at least one step."
+    effect = f"{share:.1%} of the effect of another seed, {metrics['spectrum_difference_db']:.1f} dB in the spectrum"
+    unchanged = sum(size == 0 for size in sizes.values())
+    if unchanged == len(sizes):
+        return "The adapter is untrained: all weight deltas are zero. Train it for at least one step."
     if share < _HARDLY:
-        said = ("hardly at all", "Train longer, or with a higher learning rate.")
+        level, advice = "negligible", "Train longer, or with a higher learning rate."
     elif share < _LITTLE:
-        said = ("a little", "Listen; if that is too little, train longer.")
+        level, advice = "small", "Listen to the clips. For a stronger effect, train longer."
     elif share < _TOO_MUCH:
-        said = ("clearly", "It learned something: listen whether it is what you want.")
+        level, advice = "clear", "Listen to the clips to judge the style."
     else:
-        said = ("very much", "Should it sound broken, lower the strength or take an earlier epoch.")
-    text = f"It changes the music {said[0]}: {heard}. {said[1]}"
-    return text + (f" {idle} of {len(sizes)} modules learned nothing." if idle else "")
+        level, advice = "very strong", "If the audio has artifacts, lower the strength or use an earlier epoch."
+    text = f"The effect of the adapter is {level}: {effect}. {advice}"
+    return text + (f" {unchanged} of {len(sizes)} modules have a zero weight delta." if unchanged else "")
 
 
 class _ABEvaluator:
-    """Makes the pieces, all of the base first, then all with the adapter."""
+    """Generates all clips with the base model first, then with the adapter."""
 
     def __init__(
         self, config: ProveJob, context: Context, folder: Path, checkpoint: Checkpoint, adapter: StoredAdapter
@@ -121,9 +120,9 @@ class _ABEvaluator:
         self._done = 0
 
     def compare(self, requests: list[GenerationConfig]) -> dict[str, Any]:
-        """The figures of all pieces and their means."""
+        """Metrics of all clips and their means."""
         device = choose_device(self._config.device)
-        self._context.emit(LogMessage(message=f"generating on {device.value}: {device.reason}"))
+        self._context.emit(LogMessage(message=f"Generating on {device.value}: {device.reason}"))
         parts = load_components(self._checkpoint, device=device.value, dtype=choose_dtype(device.value).value)
         total = 2 * len(requests)
         plain = [self._generate(parts, number, request, "base", total) for number, request in enumerate(requests)]
@@ -160,7 +159,7 @@ class _ABEvaluator:
         write_audio(self._folder / file, audio)
         self._done += 1
         self._context.emit(Progressed(done=self._done, total=total, note=file))
-        return GeneratedClip(latents.float().cpu(), band_loudness(audio))
+        return GeneratedClip(latents.float().cpu(), band_levels(audio))
 
 
 def _file(number: int, request: GenerationConfig, which: str) -> str:
@@ -168,7 +167,7 @@ def _file(number: int, request: GenerationConfig, which: str) -> str:
 
 
 def _requests(config: ProveJob, card: AdapterCard) -> list[GenerationConfig]:
-    """Every prompt with every seed; the trigger word is put where it stood in training, unless it is there."""
+    """Every prompt with every seed. A missing trigger word is inserted at its position in training."""
     prompts = [
         prompt if card.trigger_word in prompt else caption_with_tag(prompt, card.trigger_word, tag_position(card))
         for prompt in config.prompts or [sample_prompt(card)]
@@ -178,7 +177,7 @@ def _requests(config: ProveJob, card: AdapterCard) -> list[GenerationConfig]:
 
 
 def _between_seeds(requests: list[GenerationConfig], plain: list[GeneratedClip]) -> float:
-    """How much the base's pieces of one prompt differ from seed to seed."""
+    """Mean relative difference of the base model's latents between seeds of the same prompt."""
     pairs = itertools.combinations(zip(requests, plain, strict=True), 2)
     return mean(relative(b.latents, a.latents) for (r, a), (s, b) in pairs if r.prompt == s.prompt)
 
@@ -188,8 +187,8 @@ def relative(changed: Tensor, plain: Tensor) -> float:
     return float((changed - plain).norm() / plain.norm())
 
 
-def band_loudness(audio: Tensor) -> Tensor:
-    """[F, bands] loudness in dB of sound [2, S] at 48 kHz, relative to its loudest band, no less than the floor."""
+def band_levels(audio: Tensor) -> Tensor:
+    """Band levels [F, bands] of audio [2, S] at 48 kHz, in dB relative to the loudest band, at least -60 dB."""
     spectrum = torch.stft(audio.mean(dim=0), _WINDOW, _HOP, window=torch.hann_window(_WINDOW), return_complex=True)
     power = spectrum.abs().square().T  # [F, bins]
     edges = torch.logspace(torch.log10(torch.tensor(40.0)), torch.log10(torch.tensor(20_000.0)), _BANDS + 1)

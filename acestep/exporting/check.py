@@ -42,7 +42,7 @@ def compare(source: ExportSource, written: WrittenAdapter) -> ExportMetrics:
     """Compare a written adapter with its source.
 
     Raises:
-        AdapterError: a key or module is lost, a value is NaN, a module adds nothing, or an exact form is not exact.
+        AdapterError: a key or module is missing, a value is NaN, a weight delta is zero, or an exact form is not exact.
     """
     loaded, where = written.loaded, source.adapter.file
     lost = [name for name in source.modules if name not in loaded.modules and name not in CONVOLUTIONS]
@@ -50,31 +50,31 @@ def compare(source: ExportSource, written: WrittenAdapter) -> ExportMetrics:
         raise AdapterError(
             f"{where} was not written completely: {', '.join([*loaded.left_out, *lost][:3])} cannot be read"
         )
-    if unsound := [name for name, parts in loaded.modules.items() if not all(map(_finite, parts.values()))]:
-        raise AdapterError(f"{where} cannot be written: {unsound[0]} would hold NaN or infinite values")
-    error = whole = 0.0
-    norms, silent = [], []
+    if not_finite := [name for name, parts in loaded.modules.items() if not all(map(_finite, parts.values()))]:
+        raise AdapterError(f"{where} cannot be written: {not_finite[0]} would contain NaN or infinite values")
+    error = total = 0.0
+    norms, zero_deltas = [], []
     for name in source.modules:
-        size, off, loaded_size = _sizes(source, name, loaded.modules.get(name))
-        error, whole = error + off**2, whole + size**2
+        size, off, loaded_size = _norms(source, name, loaded.modules.get(name))
+        error, total = error + off**2, total + size**2
         if name in loaded.modules:
             norms.append(loaded_size)
-            silent += [name] if size > 0 and not loaded_size > 0 else []
-    residual = math.sqrt(error / whole) if whole else math.nan
+            zero_deltas += [name] if size > 0 and not loaded_size > 0 else []
+    residual = math.sqrt(error / total) if total else math.nan
     limit = _EXACT if source.adapter.dtype == torch.float32 else _ROUNDED
-    if silent or not residual < (limit if written.exact else 1.0):
-        worst = f", and {silent[0]} adds nothing" if silent else ""
-        raise AdapterError(f"the export of {where} is not what was trained: it is off by {residual:.2%}{worst}")
+    if zero_deltas or not residual < (limit if written.exact else 1.0):
+        worst = f"; the weight delta of {zero_deltas[0]} is zero" if zero_deltas else ""
+        raise AdapterError(f"the export of {where} differs from the trained adapter by {residual:.2%}{worst}")
     return ExportMetrics(len(norms), residual, min(norms), max(norms))
 
 
-def _sizes(source: ExportSource, name: str, parts: ModuleTensors | None) -> tuple[float, float, float]:
+def _norms(source: ExportSource, name: str, parts: ModuleTensors | None) -> tuple[float, float, float]:
     """Norms for one module: of the trained delta, of its difference to the loaded delta, and of the loaded delta."""
     if parts and source.same_kind and _equal(parts, same_kind := source.same_kind_modules[name]):
         size = method(source.same_kind.kind).delta_norm(dict(same_kind))
         return size, 0.0, size
-    wanted, found = _deltas(source, name, parts)
-    return float(wanted.norm()), float((found - wanted).norm()), float(found.norm())
+    trained, found = _deltas(source, name, parts)
+    return float(trained.norm()), float((found - trained).norm()), float(found.norm())
 
 
 def _equal(parts: ModuleTensors, other: ModuleTensors) -> bool:
@@ -92,8 +92,8 @@ def _deltas(source: ExportSource, name: str, parts: ModuleTensors | None) -> tup
     same_kind = source.modules[name]
     if source.needs_base and not source.base:
         return _flat(same_kind, same_kind), _flat(parts or {}, same_kind)
-    wanted = source.weight_delta(name)
-    return wanted, delta(parts, source.base_weight(name)) if parts else torch.zeros_like(wanted)
+    trained = source.weight_delta(name)
+    return trained, delta(parts, source.base_weight(name)) if parts else torch.zeros_like(trained)
 
 
 def _finite(tensor: Tensor) -> bool:
@@ -107,14 +107,15 @@ def _flat(parts: ModuleTensors, like: ModuleTensors) -> Tensor:
 
 
 def require_learned(source: ExportSource) -> None:
-    """Raise AdapterError if a module adds nothing, or no more than rounding does."""
-    kind, idle = method(source.adapter.kind), []
+    """Raise AdapterError if the weight delta of a module is zero or below the rounding error of its weight."""
+    kind, unchanged = method(source.adapter.kind), []
     for name, parts in source.modules.items():
         if not kind.delta_norm(parts) > _MIN_RMS * math.sqrt(math.prod(kind.delta_shape(parts))):
-            idle.append(name)
-    if idle:
+            unchanged.append(name)
+    if unchanged:
         raise AdapterError(
-            f"{source.adapter.file} changes nothing at {len(idle)} of {len(source.modules)} modules, such as {idle[0]}",
+            f"{source.adapter.file} has a zero weight delta in {len(unchanged)} of {len(source.modules)} modules, "
+            f"such as {unchanged[0]}",
             hint="Train it for at least one step.",
         )
 

@@ -1,6 +1,7 @@
-"""What an adapter adds to a weight, whatever kind it is, and the base weights it adds to.
+"""Weight deltas of adapters of any kind, and the base weights that they are added to.
 
-``parts`` are one module's folded tensors (adapters.base), here and in all of this folder.
+In this package ``parts`` are the tensors of one module by part name, such as ``lora_A`` and ``lora_B``, with the
+scaling (alpha / rank) multiplied in.
 """
 
 from __future__ import annotations
@@ -21,49 +22,52 @@ from acestep.exporting.safetensors_stream import read_tensor
 from acestep.models.checkpoint import Checkpoint, find_checkpoint, tensor_infos
 
 ModuleTensors = Mapping[str, Tensor]
-DIFF = "diff"  # the whole addition as it is
+DIFF = "diff"  # part name of a full weight difference, as in LyCORIS
 
 _DECODER = "decoder."
-_LINEAR = ("lora_B", "lokr_w1", "lokr_w1_a", "hada_w1_a")  # an addition grows as one of these does
-_NOTHING = torch.tensor(math.nan)  # stands for a weight: whatever looks at it becomes NaN too
+_LINEAR = ("lora_B", "lokr_w1", "lokr_w1_a", "hada_w1_a")  # the weight delta is linear in each of these parts
+_UNKNOWN_WEIGHT = torch.tensor(math.nan)  # placeholder for a base weight: a delta that depends on it becomes NaN
 
 
 class BaseWeights:
-    """The decoder weights of a checkpoint by original module name, each read when it is asked for."""
+    """The decoder weights of a base model by original module name, loaded lazily."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        """Raises CheckpointError."""
+        """Read the safetensors headers. Raises CheckpointError."""
         self.checkpoint = checkpoint
         self._stored = tensor_infos(checkpoint, _DECODER)
 
     def __getitem__(self, module: str) -> Tensor:
-        """[out, in] or [out, in, kernel] fp32."""
+        """The weight [out, in] or [out, in, kernel] in fp32."""
         return read_tensor(self._stored[f"{_DECODER}{module}.weight"]).float()
 
     def shape(self, module: str) -> tuple[int, ...] | None:
-        """None where the decoder has no such module."""
+        """Shape of the weight, or None if the decoder has no such module."""
         stored = self._stored.get(f"{_DECODER}{module}.weight")
         return stored.shape if stored else None
 
     def check_compatible(self, adapter: StoredAdapter) -> None:
-        """Raises ModelMismatch, naming both models, if ``adapter`` was made for another one."""
+        """Raise ModelMismatch if ``adapter`` was trained on a model of another family or shape."""
         family, hint = self.checkpoint.family, "Choose the model it was trained on."
-        here = f"{self.checkpoint.name} is of the {family} family"
+        here = f"{self.checkpoint.name} belongs to the {family} family"
         if adapter.card.family not in ("", family):
-            raise ModelMismatch(f"{adapter.file} was made for {adapter.card.name}, {here}", hint=hint)
+            raise ModelMismatch(f"{adapter.file} was made for {adapter.card.name}; {here}", hint=hint)
         for name, parts in adapter.modules.items():
-            wanted, shape = self.shape(name), method(adapter.kind).delta_shape(parts)
-            if wanted is None or shape != (wanted[0], math.prod(wanted[1:])):
-                there = f"has {list(wanted)}" if wanted else "has no such module"
-                raise ModelMismatch(f"{adapter.file}: {name} is {list(shape)}; {here} and {there}", hint=hint)
+            expected, shape = self.shape(name), method(adapter.kind).delta_shape(parts)
+            if expected is None or shape != (expected[0], math.prod(expected[1:])):
+                there = f"expects {list(expected)}" if expected else "has no such module"
+                raise ModelMismatch(f"{adapter.file}: {name} has shape {list(shape)}; {here} and {there}", hint=hint)
 
 
 def find_base(adapter: StoredAdapter, checkpoint: str | Path | None, root: Path | None = None) -> BaseWeights | None:
-    """The weights of ``checkpoint``, or of the one that the adapter names; None where that is not on this disk.
+    """Find the base model of ``adapter``: ``checkpoint``, or the one in its metadata.
+
+    Returns:
+        The base weights, or None if the metadata names no model or a model that is not installed.
 
     Raises:
-        CheckpointError: ``checkpoint`` was asked for and is not there.
-        ModelMismatch: the adapter was made for another model than ``checkpoint``.
+        CheckpointError: ``checkpoint`` does not exist.
+        ModelMismatch: the adapter was trained on another model.
     """
     if checkpoint is None and not adapter.card.base_model:
         return None
@@ -78,34 +82,37 @@ def find_base(adapter: StoredAdapter, checkpoint: str | Path | None, root: Path 
 
 
 def delta(parts: ModuleTensors, base: Tensor | None = None) -> Tensor:
-    """[out, in] fp32 what ``parts`` add to the weight ``base`` at strength 1; a kernel counts into ``in``.
+    """The weight delta [out, in] in fp32 at strength 1. The kernel of a convolution is flattened into ``in``.
+
+    Args:
+        base: the base weight. Required for DoRA.
 
     Raises:
-        AdapterError: the addition depends on the weight (DoRA) and there is none.
+        AdapterError: the delta depends on the base weight, and ``base`` is None.
     """
     if DIFF in parts:
         return parts[DIFF].float().flatten(1)
-    kind, whole = method(detect_kind(parts)), {name: value.float() for name, value in parts.items()}
-    weight = _NOTHING.expand(kind.delta_shape(whole)) if base is None else base.float().flatten(1)
-    found = kind.delta(whole, weight).flatten(1)
+    kind, tensors = method(detect_kind(parts)), {name: value.float() for name, value in parts.items()}
+    weight = _UNKNOWN_WEIGHT.expand(kind.delta_shape(tensors)) if base is None else base.float().flatten(1)
+    found = kind.delta(tensors, weight).flatten(1)
     if base is None and not torch.isfinite(found[0]).all():
         raise AdapterError(
-            "what this adapter adds depends on the base model, which is not here", hint="Name it with --checkpoint."
+            "the weight delta of this adapter depends on the base model", hint="Set the base model with --checkpoint."
         )
     return found
 
 
 def detect_kind(parts: ModuleTensors) -> str:
-    """The name in ``ADAPTERS`` of what has these parts. Raises AdapterError."""
+    """The adapter kind (a name in ``ADAPTERS``) with these parts. Raises AdapterError."""
     keys = [f"module.{part}.weight" for part in parts]
     for entry in ADAPTERS:
         if method(entry.name).recognises(keys):
             return entry.name
-    raise AdapterError(f"no kind of adapter has {', '.join(sorted(parts))}")
+    raise AdapterError(f"no adapter kind has the parts {', '.join(sorted(parts))}")
 
 
 def needs_base(adapter: StoredAdapter) -> bool:
-    """Whether what it adds cannot be told without the base model."""
+    """Whether the weight delta depends on the base weights, as in DoRA."""
     try:
         delta(next(iter(adapter.modules.values())))
     except AdapterError:
@@ -114,7 +121,7 @@ def needs_base(adapter: StoredAdapter) -> bool:
 
 
 def scale_adapter(adapter: StoredAdapter, strength: float) -> StoredAdapter | None:
-    """The adapter of the same kind that adds ``strength`` times as much; None where its kind cannot (DoRA)."""
+    """The adapter with ``strength`` multiplied into its weights, or None if its kind is not linear (DoRA)."""
     if strength == 1.0:
         return adapter
     if needs_base(adapter):

@@ -23,7 +23,7 @@ from acestep.exporting.targets import comfyui, diffusers
 from acestep.models.checkpoint import find_checkpoint
 
 _AMBIGUOUS = "base_model.model."  # in this format the scale is in a config file, not in the weights
-_THIN = (".lora_", ".hada_", ".lokr_w1_b", ".lokr_w2_b")  # low-rank factors, which have a scale
+_LOW_RANK = (".lora_", ".hada_", ".lokr_w1_b", ".lokr_w2_b")  # low-rank factors, which have a scale
 
 
 def import_adapter(
@@ -38,11 +38,11 @@ def import_adapter(
 
     Args:
         checkpoint: the base model, if the file does not name it. Shapes are verified.
-        rank: convert to a LoRA of this rank. Full weight deltas are always converted to a LoRA.
+        rank: convert to a LoRA of this rank. Full weight differences are always converted to a LoRA.
         trigger_word: the trigger word, if the file does not name it.
 
     Returns:
-        As ``package.export_adapter``.
+        The result of ``package.export_adapter``.
 
     Raises:
         AdapterError: unknown format, or the scale is unknown.
@@ -65,10 +65,10 @@ def read_any(path: Path) -> StoredAdapter:
     """Read an adapter of this or another program. Raises AdapterError."""
     try:
         return read_adapter(path)
-    except AdapterError as refusal:
+    except AdapterError as error:
         found = _read_other(path)
         if found is None:
-            raise refusal from None
+            raise error from None
         return found
 
 
@@ -81,9 +81,9 @@ def _read_other(path: Path) -> StoredAdapter | None:
         tensors, metadata = read_tensors(files[0])
     except (SafetensorError, OSError):
         return None
-    thin = any(part in key for key in tensors for part in _THIN)
+    low_rank = any(part in key for key in tensors for part in _LOW_RANK)
     alphas = any(key.endswith(".alpha") for key in tensors)
-    if thin and not alphas and all(key.startswith(_AMBIGUOUS) for key in tensors):
+    if low_rank and not alphas and all(key.startswith(_AMBIGUOUS) for key in tensors):
         return None
     loaded = comfyui.load(tensors)
     if loaded.left_out:
@@ -97,7 +97,7 @@ def _read_other(path: Path) -> StoredAdapter | None:
 
 
 def _as_kind(empty: StoredAdapter, modules: Modules) -> StoredAdapter:
-    """An adapter of the modules' kind. Mixed kinds and full weight deltas become the nearest LoRA."""
+    """An adapter of the modules' kind. Mixed kinds and full weight differences become the nearest LoRA."""
     kinds = {DIFF if DIFF in parts else detect_kind(parts) for parts in modules.values()}
     kind = kinds.pop() if len(kinds) == 1 else DIFF
     config: LoHaConfig | LoKRConfig | None = None
@@ -112,5 +112,5 @@ def _as_kind(empty: StoredAdapter, modules: Modules) -> StoredAdapter:
     if config is not None:
         weights = {f"{name}.{part}": value for name, parts in modules.items() for part, value in parts.items()}
         return dataclasses.replace(empty, kind=kind, config=config, weights=weights)
-    wanted = {name: parts for name, parts in modules.items() if name not in CONVOLUTIONS}
-    return convert_to_lora(empty, {name: partial(delta, parts) for name, parts in wanted.items()})[0]
+    linear = {name: parts for name, parts in modules.items() if name not in CONVOLUTIONS}
+    return convert_to_lora(empty, {name: partial(delta, parts) for name, parts in linear.items()})[0]

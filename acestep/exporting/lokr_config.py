@@ -1,7 +1,7 @@
-"""Settings from which LyCORIS builds a LoKr of given sizes.
+"""Find a LyCORIS config that produces LoKr factors of given shapes.
 
-The ACE-Step app builds an empty LoKr from the settings in a file and then fills it. If they make other sizes than the
-file has, it fills nothing, says nothing, and plays the base model (INTEROP B1).
+The ACE-Step app creates the LoKr modules from the config in the file and then loads the weights. If the shapes differ,
+it loads nothing, reports no error and generates with the base model only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ Modules = Mapping[str, Mapping[str, Tensor]]
 
 
 def with_loadable_config(adapter: StoredAdapter) -> StoredAdapter | None:
-    """``adapter`` with settings that make its sizes: its own if they do; None if none do. Other kinds as they are."""
+    """``adapter`` with a config that produces the shapes of its factors, or None if there is none.
+
+    The existing config is preferred. Adapters of other kinds are returned unchanged.
+    """
     if adapter.kind != "lokr":
         return adapter
     assert isinstance(adapter.config, LoKRConfig)
@@ -30,7 +33,7 @@ def with_loadable_config(adapter: StoredAdapter) -> StoredAdapter | None:
 
 
 def find_lokr_config(modules: Modules) -> LoKRConfig | None:
-    """Settings that make the factors of all ``modules``; None if there are none."""
+    """A config that produces the factors of all ``modules``, or None."""
     dims = {parts[name].shape[0] for parts in modules.values() for name in ("lokr_w1_b", "lokr_w2_b") if name in parts}
     if len(dims) > 1:
         return None
@@ -49,21 +52,21 @@ def _builds_all(config: LoKRConfig, modules: Modules) -> bool:
 
 
 def _builds(config: LoKRConfig, module: str, parts: Mapping[str, Tensor]) -> bool:
-    """Whether LyCORIS makes factors of these sizes, whole or thin, from ``config`` (lycoris 4.1.3, modules/lokr.py)."""
+    """Whether LyCORIS creates factors of these shapes from ``config`` (lycoris 4.1.3, modules/lokr.py)."""
     first, second = _sizes(module, parts)
     rows = factorization(first[0] * second[0], config.factor)
     columns = factorization(first[1] * second[1], config.factor)
-    thin_first = config.decompose_both and config.linear_dim < max(first) / 2
-    thin_second = config.linear_dim < max(second) / 2
+    first_is_low_rank = config.decompose_both and config.linear_dim < max(first) / 2
+    second_is_low_rank = config.linear_dim < max(second) / 2
     return (
         (rows[0], columns[0]) == first
-        and thin_first == ("lokr_w1_a" in parts)
-        and thin_second == ("lokr_w2" not in parts)
+        and first_is_low_rank == ("lokr_w1_a" in parts)
+        and second_is_low_rank == ("lokr_w2" not in parts)
     )
 
 
 def _sizes(module: str, parts: Mapping[str, Tensor]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """[rows, columns] of both factors; thin ones hold a convolution's kernel in their columns, which does not count."""
+    """Shapes [rows, columns] of both Kronecker factors, without the kernel in a low-rank factor of a convolution."""
     found = []
     for half in ("lokr_w1", "lokr_w2"):
         left, right = (parts[half], parts[half]) if half in parts else (parts[f"{half}_a"], parts[f"{half}_b"])

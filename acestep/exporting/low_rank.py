@@ -1,4 +1,4 @@
-"""Any adapter as a LoRA: the nearest one of a rank, with the part of the addition that is lost."""
+"""Approximate an adapter of any kind by a LoRA (truncated SVD), and report the relative error."""
 
 from __future__ import annotations
 
@@ -13,28 +13,34 @@ from acestep.adapters.base import StoredAdapter, fork_cpu_rng
 from acestep.adapters.configs import LoRAConfig
 
 MAX_RANK = 128
-"""The largest rank chosen where none is asked for."""
+"""Largest rank that is chosen automatically."""
 EXACT = 1e-5
-"""A share of the addition that nobody misses: a LoRA this near counts as the adapter itself."""
+"""Relative error below which a LoRA approximation counts as exact."""
 
-_WHOLE = 512  # up to this size all directions are computed
-_OVERSAMPLED, _ROUNDS = 16, 4  # more directions and rounds than the rank needs, for accuracy
+_FULL_SVD_SIZE = 512  # up to this size the full SVD is computed
+_OVERSAMPLING, _POWER_ITERATIONS = 16, 4  # accuracy of the randomized SVD
 
 
 def low_rank_factors(weight_delta: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor]:
-    """lora_B [out, r] and lora_A [r, in] whose product is nearest to ``addition`` [out, in].
+    """The best rank-r approximation of a weight delta by its singular value decomposition.
 
-    Without ``rank`` it is the smallest that loses no more than ``EXACT``, up to ``MAX_RANK``. By singular values;
-    of large matrices only the strongest, by random projection (https://arxiv.org/abs/0909.4061).
+    Large matrices use the randomized SVD (Halko et al. 2009, https://arxiv.org/abs/0909.4061).
+
+    Args:
+        weight_delta: matrix [out, in].
+        rank: rank r. Default: the smallest with a relative error of at most ``EXACT``, up to ``MAX_RANK``.
+
+    Returns:
+        ``lora_B`` [out, r] and ``lora_A`` [r, in].
     """
     smallest = min(weight_delta.shape)
     wanted = min(rank or MAX_RANK, smallest)
-    if smallest <= _WHOLE:
+    if smallest <= _FULL_SVD_SIZE:
         left, values, right = torch.linalg.svd(weight_delta, full_matrices=False)
     else:
         with fork_cpu_rng(0):
-            q = min(wanted + _OVERSAMPLED, smallest)
-            left, values, right = torch.svd_lowrank(weight_delta, q=q, niter=_ROUNDS)
+            q = min(wanted + _OVERSAMPLING, smallest)
+            left, values, right = torch.svd_lowrank(weight_delta, q=q, niter=_POWER_ITERATIONS)
         right = right.T
     if rank is None:
         wanted = min(wanted, _sufficient(values, float(weight_delta.norm())))
@@ -43,7 +49,7 @@ def low_rank_factors(weight_delta: Tensor, rank: int | None = None) -> tuple[Ten
 
 
 def _sufficient(values: Tensor, norm: float) -> int:
-    """How many of the singular ``values`` leave no more than ``EXACT`` of ``norm``; at least one."""
+    """Number of singular ``values`` for a relative error of at most ``EXACT``; at least 1."""
     energy = values.double().square().cumsum(0)
     return 1 + int((energy < norm**2 * (1 - EXACT**2)).sum())
 
@@ -51,26 +57,29 @@ def _sufficient(values: Tensor, norm: float) -> int:
 def convert_to_lora(
     adapter: StoredAdapter, weight_deltas: Mapping[str, Callable[[], Tensor]], rank: int | None = None
 ) -> tuple[StoredAdapter, float]:
-    """A LoRA that adds what ``additions`` say, and the share of them that is lost, |wanted - got| / |wanted|.
+    """Approximate weight deltas by a LoRA.
 
     Args:
-        adapter: whose card and number type it takes over.
-        additions: module -> what computes the [out, in] to add to it; one is in memory at a time.
-        rank: of every module, or the smallest that suffices for each.
+        adapter: source of the metadata and the dtype.
+        weight_deltas: module name -> function that computes its delta [out, in]. One delta is in memory at a time.
+        rank: rank of every module. Default: the smallest sufficient rank of each module.
+
+    Returns:
+        The LoRA, and its relative error |delta - B A| / |delta| over all modules.
     """
     weights: dict[str, Tensor] = {}
-    lost = whole = 0.0
+    squared_error = squared_norm = 0.0
     for name, compute in weight_deltas.items():
-        wanted = compute()
-        b, a = low_rank_factors(wanted, rank)
+        exact = compute()
+        b, a = low_rank_factors(exact, rank)
         weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"] = a.contiguous(), b.contiguous()
-        lost += float((wanted - b @ a).norm()) ** 2
-        whole += float(wanted.norm()) ** 2
-    return lora_from_weights(adapter, weights), math.sqrt(lost / whole) if whole else 0.0
+        squared_error += float((exact - b @ a).norm()) ** 2
+        squared_norm += float(exact.norm()) ** 2
+    return lora_from_weights(adapter, weights), math.sqrt(squared_error / squared_norm) if squared_norm else 0.0
 
 
 def lora_from_weights(adapter: StoredAdapter, weights: dict[str, Tensor]) -> StoredAdapter:
-    """``adapter``'s card on LoRA ``weights``, which count as trained with alpha equal to the rank."""
+    """A LoRA of ``weights`` (alpha = rank) with the metadata of ``adapter``, which keeps the original kind."""
     rank = max(value.shape[0] for name, value in weights.items() if ".lora_A." in name)
     card = adapter.card
     if adapter.kind != "lora":

@@ -1,4 +1,4 @@
-"""Folders that this program made: only those are ever replaced."""
+"""Marker files: they list the files that this program wrote to a folder, so that no other folder is ever replaced."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _VERSION = 1
 
 
 def write_marker(folder: Path, name: str, kind: str, facts: dict[str, Any]) -> None:
-    """``name`` in ``folder``: ``facts``, and which files stand there now."""
+    """Write the marker file ``name`` with ``facts`` and the list of the files in ``folder``."""
     write_versioned(folder / name, kind, _VERSION, {**facts, "files": _files(folder)})
 
 
 def require_replaceable(folder: Path, name: str, kind: str) -> None:
-    """Raises StorageError unless ``folder`` is new, empty, or bears our mark and has got no further files since."""
+    """Raise StorageError unless ``folder`` is new, empty, or contains only files that its marker file lists."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    refusal = StorageError(f"{folder} exists and is no {kind} made by this program", hint="Choose a new folder.")
+    not_ours = StorageError(f"{folder} exists and is not a {kind} written by this program", hint="Choose a new folder.")
     if not (folder / name).is_file():
-        raise refusal
+        raise not_ours
     known = read_versioned(folder / name, kind, _VERSION, error=StorageError).get("files")
     if not isinstance(known, list) or not {*_files(folder)} <= {name, *known}:
-        raise refusal
+        raise not_ours
 
 
 def _files(folder: Path) -> list[str]:

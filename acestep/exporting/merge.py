@@ -1,4 +1,4 @@
-"""An adapter made part of its model: written tensor by tensor, so that 2B takes a few hundred megabytes."""
+"""Merge an adapter into its base model, one tensor at a time: a 2B model takes a few hundred MB of memory."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from acestep.exporting.source import ExportSource
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
 
 MARKER = "merge.json"
-"""Stands in each folder that was merged here: what went in, and which files came out."""
+"""Marker file of a merged model: base model, adapter, strength, and the files that were written."""
 
 _KIND = "merged model"
-_REPORTED = 8  # tensors between two reports
-_COARSE = 0.1  # from this share on, rounding is worth a warning
+_REPORT_EVERY = 8  # tensors
+_ROUNDING_WARNING = 0.1  # relative rounding error above which a warning is logged
 
 
 def merge_job(config: MergeJob, context: Context) -> dict[str, Any]:
-    """Write ``config.checkpoint`` with the adapter in it to ``config.out``; the CPU alone is used.
+    """Merge the adapter into the weights of ``config.checkpoint`` on the CPU and write the model to ``config.out``.
 
     Returns:
-        ``checkpoint`` (the new folder), ``merged`` (how many weights changed), ``bytes``, ``rounding`` (how much of
-        the adapter the number type of the base is too coarse for, as a share).
+        ``checkpoint`` (the new folder), ``merged`` (number of changed weights), ``bytes``, ``rounding`` (relative error
+        of the weight deltas from rounding to the dtype of the base model).
 
     Raises:
-        CheckpointError, AdapterError: base or adapter cannot be read.
-        ModelMismatch: they do not belong together.
-        StorageError: the folder holds something else, or there is no room.
-        JobCancelled: stopped; what was there before still is.
+        CheckpointError, AdapterError: the base model or the adapter cannot be read.
+        ModelMismatch: the adapter was trained on another model.
+        StorageError: ``config.out`` contains other files, or there is not enough disk space.
+        JobCancelled: the job was cancelled. An existing folder stays unchanged.
     """
     checkpoint = find_checkpoint(config.checkpoint, config.root)
     check_checkpoint(checkpoint)
@@ -55,14 +55,14 @@ def merge_job(config: MergeJob, context: Context) -> dict[str, Any]:
     source = ExportSource(adapter, base, strength=config.strength)
     plan = diffusers_layout(checkpoint) if _changes_layout(config, checkpoint) else same_layout(checkpoint)
     require_space(config.out, plan.num_bytes)
-    context.emit(LogMessage(message=f"{adapter.file} goes into {len(source.modules)} weights of {checkpoint.name}"))
+    context.emit(LogMessage(message=f"Merging {adapter.file} into {len(source.modules)} weights of {checkpoint.name}"))
     with replace_folder(config.out) as fresh:
         rounding = _Merger(source, context).write(plan, fresh)
         facts = {"base": checkpoint.name, "adapter": str(adapter.file), "strength": config.strength}
         write_marker(fresh, MARKER, _KIND, {**facts, "card": adapter.card.to_metadata()})
         check_checkpoint(find_checkpoint(fresh))
     context.emit(Saved(path=str(config.out), role="model"))
-    _advise(config.out, rounding, context)
+    _warn(config.out, rounding, context)
     return {
         "checkpoint": str(config.out),
         "merged": len(source.modules),
@@ -76,17 +76,17 @@ def _changes_layout(config: MergeJob, checkpoint: Checkpoint) -> bool:
 
 
 class _Merger:
-    """Writes the files of a plan, with what the source adds."""
+    """Writes the files of a merged model and adds the weight deltas."""
 
     def __init__(self, source: ExportSource, context: Context) -> None:
         self._source = source
         self._context = context
         self._changed = {f"decoder.{module}.weight": module for module in source.modules}
-        self._error = self._whole = 0.0
+        self._squared_error = self._squared_norm = 0.0
         self._done = 0
 
     def write(self, plan: MergedFiles, folder: Path) -> float:
-        """All files of ``plan``; returns |written - exact| / |addition| over all changed weights."""
+        """Write all files of ``plan``. Returns |written - exact| / |delta| over all changed weights."""
         total = sum(map(len, plan.weights.values()))
         self._context.emit(Started(job="merge", total=total, unit="weights"))
         for path, tensors in plan.weights.items():
@@ -97,11 +97,11 @@ class _Merger:
             shutil.copyfile(origin, folder / path)
         for path, content in plan.texts.items():
             write_json(folder / path, content)
-        return math.sqrt(self._error / self._whole) if self._whole else 0.0
+        return math.sqrt(self._squared_error / self._squared_norm) if self._squared_norm else 0.0
 
     def _stream(self, file: Path, tensors: list[FileTensor], total: int) -> None:
         by_name = {tensor.name: tensor for tensor in tensors}
-        with TensorWriter(file, {name: _form(tensor) for name, tensor in by_name.items()}) as writer:
+        with TensorWriter(file, {name: _dtype_and_shape(tensor) for name, tensor in by_name.items()}) as writer:
             for name in writer.names:
                 self._context.stop_if_cancelled()
                 values = by_name[name].values
@@ -112,36 +112,37 @@ class _Merger:
                 else:
                     writer.copy(name, values)
                 self._done += 1
-                if self._done % _REPORTED == 0 or self._done == total:
+                if self._done % _REPORT_EVERY == 0 or self._done == total:
                     self._context.emit(Progressed(done=self._done, total=total, note=by_name[name].original))
 
     def _merged(self, module: str, weight: Tensor) -> Tensor:
-        """The weight with what the adapter adds, in the weight's own type. Raises AdapterError for NaN."""
+        """``weight`` plus the weight delta, in the dtype of ``weight``. Raises AdapterError for NaN."""
         exact = weight.float()
         added = delta(self._source.modules[module], exact)
         added = added if self._source.strength == 1.0 else self._source.strength * added
-        self._whole += float(added.norm()) ** 2
+        self._squared_norm += float(added.norm()) ** 2
         exact += added.reshape(exact.shape)
-        del added  # the largest weights are 50 MB, and there is no need to hold five of them
+        del added  # the largest weights take 50 MB each
         merged = exact.to(weight.dtype)
-        self._error += float((merged - exact).norm()) ** 2
-        if not math.isfinite(self._error):
-            raise AdapterError(f"{module} would become NaN or infinite", hint="Use a smaller strength.")
+        self._squared_error += float((merged - exact).norm()) ** 2
+        if not math.isfinite(self._squared_error):
+            raise AdapterError(f"{module} would contain NaN or infinite values", hint="Use a smaller strength.")
         return merged
 
 
-def _form(tensor: FileTensor) -> tuple[torch.dtype, tuple[int, ...]]:
+def _dtype_and_shape(tensor: FileTensor) -> tuple[torch.dtype, tuple[int, ...]]:
     values = tensor.values
     return (values.dtype, tuple(values.shape)) if isinstance(values, Tensor) else (dtype_of(values), values.shape)
 
 
-def _advise(out: Path, rounding: float, context: Context) -> None:
-    if rounding > _COARSE:
+def _warn(out: Path, rounding: float, context: Context) -> None:
+    if rounding > _ROUNDING_WARNING:
         message = (
-            f"the base's number type is too coarse for {rounding:.0%} of this adapter; beside the model it is exact"
+            f"rounding to the dtype of the base model loses {rounding:.0%} of this adapter; loading the adapter "
+            "separately is exact"
         )
         context.emit(LogMessage(message=message, warning=True))
     merged = find_checkpoint(out)
     if not (merged.vae_folder / "config.json").is_file():
-        hint = f"to play, it needs vae and {merged.text_encoder_folder.name} beside it in {merged.components_root}"
+        hint = f"generation needs vae and {merged.text_encoder_folder.name} in {merged.components_root}"
         context.emit(LogMessage(message=hint, warning=True))

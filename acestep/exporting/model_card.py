@@ -50,10 +50,10 @@ def model_card(name: str, card: AdapterCard, *, target: ExportTarget, form: str,
         f"- Base model: {base}. It does not work with models of another family.\n"
         f"- Trigger word: {trigger}\n"
         f"- Sample prompt: {sample_prompt(card)}\n"
-        f"- Licence: {card.facts.get('license') or _LICENSE}",
+        f"- License: {card.facts.get('license') or _LICENSE}",
         "## Use",
         target.usage or _USAGE_UNKNOWN.format(target.label),
-        f"Written as {form}; difference to the trained adapter {residual:.2g} of its size.",
+        f"Written as {form}; relative difference to the trained adapter: {residual:.2g}.",
         "## Training",
         "\n".join(f"- {key}: {value}" for key, value in _facts(card).items()) or "Unknown.",
     ]

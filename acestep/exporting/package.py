@@ -139,7 +139,7 @@ def _notes(source: ExportSource, written: WrittenAdapter, residual: float) -> li
     dropped = unsupported_convolutions(source, written.loaded)
     notes = [f"{module} is left out: this program does not support it" for module in dropped]
     if not written.exact and residual > EXACT:
-        notes.append(f"as a LoRA it loses {residual:.2%} of what was trained; a higher rank keeps more")
+        notes.append(f"the LoRA approximation has a relative error of {residual:.2%}; a higher rank reduces it")
     return notes
 
 
@@ -147,7 +147,7 @@ def require_replaceable_export(out: Path) -> None:
     """Raise StorageError unless ``out`` is new, empty, or an adapter folder that this program wrote."""
     if not out.exists() or (out.is_dir() and (not any(out.iterdir()) or _is_own_export(out))):
         return
-    raise StorageError(f"{out} exists and was not made by this program", hint="Choose a new folder.")
+    raise StorageError(f"{out} exists and was not written by this program", hint="Choose a new folder.")
 
 
 def _is_own_export(folder: Path) -> bool:

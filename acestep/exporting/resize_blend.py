@@ -1,4 +1,4 @@
-"""Adapters made from adapters: of another rank, or several in one."""
+"""Change the rank of an adapter, and blend several adapters into one LoRA."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ from acestep.exporting.source import CONVOLUTIONS, ExportSource
 
 
 def resize_adapter(adapter: Path, rank: int, *, out: Path, checkpoint: str | Path | None = None) -> dict[str, Any]:
-    """Write ``adapter`` as the LoRA of ``rank`` that is nearest to it, of whatever kind it is.
+    """Write the best rank-``rank`` LoRA approximation of an adapter of any kind (truncated SVD).
+
+    Args:
+        adapter: adapter folder or file, or a run folder.
+        checkpoint: the base model. Required for DoRA, whose weight delta depends on the base weights.
 
     Returns:
-        As ``package.export_adapter``; ``residual`` is the share that is lost.
+        The result of ``package.export_adapter``. ``residual`` is the relative approximation error.
 
     Raises:
-        AdapterError, StorageError: as there.
+        AdapterError, StorageError: see ``package.export_adapter``.
     """
     stored = read_any(adapter)
     return write_for(ExportSource(stored, _base(stored, checkpoint), rank=rank), "acestep", out)
@@ -40,32 +44,38 @@ def blend_adapters(
     rank: int | None = None,
     checkpoint: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Write one LoRA that adds what all ``adapters`` add together, each times its weight.
+    """Write one LoRA whose weight delta is the weighted sum of the deltas of ``adapters``.
 
-    Without ``rank``, LoRAs are set side by side, which is exact; other kinds become the smallest sufficient LoRA.
+    Without ``rank``, LoRA matrices are concatenated, which is exact (``combination_type="cat"`` of PEFT's
+    ``add_weighted_adapter``). Adapters of other kinds are approximated by a LoRA of the smallest sufficient rank.
+
+    Args:
+        adapters: path and weight of each adapter.
+        rank: rank of the result.
+        checkpoint: the base model. Required for DoRA.
 
     Returns:
-        As ``package.export_adapter``; ``residual`` is the share of the sum that is lost.
+        The result of ``package.export_adapter``. ``residual`` is the relative error of the sum.
 
     Raises:
-        AdapterError: fewer than two, of different families, or as there.
-        StorageError: ``out`` holds something else, or cannot be written.
+        AdapterError: fewer than two adapters, different model families, or see ``package.export_adapter``.
+        StorageError: ``out`` contains other files, or cannot be written.
     """
     if len(adapters) < 2:
-        raise AdapterError("a blend takes two adapters or more", hint="Name another one.")
+        raise AdapterError("a blend needs at least two adapters", hint="Add another adapter.")
     stored = [read_any(path) for path, _ in adapters]
     if len(families := {each.card.family for each in stored if each.card.family}) > 1:
-        raise AdapterError(f"adapters of the families {' and '.join(sorted(families))} do not blend")
+        raise AdapterError(f"adapters of the families {' and '.join(sorted(families))} cannot be blended")
     weights = [weight for _, weight in adapters]
     pairs = zip(stored, weights, strict=True)
     sources = [ExportSource(each, _base(each, checkpoint), strength=weight) for each, weight in pairs]
     if rank is None and all(each.kind == "lora" for each in stored):
-        blend, lost = lora_from_weights(stored[0], _concatenated(sources)), 0.0
+        blend, residual = lora_from_weights(stored[0], _concatenated(sources)), 0.0
     else:
-        blend, lost = _sum_as_lora(stored[0], sources, rank)
+        blend, residual = _sum_as_lora(stored[0], sources, rank)
     blend = dataclasses.replace(blend, card=dataclasses.replace(blend.card, **_blend_metadata(stored, weights)))
     result = write_for(ExportSource(blend, None), "acestep", out)
-    return {**result, "residual": max(lost, result["residual"]), "blended": len(stored)}
+    return {**result, "residual": max(residual, result["residual"]), "blended": len(stored)}
 
 
 def _base(stored: StoredAdapter, checkpoint: str | Path | None) -> Any:
@@ -73,35 +83,41 @@ def _base(stored: StoredAdapter, checkpoint: str | Path | None) -> Any:
 
 
 def _concatenated(sources: list[ExportSource]) -> dict[str, Tensor]:
-    """[A1; A2] and [s1 B1, s2 B2]: their product is s1 B1 A1 + s2 B2 A2."""
+    """Concatenated factors [A1; A2] and [s1 B1, s2 B2], whose product is s1 B1 A1 + s2 B2 A2."""
     weights: dict[str, Tensor] = {}
     for name in _modules(sources):
-        there = [source for source in sources if name in source.modules]
-        a = [source.modules[name]["lora_A"] for source in there]
-        b = [source.strength * source.modules[name]["lora_B"] for source in there]
+        present = [source for source in sources if name in source.modules]
+        a = [source.modules[name]["lora_A"] for source in present]
+        b = [source.strength * source.modules[name]["lora_B"] for source in present]
         weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"] = torch.cat(a), torch.cat(b, dim=1)
     return weights
 
 
 def _sum_as_lora(first: StoredAdapter, sources: list[ExportSource], rank: int | None) -> tuple[StoredAdapter, float]:
-    def sum_at(name: str) -> Tensor:
-        there = [source.weight_delta(name) for source in sources if name in source.modules]
-        return torch.stack(there).sum(dim=0)
+    def summed_delta(name: str) -> Tensor:
+        deltas = [source.weight_delta(name) for source in sources if name in source.modules]
+        return torch.stack(deltas).sum(dim=0)
 
     names = [name for name in _modules(sources) if name not in CONVOLUTIONS]
-    return convert_to_lora(first, {name: partial(sum_at, name) for name in names}, rank)
+    return convert_to_lora(first, {name: partial(summed_delta, name) for name in names}, rank)
 
 
 def _modules(sources: list[ExportSource]) -> list[str]:
-    """Of all of them, in the order of the first, each once."""
+    """Module names of all sources without duplicates, in the order of their first occurrence."""
     return list(dict.fromkeys(name for source in sources for name in source.modules))
 
 
 def _blend_metadata(stored: list[StoredAdapter], weights: list[float]) -> dict[str, Any]:
-    """What the card of a blend tells: the words of all, and what it was made of."""
-    words = dict.fromkeys(each.card.trigger_word for each in stored if each.card.trigger_word)
+    """Metadata of a blend: all trigger words, and the adapters with their weights."""
+    trigger_words = dict.fromkeys(each.card.trigger_word for each in stored if each.card.trigger_word)
     parts = [
         {"name": each.file.parent.name, "kind": each.kind, "base_model": each.card.base_model, "weight": weight}
         for each, weight in zip(stored, weights, strict=True)
     ]
-    return {"trigger_word": ", ".join(words), "steps": 0, "epochs": 0, "dataset_hash": "", "facts": {"blended": parts}}
+    return {
+        "trigger_word": ", ".join(trigger_words),
+        "steps": 0,
+        "epochs": 0,
+        "dataset_hash": "",
+        "facts": {"blended": parts},
+    }

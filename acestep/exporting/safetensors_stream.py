@@ -1,7 +1,7 @@
-"""Safetensors files read and written one tensor at a time, so that no model has to fit into memory.
+"""Read and write safetensors files one tensor at a time, so that a model need not fit into memory.
 
 Format: 8 bytes little-endian header length, a JSON header padded to a multiple of 8, the data without gaps
-(github.com/huggingface/safetensors, README). The library's own writer wants all tensors at once.
+(https://github.com/huggingface/safetensors#format). The writer of the library takes all tensors at once.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_CHUNK = 4 * 2**20  # bytes
+_CHUNK_BYTES = 4 * 2**20
 
 
 def read_tensor(stored: TensorInfo) -> Tensor:
-    """One weight in memory of its own, in the type it is stored in. Raises CheckpointError for an unknown type."""
+    """Load one tensor in its stored dtype. Raises CheckpointError for a dtype that PyTorch does not have."""
     data = bytearray(stored.end - stored.start)
     with stored.file.open("rb") as file:
         file.seek(stored.start)
@@ -44,35 +44,36 @@ def read_tensor(stored: TensorInfo) -> Tensor:
 
 
 def dtype_of(stored: TensorInfo) -> torch.dtype:
-    """Raises CheckpointError for a type that PyTorch does not have."""
+    """The torch dtype. Raises CheckpointError for a dtype that PyTorch does not have."""
     if stored.dtype not in DTYPES:
         raise CheckpointError(
-            f"{stored.file}: {stored.name} is stored as {stored.dtype}", hint="Use the checkpoint in bf16 or fp32."
+            f"{stored.file}: {stored.name} has the unsupported dtype {stored.dtype}",
+            hint="Use the checkpoint in bf16 or fp32.",
         )
     return DTYPES[stored.dtype]
 
 
 class TensorWriter:
-    """A safetensors file whose tensors arrive one by one, in the order of ``layout``; a context manager.
+    """Context manager that writes the tensors of a safetensors file one by one, in the order of ``names``.
 
-    The header is written first, so names, types and shapes are fixed from the start.
+    The header is written first, so names, dtypes and shapes are fixed from the start.
     """
 
     def __init__(self, path: Path, layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
-        """``layout``: name -> type and shape. Wider types go first: each tensor then lies aligned in the file."""
+        """Fix the ``layout``: name -> dtype and shape. Wider dtypes come first, so that each tensor is aligned."""
         order = sorted(layout, key=lambda name: -layout[name][0].itemsize)  # stable
-        self._left = {name: layout[name] for name in order}
+        self._remaining = {name: layout[name] for name in order}
         self._path = path
         self._file: BinaryIO
 
     @property
     def names(self) -> list[str]:
-        """The tensors still to be written, in order."""
-        return list(self._left)
+        """Names of the remaining tensors, in order."""
+        return list(self._remaining)
 
     def __enter__(self) -> Self:
         entries, position = {}, 0
-        for name, (dtype, shape) in self._left.items():
+        for name, (dtype, shape) in self._remaining.items():
             end = position + math.prod(shape) * dtype.itemsize
             kind = next(key for key, value in DTYPES.items() if value is dtype)
             entries[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [position, end]}
@@ -88,24 +89,26 @@ class TensorWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        assert kind is not None or not self._left, f"{self._path} still lacks {self.names[:3]}"
+        assert kind is not None or not self._remaining, f"{self._path} lacks the tensors {self.names[:3]}"
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """The next tensor, of the type and shape that were announced."""
-        assert (name, (tensor.dtype, tuple(tensor.shape))) == next(iter(self._left.items())), name
+        """Write the next tensor. Its dtype and shape must match the layout."""
+        assert (name, (tensor.dtype, tuple(tensor.shape))) == next(iter(self._remaining.items())), name
         self._file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-        del self._left[name]
+        del self._remaining[name]
 
     def copy(self, name: str, stored: TensorInfo) -> None:
-        """The next tensor, byte for byte from another file."""
-        assert (name, (dtype_of(stored), stored.shape)) == next(iter(self._left.items())), name
+        """Copy the next tensor from another file unchanged. Raises CheckpointError if that file is truncated."""
+        assert (name, (dtype_of(stored), stored.shape)) == next(iter(self._remaining.items())), name
         left = stored.end - stored.start
         with stored.file.open("rb") as source:
             source.seek(stored.start)
             while left:
-                data = source.read(min(_CHUNK, left))
+                data = source.read(min(_CHUNK_BYTES, left))
                 if not data:
-                    raise CheckpointError(f"{stored.file} is cut short at {stored.name}", hint="Get the file again.")
+                    raise CheckpointError(
+                        f"{stored.file} is truncated at {stored.name}", hint="Download the file again."
+                    )
                 self._file.write(data)
                 left -= len(data)
-        del self._left[name]
+        del self._remaining[name]

@@ -1,4 +1,4 @@
-"""An adapter on its way to another program: what it adds, in every form that some program reads."""
+"""The adapter of an export, in each form that a program can load: own kind, LoRA, or full weight differences."""
 
 from __future__ import annotations
 
@@ -15,12 +15,20 @@ from acestep.exporting.delta import BaseWeights, delta, needs_base, scale_adapte
 from acestep.exporting.low_rank import convert_to_lora
 
 CONVOLUTIONS = ("proj_in.1",)
-"""Modules that a LoRA's two matrices do not describe; only LoKr of other trainers sits on them."""
+"""Convolutions. Only LoKr adapters of other trainers have them; they cannot become a LoRA here."""
 KERNEL_SIZE = 2
+"""Kernel size of these convolutions."""
 
 
 class ExportSource:
-    """One adapter, the strength it leaves at, and the rank of the LoRA that it shall become, if any."""
+    """An adapter to export.
+
+    Args:
+        adapter: the adapter.
+        base: weights of its base model. Required for DoRA in some forms.
+        rank: rank of the LoRA that the adapter is converted to. None: convert only if required.
+        strength: scale that is applied to the weight deltas.
+    """
 
     def __init__(
         self, adapter: StoredAdapter, base: BaseWeights | None, *, rank: int | None = None, strength: float = 1.0
@@ -33,54 +41,54 @@ class ExportSource:
         self.needs_base = needs_base(adapter)
 
     def weight_delta(self, module: str) -> Tensor:
-        """[out, in] fp32 what this source adds to the weight of ``module``. Raises AdapterError without its base."""
+        """The scaled weight delta [out, in] of ``module`` in fp32. Raises AdapterError if the base model is missing."""
         return self.strength * delta(self.modules[module], self.base_weight(module))
 
     def base_weight(self, module: str) -> Tensor | None:
-        """The weight of ``module``, if it is at hand and the addition depends on it."""
+        """The base weight of ``module``, or None if it is not available or not needed."""
         return self.base[module] if self.base and self.needs_base else None
 
     @cached_property
     def same_kind(self) -> StoredAdapter | None:
-        """It in its own kind, or None where a LoRA of some rank is wanted or its kind cannot carry the strength."""
+        """The adapter in its own kind, or None if a rank is set or its kind cannot be scaled by ``strength``."""
         return scale_adapter(self.adapter, self.strength) if self.rank is None else None
 
     @cached_property
     def same_kind_modules(self) -> dict[str, dict[str, Tensor]]:
-        """The parts of ``own``; empty without it."""
+        """The modules of ``same_kind``; empty if it is None."""
         return self.same_kind.modules if self.same_kind else {}
 
     @cached_property
     def same_kind_file(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """What the file of ``own`` holds: tensors and metadata; nothing without it."""
+        """Tensors and metadata of the file of ``same_kind``; empty if it is None."""
         return serialize_adapter(self.same_kind) if self.same_kind else ({}, {})
 
     @cached_property
     def lora(self) -> StoredAdapter:
-        """It as the nearest LoRA, convolutions left out."""
+        """The adapter as its best LoRA approximation, without convolutions."""
         names = [name for name in self.modules if name not in CONVOLUTIONS]
         return convert_to_lora(self.adapter, {name: partial(self.weight_delta, name) for name in names}, self.rank)[0]
 
     def diff(self, module: str) -> Tensor:
-        """The whole addition in the shape of the weight, in the type of the file. [out, in] or [out, in, kernel]"""
+        """The full weight difference [out, in] or [out, in, kernel], in the dtype of the adapter."""
         weight_delta = self.weight_delta(module)
         shape = (len(weight_delta), -1, KERNEL_SIZE) if module in CONVOLUTIONS else weight_delta.shape
         return weight_delta.reshape(shape).to(self.adapter.dtype)
 
     def module_of_key(self, key: str) -> str:
-        """The module that ``key`` of a file belongs to, under any program's names; empty if to none."""
+        """The module that a key of any format belongs to, or an empty string."""
         start = key.replace(".", "_")
         names = (name for name in self.modules if f"_{name.replace('.', '_')}_" in f"_{start}_")
         return max(names, key=len, default="")
 
 
 def write_adapter_files(adapter: StoredAdapter, folder: Path) -> None:
-    """The files of its own kind."""
+    """Write the files of an adapter in its own kind."""
     method(adapter.kind).write(folder, adapter.weights, adapter.config, adapter.card, adapter.dtype)
 
 
 def serialize_adapter(adapter: StoredAdapter) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What the file of its own kind holds: tensors and metadata."""
+    """Tensors and metadata of the file that ``write_adapter_files`` writes."""
     with tempfile.TemporaryDirectory() as folder:
         write_adapter_files(adapter, Path(folder))
         return read_tensors(find_adapter(Path(folder)))

@@ -1,6 +1,6 @@
-"""ComfyUI's rules for ACE-Step 1.5 adapters, said again from its code (INTEROP B2), apart from the program's own.
+"""Independent implementation of ComfyUI's loader for ACE-Step 1.5 adapters, as a reference for the export tests.
 
-comfy/lora.py: which keys there are; comfy/weight_adapter/{lora,loha,lokr}.py: what is computed from them, as of 2026.
+Follows comfy/lora.py (keys) and comfy/weight_adapter/{lora,loha,lokr}.py (computation), as of 2026.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.adapters.small import with_original_names
 
 
 def key_map(decoder: AceStepDiT) -> dict[str, str]:
-    """What may stand before a suffix -> original name of the weight it means."""
+    """Key prefix -> original name of its weight."""
     found = {}
     for weight in with_original_names(decoder).state_dict():
         name = weight.removesuffix(".weight")
@@ -31,7 +31,7 @@ def key_map(decoder: AceStepDiT) -> dict[str, str]:
 
 @torch.no_grad()
 def load_into(decoder: AceStepDiT, file: Path) -> list[str]:
-    """Patch the weights of ``decoder`` as the node "Load LoRA" does at strength 1; returns the keys it did not load."""
+    """Patch the weights of ``decoder`` as the node "Load LoRA" does at strength 1; return the keys it did not load."""
     tensors, used = load_file(file), set[str]()
     for x, name in key_map(decoder).items():
         found = {key: value for key, value in tensors.items() if key.startswith((f"{x}.", f"{x}_lora."))}
@@ -41,7 +41,7 @@ def load_into(decoder: AceStepDiT, file: Path) -> list[str]:
         if patch is not None and patch.numel() == weight.numel():
             weight += patch.reshape(weight.shape)
         elif patch is not None:
-            used -= set(found)  # an error in its log, and the weight stays as it was
+            used -= set(found)  # ComfyUI logs an error and leaves the weight unchanged
     return [key for key in tensors if key not in used]
 
 
@@ -53,7 +53,7 @@ def _patch(x: str, tensors: Mapping[str, Tensor], used: set[str], weight: Tensor
         return tensors[f"{x}.{suffix}"].float()
 
     alpha = take("alpha")
-    assert f"{x}.dora_scale" not in tensors, "a DoRA in ComfyUI's form depends on its version"
+    assert f"{x}.dora_scale" not in tensors, "the DoRA computation depends on the ComfyUI version"
     for up, down in (("lora_up.weight", "lora_down.weight"), ("lora_B.weight", "lora_A.weight"), ("lora_B", "lora_A")):
         if f"{x}.{up}" in tensors:
             b, a = take(up), take(down)
@@ -73,11 +73,11 @@ def _patch(x: str, tensors: Mapping[str, Tensor], used: set[str], weight: Tensor
 def _kronecker(take: object, alpha: Tensor | None) -> Tensor:
     halves, dim = [], None
     for half in ("lokr_w1", "lokr_w2"):
-        whole = take(half)  # type: ignore[operator]
-        if whole is None:
+        factor = take(half)  # type: ignore[operator]
+        if factor is None:
             a, b = take(f"{half}_a"), take(f"{half}_b")  # type: ignore[operator]
-            whole, dim = a @ b, b.shape[0]
-        halves.append(whole)
+            factor, dim = a @ b, b.shape[0]
+        halves.append(factor)
     return torch.kron(*halves) * (_scale(alpha, dim) if dim else 1.0)
 
 
@@ -86,6 +86,6 @@ def _scale(alpha: Tensor | None, rank: int) -> float:
 
 
 def unloaded(decoder: nn.Module, file: Path) -> list[str]:
-    """Keys of ``file`` that ComfyUI would only write about into its log."""
+    """Keys of ``file`` that ComfyUI does not load and only mentions in its log."""
     assert isinstance(decoder, AceStepDiT)
     return load_into(decoder, file)

@@ -9,5 +9,5 @@ from tests.exporting.models import write_checkpoint
 
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer model of the 2B family. Not to be changed."""
+    """A two-layer model of the 2B family. Read-only."""
     return write_checkpoint(tmp_path_factory.mktemp("small"))

@@ -1,4 +1,4 @@
-"""A checkpoint small enough to export for in a fraction of a second, and adapters trained on it."""
+"""A base model that is small enough for fast export tests, and adapters trained on it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _SIZES = {
     "fsq_input_levels": [8, 5, 5],
 }
 
-# kind -> scale settings: alpha = r, alpha = 2r, rsLoRA, other ranks for some modules, as far as the kind has them.
+# kind -> scale settings: alpha = r, alpha = 2r, rsLoRA, other ranks for some modules, where the kind supports them.
 _LORA: dict[str, dict[str, Any]] = {
     "alpha = r": {"r": 4, "alpha": 4, "dropout": 0.0},
     "alpha = 2r": {"r": 4, "alpha": 8, "dropout": 0.0},
@@ -76,7 +76,7 @@ def write_checkpoint(root: Path, name: str = NAME, **changes: Any) -> Path:
 
 
 def write_checkpoint_of(decoder: AceStepDiT, root: Path) -> Path:
-    """A DiT folder around ``decoder``; the other parts are there and hold zeros."""
+    """A DiT folder with the weights of ``decoder``. All other weights are zero."""
     given = {key: value for key, value in decoder.config.items() if not key.startswith("_")}
     config = {**DEFAULTS, **_SIZES, **given, "is_turbo": True}
     weights = {name: torch.zeros(shape) for name, shape in expected_shapes(config).items()}
@@ -93,7 +93,7 @@ def config_of(kind: str, setting: str) -> AdapterConfig:
 
 
 def train(decoder: nn.Module, kind: str, setting: str, *, train_mlp: bool = True) -> Adapter:
-    """An adapter in ``decoder`` that changes a good part of its answer."""
+    """Inject an adapter into ``decoder`` that clearly changes its output."""
     adapter = trained(decoder, kind, config_of(kind, setting), train_mlp=train_mlp)
     if SETTINGS[kind][setting].get("init") != "pissa":
         sizes = {key: 1.0 if "magnitude" in key else _SIZES_OF_KIND[kind] for key in adapter.state()}
@@ -104,24 +104,24 @@ def train(decoder: nn.Module, kind: str, setting: str, *, train_mlp: bool = True
 def make_run(
     checkpoint: Path, folder: Path, kind: str, setting: str, dtype: torch.dtype = torch.float32, train_mlp: bool = True
 ) -> Tensor:
-    """A run folder with a final adapter; returns the trained decoder's answer to ``probe_decoder``."""
+    """A run folder with a final adapter; returns the output of the trained decoder for ``probe_decoder``."""
     decoder = load_dit(checkpoint)
     adapter = train(decoder, kind, setting, train_mlp=train_mlp)
     card = AdapterCard(base_model=checkpoint.name, family="2b", variant="turbo", trigger_word="zyx", steps=9)
     save(adapter, folder / "final" / "adapter", card, dtype)
-    return heard(decoder)
+    return probe_output(decoder)
 
 
 @torch.no_grad()
-def heard(decoder: nn.Module) -> Tensor:
-    """The decoder's answer to always the same question."""
+def probe_output(decoder: nn.Module) -> Tensor:
+    """The output of the decoder for fixed inputs."""
     return probe_decoder(decoder)
 
 
-def error(found: Tensor, wanted: Tensor, base: Tensor) -> float:
+def error(found: Tensor, expected: Tensor, base: Tensor) -> float:
     """|found - wanted| / |wanted - base|"""
-    return float((found - wanted).norm() / (wanted - base).norm())
+    return float((found - expected).norm() / (expected - base).norm())
 
 
-def plain(checkpoint: Path) -> AceStepDiT:
+def load_base(checkpoint: Path) -> AceStepDiT:
     return load_dit(checkpoint)

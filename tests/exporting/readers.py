@@ -1,4 +1,4 @@
-"""The other programs' own loaders: each gives the answer of a decoder that has read an exported adapter."""
+"""The loaders of the other programs: each returns the output of a decoder that has loaded an exported adapter."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from torch import Tensor
 from acestep.models.dit import AceStepDiT
 from tests.adapters.small import with_original_names
 from tests.exporting.comfyui import load_into
-from tests.exporting.models import heard
+from tests.exporting.models import probe_output
 
 
 def by_the_app(decoder: AceStepDiT, folder: Path) -> Tensor:
-    """PEFT or LyCORIS on a tree with original names, as the ACE-Step app calls them (INTEROP B1)."""
+    """PEFT or LyCORIS on modules with original names, as the ACE-Step app calls them."""
     tree = with_original_names(decoder)
     lokr = folder / "lokr_weights.safetensors"
     if not lokr.is_file():
-        return heard(PeftModel.from_pretrained(tree, folder, adapter_name=folder.name))
-    found = _filled_by_lycoris(with_original_names(decoder), lokr)
+        return probe_output(PeftModel.from_pretrained(tree, folder, adapter_name=folder.name))
+    found = _loaded_by_lycoris(with_original_names(decoder), lokr)
     with torch.no_grad():
         network, _ = create_lycoris_from_weights(1.0, str(lokr), tree)
     network.apply_to()
-    again = heard(tree)
-    assert torch.allclose(found, again, atol=1e-5, rtol=1e-4)  # by the settings, and by the sizes in the file
+    again = probe_output(tree)
+    assert torch.allclose(found, again, atol=1e-5, rtol=1e-4)  # from the config, and from the shapes in the file
     return found
 
 
-def _filled_by_lycoris(tree: Any, file: Path) -> Tensor:
-    """The network that the settings in the file describe, filled from it."""
+def _loaded_by_lycoris(tree: Any, file: Path) -> Tensor:
+    """Output of the LyCORIS network that the config in the file describes, with the weights of the file."""
     with safe_open(file, framework="pt") as opened:
         settings = json.loads(opened.metadata()["lokr_config"])
     before = {name: value for name, value in vars(LycorisNetwork).items() if name.isupper()}
@@ -49,20 +49,20 @@ def _filled_by_lycoris(tree: Any, file: Path) -> Tensor:
             setattr(LycorisNetwork, name, value)
     network.apply_to()
     network.load_weights(str(file))
-    return heard(tree)
+    return probe_output(tree)
 
 
 def by_comfyui(decoder: AceStepDiT, file: Path) -> Tensor:
     assert load_into(decoder, file) == []
-    return heard(decoder)
+    return probe_output(decoder)
 
 
 def by_diffusers(decoder: AceStepDiT, folder: Path) -> Tensor:
-    """What ``pipeline.load_lora_weights(folder)`` does: its check of the keys, then its loader."""
+    """The steps of ``pipeline.load_lora_weights(folder)``: its check of the keys, then its loader."""
     state, metadata = AceStepLoraLoaderMixin.lora_state_dict(str(folder), return_lora_metadata=True)
     assert all("lora" in key for key in state)
     AceStepLoraLoaderMixin.load_lora_into_transformer(state, decoder, metadata=metadata)
-    return heard(decoder)
+    return probe_output(decoder)
 
 
 READERS: dict[str, Callable[[AceStepDiT, Path], Tensor]] = {

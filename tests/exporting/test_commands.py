@@ -1,4 +1,4 @@
-"""The commands for finished adapters: what they answer, and with which exit code."""
+"""The adapter commands: their results and exit codes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.adapters.small import LORA, make_decoder, save, trained
 from tests.exporting.models import make_run
 
 
-def answer(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> dict[str, Any]:
+def run_command(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> dict[str, Any]:
     assert main([*map(str, arguments), "--json"]) == code
     found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     return found
@@ -28,20 +28,22 @@ def run(tmp_path: Path, small_checkpoint: Path) -> Path:
 def test_export_for_every_program_names_folders_after_the_run(
     tmp_path: Path, run: Path, small_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = answer(capsys, "export", run, "--to", "all", "--out", tmp_path / "out", "--checkpoint", small_checkpoint)
-    assert set(told["targets"]) == {"acestep", "comfyui", "diffusers"}
-    for each in told["targets"].values():
+    result = run_command(
+        capsys, "export", run, "--to", "all", "--out", tmp_path / "out", "--checkpoint", small_checkpoint
+    )
+    assert set(result["targets"]) == {"acestep", "comfyui", "diffusers"}
+    for each in result["targets"].values():
         assert each["output_error"] < 1e-4
         assert Path(each["adapter"]).exists()
     assert main(["export", str(run), "--to", "all", "--out", str(tmp_path / "out")]) == 0
     assert "comfyui: " in capsys.readouterr().out
 
 
-def test_without_out_an_export_goes_to_a_folder_of_the_runs_name(
+def test_the_default_export_folder_has_the_name_of_the_run(
     tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert answer(capsys, "export", run)["adapter"] == str(Path("exports") / "my song")
+    assert run_command(capsys, "export", run)["adapter"] == str(Path("exports") / "my song")
     assert (tmp_path / "exports" / "my song" / "adapter_model.safetensors").is_file()
 
 
@@ -49,36 +51,38 @@ def test_merge_and_import_and_resize_and_blend(
     tmp_path: Path, run: Path, small_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     merged = tmp_path / "models" / "acestep-v15-merged"
-    told = answer(capsys, "merge", "--checkpoint", small_checkpoint, "--adapter", run, "--out", merged)
-    assert told["checkpoint"] == str(merged)
+    result = run_command(capsys, "merge", "--checkpoint", small_checkpoint, "--adapter", run, "--out", merged)
+    assert result["checkpoint"] == str(merged)
     assert [path.name for path in merged.parent.iterdir() if path.is_dir() and path.name[0] != "."] == [merged.name]
-    told = answer(capsys, "import", run / "final" / "adapter", "--out", tmp_path / "taken", "--trigger-word", "abc")
-    assert told["trigger_word"] == "abc"
-    assert answer(capsys, "resize", run, "--rank", "2", "--out", tmp_path / "small")["residual"] > 0
+    result = run_command(
+        capsys, "import", run / "final" / "adapter", "--out", tmp_path / "imported", "--trigger-word", "abc"
+    )
+    assert result["trigger_word"] == "abc"
+    assert run_command(capsys, "resize", run, "--rank", "2", "--out", tmp_path / "small")["residual"] > 0
     pair = [f"{run}=0.5", run]
-    assert answer(capsys, "blend", *pair, "--out", tmp_path / "blend")["blended"] == 2
-    told = answer(capsys, "blend", f"{run}=half", run, "--out", tmp_path / "no", code=1)
-    assert told["message"].startswith("'half' is not a valid weight")
+    assert run_command(capsys, "blend", *pair, "--out", tmp_path / "blend")["blended"] == 2
+    result = run_command(capsys, "blend", f"{run}=half", run, "--out", tmp_path / "no", code=1)
+    assert result["message"].startswith("'half' is not a valid weight")
 
 
-def test_prove_takes_prompts_and_seeds(
+def test_prove_accepts_prompts_and_seeds(
     tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_run(tiny_checkpoint, tmp_path / "run", "lora", "alpha = r")
     options = ("--checkpoint", tiny_checkpoint, "--adapter", tmp_path / "run", "--out", tmp_path / "proof")
-    wanted = ("--prompt", "a waltz", "--seed", "5", "--seed", "6", "--duration", "1", "--steps", "1")
-    told = answer(capsys, "prove", *options, *wanted, "--device", "cpu")
-    assert "It changes the music" in told["sentence"]
-    assert [Path(base).name for base, _ in told["files"]] == ["01-seed-5-base.wav", "02-seed-6-base.wav"]
+    generation = ("--prompt", "a waltz", "--seed", "5", "--seed", "6", "--duration", "1", "--steps", "1")
+    result = run_command(capsys, "prove", *options, *generation, "--device", "cpu")
+    assert "The effect of the adapter is" in result["sentence"]
+    assert [Path(base).name for base, _ in result["files"]] == ["01-seed-5-base.wav", "02-seed-6-base.wav"]
 
 
-def test_a_wrong_use_ends_with_one_and_a_hint(
+def test_user_errors_exit_with_code_1_and_a_hint(
     tmp_path: Path, small_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(trained(make_decoder("xl"), "lora", LORA), tmp_path / "xl" / "final" / "adapter")
     options = ("--checkpoint", small_checkpoint, "--adapter", tmp_path / "xl", "--out", tmp_path / "merged")
-    told = answer(capsys, "merge", *options, code=1)
-    assert (told["error"], told["hint"]) == ("ModelMismatch", "Choose the model it was trained on.")
-    told = answer(capsys, "export", tmp_path, "--out", tmp_path / "out", code=1)
-    assert told["error"] == "AdapterError"
-    assert told["hint"]
+    result = run_command(capsys, "merge", *options, code=1)
+    assert (result["error"], result["hint"]) == ("ModelMismatch", "Choose the model it was trained on.")
+    result = run_command(capsys, "export", tmp_path, "--out", tmp_path / "out", code=1)
+    assert result["error"] == "AdapterError"
+    assert result["hint"]

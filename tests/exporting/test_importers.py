@@ -1,4 +1,4 @@
-"""Adapters of other programs become folders of ours that sound the same."""
+"""Imported adapters of other programs give the same output."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from acestep.models.load import load_dit
 from tests.adapters.small import KINDS, LOHA, LOKR, LORA, make_decoder, save, trained
 from tests.adapters.test_loading import stock_lokr, stock_lora
 from tests.exporting.comfyui import load_into
-from tests.exporting.models import error, heard, make_run
+from tests.exporting.models import error, make_run, probe_output
 
 Tensors = dict[str, Tensor]
 FLAT = "layers_0_mlp_up_proj"
 
 
-def in_form(make: Callable[[str], str], tensors: Tensors, *, alpha: float | None) -> Tensors:
-    """LoRA tensors of ours under the names of another program, at half size where an alpha makes up for it."""
+def with_keys_of(make: Callable[[str], str], tensors: Tensors, *, alpha: float | None) -> Tensors:
+    """LoRA tensors with the keys of another program. With an alpha of twice the rank, lora_B is halved."""
     found: Tensors = {}
     for key, value in tensors.items():
         module = key.removeprefix("base_model.model.").rpartition(".lora_")[0]
@@ -39,11 +39,11 @@ def in_form(make: Callable[[str], str], tensors: Tensors, *, alpha: float | None
 
 
 FORMS: dict[str, Callable[[Tensors], Tensors]] = {
-    "Side-Step for ComfyUI, native": lambda t: in_form(lambda m: f"base_model.model.{m}", t, alpha=8.0),
-    "Side-Step for ComfyUI, generic": lambda t: in_form(lambda m: f"diffusion_model.decoder.{m}", t, alpha=8.0),
-    "generic without alpha": lambda t: in_form(lambda m: f"diffusion_model.decoder.{m}", t, alpha=None),
-    "kohya": lambda t: in_form(lambda m: f"lora_unet_decoder_{m.replace('.', '_')}", t, alpha=8.0),
-    "LyCORIS": lambda t: in_form(lambda m: f"lycoris_{m.replace('.', '_')}", t, alpha=8.0),
+    "Side-Step for ComfyUI, native": lambda t: with_keys_of(lambda m: f"base_model.model.{m}", t, alpha=8.0),
+    "Side-Step for ComfyUI, generic": lambda t: with_keys_of(lambda m: f"diffusion_model.decoder.{m}", t, alpha=8.0),
+    "generic without alpha": lambda t: with_keys_of(lambda m: f"diffusion_model.decoder.{m}", t, alpha=None),
+    "kohya": lambda t: with_keys_of(lambda m: f"lora_unet_decoder_{m.replace('.', '_')}", t, alpha=8.0),
+    "LyCORIS": lambda t: with_keys_of(lambda m: f"lycoris_{m.replace('.', '_')}", t, alpha=8.0),
     "diffusers": lambda t: {
         key.replace("base_model.model", "transformer")
         .replace("q_proj", "to_q")
@@ -56,11 +56,11 @@ FORMS: dict[str, Callable[[Tensors], Tensors]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_lora_in_any_form_sounds_the_same(tmp_path: Path, form: str) -> None:
+def test_a_lora_in_any_key_format_gives_the_same_output(tmp_path: Path, form: str) -> None:
     decoder = make_decoder()
-    base = heard(decoder)
+    base = probe_output(decoder)
     adapter = trained(decoder, "lora", LORA)
-    wanted = heard(decoder)
+    expected = probe_output(decoder)
     adapter.save(tmp_path / "ours", AdapterCard(), dtype=torch.float32)
     tensors = FORMS[form](load_file(tmp_path / "ours" / "adapter_model.safetensors"))
     save_file(tensors, tmp_path / "theirs.safetensors")
@@ -68,31 +68,33 @@ def test_a_lora_in_any_form_sounds_the_same(tmp_path: Path, form: str) -> None:
     assert result["kind"] == "lora"
     found = make_decoder()
     load_adapter(found, tmp_path / "out")
-    assert error(heard(found), wanted, base) < 1e-4
+    assert error(probe_output(found), expected, base) < 1e-4
     assert read_card(tmp_path / "out").trigger_word == "abc"
 
 
 @pytest.mark.parametrize("stock", [stock_lora, stock_lokr])
-def test_folders_of_the_existing_trainer_are_taken_over_with_their_tag(
+def test_ace_lora_trainer_folders_are_imported_with_their_trigger_word(
     tmp_path: Path, stock: Callable[..., Tensor]
 ) -> None:
     stock(tmp_path / "theirs")
     import_adapter(tmp_path / "theirs", out=tmp_path / "out")
     before, after = make_decoder(), make_decoder()
-    base = heard(before)
+    base = probe_output(before)
     load_adapter(before, tmp_path / "theirs" / "adapter")
     load_adapter(after, tmp_path / "out")
-    assert error(heard(after), heard(before), base) < 1e-4
+    assert error(probe_output(after), probe_output(before), base) < 1e-4
     assert read_card(tmp_path / "out").trigger_word == "old"
     assert read_card(tmp_path / "out").program.startswith("acestep ")
 
 
 @pytest.mark.parametrize(("kind", "config"), [KINDS[1], KINDS[2], ("loha", LOHA)])
-def test_products_come_back_from_comfyui_as_their_own_kind(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
+def test_lokr_and_loha_files_for_comfyui_are_imported_as_their_own_kind(
+    tmp_path: Path, kind: str, config: AdapterConfig
+) -> None:
     decoder = make_decoder()
-    base = heard(decoder)
+    base = probe_output(decoder)
     adapter = trained(decoder, kind, config)
-    wanted = heard(decoder)
+    expected = probe_output(decoder)
     save(adapter, tmp_path / "run" / "final" / "adapter")
     file = Path(export_adapter(tmp_path / "run", "comfyui", out=tmp_path / "comfy")["adapter"])
     save_file({_generic(key): value for key, value in load_file(file).items()}, tmp_path / "bare.safetensors")
@@ -101,31 +103,29 @@ def test_products_come_back_from_comfyui_as_their_own_kind(tmp_path: Path, kind:
     assert result["kind"] == kind
     found = make_decoder()
     load_adapter(found, tmp_path / "out")
-    assert error(heard(found), wanted, base) < 1e-4
+    assert error(probe_output(found), expected, base) < 1e-4
 
 
 def _generic(key: str) -> str:
-    """As other trainers name it, without metadata: nothing but the matrices tells what it is."""
+    """The generic key of other trainers, which does not name the adapter kind."""
     return key.replace("base_model.model.", "diffusion_model.decoder.")
 
 
-def test_whole_additions_become_a_lora_and_tell_what_is_lost(tmp_path: Path, small_checkpoint: Path) -> None:
-    wanted = make_run(small_checkpoint, tmp_path / "run", "dora", "alpha = r")
+def test_full_weight_differences_are_imported_as_a_lora_with_a_residual(tmp_path: Path, small_checkpoint: Path) -> None:
+    expected = make_run(small_checkpoint, tmp_path / "run", "dora", "alpha = r")
     options = {"checkpoint": small_checkpoint}
     file = export_adapter(tmp_path / "run", "comfyui", out=tmp_path / "comfy", **options)["adapter"]  # type: ignore[arg-type]
     result = import_adapter(Path(file), out=tmp_path / "out", checkpoint=small_checkpoint)
     decoder = load_dit(small_checkpoint)
-    base = heard(decoder)
+    base = probe_output(decoder)
     load_adapter(decoder, tmp_path / "out")
     assert result["form"] == "lora"
-    assert error(heard(decoder), wanted, base) < 1e-3
+    assert error(probe_output(decoder), expected, base) < 1e-3
     small = import_adapter(Path(file), out=tmp_path / "small", rank=2)
     assert small["residual"] > 0.1
 
 
-def test_the_model_it_was_made_for_can_be_named_and_is_checked(
-    tmp_path: Path, small_checkpoint: Path, tiny_root: Path
-) -> None:
+def test_the_base_model_can_be_set_and_is_verified(tmp_path: Path, small_checkpoint: Path, tiny_root: Path) -> None:
     make_run(small_checkpoint, tmp_path / "run", "lora", "alpha = r")
     file = tmp_path / "run" / "final" / "adapter" / "adapter_model.safetensors"
     save_file(FORMS["kohya"](load_file(file)), tmp_path / "theirs.safetensors")
@@ -137,14 +137,14 @@ def test_the_model_it_was_made_for_can_be_named_and_is_checked(
         import_adapter(tmp_path / "theirs.safetensors", out=tmp_path / "xl", checkpoint=other)
 
 
-def test_peft_matrices_without_their_settings_are_refused_since_their_scale_is_unknown(tmp_path: Path) -> None:
+def test_peft_weights_without_a_config_are_rejected_because_their_scale_is_unknown(tmp_path: Path) -> None:
     stock_lora(tmp_path / "theirs")
     (tmp_path / "theirs" / "adapter" / "adapter_config.json").unlink()
     with pytest.raises(AdapterError, match="its scale is unknown"):
         import_adapter(tmp_path / "theirs", out=tmp_path / "out")
 
 
-def test_a_dora_in_comfyuis_form_is_refused_since_programs_differ_about_it(tmp_path: Path) -> None:
+def test_a_comfyui_dora_is_rejected_because_programs_compute_it_differently(tmp_path: Path) -> None:
     adapter = trained(make_decoder(), "lora", LORA)
     adapter.save(tmp_path / "a", AdapterCard())
     tensors = FORMS["Side-Step for ComfyUI, native"](load_file(tmp_path / "a" / "adapter_model.safetensors"))
@@ -155,7 +155,7 @@ def test_a_dora_in_comfyuis_form_is_refused_since_programs_differ_about_it(tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_a_lokr_whose_sizes_no_setting_explains_becomes_a_lora(tmp_path: Path) -> None:
+def test_a_lokr_that_no_config_produces_is_imported_as_a_lora(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(3)
     w1, w2 = (torch.randn(*size, generator=generator) for size in ((3, 4), (32, 16)))
     save_file({f"lycoris_{FLAT}.lokr_w1": w1, f"lycoris_{FLAT}.lokr_w2": w2}, tmp_path / "odd.safetensors")
@@ -165,7 +165,7 @@ def test_a_lokr_whose_sizes_no_setting_explains_becomes_a_lora(tmp_path: Path) -
     torch.testing.assert_close(parts["lora_B"] @ parts["lora_A"], torch.kron(w1, w2), atol=1e-4, rtol=1e-4)
 
 
-def test_the_settings_found_for_a_lokr_are_those_it_was_made_with(tmp_path: Path) -> None:
+def test_the_config_of_a_lokr_is_recovered_from_its_shapes(tmp_path: Path) -> None:
     save(trained(make_decoder(), "lokr", LOKR), tmp_path / "a")
     tensors = load_file(tmp_path / "a" / "lokr_weights.safetensors")
     save_file(tensors, tmp_path / "bare.safetensors")

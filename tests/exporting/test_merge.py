@@ -1,4 +1,4 @@
-"""A merged model is the base with the adapter in it, whole or not there at all."""
+"""A merged model contains the adapter, and is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from acestep.models.checkpoint import check_checkpoint, encoder_fingerprint, fin
 from acestep.models.load import load_dit, load_silence_latent
 from tests.adapters.small import LORA, make_decoder, save, trained
 from tests.adapters.test_loading import stock_lokr
-from tests.exporting.models import EVERY, error, heard, make_run, write_checkpoint_of
+from tests.exporting.models import EVERY, error, make_run, probe_output, write_checkpoint_of
 from tests.models.checkpoint_layouts import in_diffusers_layout, sharded
 
 
@@ -45,34 +45,34 @@ def in_bf16(checkpoint: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "setting"), EVERY)
-def test_the_merged_model_answers_as_base_and_adapter(
+def test_the_merged_model_gives_the_output_of_base_model_and_adapter(
     tmp_path: Path, small_checkpoint: Path, kind: str, setting: str
 ) -> None:
-    wanted = make_run(small_checkpoint, tmp_path / "run", kind, setting)
+    expected = make_run(small_checkpoint, tmp_path / "run", kind, setting)
     result = merge(small_checkpoint, tmp_path / "run", tmp_path / "merged")
-    found = heard(load_dit(tmp_path / "merged"))
-    assert error(found, wanted, heard(load_dit(small_checkpoint))) < 1e-4
+    found = probe_output(load_dit(tmp_path / "merged"))
+    assert error(found, expected, probe_output(load_dit(small_checkpoint))) < 1e-4
     assert result["merged"] == 22
     assert result["rounding"] < 1e-4
 
 
-def test_strength_counts(tmp_path: Path, small_checkpoint: Path) -> None:
+def test_the_strength_scales_the_merged_deltas(tmp_path: Path, small_checkpoint: Path) -> None:
     decoder = load_dit(small_checkpoint)
-    base = heard(decoder)
+    base = probe_output(decoder)
     adapter = trained(decoder, "lora", LORA)
     save(adapter, tmp_path / "run" / "final" / "adapter")
     adapter.set_strength(0.5)
     merge(small_checkpoint, tmp_path / "run", tmp_path / "merged", strength=0.5)
-    assert error(heard(load_dit(tmp_path / "merged")), heard(decoder), base) < 1e-4
+    assert error(probe_output(load_dit(tmp_path / "merged")), probe_output(decoder), base) < 1e-4
 
 
-def test_a_base_in_bf16_stays_so_and_only_rounding_is_between(tmp_path: Path, small_checkpoint: Path) -> None:
+def test_a_bf16_base_model_stays_bf16_and_differs_by_rounding_only(tmp_path: Path, small_checkpoint: Path) -> None:
     checkpoint = in_bf16(small_checkpoint, tmp_path / "base")
     make_run(checkpoint, tmp_path / "run", "lora", "alpha = r")
     result = merge(checkpoint, tmp_path / "run", tmp_path / "merged")
     weights, before = load_file(tmp_path / "merged" / "model.safetensors"), load_file(checkpoint / "model.safetensors")
     adapter = load_file(tmp_path / "run" / "final" / "adapter" / "adapter_model.safetensors")
-    lost = whole = 0.0
+    squared_error = squared_norm = 0.0
     for key, value in weights.items():
         module = f"base_model.model.{key.removeprefix('decoder.').removesuffix('.weight')}"
         added = torch.zeros(())
@@ -81,21 +81,21 @@ def test_a_base_in_bf16_stays_so_and_only_rounding_is_between(tmp_path: Path, sm
         exact = before[key].float() + added
         assert value.dtype == torch.bfloat16
         assert torch.equal(value, exact.bfloat16())
-        lost += float((value.float() - exact).norm()) ** 2
-        whole += float(added.norm()) ** 2
-    assert result["rounding"] == pytest.approx((lost / whole) ** 0.5, rel=1e-3)
+        squared_error += float((value.float() - exact).norm()) ** 2
+        squared_norm += float(added.norm()) ** 2
+    assert result["rounding"] == pytest.approx((squared_error / squared_norm) ** 0.5, rel=1e-3)
 
 
-def test_the_folder_is_a_checkpoint_like_its_base(tmp_path: Path, small_checkpoint: Path) -> None:
+def test_the_merged_folder_has_the_layout_of_the_base_model(tmp_path: Path, small_checkpoint: Path) -> None:
     base = Path(shutil.copytree(small_checkpoint, tmp_path / small_checkpoint.name))
     (base / "modeling_acestep_v15_turbo.py").write_text("raise SystemExit('never executed')")
     (base / "README.md").write_text("about the base")
     make_run(small_checkpoint, tmp_path / "run", "lora", "alpha = r")
     merge(base, tmp_path / "run", tmp_path / "acestep-v15-merged")
     merged = tmp_path / "acestep-v15-merged"
-    there = {path.name for path in merged.iterdir()}
-    assert there == {"config.json", "model.safetensors", "silence_latent.pt", "modeling_acestep_v15_turbo.py", MARKER}
-    for name in there - {"model.safetensors", MARKER}:
+    names = {path.name for path in merged.iterdir()}
+    assert names == {"config.json", "model.safetensors", "silence_latent.pt", "modeling_acestep_v15_turbo.py", MARKER}
+    for name in names - {"model.safetensors", MARKER}:
         assert (merged / name).read_bytes() == (base / name).read_bytes()
     check_checkpoint(found := find_checkpoint(merged))
     assert found.variant == "turbo"
@@ -107,39 +107,39 @@ def test_the_folder_is_a_checkpoint_like_its_base(tmp_path: Path, small_checkpoi
     assert all(torch.equal(after[key], before[key]) for key in untouched)
 
 
-def test_shards_stay_shards(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_a_sharded_base_model_stays_sharded(tmp_path: Path, tiny_checkpoint: Path) -> None:
     checkpoint = sharded(tiny_checkpoint, tmp_path / "base")
-    wanted = make_run(checkpoint, tmp_path / "run", "lora", "alpha = r")
+    expected = make_run(checkpoint, tmp_path / "run", "lora", "alpha = r")
     merge(checkpoint, tmp_path / "run", tmp_path / "merged")
     names = {path.name for path in checkpoint.iterdir()} - {"tiny.json"}
     assert {path.name for path in (tmp_path / "merged").iterdir()} == names | {MARKER}
-    found = heard(load_dit(tmp_path / "merged"))
-    assert error(found, wanted, heard(load_dit(checkpoint))) < 1e-4
+    found = probe_output(load_dit(tmp_path / "merged"))
+    assert error(found, expected, probe_output(load_dit(checkpoint))) < 1e-4
 
 
-def test_the_diffusers_layout_is_a_whole_pipeline(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    wanted = make_run(tiny_checkpoint, tmp_path / "run", "lora", "alpha = r")
+def test_the_diffusers_layout_is_a_complete_pipeline(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    expected = make_run(tiny_checkpoint, tmp_path / "run", "lora", "alpha = r")
     merge(tiny_checkpoint, tmp_path / "run", tmp_path / "merged", layout="diffusers")
     pipeline = AceStepPipeline.from_pretrained(tmp_path / "merged")
-    base = heard(load_dit(tiny_checkpoint))
-    assert error(heard(pipeline.transformer), wanted, base) < 1e-4
-    assert error(heard(load_dit(tmp_path / "merged")), wanted, base) < 1e-4
+    base = probe_output(load_dit(tiny_checkpoint))
+    assert error(probe_output(pipeline.transformer), expected, base) < 1e-4
+    assert error(probe_output(load_dit(tmp_path / "merged")), expected, base) < 1e-4
     assert torch.equal(pipeline.condition_encoder.silence_latent, load_silence_latent(tiny_checkpoint))
     music = pipeline(prompt="a song", lyrics="[Instrumental]", audio_duration=1.0, num_inference_steps=2)
     assert torch.isfinite(torch.as_tensor(music.audios[0])).all()
 
 
-def test_a_base_in_the_diffusers_layout_keeps_it(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_a_base_model_in_the_diffusers_layout_keeps_its_layout(tmp_path: Path, tiny_checkpoint: Path) -> None:
     base = in_diffusers_layout(tiny_checkpoint, tmp_path / "base")
-    wanted = make_run(base, tmp_path / "run", "lokr", "alpha = dim")
+    expected = make_run(base, tmp_path / "run", "lokr", "alpha = dim")
     merge(base, tmp_path / "run", tmp_path / "merged")
-    there = sorted(path.relative_to(base) for path in base.rglob("*") if path.is_file())
+    base_files = sorted(path.relative_to(base) for path in base.rglob("*") if path.is_file())
     found = sorted(path.relative_to(tmp_path / "merged") for path in (tmp_path / "merged").rglob("*") if path.is_file())
-    assert found == sorted([*there, Path(MARKER)])
-    assert error(heard(load_dit(tmp_path / "merged")), wanted, heard(load_dit(base))) < 1e-4
+    assert found == sorted([*base_files, Path(MARKER)])
+    assert error(probe_output(load_dit(tmp_path / "merged")), expected, probe_output(load_dit(base))) < 1e-4
 
 
-def test_a_lokr_of_the_existing_trainer_goes_into_every_layer_it_sits_on(tmp_path: Path) -> None:
+def test_an_ace_lora_trainer_lokr_is_merged_into_every_layer_it_adapts(tmp_path: Path) -> None:
     base = write_checkpoint_of(make_decoder(), tmp_path / "base")
     stock_lokr(tmp_path / "run", linear_dim=10000)
     result = merge(base, tmp_path / "run", tmp_path / "merged")
@@ -149,18 +149,18 @@ def test_a_lokr_of_the_existing_trainer_goes_into_every_layer_it_sits_on(tmp_pat
     assert result["merged"] == len(changed)
 
 
-def test_progress_is_told(tmp_path: Path, small_checkpoint: Path) -> None:
+def test_progress_is_reported(tmp_path: Path, small_checkpoint: Path) -> None:
     make_run(small_checkpoint, tmp_path / "run", "lora", "alpha = r")
     merge(small_checkpoint, tmp_path / "run", tmp_path / "merged")
-    told = events(tmp_path / "job")
-    done = [event.done for event in told if isinstance(event, Progressed)]
+    emitted = events(tmp_path / "job")
+    done = [event.done for event in emitted if isinstance(event, Progressed)]
     assert done == sorted(done)
     assert done[-1] == len(load_file(small_checkpoint / "model.safetensors"))
-    assert [event.path for event in told if isinstance(event, Saved)] == [str(tmp_path / "merged")]
-    assert any(isinstance(event, LogMessage) and event.warning and "vae" in event.message for event in told)
+    assert [event.path for event in emitted if isinstance(event, Saved)] == [str(tmp_path / "merged")]
+    assert any(isinstance(event, LogMessage) and event.warning and "vae" in event.message for event in emitted)
 
 
-def test_a_stop_half_way_leaves_what_was_there_before(
+def test_cancelling_leaves_an_existing_folder_unchanged(
     tmp_path: Path, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_run(small_checkpoint, tmp_path / "run", "lora", "alpha = r")
@@ -202,7 +202,7 @@ def test_an_earlier_merge_is_replaced(tmp_path: Path, small_checkpoint: Path) ->
 
 
 @pytest.mark.parametrize("what", ["a file", "another model", "notes beside a merged model", "the base itself"])
-def test_what_was_not_merged_here_is_never_overwritten(tmp_path: Path, small_checkpoint: Path, what: str) -> None:
+def test_folders_of_other_origin_are_never_overwritten(tmp_path: Path, small_checkpoint: Path, what: str) -> None:
     base = Path(shutil.copytree(small_checkpoint, tmp_path / "base"))
     make_run(base, tmp_path / "run", "lora", "alpha = r")
     out = base if what == "the base itself" else tmp_path / "out"
@@ -214,32 +214,32 @@ def test_what_was_not_merged_here_is_never_overwritten(tmp_path: Path, small_che
         merge(base, tmp_path / "run", out)
         (out / "notes.txt").write_text("precious")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "job"}
-    with pytest.raises(StorageError, match=r"no merged model made by this program|is the base model itself"):
+    with pytest.raises(StorageError, match=r"not a merged model written by this program|is the base model itself"):
         merge(base, tmp_path / "run", out, strength=0.5)
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "job"}
     assert after == before
 
 
-def test_what_does_not_belong_together_is_refused_before_anything_is_written(
+def test_a_mismatched_base_model_is_rejected_before_anything_is_written(
     tmp_path: Path, small_checkpoint: Path, tiny_root: Path
 ) -> None:
     make_run(small_checkpoint, tmp_path / "run", "lora", "alpha = r")
-    with pytest.raises(ModelMismatch, match="is of the xl family"):
+    with pytest.raises(ModelMismatch, match="belongs to the xl family"):
         merge(tiny_root / "acestep-v15-tiny-xl-base", tmp_path / "run", tmp_path / "merged")
     with pytest.raises(CheckpointError, match="checkpoint 'nowhere' not found"):
         merge(Path("nowhere"), tmp_path / "run", tmp_path / "merged")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job", "run"]
 
 
-def test_names_of_diffusers_are_those_of_its_own_writer(tmp_path: Path, tiny_root: Path) -> None:
+def test_the_diffusers_layout_has_the_keys_and_configs_of_save_pretrained(tmp_path: Path, tiny_root: Path) -> None:
     base = tiny_root / "acestep-v15-tiny-xl-base"
     decoder = load_dit(base)
     adapter = trained(decoder, "lora", LORA)
     save(adapter, tmp_path / "run" / "final" / "adapter", AdapterCard(family="xl"))
-    wanted = heard(decoder)
+    expected = probe_output(decoder)
     adapter.remove()
     merge(base, tmp_path / "run", tmp_path / "merged", layout="diffusers")
-    written = in_diffusers_layout(base, tmp_path)  # by our subclass of the decoder, hence the one other name
+    written = in_diffusers_layout(base, tmp_path)  # saved by a subclass of the decoder, which has another class name
     own_class = {"_class_name": "AceStepTransformer1DModel"}
     for part in ("transformer", "condition_encoder", "audio_tokenizer", "audio_token_detokenizer"):
         one, other = (
@@ -247,7 +247,7 @@ def test_names_of_diffusers_are_those_of_its_own_writer(tmp_path: Path, tiny_roo
             for folder in (tmp_path / "merged", written)
         )
         assert one.keys() == other.keys()
-        told = json.loads((tmp_path / "merged" / part / "config.json").read_text())
-        known = json.loads((written / part / "config.json").read_text())
-        assert {key: value for key, value in told.items() if known.get(key) != value} in ({}, own_class)
-    assert error(heard(load_dit(tmp_path / "merged")), wanted, heard(load_dit(base))) < 1e-4
+        merged = json.loads((tmp_path / "merged" / part / "config.json").read_text())
+        reference = json.loads((written / part / "config.json").read_text())
+        assert {key: value for key, value in merged.items() if reference.get(key) != value} in ({}, own_class)
+    assert error(probe_output(load_dit(tmp_path / "merged")), expected, probe_output(load_dit(base))) < 1e-4

@@ -1,4 +1,4 @@
-"""An export is a whole adapter that was read back, or nothing."""
+"""An export is written completely and verified, or not at all."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def metadata(file: Path) -> dict[str, str]:
 
 
 @every_kind
-def test_an_adapter_of_ours_is_exported_number_by_number(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
+def test_an_adapter_is_exported_to_the_app_without_changes(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
     folder = save(trained(make_decoder(), kind, config), tmp_path / "run" / "final" / "adapter")
     result = export_adapter(tmp_path / "run", to="acestep", out=tmp_path / "my song")
     assert result["adapter"] == str(tmp_path / "my song")
@@ -59,7 +59,7 @@ def test_an_adapter_of_ours_is_exported_number_by_number(tmp_path: Path, kind: s
     assert after.weights.keys() == before.weights.keys()
 
 
-def test_equal_adapters_are_equal_exports(tmp_path: Path) -> None:
+def test_exports_of_the_same_adapter_are_byte_identical(tmp_path: Path) -> None:
     folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "run" / "final" / "adapter")
     for place in ("one", "other"):
         export_adapter(folder, "all", out=tmp_path / place)
@@ -68,7 +68,7 @@ def test_equal_adapters_are_equal_exports(tmp_path: Path) -> None:
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes() for file in files)
 
 
-def test_a_lora_is_one_and_the_same_file_for_every_program(tmp_path: Path) -> None:
+def test_a_lora_is_the_same_file_for_every_program(tmp_path: Path) -> None:
     folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "run" / "final" / "adapter")
     written = export_adapter(folder, "all", out=tmp_path / "out")["targets"]
     folders = {to: Path(each["adapter"]) for to, each in written.items()}
@@ -105,14 +105,14 @@ def test_an_export_of_a_single_file_is_named_after_the_file(tmp_path: Path) -> N
     assert Path(result["targets"]["comfyui"]["adapter"]).name == "jazz.safetensors"
 
 
-def test_of_a_run_the_best_adapter_stands_in_for_a_missing_final_one(tmp_path: Path) -> None:
+def test_the_best_adapter_of_a_run_is_exported_if_there_is_no_final_one(tmp_path: Path) -> None:
     save(trained(make_decoder(), "lora", LORA), tmp_path / "run" / "checkpoints" / "epoch_30" / "adapter")
     best = save(trained(make_decoder(), "lora", LORA), tmp_path / "run" / "best" / "adapter")
     result = export_adapter(tmp_path / "run", out=tmp_path / "out")
     assert result["source"] == str(best / "adapter_model.safetensors")
 
 
-def test_a_lora_of_another_trainer_gets_its_scale_folded_in(tmp_path: Path) -> None:
+def test_the_scale_of_another_trainers_lora_is_multiplied_into_its_weights(tmp_path: Path) -> None:
     adapter = trained(make_decoder(), "lora", LORA)
     base, folder = answer(with_original_names(make_decoder())), save(adapter, tmp_path / "theirs")
     weights = load_file(folder / "adapter_model.safetensors")
@@ -124,12 +124,12 @@ def test_a_lora_of_another_trainer_gets_its_scale_folded_in(tmp_path: Path) -> N
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["lora_alpha"] == 4
     app = PeftModel.from_pretrained(with_original_names(make_decoder()), tmp_path / "out")
     assert relative(answer(app), answer(adapter.network), base) < 1e-5
-    told = read_card(tmp_path / "out").config
-    assert (told["r"], told["alpha"]) == (4, 8)
+    config = read_card(tmp_path / "out").config
+    assert (config["r"], config["alpha"]) == (4, 8)
     export_adapter(folder, out=tmp_path / "out")
 
 
-def test_the_precision_of_the_file_is_kept_or_chosen(tmp_path: Path) -> None:
+def test_the_dtype_is_kept_by_default_and_can_be_set(tmp_path: Path) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         folder = save(trained(make_decoder(), "lokr", KINDS[1][1]), tmp_path / str(dtype), dtype=dtype)
         export_adapter(folder, out=tmp_path / f"out {dtype}")
@@ -140,7 +140,7 @@ def test_the_precision_of_the_file_is_kept_or_chosen(tmp_path: Path) -> None:
 
 @every_kind
 @pytest.mark.parametrize("strength", [0.5, -1.0])
-def test_the_strength_is_baked_in(
+def test_the_strength_is_multiplied_into_the_weights(
     tmp_path: Path, small_checkpoint: Path, kind: str, config: AdapterConfig, strength: float
 ) -> None:
     make_run(small_checkpoint, tmp_path / "run", kind, "alpha = dim" if kind == "lokr" else "alpha = r")
@@ -148,11 +148,11 @@ def test_the_strength_is_baked_in(
     result = export_adapter(tmp_path / "run", "comfyui", out=tmp_path / "out", **options)
     assert result["output_error"] < 1e-4
     assert result["residual"] < 1e-4
-    assert (result["form"] == "whole additions") == (kind == "dora")
+    assert (result["form"] == "full weight differences (diff)") == (kind == "dora")
 
 
 @pytest.mark.parametrize("strength", [0.0, float("nan")])
-def test_a_strength_that_would_silence_the_adapter_is_refused(tmp_path: Path, strength: float) -> None:
+def test_a_strength_of_zero_or_nan_is_rejected(tmp_path: Path, strength: float) -> None:
     folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a")
     with pytest.raises(AdapterError, match="strength"):
         export_adapter(folder, out=tmp_path / "out", strength=strength)
@@ -169,7 +169,7 @@ def test_an_earlier_export_is_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "what", ["a file", "notes beside an adapter", "a stranger's adapter", "other files", "a folder of training"]
 )
-def test_what_this_program_did_not_export_is_never_overwritten(tmp_path: Path, what: str) -> None:
+def test_files_of_other_origin_are_never_overwritten(tmp_path: Path, what: str) -> None:
     folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a")
     out = tmp_path / "out"
     if what == "a file":
@@ -187,13 +187,13 @@ def test_what_this_program_did_not_export_is_never_overwritten(tmp_path: Path, w
             file = out / "adapter_model.safetensors"
             save_file(load_file(file), file, {"format": "pt"})
     before = out.read_bytes() if out.is_file() else contents(out)
-    with pytest.raises(StorageError, match="was not made by this program"):
+    with pytest.raises(StorageError, match="was not written by this program"):
         export_adapter(folder, out=out)
     assert (out.read_bytes() if out.is_file() else contents(out)) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "out"]
 
 
-def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
+def test_an_export_to_an_empty_folder_is_allowed(tmp_path: Path) -> None:
     folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a")
     (tmp_path / "out").mkdir()
     export_adapter(folder, out=tmp_path / "out")
@@ -201,15 +201,15 @@ def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
 
 
 @every_kind
-def test_an_adapter_that_never_learned_is_not_exported(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
+def test_an_untrained_adapter_is_not_exported(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
     folder = save(inject(make_decoder(), kind, config, "self", False), tmp_path / "a")
-    with pytest.raises(AdapterError, match="changes nothing at 8 of 8 modules"):
+    with pytest.raises(AdapterError, match="has a zero weight delta in 8 of 8 modules"):
         export_adapter(folder, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("damage", ["a module lost", "a value changed", "a NaN", "an unknown key"])
-def test_a_file_that_another_program_would_hear_otherwise_is_not_put_in_place(
+def test_a_file_that_fails_verification_does_not_replace_the_earlier_export(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a")
@@ -218,7 +218,7 @@ def test_a_file_that_another_program_would_hear_otherwise_is_not_put_in_place(
     read = comfyui.read_tensors
 
     def read_damaged(file: Path) -> object:
-        tensors, told = read(file)
+        tensors, found = read(file)
         name = next(iter(tensors))
         if damage == "a module lost":
             tensors = {key: value for key, value in tensors.items() if "layers.1.mlp" not in key}
@@ -226,23 +226,25 @@ def test_a_file_that_another_program_would_hear_otherwise_is_not_put_in_place(
             tensors["transformer.layers.0.mlp.up_proj.lora_A.weight"] = tensors[name]
         else:
             tensors[name][0] += 0.5 if damage == "a value changed" else torch.nan
-        return tensors, told
+        return tensors, found
 
     monkeypatch.setattr(comfyui, "read_tensors", read_damaged)
-    with pytest.raises(AdapterError, match=r"was not written completely|is not what was trained|would hold NaN"):
+    with pytest.raises(
+        AdapterError, match=r"was not written completely|differs from the trained adapter|would contain NaN"
+    ):
         export_adapter(folder, "comfyui", out=tmp_path / "out")
     assert contents(tmp_path / "out") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "out"]
 
 
-def test_an_unknown_target_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+def test_an_unknown_target_is_rejected_with_the_known_targets(tmp_path: Path) -> None:
     folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a", AdapterCard())
     with pytest.raises(UnknownName, match="'garageband'") as caught:
         export_adapter(folder, to="garageband", out=tmp_path / "out")
     assert "acestep" in caught.value.hint
 
 
-def test_the_facts_of_the_run_go_along_into_every_file(tmp_path: Path) -> None:
+def test_every_exported_file_contains_the_metadata_of_the_run(tmp_path: Path) -> None:
     folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "run" / "final" / "adapter")
     options = {"prompt": "a zyx song", "license": "CC-BY-4.0"}
     result = export_adapter(folder, "all", out=tmp_path / "out", **options)  # type: ignore[arg-type]
@@ -251,36 +253,36 @@ def test_the_facts_of_the_run_go_along_into_every_file(tmp_path: Path) -> None:
         ("comfyui", "run.safetensors"),
         ("diffusers", "pytorch_lora_weights.safetensors"),
     ):
-        told = AdapterCard.from_metadata(metadata(tmp_path / "out" / target / "run" / name))
-        assert told.facts == {"sample_prompt": "a zyx song", "license": "CC-BY-4.0"}
-        assert (told.trigger_word, told.tag_position) == ("zyx", "append")
-        assert (told.base_model, told.family, told.variant) == ("acestep-v15-tiny", "2b", "turbo")
-        assert told.config == LORA.model_dump()
+        found = AdapterCard.from_metadata(metadata(tmp_path / "out" / target / "run" / name))
+        assert found.facts == {"sample_prompt": "a zyx song", "license": "CC-BY-4.0"}
+        assert (found.trigger_word, found.tag_position) == ("zyx", "append")
+        assert (found.base_model, found.family, found.variant) == ("acestep-v15-tiny", "2b", "turbo")
+        assert found.config == LORA.model_dump()
         card = (tmp_path / "out" / target / "run" / "README.md").read_text()
         for fact in ("`zyx`, append in the caption", "a zyx song", "CC-BY-4.0", "acestep-v15-tiny (2b family, turbo)"):
             assert fact in card
         assert result["targets"][target]["trigger_word"] == "zyx"
 
 
-def test_a_sample_prompt_holds_the_trigger_word_where_training_had_it(tmp_path: Path) -> None:
+def test_the_sample_prompt_has_the_trigger_word_at_its_position_in_training(tmp_path: Path) -> None:
     folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a")
     export_adapter(folder, out=tmp_path / "out")
     assert read_card(tmp_path / "out").facts["sample_prompt"].endswith(", zyx")
     assert CARD.tag_position == "append"
 
 
-def test_an_adapter_of_the_other_family_is_refused_in_words(tmp_path: Path, small_checkpoint: Path) -> None:
+def test_an_adapter_of_another_family_is_rejected_with_a_clear_error(tmp_path: Path, small_checkpoint: Path) -> None:
     folder = save(trained(make_decoder("xl"), "lora", LORA), tmp_path / "a", AdapterCard(family="xl"))
-    with pytest.raises(ModelMismatch, match=r"\(xl\), acestep-v15-small is of the 2b family"):
+    with pytest.raises(ModelMismatch, match=r"\(xl\); acestep-v15-small belongs to the 2b family"):
         export_adapter(folder, out=tmp_path / "out", checkpoint=small_checkpoint)
     unnamed = save(trained(make_decoder("xl"), "lora", LORA), tmp_path / "b", AdapterCard())
     with pytest.raises(
-        ModelMismatch, match=r"is \[32, 80\]; acestep-v15-small is of the 2b family and has \[64, 128\]"
+        ModelMismatch, match=r"has shape \[32, 80\]; acestep-v15-small belongs to the 2b family and expects \[64, 128\]"
     ):
         export_adapter(unnamed, out=tmp_path / "out", checkpoint=small_checkpoint)
 
 
-def test_mlp_layers_alone_are_refused_for_diffusers_and_exported_for_the_others(tmp_path: Path) -> None:
+def test_an_mlp_only_adapter_is_rejected_for_diffusers_and_exported_to_the_others(tmp_path: Path) -> None:
     adapter = trained(make_decoder(), "lora", LORA)
     adapter.save(tmp_path / "a", CARD)
     weights = load_file(tmp_path / "a" / "adapter_model.safetensors")
@@ -293,7 +295,7 @@ def test_mlp_layers_alone_are_refused_for_diffusers_and_exported_for_the_others(
     assert "diffusers loads nothing" in result["refused"]["diffusers"]
 
 
-def test_a_lokr_without_its_settings_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_lokr_without_a_config_is_rejected_with_a_clear_error(tmp_path: Path) -> None:
     folder = save(trained(make_decoder(), *KINDS[1]), tmp_path / "a")
     (folder / "lokr_config.json").unlink()
     file = folder / "lokr_weights.safetensors"
@@ -303,7 +305,7 @@ def test_a_lokr_without_its_settings_is_refused_in_words(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("what", ["text", "another model's weights", "nothing"])
-def test_a_file_that_is_no_adapter_is_refused_in_words(tmp_path: Path, what: str) -> None:
+def test_a_file_that_is_not_an_adapter_is_rejected_with_a_clear_error(tmp_path: Path, what: str) -> None:
     file = tmp_path / "a.safetensors"
     if what == "text":
         file.write_text("hello")
@@ -313,7 +315,7 @@ def test_a_file_that_is_no_adapter_is_refused_in_words(tmp_path: Path, what: str
         export_adapter(file, out=tmp_path / "out")
 
 
-def test_a_dora_without_its_base_is_exported_where_that_can_be_told(tmp_path: Path) -> None:
+def test_a_dora_without_a_base_model_is_exported_to_programs_that_need_no_delta(tmp_path: Path) -> None:
     folder = save(trained(make_decoder(), *EVERY[5]), tmp_path / "a", AdapterCard(base_model="gone"))
     result = export_adapter(folder, "all", out=tmp_path / "out")
     assert set(result["targets"]) == {"acestep", "diffusers"}
@@ -322,12 +324,14 @@ def test_a_dora_without_its_base_is_exported_where_that_can_be_told(tmp_path: Pa
         export_adapter(folder, "comfyui", out=tmp_path / "other")
 
 
-def test_a_dora_finds_its_base_by_the_name_it_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_base_model_of_a_dora_is_found_by_the_name_in_its_metadata(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = tmp_path / "checkpoints"
     make_run(write_checkpoint(root, "acestep-v15-mine"), tmp_path / "run", "dora", "alpha = r")
     monkeypatch.setattr("acestep.models.checkpoint.checkpoint_roots", lambda custom=None: [root])
     result = export_adapter(tmp_path / "run", "comfyui", out=tmp_path / "out")
-    assert result["form"] == "whole additions"
+    assert result["form"] == "full weight differences (diff)"
     tensors = load_file(result["adapter"])
     assert comfyui.load(tensors).left_out == []
     assert {key.rpartition(".")[2] for key in tensors} == {"diff"}

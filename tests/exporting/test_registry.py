@@ -20,7 +20,7 @@ from tests.adapters.small import LORA, make_decoder, save, trained
 
 
 def write(source: ExportSource, folder: Path, name: str) -> WrittenAdapter:
-    """Writes the LoRA under the original names."""
+    """Write the LoRA with original names."""
     tensors, metadata = serialize_adapter(source.lora)
     save_file(tensors, folder / "toy.safetensors", {**metadata})
     modules: dict[str, dict[str, object]] = {}

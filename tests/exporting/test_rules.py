@@ -1,4 +1,4 @@
-"""Which keys other programs know, and files of other trainers on their way through."""
+"""The keys that other programs recognize, and exports of adapters from other trainers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from acestep.exporting.targets import comfyui, diffusers
 from tests.adapters.small import LOKR, LOKR_WHOLE, LORA, make_decoder, save, trained
 from tests.adapters.test_loading import stock_lokr, stock_lora
 from tests.exporting.comfyui import key_map, load_into
-from tests.exporting.models import error, heard
+from tests.exporting.models import error, probe_output
 from tests.exporting.readers import by_comfyui, by_diffusers, by_the_app
 
 A, B = torch.ones(2, 3), torch.ones(4, 2)
@@ -32,7 +32,7 @@ A, B = torch.ones(2, 3), torch.ones(4, 2)
         "lora_unet_decoder_layers_0_self_attn_q_proj",
     ],
 )
-def test_comfyui_knows_four_prefixes(prefix: str) -> None:
+def test_comfyui_recognizes_four_prefixes(prefix: str) -> None:
     tensors = {f"{prefix}.lora_up.weight": B, f"{prefix}.lora_down.weight": A, f"{prefix}.alpha": torch.tensor(4.0)}
     found = comfyui.load(tensors)
     assert found.left_out == []
@@ -51,14 +51,14 @@ def test_comfyui_knows_four_prefixes(prefix: str) -> None:
         "base_model.model.layers.0.self_attn.qkv",
     ],
 )
-def test_comfyui_leaves_out_other_prefixes(tmp_path: Path, prefix: str) -> None:
+def test_comfyui_ignores_other_prefixes(tmp_path: Path, prefix: str) -> None:
     tensors = {f"{prefix}.lora_A.weight": A, f"{prefix}.lora_B.weight": B}
     assert sorted(comfyui.load(tensors).left_out) == sorted(tensors)
     save_file(tensors, tmp_path / "a.safetensors")
     assert sorted(load_into(make_decoder(), tmp_path / "a.safetensors")) == sorted(tensors)
 
 
-def test_diffusers_renames_only_where_it_sees_attention() -> None:
+def test_diffusers_recognizes_original_names_only_with_an_attention_key() -> None:
     mlp = {f"base_model.model.layers.0.mlp.up_proj.lora_{x}.weight": tensor for x, tensor in (("A", A), ("B", B))}
     assert sorted(diffusers.load(mlp).left_out) == sorted(mlp)
     attention = {key.replace("mlp.up_proj", "self_attn.q_proj"): tensor for key, tensor in mlp.items()}
@@ -68,57 +68,55 @@ def test_diffusers_renames_only_where_it_sees_attention() -> None:
     assert set(diffusers.load(own).modules) == {"layers.0.self_attn.o_proj"}
 
 
-def test_one_strange_key_spoils_a_file_for_diffusers() -> None:
+def test_diffusers_ignores_a_file_with_one_key_without_lora() -> None:
     tensors = {f"base_model.model.layers.0.self_attn.q_proj.lora_{x}.weight": A for x in "AB"}
     tensors["base_model.model.layers.0.self_attn.q_proj.alpha"] = torch.tensor(2.0)
     assert diffusers.load(tensors).modules == {}
 
 
 @pytest.mark.parametrize("settings", [{"linear_dim": 10000}, {"linear_dim": 2, "factor": -1}, {"linear_dim": 3}])
-def test_a_lokr_on_every_layer_sounds_the_same_in_the_app_and_in_comfyui(
+def test_a_lokr_on_every_layer_gives_the_same_output_in_the_app_and_in_comfyui(
     tmp_path: Path, settings: dict[str, int]
 ) -> None:
-    """The existing trainer's LoKr sit on the first convolution too, which ComfyUI would compute wrongly."""
+    """ace-lora-trainer also adapts the first convolution, which ComfyUI computes incorrectly."""
     stock_lokr(tmp_path / "run", **settings)
     decoder = make_decoder()
-    base = heard(decoder)
+    base = probe_output(decoder)
     load_adapter(decoder, tmp_path / "run" / "adapter")
-    wanted = heard(decoder)
+    expected = probe_output(decoder)
     written = export_adapter(tmp_path / "run", "all", out=tmp_path / "out")["targets"]
-    assert error(by_the_app(make_decoder(), Path(written["acestep"]["adapter"])), wanted, base) < 1e-4
-    whole = settings["linear_dim"] == 10000
+    assert error(by_the_app(make_decoder(), Path(written["acestep"]["adapter"])), expected, base) < 1e-4
+    full = settings["linear_dim"] == 10000
     assert written["acestep"]["form"] == "lokr"
-    assert written["comfyui"]["form"] == ("lokr and whole additions" if whole else "lokr")
+    assert written["comfyui"]["form"] == ("lokr and full weight differences (diff)" if full else "lokr")
     keys = load_file(written["comfyui"]["adapter"])
-    assert [key for key in keys if key.endswith(".diff")] == ["base_model.model.proj_in.1.diff"] * whole
-    assert error(by_comfyui(make_decoder(), Path(written["comfyui"]["adapter"])), wanted, base) < 1e-4
+    assert [key for key in keys if key.endswith(".diff")] == ["base_model.model.proj_in.1.diff"] * full
+    assert error(by_comfyui(make_decoder(), Path(written["comfyui"]["adapter"])), expected, base) < 1e-4
     assert "proj_in.1 is left out" in written["diffusers"]["notes"][0]
     assert 0.01 < written["diffusers"]["residual"] < 1
-    off = error(by_diffusers(make_decoder(), Path(written["diffusers"]["adapter"])), wanted, base)
-    assert 0.01 < off < 1
+    found_error = error(by_diffusers(make_decoder(), Path(written["diffusers"]["adapter"])), expected, base)
+    assert 0.01 < found_error < 1
 
 
 @pytest.mark.parametrize(("wrong", "form"), [({"factor": 8}, "lokr"), ({"linear_dim": 2, "factor": -1}, "lokr")])
-def test_settings_from_which_the_app_would_build_nothing_are_put_right(
-    tmp_path: Path, wrong: dict[str, int], form: str
-) -> None:
+def test_a_lokr_config_that_the_app_cannot_load_is_corrected(tmp_path: Path, wrong: dict[str, int], form: str) -> None:
     decoder = make_decoder()
-    base = heard(decoder)
+    base = probe_output(decoder)
     adapter = trained(decoder, "lokr", LOKR_WHOLE if "linear_dim" in wrong else LOKR)
-    wanted = heard(decoder)
+    expected = probe_output(decoder)
     folder = save(adapter, tmp_path / "run" / "final" / "adapter", AdapterCard())
     file = folder / "lokr_weights.safetensors"
     with safe_open(file, framework="pt") as opened:
-        told = dict(opened.metadata())
-    settings = {**json.loads(told["lokr_config"]), **wrong}
+        metadata = dict(opened.metadata())
+    settings = {**json.loads(metadata["lokr_config"]), **wrong}
     save_file(load_file(file), file, {"lokr_config": json.dumps(settings)})
     result = export_adapter(tmp_path / "run", "acestep", out=tmp_path / "out")
     assert result["form"] == form
-    assert error(by_the_app(make_decoder(), tmp_path / "out"), wanted, base) < 1e-4
+    assert error(by_the_app(make_decoder(), tmp_path / "out"), expected, base) < 1e-4
 
 
-def test_an_unbalanced_lokr_becomes_a_lora_for_the_app(tmp_path: Path) -> None:
-    """No settings that the app keeps build its factors: the larger one comes first."""
+def test_an_unbalanced_lokr_is_exported_to_the_app_as_a_lora(tmp_path: Path) -> None:
+    """No config of the app produces its factors, because the larger one comes first."""
     generator = torch.Generator().manual_seed(3)
     flat = "lycoris_layers_0_self_attn_q_proj"
     tensors = {
@@ -131,32 +129,32 @@ def test_an_unbalanced_lokr_becomes_a_lora_for_the_app(tmp_path: Path) -> None:
     assert result["form"] == "lora"
     assert result["residual"] < 1e-4
     decoder = make_decoder()
-    base = heard(decoder)
+    base = probe_output(decoder)
     load_adapter(decoder, tmp_path / "lokr_weights.safetensors")
-    assert error(by_the_app(make_decoder(), tmp_path / "out"), heard(decoder), base) < 1e-4
+    assert error(by_the_app(make_decoder(), tmp_path / "out"), probe_output(decoder), base) < 1e-4
 
 
-def test_without_the_export_comfyui_would_play_a_twofold_alpha_at_half_strength(tmp_path: Path) -> None:
+def test_the_export_corrects_the_scale_of_a_lora_with_twice_the_alpha_for_comfyui(tmp_path: Path) -> None:
     stock_lora(tmp_path / "run", lora_alpha=8, r=4)
     decoder = make_decoder()
-    base = heard(decoder)
+    base = probe_output(decoder)
     adapter = load_adapter(decoder, tmp_path / "run" / "adapter")
-    wanted = heard(decoder)
+    expected = probe_output(decoder)
     adapter.set_strength(0.5)
-    half = heard(decoder)
+    half = probe_output(decoder)
     raw = by_comfyui(make_decoder(), tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     assert error(raw, half, base) < 1e-4
     result = export_adapter(tmp_path / "run", "comfyui", out=tmp_path / "out")
-    assert error(by_comfyui(make_decoder(), Path(result["adapter"])), wanted, base) < 1e-4
+    assert error(by_comfyui(make_decoder(), Path(result["adapter"])), expected, base) < 1e-4
 
 
-def test_the_xl_family_goes_to_every_program(tmp_path: Path) -> None:
+def test_an_xl_adapter_is_exported_to_every_program(tmp_path: Path) -> None:
     decoder = make_decoder("xl")
-    base = heard(decoder)
+    base = probe_output(decoder)
     adapter = trained(decoder, "lora", LORA)
-    wanted = heard(decoder)
+    expected = probe_output(decoder)
     save(adapter, tmp_path / "run" / "final" / "adapter")
     written = export_adapter(tmp_path / "run", "all", out=tmp_path / "out")["targets"]
     readers = {"acestep": by_the_app, "comfyui": by_comfyui, "diffusers": by_diffusers}
     for target, read in readers.items():
-        assert error(read(make_decoder("xl"), Path(written[target]["adapter"])), wanted, base) < 1e-4
+        assert error(read(make_decoder("xl"), Path(written[target]["adapter"])), expected, base) < 1e-4

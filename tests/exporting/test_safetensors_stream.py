@@ -1,4 +1,4 @@
-"""Files written tensor by tensor are what the safetensors library would have written, and reads."""
+"""Files that are written one tensor at a time are valid safetensors files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def written(path: Path) -> Path:
     return path
 
 
-def test_the_library_reads_what_was_written(tmp_path: Path) -> None:
+def test_the_safetensors_library_reads_the_file(tmp_path: Path) -> None:
     found = load_file(written(tmp_path / "new" / "a.safetensors"))
     assert found.keys() == TENSORS.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
@@ -38,12 +38,12 @@ def test_the_library_reads_what_was_written(tmp_path: Path) -> None:
         assert file.metadata() == {"format": "pt"}
 
 
-def test_every_tensor_lies_aligned_in_the_file(tmp_path: Path) -> None:
+def test_every_tensor_is_aligned_in_the_file(tmp_path: Path) -> None:
     for name, stored in read_safetensors_header(written(tmp_path / "a.safetensors")).items():
         assert stored.start % TENSORS[name].itemsize == 0
 
 
-def test_tensors_are_copied_from_another_file_byte_for_byte(tmp_path: Path) -> None:
+def test_tensors_are_copied_from_another_file_unchanged(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "a.safetensors")
     header = read_safetensors_header(tmp_path / "a.safetensors")
     layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in TENSORS.items()}
@@ -55,17 +55,20 @@ def test_tensors_are_copied_from_another_file_byte_for_byte(tmp_path: Path) -> N
     assert all(torch.equal(read_tensor(header[name]), tensor) for name, tensor in TENSORS.items())
 
 
-def test_a_source_cut_while_it_is_copied_is_told(tmp_path: Path) -> None:
+def test_a_source_that_is_truncated_during_the_copy_is_reported(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "a.safetensors")
     header = read_safetensors_header(tmp_path / "a.safetensors")
     (tmp_path / "a.safetensors").write_bytes(b"")
     with (
-        pytest.raises(CheckpointError, match="cut short at kernel"),
+        pytest.raises(CheckpointError, match="truncated at kernel"),
         TensorWriter(tmp_path / "b.safetensors", {"kernel": (torch.float32, (2, 3, 2))}) as writer,
     ):
         writer.copy("kernel", header["kernel"])
 
 
-def test_a_file_that_lacks_a_tensor_is_our_fault(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="still lacks"), TensorWriter(tmp_path / "a", {"x": (torch.int8, (1,))}):
+def test_closing_with_missing_tensors_is_an_assertion_error(tmp_path: Path) -> None:
+    with (
+        pytest.raises(AssertionError, match="lacks the tensors"),
+        TensorWriter(tmp_path / "a", {"x": (torch.int8, (1,))}),
+    ):
         pass

@@ -25,7 +25,7 @@ from acestep.preprocessing.configs import PreprocessJob
 from acestep.tensors.manifest import read_manifest
 from acestep.tensors.record import read_record
 from acestep.training.state.run_folder import RunFolder
-from tests.exporting.models import heard
+from tests.exporting.models import probe_output
 from tests.preprocessing.conftest import label
 from tests.songs import write_song
 from tests.training.runs import Unstoppable, make_job, run, tensors_for
@@ -87,7 +87,7 @@ def test_an_xl_model_goes_the_whole_way(tiny_root, tmp_path):
     merged = Path(shutil.copytree(tiny_root, tmp_path / "models")) / "merged"
     merge_job(MergeJob(checkpoint=str(checkpoint), adapter=whole.out, out=merged), Context(tmp_path))
     assert find_checkpoint(merged).family == "xl"
-    assert not torch.equal(heard(load_dit(merged)), heard(load_dit(checkpoint)))
+    assert not torch.equal(probe_output(load_dit(merged)), probe_output(load_dit(checkpoint)))
     parts = load_components(find_checkpoint(merged), device="cpu", dtype=torch.float32)
     assert torch.isfinite(generate(parts, GenerationConfig(prompt="zyxtag", duration_s=1, steps=2))).all()
 

@@ -48,7 +48,7 @@ TARGETS.register(
     "comfyui",
     target="acestep.exporting.targets.comfyui:write",
     label="ComfyUI",
-    help="One file for models/loras. Layers that ComfyUI would compute incorrectly are stored as full weight deltas.",
+    help="One file for models/loras. Layers that ComfyUI computes incorrectly are stored as full differences (diff).",
     usage="ComfyUI: put the .safetensors file into `models/loras` and load it with *Load LoRA* at strength 1.",
 )
 TARGETS.register(

@@ -41,14 +41,19 @@ _COMPLETE = (
 
 
 def write(source: ExportSource, folder: Path, name: str) -> WrittenAdapter:
-    """Write one file. Modules that ComfyUI does not load, or computes incorrectly, are stored as full weight deltas."""
+    """Write one file.
+
+    Modules that ComfyUI does not load or computes incorrectly are stored as full weight differences (diff).
+    """
     adapter = source.same_kind if source.rank is None else source.lora
     tensors, metadata = source.same_kind_file if source.rank is None else serialize_adapter(source.lora)
     card = source.adapter.card.stamped(source.adapter.kind, source.adapter.card.config)
     loaded = load(tensors)
     as_delta = {source.module_of_key(key) for key in loaded.left_out} | (source.modules.keys() - loaded.modules.keys())
     tensors = {key: tensor for key, tensor in tensors.items() if source.module_of_key(key) not in as_delta}
-    form = " and ".join(([adapter.kind] if adapter and tensors else []) + (["whole additions"] if as_delta else []))
+    form = " and ".join(
+        ([adapter.kind] if adapter and tensors else []) + (["full weight differences (diff)"] if as_delta else [])
+    )
     tensors |= {f"base_model.model.{module}.diff": source.diff(module) for module in sorted(as_delta)}
     file = f"{name}.safetensors"
     write_tensors(folder / file, tensors, metadata or card.to_metadata())

@@ -8,19 +8,19 @@ from acestep.audio.files import AUDIO_EXTENSIONS
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.costs import cost_notes
 from acestep.captioning.labeling_plan import LabelingPlan, song_name
-from acestep.captioning.pace import Pace, Step
+from acestep.captioning.pace import LabelingStep, TimeEstimate
 from acestep.core.events import ItemFailed, LogMessage, Progressed
 from acestep.core.jobs import Context
 
 
 @dataclass
-class Batch:
+class CaptionProgress:
     """The state of a running job."""
 
     config: CaptionJob
     context: Context
     total: int
-    pace: Pace
+    time_estimate: TimeEstimate
     done: int = 0
     counts: dict[str, int] = field(default_factory=lambda: {"described": 0, "measured": 0, "transcribed": 0})
     failed: dict[str, str] = field(default_factory=dict)
@@ -31,31 +31,31 @@ class Batch:
         self.failed[name] = message
         self.context.emit(ItemFailed(item=name, message=message, hint=hint))
 
-    def finish(self, step: Step, elapsed_s: float, note: str) -> None:
+    def finish(self, step: LabelingStep, elapsed_s: float, note: str) -> None:
         """Record and report that a step finished."""
         self.done += 1
-        self.pace.finish(step, elapsed_s)
-        remaining_s = self.pace.remaining_s
+        self.time_estimate.finish(step, elapsed_s)
+        remaining_s = self.time_estimate.remaining_s
         self.context.emit(Progressed(done=self.done, total=self.total, note=note, seconds_left=remaining_s))
 
 
-def unit_of(plan: LabelingPlan) -> str:
+def progress_unit(plan: LabelingPlan) -> str:
     """What the progress counts: each song once in each pass."""
     if not (plan.to_describe and plan.to_transcribe):
         return "songs"
     return "captions and lyrics" if any(song.describe for song in plan.to_describe) else "measurements and lyrics"
 
 
-def report_plan(batch: Batch, plan: LabelingPlan) -> None:
+def report_plan(progress: CaptionProgress, plan: LabelingPlan) -> None:
     """Report skipped files, finished songs and expected costs."""
     for problem in plan.problems:
         name = song_name(problem.path, plan.root)
         if problem.path.suffix.lower() in AUDIO_EXTENSIONS:
-            batch.fail(name, problem.message, problem.hint)
+            progress.fail(name, problem.message, problem.hint)
         else:
-            batch.context.emit(LogMessage(message=f"{name} {problem.message}", warning=True))
+            progress.context.emit(LogMessage(message=f"{name} {problem.message}", warning=True))
     finished = sum(not song.is_open for song in plan.songs)
     if finished:
-        batch.context.emit(LogMessage(message=f"skipping {finished} songs that have all requested labels"))
-    for note in cost_notes(plan, batch.config):
-        batch.context.emit(LogMessage(message=note))
+        progress.context.emit(LogMessage(message=f"skipping {finished} songs that have all requested labels"))
+    for note in cost_notes(plan, progress.config):
+        progress.context.emit(LogMessage(message=note))

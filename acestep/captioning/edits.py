@@ -26,14 +26,14 @@ def save_edit(sample: Sample, changes: Mapping[str, Any], *, texts: bool = True)
         DatasetError: unknown label or invalid value.
         DiskFull, NotWritable, StorageError.
     """
-    fresh = checked(changes)
+    fresh = validate_labels(changes)
     tag = {TAG: str(changes[TAG] or "").strip()} if TAG in changes else {}
     with locked_labels(sample) as known:
         write_labels(known, {label: (value, USER) for label, value in fresh.items()}, extra=tag, texts=texts)
     return sample.model_copy(update={**fresh, "sources": {**sample.sources, **dict.fromkeys(fresh, USER)}})
 
 
-def checked(changes: Mapping[str, Any]) -> dict[str, Any]:
+def validate_labels(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Validate and convert typed labels. Raises DatasetError: unknown label or invalid value."""
     labels: dict[str, Any] = {}
     for label, value in changes.items():
@@ -48,7 +48,7 @@ def checked(changes: Mapping[str, Any]) -> dict[str, Any]:
     return labels
 
 
-class Edits:
+class EditHistory:
     """Applies edits and keeps the previous files for undo."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Edits:
             DiskFull, NotWritable, StorageError: earlier songs are changed, which can be undone.
         """
         for _, changes in songs:
-            checked(changes)
+            validate_labels(changes)
         made: list[tuple[Content, Content]] = []
         if songs:
             self._made = [*self._made[1 - _UNDO_STEPS :], made]

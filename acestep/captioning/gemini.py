@@ -18,7 +18,7 @@ from acestep.captioning.api_keys import find_key
 from acestep.captioning.backends import CAPTIONERS
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.folder_batch import for_each
-from acestep.captioning.lyrics import tidy_lyrics
+from acestep.captioning.lyrics import format_lyrics
 from acestep.captioning.online import OnlineCaptioner, retry_policy_of
 from acestep.captioning.parse import parse_key, parse_timesignature
 from acestep.captioning.schema import Report
@@ -249,6 +249,6 @@ def _validated(data: dict[str, Any], include_lyrics: bool) -> dict[str, Any]:
         "bpm": bpm if 30 <= bpm <= 300 else None,
         "keyscale": parse_key(f"key: {text('keyscale')}"),
         "timesignature": parse_timesignature(f"time signature: {text('timesignature')}"),
-        "lyrics": tidy_lyrics(text("lyrics")) if include_lyrics else "",
+        "lyrics": format_lyrics(text("lyrics")) if include_lyrics else "",
         "language": language_code(text("language")),
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from acestep.captioning.backends import CAPTIONERS
 from acestep.captioning.configs import NONE, CaptionJob
 from acestep.captioning.measure import METADATA
-from acestep.captioning.sidecar import Known, known_of
+from acestep.captioning.sidecar import SongLabels, read_labels
 from acestep.core.errors import AceStepError, DatasetError
 from acestep.dataset.labels import Problem
 from acestep.dataset.sample import Sample
@@ -26,7 +26,7 @@ class SongPlan:
 
     name: str
     sample: Sample
-    known: Known
+    known: SongLabels
     describe: bool
     measure: bool
     transcribe: bool
@@ -85,7 +85,7 @@ def song_name(path: Path, root: Path) -> str:
 
 
 def _plan_song(name: str, sample: Sample, config: CaptionJob) -> SongPlan:
-    known = known_of(sample)
+    known = read_labels(sample)
 
     def may_write_any(*labels: str) -> bool:
         return any(known.may_write(label, config.existing) for label in labels)

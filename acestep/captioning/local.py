@@ -22,8 +22,8 @@ from acestep.captioning import prompts
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.lyrics import join_lyrics, parse_lyrics
 from acestep.captioning.omni import OmniModel, Sampling
-from acestep.captioning.parse import clean, parse_answer
-from acestep.captioning.schema import SAMPLE_RATE_HZ, Description, Lyrics, Report, Song, Stop
+from acestep.captioning.parse import parse_answer, strip_role
+from acestep.captioning.schema import SAMPLE_RATE_HZ, Description, Lyrics, Report, SongAudio, Stop
 from acestep.core.errors import CaptionError, CheckpointError, DownloadError
 from acestep.core.events import LogMessage
 from acestep.core.paths import checkpoint_roots, typed_path
@@ -35,32 +35,32 @@ Audio = NDArray[np.float32]
 
 _OVERLAP_S = 4.0  # overlap of lyrics windows, so that no line is lost between two
 _SHORTEST_S = 30.0  # shorter windows are not split in half
-_FORM_TOKENS = 100  # for the three lines after the caption
+_METADATA_TOKENS = 100  # for the three lines after the caption
 _MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
 
 class LocalCaptioner:
     """Describes songs with ``acestep-captioner`` or another Qwen2.5-Omni."""
 
-    listens = True
+    needs_audio = True
 
     def __init__(self, model: OmniModel, name: str, config: CaptionJob) -> None:
         self.name, self._model = name, model
         self._window_s = min(config.window_s, model.max_window_s)
-        self._sampling = Sampling(config.max_tokens + _FORM_TOKENS, config.temperature, config.top_p, config.seed)
+        self._sampling = Sampling(config.max_tokens + _METADATA_TOKENS, config.temperature, config.top_p, config.seed)
 
     @classmethod
     def load(cls, config: CaptionJob, report: Report) -> LocalCaptioner:
         """Raises CheckpointError, DownloadError, ConfigError, CaptionError (memory)."""
-        folder = find_omni(config.captioner_model, config, report)
+        folder = find_omni_model(config.captioner_model, config, report)
         return cls(_load(folder, config, report), folder.name, config)
 
-    def describe(self, song: Song, *, with_lyrics: bool, stop: Stop) -> Description:
+    def describe(self, song: SongAudio, *, with_lyrics: bool, stop: Stop) -> Description:
         """Caption, key, time signature and genre. Raises CaptionError, JobCancelled."""
         audio = _audio_of(song)
         answers = [
-            parse_answer(self._model.ask(prompts.DESCRIBE_WITH_METADATA, piece, self._sampling, stop).text)
-            for piece in cut(audio, self._window_s)
+            parse_answer(self._model.generate(prompts.DESCRIBE_WITH_METADATA, window, self._sampling, stop).text)
+            for window in split_windows(audio, self._window_s)
         ]
         answers = [answer for answer in answers if answer.caption]
         if not answers:
@@ -70,7 +70,7 @@ class LocalCaptioner:
     def _merged(self, answers: list[Description], stop: Stop) -> Description:
         """Merge the descriptions of the windows. Missing values are the most frequent ones of the windows."""
         question = prompts.merge([answer.caption for answer in answers])
-        whole = parse_answer(self._model.ask(question, None, self._sampling, stop).text)
+        whole = parse_answer(self._model.generate(question, None, self._sampling, stop).text)
         if not whole.caption:
             whole = replace(whole, caption=answers[0].caption)
         return replace(
@@ -87,7 +87,7 @@ class LocalCaptioner:
 class LocalTranscriber:
     """Transcribes lyrics with ``acestep-transcriber`` or another Qwen2.5-Omni."""
 
-    listens = True
+    needs_audio = True
 
     def __init__(self, model: OmniModel, name: str, config: CaptionJob) -> None:
         self.name, self._model = name, model
@@ -97,28 +97,28 @@ class LocalTranscriber:
     @classmethod
     def load(cls, config: CaptionJob, report: Report) -> LocalTranscriber:
         """Raises CheckpointError, DownloadError, ConfigError, CaptionError (memory)."""
-        folder = find_omni(config.transcriber_model, config, report)
+        folder = find_omni_model(config.transcriber_model, config, report)
         return cls(_load(folder, config, report), folder.name, config)
 
-    def transcribe(self, song: Song, *, stop: Stop) -> Lyrics:
+    def transcribe(self, song: SongAudio, *, stop: Stop) -> Lyrics:
         """Lyrics of the whole song. Raises CaptionError, JobCancelled."""
-        pieces = cut(_audio_of(song), self._window_s, _OVERLAP_S)
-        return join_lyrics([part for piece in pieces for part in self._transcribe_window(piece, stop)])
+        windows = split_windows(_audio_of(song), self._window_s, _OVERLAP_S)
+        return join_lyrics([part for window in windows for part in self._transcribe_window(window, stop)])
 
     def _transcribe_window(self, audio: Audio, stop: Stop) -> list[Lyrics]:
         """The lyrics of a window, or of its halves if they exceed the token limit."""
-        answer = self._model.ask(prompts.TRANSCRIBE, audio, self._sampling, stop)
+        answer = self._model.generate(prompts.TRANSCRIBE, audio, self._sampling, stop)
         seconds = len(audio) / SAMPLE_RATE_HZ
         if answer.complete or seconds < _SHORTEST_S:
-            return [replace(parse_lyrics(clean(answer.text)), complete=answer.complete)]
-        halves = cut(audio, seconds / 2 + _OVERLAP_S / 2, _OVERLAP_S)
+            return [replace(parse_lyrics(strip_role(answer.text)), complete=answer.complete)]
+        halves = split_windows(audio, seconds / 2 + _OVERLAP_S / 2, _OVERLAP_S)
         return [part for half in halves for part in self._transcribe_window(half, stop)]
 
     def close(self) -> None:
         self._model.unload()
 
 
-def cut(audio: Audio, window_s: float, overlap_s: float = 0.0) -> list[Audio]:
+def split_windows(audio: Audio, window_s: float, overlap_s: float = 0.0) -> list[Audio]:
     """Split audio [S] into windows of equal length, at most ``window_s``, that overlap by ``overlap_s`` seconds."""
     size, overlap = int(window_s * SAMPLE_RATE_HZ), int(overlap_s * SAMPLE_RATE_HZ)
     count = 1 if len(audio) <= size else math.ceil((len(audio) - overlap) / (size - overlap))
@@ -126,7 +126,7 @@ def cut(audio: Audio, window_s: float, overlap_s: float = 0.0) -> list[Audio]:
     return [audio[start : start + step + overlap] for start in range(0, step * count, step)]
 
 
-def find_omni(name: str, config: CaptionJob, report: Report) -> Path:
+def find_omni_model(name: str, config: CaptionJob, report: Report) -> Path:
     """The folder of a model: a path, a folder of that name in the checkpoints folders, or a download.
 
     Raises:
@@ -164,7 +164,7 @@ def _load(folder: Path, config: CaptionJob, report: Report) -> OmniModel:
     return OmniModel.load(folder, device=device.value, dtype=dtype.value, quantization=config.quantization)
 
 
-def _audio_of(song: Song) -> Audio:
+def _audio_of(song: SongAudio) -> Audio:
     assert song.audio is not None, "songs are decoded for captioners with listens = True"
     return song.audio
 

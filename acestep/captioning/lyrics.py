@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-from acestep.captioning.parse import clean
+from acestep.captioning.parse import strip_role
 from acestep.captioning.schema import Lyrics
 from acestep.captioning.word_timestamps import language_code
 from acestep.dataset.labels import INSTRUMENTAL, UNKNOWN_LANGUAGE
@@ -22,12 +22,12 @@ _LANGUAGES_HEAD = re.compile(r"^#*[ \t]*languages?[ \t]*:?[ \t]*$\n?|^#*[ \t]*la
 _LYRICS_HEAD = re.compile(r"^#*[ \t]*lyrics?[ \t]*:?[ \t]*$", re.IGNORECASE | re.MULTILINE)
 _MAX_REPEATS = 8
 _MAX_OVERLAP = 6  # lines that two windows can have in common
-_ALIKE = 0.8
+_MIN_SIMILARITY = 0.8
 
 
 def parse_lyrics(answer: str) -> Lyrics:
     """Lyrics and language of a transcriber's answer, however much of its usual form it has."""
-    answer = clean(answer)
+    answer = strip_role(answer)
     language, text = UNKNOWN_LANGUAGE, answer
     if head := _LANGUAGES_HEAD.search(answer):
         word = re.match(r"\s*([^\W\d_][\w-]*)", answer[head.end() :])
@@ -39,19 +39,19 @@ def parse_lyrics(answer: str) -> Lyrics:
         text = text[head.end() :]
     elif section := _SECTION.search(text):
         text = text[section.start() :]
-    return Lyrics(tidy_lyrics(text), language)
+    return Lyrics(format_lyrics(text), language)
 
 
-def tidy_lyrics(text: str) -> str:
+def format_lyrics(text: str) -> str:
     """Lyrics with at least one section tag and no more than one blank line in a row; ``[Instrumental]`` for none."""
-    text = _unlooped(re.sub(r"\n{3,}", "\n\n", text.replace("\r\n", "\n")).strip())
+    text = _limit_repeats(re.sub(r"\n{3,}", "\n\n", text.replace("\r\n", "\n")).strip())
     words = re.sub(r"\[[^\]\n]*\]", "", text).strip()
     if not words or words.lower().strip(" .()[]") in ("instrumental", "no lyrics", "none", "n/a"):
         return INSTRUMENTAL
     return text if _SECTION.search(text) else f"[Verse]\n{text}"
 
 
-def _unlooped(text: str) -> str:
+def _limit_repeats(text: str) -> str:
     """Without what a model caught in a loop adds: a line more than eight times in a row is kept eight times."""
     kept: list[str] = []
     for line in text.split("\n"):
@@ -71,27 +71,27 @@ def join_lyrics(parts: Sequence[Lyrics]) -> Lyrics:
         return Lyrics(INSTRUMENTAL, complete=all(part.complete for part in parts))
     text = sung[0].text
     for part in sung[1:]:
-        text = _joined(text, part.text)
+        text = _join_pair(text, part.text)
     languages = Counter[str]()
     for part in sung:
         languages[part.language] += len(part.text) * (part.language != UNKNOWN_LANGUAGE)
     language = languages.most_common(1)[0][0]
-    return Lyrics(tidy_lyrics(text), language, all(part.complete for part in parts))
+    return Lyrics(format_lyrics(text), language, all(part.complete for part in parts))
 
 
-def _joined(first: str, second: str) -> str:
+def _join_pair(first: str, second: str) -> str:
     before, after = first.split("\n"), second.split("\n")
     ends = [number for number, line in enumerate(before) if _is_sung(line)][-_MAX_OVERLAP:]
     starts = [number for number, line in enumerate(after) if _is_sung(line)][:_MAX_OVERLAP]
     for count in range(min(len(ends), len(starts)), 0, -1):
-        if all(_alike(before[a], after[b]) for a, b in zip(ends[-count:], starts[:count], strict=True)):
-            return _glued(before, after[starts[count - 1] + 1 :])
+        if all(_is_similar(before[a], after[b]) for a, b in zip(ends[-count:], starts[:count], strict=True)):
+            return _concatenate(before, after[starts[count - 1] + 1 :])
     if ends and starts and _is_part(before[ends[-1]], after[starts[0]]):
-        return _glued([*before[: ends[-1]], after[starts[0]]], after[starts[0] + 1 :])
-    return _glued(before, after)
+        return _concatenate([*before[: ends[-1]], after[starts[0]]], after[starts[0] + 1 :])
+    return _concatenate(before, after)
 
 
-def _glued(before: list[str], after: list[str]) -> str:
+def _concatenate(before: list[str], after: list[str]) -> str:
     """Without the tag of the second window where the section only goes on."""
     tags = [line for line in before if _SECTION.match(line)]
     start = next((number for number, line in enumerate(after) if line.strip()), len(after))
@@ -104,17 +104,17 @@ def _is_sung(line: str) -> bool:
     return bool(line.strip()) and not re.fullmatch(r"\[[^\]]*\]", line.strip())
 
 
-def _plain(line: str) -> str:
+def _normalize(line: str) -> str:
     """Letters and digits alone, without case and accents."""
     return "".join(mark for mark in unicodedata.normalize("NFKD", line.casefold()) if mark.isalnum())
 
 
-def _alike(first: str, second: str) -> bool:
-    first, second = _plain(first), _plain(second)
-    return first == second or SequenceMatcher(None, first, second, autojunk=False).ratio() >= _ALIKE
+def _is_similar(first: str, second: str) -> bool:
+    first, second = _normalize(first), _normalize(second)
+    return first == second or SequenceMatcher(None, first, second, autojunk=False).ratio() >= _MIN_SIMILARITY
 
 
 def _is_part(first: str, second: str) -> bool:
     """Whether ``first`` is the broken-off beginning of ``second``."""
-    first, second = _plain(first), _plain(second)
+    first, second = _normalize(first), _normalize(second)
     return 3 <= len(first) < len(second) and second.startswith(first)

@@ -94,7 +94,7 @@ class OmniModel:
         _free(device)
         raise CaptionError(message, hint=_MEMORY_HINT)
 
-    def ask(self, prompt: str, audio: NDArray[np.float32] | None, sampling: Sampling, stop: Stop) -> Answer:
+    def generate(self, prompt: str, audio: NDArray[np.float32] | None, sampling: Sampling, stop: Stop) -> Answer:
         """Generate the answer to ``prompt``, about ``audio`` if given ([S] mono at 16 kHz, at most ``max_window_s``).
 
         Raises:
@@ -102,7 +102,7 @@ class OmniModel:
             JobCancelled: ``stop`` returned True.
         """
         try:
-            answer = self._ask(prompt, audio, sampling, stop)
+            answer = self._generate(prompt, audio, sampling, stop)
         except torch.OutOfMemoryError:
             answer = None
         if stop():
@@ -113,7 +113,7 @@ class OmniModel:
         return answer
 
     @torch.inference_mode()
-    def _ask(self, prompt: str, audio: NDArray[np.float32] | None, sampling: Sampling, stop: Stop) -> Answer:
+    def _generate(self, prompt: str, audio: NDArray[np.float32] | None, sampling: Sampling, stop: Stop) -> Answer:
         inputs = self._inputs(prompt, audio)
         chosen: dict[str, Any] = {"do_sample": sampling.temperature > 0}
         if chosen["do_sample"]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from acestep.captioning.configs import CaptionJob
-from acestep.captioning.schema import Description, Lyrics, Song, Stop
+from acestep.captioning.schema import Description, Lyrics, SongAudio, Stop
 from acestep.captioning.service_client import RetryPolicy
 
 
@@ -35,13 +35,13 @@ class OnlineTranscriber:
 
     service: TranscriptionService
     language: str
-    listens = False
+    needs_audio = False
 
     @property
     def name(self) -> str:
         return self.service.model
 
-    def transcribe(self, song: Song, *, stop: Stop) -> Lyrics:
+    def transcribe(self, song: SongAudio, *, stop: Stop) -> Lyrics:
         self.service.retry_policy.stop = stop
         return Lyrics(*self.service.transcribe(song.path, self.language or None))
 
@@ -55,13 +55,13 @@ class OnlineCaptioner:
 
     service: AnalysisService
     language: str
-    listens = False
+    needs_audio = False
 
     @property
     def name(self) -> str:
         return self.service.model
 
-    def describe(self, song: Song, *, with_lyrics: bool, stop: Stop) -> Description:
+    def describe(self, song: SongAudio, *, with_lyrics: bool, stop: Stop) -> Description:
         answer = self._analyze(song, with_lyrics, stop)
         return Description(
             caption=answer["caption"],
@@ -72,11 +72,11 @@ class OnlineCaptioner:
             lyrics=Lyrics(answer["lyrics"], answer["language"]) if with_lyrics else None,
         )
 
-    def transcribe(self, song: Song, *, stop: Stop) -> Lyrics:
+    def transcribe(self, song: SongAudio, *, stop: Stop) -> Lyrics:
         answer = self._analyze(song, True, stop)
         return Lyrics(answer["lyrics"], answer["language"])
 
-    def _analyze(self, song: Song, with_lyrics: bool, stop: Stop) -> dict[str, Any]:
+    def _analyze(self, song: SongAudio, with_lyrics: bool, stop: Stop) -> dict[str, Any]:
         self.service.retry_policy.stop = stop
         return self.service.analyze(song.path, include_lyrics=with_lyrics, language=self.language or None)
 

@@ -18,7 +18,7 @@ _MIN_SHARE = 0.2  # of the reference time: even a very short song has overhead
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class LabelingStep:
     """One song in one pass.
 
     Attributes:
@@ -30,28 +30,28 @@ class Step:
     expected_s: float
 
 
-def describe_step(song: SongPlan, config: CaptionJob) -> Step:
+def describe_step(song: SongPlan, config: CaptionJob) -> LabelingStep:
     """A song in the first pass."""
     share = _share_of_reference(song)
     if not song.describe:
-        return Step(MEASURE, share * _MEASURE_S)
+        return LabelingStep(MEASURE, share * _MEASURE_S)
     seconds = _seconds_per_song(CAPTIONERS[config.captioner]) + (_MEASURE_S if song.measure else 0.0)
-    return Step(config.captioner, share * seconds)
+    return LabelingStep(config.captioner, share * seconds)
 
 
-def transcribe_step(song: SongPlan, config: CaptionJob) -> Step:
+def transcribe_step(song: SongPlan, config: CaptionJob) -> LabelingStep:
     """A song in the second pass."""
     seconds = _seconds_per_song(TRANSCRIBERS[config.transcriber])
-    return Step(config.transcriber, _share_of_reference(song) * seconds)
+    return LabelingStep(config.transcriber, _share_of_reference(song) * seconds)
 
 
-def steps_of(plan: LabelingPlan, config: CaptionJob) -> list[Step]:
+def list_steps(plan: LabelingPlan, config: CaptionJob) -> list[LabelingStep]:
     """All steps of a job."""
     first = [describe_step(song, config) for song in plan.to_describe]
     return first + [transcribe_step(song, config) for song in plan.to_transcribe]
 
 
-def backends_of_unknown_pace(config: CaptionJob) -> list[Backend]:
+def backends_without_typical_time(config: CaptionJob) -> list[Backend]:
     """The chosen backends without a typical time, for which ``steps_of`` assumes one."""
     chosen = [] if config.captioner == NONE else [CAPTIONERS[config.captioner]]
     chosen += [] if config.transcriber in (NONE, config.captioner) else [TRANSCRIBERS[config.transcriber]]
@@ -67,23 +67,23 @@ def _share_of_reference(song: SongPlan) -> float:
 
 
 @dataclass
-class Pace:
+class TimeEstimate:
     """Compares expected with measured time, separately for each worker."""
 
-    ahead: list[Step]
+    remaining: list[LabelingStep]
     _expected_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _measured_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def finish(self, step: Step, elapsed_s: float) -> None:
+    def finish(self, step: LabelingStep, elapsed_s: float) -> None:
         """Record that a step finished after ``elapsed_s`` seconds."""
-        self.ahead.remove(step)
+        self.remaining.remove(step)
         self._expected_s[step.worker] += step.expected_s
         self._measured_s[step.worker] += elapsed_s
 
     @property
     def remaining_s(self) -> float:
         """Expected time of the remaining steps, scaled by what finished steps of the same worker took."""
-        return sum(step.expected_s * self._ratio(step.worker) for step in self.ahead)
+        return sum(step.expected_s * self._ratio(step.worker) for step in self.remaining)
 
     def _ratio(self, worker: str) -> float:
         expected_s = self._expected_s[worker]

@@ -40,14 +40,14 @@ _GENRE_WORDS = (
 GENRES = tuple(word.strip() for word in _GENRE_WORDS.split(","))
 
 
-def clean(answer: str) -> str:
+def strip_role(answer: str) -> str:
     """The answer without the role that some chat templates leave before it."""
     return re.sub(r"\A\s*assistant\s*(?:\n|:)\s*", "", answer.strip(), flags=re.IGNORECASE).strip()
 
 
 def parse_answer(answer: str) -> Description:
     """Caption and metadata of a captioner's answer. What the labelled lines leave open is looked for in the caption."""
-    answer = clean(answer)
+    answer = strip_role(answer)
     starts = [match.start() for label in _LABELS if (match := label.search(answer))]
     caption = answer[: min(starts, default=len(answer))].strip()
     if not caption:  # the lines came first

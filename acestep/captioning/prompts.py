@@ -12,14 +12,14 @@ SYSTEM = (
 DESCRIBE = "*Task* Describe this audio in detail"
 TRANSCRIBE = "*Task* Transcribe this audio in detail"
 
-_FORM = """
+_ANSWER_FORMAT = """
 
 After the description add three lines in exactly this form, with what you hear in place of the brackets:
 key: <note> <major or minor>
 time_signature: <beats in a bar>
 genre: <genre>"""
 
-DESCRIBE_WITH_METADATA = DESCRIBE + _FORM
+DESCRIBE_WITH_METADATA = DESCRIBE + _ANSWER_FORMAT
 
 
 def merge(descriptions: list[str]) -> str:
@@ -27,7 +27,7 @@ def merge(descriptions: list[str]) -> str:
     parts = "\n\n".join(f"Part {number}: {text}" for number, text in enumerate(descriptions, start=1))
     return (
         "These are descriptions of the parts of one song, in order. Write one description of the whole song. "
-        f"Keep to what they say, and tell how the song develops.\n\n{parts}{_FORM}"
+        f"Keep to what they say, and tell how the song develops.\n\n{parts}{_ANSWER_FORMAT}"
     )
 
 

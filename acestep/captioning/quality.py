@@ -14,11 +14,11 @@ from acestep.dataset.sample import Dataset, Sample
 
 MAX_WORDS, MAX_LETTERS = 150, 1000  # the text encoder reads 256 tokens; the rest of a longer caption is cut off
 MIN_WORDS = 3
-_ALIKE = 0.85  # share of words that two captions have in common
+_MIN_SIMILARITY = 0.85  # share of words that two captions have in common
 _TOLERANCE = 0.04
 
-_FORM = re.compile(r"<[a-z ]{2,30}>|^\s*(?:key|time_signature|genre)\s*:", re.IGNORECASE | re.MULTILINE)
-_NO_VOICE = re.compile(r"\b(?:instrumental|no (?:vocals?|singing|voices?)|without (?:vocals?|singing))\b", re.I)
+_ANSWER_FORMAT = re.compile(r"<[a-z ]{2,30}>|^\s*(?:key|time_signature|genre)\s*:", re.IGNORECASE | re.MULTILINE)
+_INSTRUMENTAL = re.compile(r"\b(?:instrumental|no (?:vocals?|singing|voices?)|without (?:vocals?|singing))\b", re.I)
 _SCRIPTS = {
     "zh": r"[\u4e00-\u9fff]",
     "yue": r"[\u4e00-\u9fff]",
@@ -66,11 +66,11 @@ KINDS = {
 
 def check_captions(dataset: Dataset) -> list[Finding]:
     """Everything doubtful, song by song, duplicates last."""
-    findings = [Finding(kind, song.name, text) for song in dataset.samples for kind, text in _of_song(song)]
+    findings = [Finding(kind, song.name, text) for song in dataset.samples for kind, text in _check_song(song)]
     return findings + _duplicates(dataset.samples)
 
 
-def report(findings: list[Finding], num_songs: int) -> str:
+def format_report(findings: list[Finding], num_songs: int) -> str:
     """The findings for people: a count of each kind, then each song."""
     if not findings:
         return f"{num_songs} songs, nothing to complain about"
@@ -81,30 +81,30 @@ def report(findings: list[Finding], num_songs: int) -> str:
     return "\n".join([*lines, "", *(f"{finding.song}: {finding.message}" for finding in findings)])
 
 
-def _of_song(song: Sample) -> Iterator[tuple[str, str]]:
+def _check_song(song: Sample) -> Iterator[tuple[str, str]]:
     caption = song.caption.strip()
     if not caption:
         yield "empty", "has no caption"
     elif is_failure(caption):
         yield "error", f"the caption is an error message: {caption[:60]}"
     else:
-        yield from _of_caption(caption)
-        yield from _against_labels(caption, song)
+        yield from _check_caption(caption)
+        yield from _compare_with_labels(caption, song)
     if is_sung(song.lyrics) and (wrong := _wrong_script(song.lyrics, song.language)):
         yield "language", wrong
 
 
-def _of_caption(caption: str) -> Iterator[tuple[str, str]]:
+def _check_caption(caption: str) -> Iterator[tuple[str, str]]:
     words = len(caption.split())
     if words < MIN_WORDS and len(caption) < 12:
         yield "short", f"the caption is only {caption!r}"
     if words > MAX_WORDS or len(caption) > MAX_LETTERS:
         yield "long", f"the caption has {words} words; after about {MAX_WORDS} they are cut off"
-    if found := _FORM.search(caption):
+    if found := _ANSWER_FORMAT.search(caption):
         yield "leftover", f"the caption holds {found[0].strip()!r} from the captioner's form"
 
 
-def _against_labels(caption: str, song: Sample) -> Iterator[tuple[str, str]]:
+def _compare_with_labels(caption: str, song: Sample) -> Iterator[tuple[str, str]]:
     tempo = parse_bpm(caption)
     if tempo and song.bpm and min(abs(song.bpm * factor / tempo - 1) for factor in (0.5, 1, 2)) > _TOLERANCE:
         yield "bpm", f"the caption says {tempo} BPM, the label {song.bpm}"
@@ -114,7 +114,7 @@ def _against_labels(caption: str, song: Sample) -> Iterator[tuple[str, str]]:
     meter = parse_timesignature(caption)
     if meter and song.timesignature and meter != song.timesignature:
         yield "meter", f"the caption says {meter} beats in a bar, the label {song.timesignature}"
-    if _NO_VOICE.search(caption) and is_sung(song.lyrics):
+    if _INSTRUMENTAL.search(caption) and is_sung(song.lyrics):
         yield "voice", "the caption says that nobody sings, but there are lyrics"
 
 
@@ -139,7 +139,9 @@ def _duplicates(songs: list[Sample]) -> list[Finding]:
         if not words:
             continue
         near = Counter(index for word in words for index in by_word[word])
-        twin = next((i for i, common in near.most_common() if common / len(words | kept[i][1]) >= _ALIKE), None)
+        twin = next(
+            (i for i, common in near.most_common() if common / len(words | kept[i][1]) >= _MIN_SIMILARITY), None
+        )
         if twin is not None:
             findings.append(Finding("duplicate", song.name, f"nearly the same caption as {kept[twin][0].name}"))
         for word in words:

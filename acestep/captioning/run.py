@@ -15,15 +15,15 @@ from loguru import logger
 
 from acestep.audio.analysis import analyse
 from acestep.captioning.backends import CAPTIONERS, TRANSCRIBERS
-from acestep.captioning.batch import Batch, report_plan, unit_of
+from acestep.captioning.batch import CaptionProgress, progress_unit, report_plan
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.decode import decode_ahead
 from acestep.captioning.labeling_plan import LabelingPlan, SongPlan, make_plan
 from acestep.captioning.measure import METADATA, answered_as_json, measured_as_json, weigh
 from acestep.captioning.multi_device import caption_on_devices
-from acestep.captioning.pace import Pace, Step, describe_step, steps_of, transcribe_step
-from acestep.captioning.schema import SAMPLE_RATE_HZ, Captioner, Song, Transcriber
-from acestep.captioning.sidecar import locked_labels, lyric_labels, mapping, write_labels
+from acestep.captioning.pace import LabelingStep, TimeEstimate, describe_step, list_steps, transcribe_step
+from acestep.captioning.schema import SAMPLE_RATE_HZ, Captioner, SongAudio, Transcriber
+from acestep.captioning.sidecar import as_dict, locked_labels, lyric_labels, write_labels
 from acestep.captioning.table import write_table
 from acestep.core.device_lock import lock_device
 from acestep.core.errors import AceStepError, CaptionError, DiskFull, JobCancelled, ServiceRefused
@@ -35,7 +35,7 @@ from acestep.models.device import choose_device
 _KEPT = "kept your own text"
 _MAX_NOTE_CHARS = 80
 
-LabelSong = Callable[[SongPlan, Song], str]
+LabelSong = Callable[[SongPlan, SongAudio], str]
 
 
 def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
@@ -49,20 +49,25 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
         DiskFull, JobCancelled.
     """
     plan = make_plan(config)
-    steps = steps_of(plan, config)
-    batch = Batch(config, context, len(steps), Pace(steps))
+    steps = list_steps(plan, config)
+    progress = CaptionProgress(config, context, len(steps), TimeEstimate(steps))
     open_songs = [song for song in plan.songs if song.is_open]
-    context.emit(Started(job="caption", total=batch.total, unit=unit_of(plan)))
+    context.emit(Started(job="caption", total=progress.total, unit=progress_unit(plan)))
     if context.whole is None:  # a worker's share is reported by the whole job
-        report_plan(batch, plan)
+        report_plan(progress, plan)
     if config.devices > 1 and open_songs:
-        _run_on_devices(batch, open_songs)
+        _run_on_devices(progress, open_songs)
     else:
         with lock_device(_device(plan, config), "captioning", context):
-            _describe_all(batch, plan.to_describe)
-            _transcribe_all(batch, plan.to_transcribe)
-    if context.whole is None and batch.failed and not any(batch.counts.values()) and len(open_songs) == len(plan.songs):
-        name, reason = next(iter(batch.failed.items()))
+            _describe_all(progress, plan.to_describe)
+            _transcribe_all(progress, plan.to_transcribe)
+    if (
+        context.whole is None
+        and progress.failed
+        and not any(progress.counts.values())
+        and len(open_songs) == len(plan.songs)
+    ):
+        name, reason = next(iter(progress.failed.items()))
         raise CaptionError(f"every song failed; {name}: {reason}")
     table = write_table(config) if config.csv else None
     if table:
@@ -70,9 +75,9 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
     return {
         "songs": len(plan.songs),
         "skipped": len(plan.songs) - len(open_songs),
-        **batch.counts,
-        "failed": batch.failed,
-        "disagreements": batch.disagreements,
+        **progress.counts,
+        "failed": progress.failed,
+        "disagreements": progress.disagreements,
         "csv": str(table) if table else None,
     }
 
@@ -84,135 +89,139 @@ def _device(plan: LabelingPlan, config: CaptionJob) -> str:
     return choose_device(config.device).value if captions or lyrics else "cpu"
 
 
-def _run_on_devices(batch: Batch, songs: list[SongPlan]) -> None:
+def _run_on_devices(progress: CaptionProgress, songs: list[SongPlan]) -> None:
     """Label the songs with one process per device."""
 
     def forward(event: Event) -> None:
         if isinstance(event, ItemFailed):
-            batch.failed[event.item] = event.message
-        batch.context.emit(event)
+            progress.failed[event.item] = event.message
+        progress.context.emit(event)
 
-    merged = MergedEvents(forward, batch.total)
-    for result in caption_on_devices(batch.config, [song.name for song in songs], batch.context.folder, merged):
-        batch.counts = {name: count + result[name] for name, count in batch.counts.items()}
-        batch.disagreements |= result["disagreements"]
+    merged = MergedEvents(forward, progress.total)
+    for result in caption_on_devices(progress.config, [song.name for song in songs], progress.context.folder, merged):
+        progress.counts = {name: count + result[name] for name, count in progress.counts.items()}
+        progress.disagreements |= result["disagreements"]
 
 
-def _describe_all(batch: Batch, songs: list[SongPlan]) -> None:
+def _describe_all(progress: CaptionProgress, songs: list[SongPlan]) -> None:
     """Pass 1: caption, genre, tempo, key and meter; also lyrics if the captioner returns both."""
     captioner: Captioner | None = None
     try:
         if any(song.describe for song in songs):
-            captioner = CAPTIONERS[batch.config.captioner].load()(batch.config, batch.context.emit)
-        listens = captioner is not None and captioner.listens
-        with_flags = [(song, song.measure or (listens and song.describe)) for song in songs]
-        _for_each(batch, with_flags, describe_step, lambda plan, song: _describe(batch, captioner, plan, song))
+            captioner = CAPTIONERS[progress.config.captioner].load()(progress.config, progress.context.emit)
+        needs_audio = captioner is not None and captioner.needs_audio
+        with_flags = [(song, song.measure or (needs_audio and song.describe)) for song in songs]
+        _for_each(progress, with_flags, describe_step, lambda plan, song: _describe(progress, captioner, plan, song))
     finally:
         if captioner is not None:
             captioner.close()
 
 
-def _transcribe_all(batch: Batch, songs: list[SongPlan]) -> None:
+def _transcribe_all(progress: CaptionProgress, songs: list[SongPlan]) -> None:
     """Pass 2: lyrics of the songs that still have none."""
     if not songs:
         return
-    transcriber: Transcriber = TRANSCRIBERS[batch.config.transcriber].load()(batch.config, batch.context.emit)
+    transcriber: Transcriber = TRANSCRIBERS[progress.config.transcriber].load()(progress.config, progress.context.emit)
     try:
-        with_flags = [(song, transcriber.listens) for song in songs]
-        _for_each(batch, with_flags, transcribe_step, lambda plan, song: _transcribe(batch, transcriber, plan, song))
+        with_flags = [(song, transcriber.needs_audio) for song in songs]
+        _for_each(
+            progress, with_flags, transcribe_step, lambda plan, song: _transcribe(progress, transcriber, plan, song)
+        )
     finally:
         transcriber.close()
 
 
 def _for_each(
-    batch: Batch,
+    progress: CaptionProgress,
     songs: list[tuple[SongPlan, bool]],
-    step: Callable[[SongPlan, CaptionJob], Step],
+    step: Callable[[SongPlan, CaptionJob], LabelingStep],
     label_song: LabelSong,
 ) -> None:
     """Label songs in sequence. Errors of one song become events here."""
     for plan, audio in decode_ahead(songs):
-        batch.context.stop_if_cancelled()
+        progress.context.stop_if_cancelled()
         started_s = time.monotonic()
         note = "skipped"
         try:
-            note = label_song(plan, Song(plan.known.audio, audio.result()))
+            note = label_song(plan, SongAudio(plan.known.audio, audio.result()))
         except (JobCancelled, ServiceRefused, DiskFull):
             raise
         except AceStepError as error:
-            batch.fail(plan.name, str(error), error.hint)
+            progress.fail(plan.name, str(error), error.hint)
         except Exception as error:  # noqa: BLE001 - the border of one song
             logger.exception("{} failed", plan.name)
-            batch.fail(plan.name, str(error) or type(error).__name__, "This is a bug; details are in the log.")
-        batch.finish(step(plan, batch.config), time.monotonic() - started_s, f"{plan.name}: {note}")
+            progress.fail(plan.name, str(error) or type(error).__name__, "This is a bug; details are in the log.")
+        progress.finish(step(plan, progress.config), time.monotonic() - started_s, f"{plan.name}: {note}")
 
 
-def _describe(batch: Batch, captioner: Captioner | None, plan: SongPlan, song: Song) -> str:
+def _describe(progress: CaptionProgress, captioner: Captioner | None, plan: SongPlan, song: SongAudio) -> str:
     """Measure and describe one song and save its labels. Returns a note for the progress."""
     found: dict[str, Any] = {}
     if plan.measure and song.audio is not None:
         found["measured"] = measured_as_json(analyse(song.audio, SAMPLE_RATE_HZ))
-        batch.counts["measured"] += 1
+        progress.counts["measured"] += 1
     if captioner is None or not plan.describe:
-        _save_description(batch, plan, {}, found)
+        _save_description(progress, plan, {}, found)
         return ", ".join(str(plan.known.values.get(name, "?")) for name in METADATA)
     with_lyrics = plan.lyrics_with_caption
     try:
-        answer = captioner.describe(song, with_lyrics=with_lyrics, stop=lambda: batch.context.cancelled)
+        answer = captioner.describe(song, with_lyrics=with_lyrics, stop=lambda: progress.context.cancelled)
         if not answer.caption.strip():
             raise CaptionError(f"{captioner.name} returned no caption for {plan.name}", hint="Try again.")
     except CaptionError:
         if found:
-            _save_description(batch, plan, {}, found)
+            _save_description(progress, plan, {}, found)
         raise
     labels: dict[str, tuple[Any, str]] = {"caption": (answer.caption.strip(), captioner.name)}
     if answer.genre:
         labels["genre"] = (answer.genre, captioner.name)
     if with_lyrics and answer.lyrics is not None:
         labels |= lyric_labels(answer.lyrics.text, answer.lyrics.language, captioner.name)
-    written = _save_description(batch, plan, labels, {**found, "answered": answered_as_json(answer, captioner.name)})
-    batch.counts["described"] += "caption" in written
+    written = _save_description(progress, plan, labels, {**found, "answered": answered_as_json(answer, captioner.name)})
+    progress.counts["described"] += "caption" in written
     if with_lyrics and answer.lyrics is not None:
-        batch.counts["transcribed"] += "lyrics" in written
+        progress.counts["transcribed"] += "lyrics" in written
         plan.transcribe = False
     line = " ".join(answer.caption.split()) if "caption" in written else _KEPT
     return line if len(line) <= _MAX_NOTE_CHARS else f"{line[: _MAX_NOTE_CHARS - 1]}\u2026"
 
 
 def _save_description(
-    batch: Batch, plan: SongPlan, labels: dict[str, tuple[Any, str]], found: dict[str, Any]
+    progress: CaptionProgress, plan: SongPlan, labels: dict[str, tuple[Any, str]], found: dict[str, Any]
 ) -> set[str]:
     """Save labels, with tempo, key and meter chosen between measurement and model, including earlier results.
 
     Returns:
         The names of the labels that were written.
     """
-    sides = [found.get(name) or mapping(plan.known.extra.get(name)) for name in ("measured", "answered")]
-    verdict = weigh(*sides, prefer=batch.config.prefer)
+    sides = [found.get(name) or as_dict(plan.known.extra.get(name)) for name in ("measured", "answered")]
+    verdict = weigh(*sides, prefer=progress.config.prefer)
     if verdict.disagreements:
-        batch.disagreements[plan.name] = verdict.disagreements
-    return _save(batch, plan, {**verdict.labels, **labels}, {**found, "disagreements": verdict.disagreements})
+        progress.disagreements[plan.name] = verdict.disagreements
+    return _save(progress, plan, {**verdict.labels, **labels}, {**found, "disagreements": verdict.disagreements})
 
 
-def _transcribe(batch: Batch, transcriber: Transcriber, plan: SongPlan, song: Song) -> str:
+def _transcribe(progress: CaptionProgress, transcriber: Transcriber, plan: SongPlan, song: SongAudio) -> str:
     """Transcribe one song and save its lyrics. Returns a note for the progress."""
-    lyrics = transcriber.transcribe(song, stop=lambda: batch.context.cancelled)
+    lyrics = transcriber.transcribe(song, stop=lambda: progress.context.cancelled)
     if not lyrics.complete:
         message = f"{plan.name}: the lyrics may be truncated; increase Lyrics tokens"
-        batch.context.emit(LogMessage(message=message, warning=True))
-    written = _save(batch, plan, lyric_labels(lyrics.text, lyrics.language, transcriber.name), {})
+        progress.context.emit(LogMessage(message=message, warning=True))
+    written = _save(progress, plan, lyric_labels(lyrics.text, lyrics.language, transcriber.name), {})
     if "lyrics" not in written:
         return _KEPT
-    batch.counts["transcribed"] += 1
+    progress.counts["transcribed"] += 1
     return "instrumental" if lyrics.is_instrumental else f"{lyrics.text.count(chr(10)) + 1} lines, {lyrics.language}"
 
 
-def _save(batch: Batch, plan: SongPlan, labels: dict[str, tuple[Any, str]], extra: dict[str, Any]) -> set[str]:
+def _save(
+    progress: CaptionProgress, plan: SongPlan, labels: dict[str, tuple[Any, str]], extra: dict[str, Any]
+) -> set[str]:
     """Write the labels that may be written. Returns their names.
 
     Labels that a person typed are kept. With ``existing="replace"`` only those typed since the job started are kept.
     """
-    config = batch.config
+    config = progress.config
     extra = {"duration": plan.sample.duration, **extra}
     if config.custom_tag.strip():
         extra["custom_tag"] = config.custom_tag.strip()
@@ -225,6 +234,6 @@ def _save(batch: Batch, plan: SongPlan, labels: dict[str, tuple[Any, str]], extr
         }
         replaces_typed = bool(known.locked & set(allowed))
         path = write_labels(known, allowed, extra=extra, texts=config.write_texts, backup=replaces_typed)
-    plan.known.wrote(allowed, known.extra)
-    batch.context.emit(Saved(path=str(path), role="labels"))
+    plan.known.record_written(allowed, known.extra)
+    progress.context.emit(Saved(path=str(path), role="labels"))
     return set(allowed)

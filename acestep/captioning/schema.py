@@ -19,7 +19,7 @@ Report = Callable[[Event], None]  # receives messages such as the chosen device 
 
 
 @dataclass(frozen=True, slots=True)
-class Song:
+class SongAudio:
     """One song to label.
 
     Attributes:
@@ -67,10 +67,10 @@ class Captioner(Protocol):
         """Written to the label files as the source of the labels."""
 
     @property
-    def listens(self) -> bool:
+    def needs_audio(self) -> bool:
         """Whether ``Song.audio`` must be decoded."""
 
-    def describe(self, song: Song, *, with_lyrics: bool, stop: Stop) -> Description:
+    def describe(self, song: SongAudio, *, with_lyrics: bool, stop: Stop) -> Description:
         """Label one song. Called once per song, in sequence.
 
         Args:
@@ -94,8 +94,8 @@ class Transcriber(Protocol):
     def name(self) -> str: ...
 
     @property
-    def listens(self) -> bool: ...
+    def needs_audio(self) -> bool: ...
 
-    def transcribe(self, song: Song, *, stop: Stop) -> Lyrics: ...
+    def transcribe(self, song: SongAudio, *, stop: Stop) -> Lyrics: ...
 
     def close(self) -> None: ...

@@ -29,7 +29,7 @@ from acestep.dataset.text import read_text
 USER = "user"
 LABELS = ("caption", "genre", "bpm", "keyscale", "timesignature", "lyrics", "language", "is_instrumental")
 TAG = "custom_tag"  # the trigger word: saved beside the labels, not part of them
-SUNG = ("lyrics", "language", "is_instrumental")
+LYRIC_LABELS = ("lyrics", "language", "is_instrumental")
 TEXT_FILES = {"caption": ".caption.txt", "lyrics": ".lyrics.txt"}
 
 
@@ -37,7 +37,7 @@ _writing = threading.Lock()
 
 
 @dataclass
-class Known:
+class SongLabels:
     """The labels of a song.
 
     Attributes:
@@ -58,7 +58,7 @@ class Known:
             return True
         return existing == "redo" and label not in self.locked
 
-    def typed_since(self, before: Known) -> set[str]:
+    def typed_since(self, before: SongLabels) -> set[str]:
         """Labels that a person typed since ``before``. A job keeps them with any setting of ``existing``.
 
         Lyrics, language and ``is_instrumental`` are treated as one.
@@ -69,9 +69,9 @@ class Known:
             if label not in before.locked or self.values[label] != before.values.get(label)
         }
         silent = "is_instrumental" in fresh and self.values["is_instrumental"]
-        return fresh | set(SUNG) if silent or "lyrics" in fresh else fresh
+        return fresh | set(LYRIC_LABELS) if silent or "lyrics" in fresh else fresh
 
-    def wrote(self, labels: Mapping[str, tuple[Any, str]], extra: dict[str, Any]) -> None:
+    def record_written(self, labels: Mapping[str, tuple[Any, str]], extra: dict[str, Any]) -> None:
         """Record that a job wrote ``labels``; ``extra`` is the new content of the JSON file."""
         self.values |= {label: value for label, (value, _) in labels.items()}
         self.locked -= set(labels)
@@ -79,7 +79,7 @@ class Known:
 
 
 @contextmanager
-def locked_labels(sample: Sample) -> Iterator[Known]:
+def locked_labels(sample: Sample) -> Iterator[SongLabels]:
     """Read the label files of a song and lock them against other threads of this process until the block ends.
 
     Labels from a CSV table are kept as they were scanned. Raises DatasetError, see ``known_of``.
@@ -92,10 +92,10 @@ def locked_labels(sample: Sample) -> Iterator[Known]:
         with storage_errors(audio.parent):
             beside = Folder(audio.parent.iterdir())
         layers = [Labels(Path("table.csv"), from_table, sample.sources), *read_sidecars(audio, beside, [])]
-        yield known_of(sample.model_copy(update=merge_labels(layers, all_instrumental=True, problems=[])))
+        yield read_labels(sample.model_copy(update=merge_labels(layers, all_instrumental=True, problems=[])))
 
 
-def known_of(sample: Sample) -> Known:
+def read_labels(sample: Sample) -> SongLabels:
     """The labels of a scanned song. Raises DatasetError if its JSON file cannot be read."""
     audio = Path(sample.audio_path)
     path = sidecar_path(audio)
@@ -103,14 +103,14 @@ def known_of(sample: Sample) -> Known:
     if not isinstance(extra, dict):
         raise DatasetError(f"{path} does not contain labels", hint="Move it to another folder.")
     values = {label: getattr(sample, label) for label in LABELS if label in sample.sources}
-    digests = mapping(extra.get("written"))
+    digests = as_dict(extra.get("written"))
     locked = {label for label, value in values.items() if digests.get(label) != _digest(value)}
-    known = Known(audio, values, locked, extra)
-    _take_changed_texts(known)
+    known = SongLabels(audio, values, locked, extra)
+    _apply_edited_text_files(known)
     return known
 
 
-def _take_changed_texts(known: Known) -> None:
+def _apply_edited_text_files(known: SongLabels) -> None:
     """Take over and lock texts that differ from the generated label in the JSON file."""
     for label, ending in TEXT_FILES.items():
         path = known.audio.with_name(f"{known.audio.stem}{ending}")
@@ -123,7 +123,12 @@ def _take_changed_texts(known: Known) -> None:
 
 
 def write_labels(
-    known: Known, labels: Mapping[str, tuple[Any, str]], *, extra: Mapping[str, Any], texts: bool, backup: bool = False
+    known: SongLabels,
+    labels: Mapping[str, tuple[Any, str]],
+    *,
+    extra: Mapping[str, Any],
+    texts: bool,
+    backup: bool = False,
 ) -> Path:
     """Write labels with their sources. Returns the path of the JSON file.
 
@@ -140,7 +145,7 @@ def write_labels(
     caption, source = labels.get("caption", ("-", USER))
     if is_failure(str(caption)) or (source != USER and not str(caption).strip()):
         raise CaptionError(f"the caption of {known.audio.name} is empty or an error message")
-    twin = has_twin(known.audio)
+    twin = has_same_stem(known.audio)
     own = known.audio.with_name(f"{known.audio.name}.json")
     if twin and not own.exists():
         write_json(own, {})  # two songs of one name: each gets a JSON of its own
@@ -162,9 +167,9 @@ def write_labels(
     return path
 
 
-def _content(known: Known, labels: Mapping[str, tuple[Any, str]], extra: Mapping[str, Any]) -> dict[str, Any]:
+def _content(known: SongLabels, labels: Mapping[str, tuple[Any, str]], extra: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON to be: values, sources and digests; corrections found in text files become part of it."""
-    sources, written = (dict(mapping(known.extra.get(name))) for name in ("sources", "written"))
+    sources, written = (dict(as_dict(known.extra.get(name))) for name in ("sources", "written"))
     content: dict[str, Any] = {}
     for label in TEXT_FILES:
         if label in known.locked and label not in labels and label in known.extra:
@@ -189,7 +194,7 @@ def label_files(audio: Path) -> list[Path]:
     return [sidecar_path(audio), *(audio.with_name(f"{audio.stem}{ending}") for ending in TEXT_FILES.values())]
 
 
-def has_twin(audio: Path) -> bool:
+def has_same_stem(audio: Path) -> bool:
     """Whether another audio file in the folder differs in the suffix only."""
     name = same_name(audio.stem)
     return any(
@@ -220,7 +225,7 @@ def lyric_labels(text: str, language: str, source: str) -> dict[str, tuple[Any, 
     }
 
 
-def mapping(value: Any) -> dict[str, Any]:
+def as_dict(value: Any) -> dict[str, Any]:
     """``value`` if it is a dictionary, else an empty dictionary."""
     return value if isinstance(value, dict) else {}
 

@@ -80,15 +80,15 @@ def create_tiny_omni(root: Path, task: Task = "captioner") -> Path:
         torch.manual_seed(25)
         model = Qwen2_5OmniThinkerForConditionalGeneration(Qwen2_5OmniThinkerConfig(**thinker))
     state = model.state_dict()
-    _teach(state, [tokenizer.encode(text).ids[0] for text in ("\n", *ANSWERS[task], "<|im_end|>")])
-    weights = {_published(name): tensor.contiguous() for name, tensor in state.items()}
+    _set_transitions(state, [tokenizer.encode(text).ids[0] for text in ("\n", *ANSWERS[task], "<|im_end|>")])
+    weights = {_published_name(name): tensor.contiguous() for name, tensor in state.items()}
     weights["talker.codec_head.weight"] = torch.zeros(4, 4)  # the published files hold the voice too
     weights["token2wav.code2wav_bigvgan_model.conv_post.weight"] = torch.zeros(4, 4)
     write_bytes(folder / "model.safetensors", save(weights, {"format": "pt"}))
     return folder
 
 
-def _teach(state: dict[str, Tensor], chain: list[int]) -> None:
+def _set_transitions(state: dict[str, Tensor], chain: list[int]) -> None:
     """Make each token of ``chain`` the sure successor of the one before. A token must not stand in it twice."""
     rows = torch.tensor(chain)
     directions = torch.linalg.qr(torch.randn(_WIDTH, len(chain), generator=torch.Generator().manual_seed(5)))[0].T
@@ -99,7 +99,7 @@ def _teach(state: dict[str, Tensor], chain: list[int]) -> None:
     head[rows[1:]] = directions[:-1] * 3
 
 
-def _published(name: str) -> str:
+def _published_name(name: str) -> str:
     new, old = next((new, old) for new, old in _PREFIXES.items() if name.startswith(new))
     return old + name.removeprefix(new)
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from acestep.captioning.edits import save_edit
-from acestep.captioning.sidecar import USER, known_of, write_labels
+from acestep.captioning.sidecar import USER, read_labels, write_labels
 from acestep.core.errors import DatasetError
 from acestep.dataset.scan import scan_folder
 from acestep.ui.bulk_edit import changes_of
@@ -22,7 +22,7 @@ def app(songs):
     """Three songs; a machine described the first two."""
     for sample in scan_folder(songs).dataset.samples[:2]:
         caption = (f"A calm piece, {sample.filename}", "model")
-        write_labels(known_of(sample), {"caption": caption}, extra={"rating": 5}, texts=True)
+        write_labels(read_labels(sample), {"caption": caption}, extra={"rating": 5}, texts=True)
     found = AudioFolder()
     found.open(songs)
     return found

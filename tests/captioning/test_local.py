@@ -15,10 +15,10 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
 from acestep.captioning.configs import CaptionJob
-from acestep.captioning.local import LocalCaptioner, LocalTranscriber, cut, find_omni
+from acestep.captioning.local import LocalCaptioner, LocalTranscriber, find_omni_model, split_windows
 from acestep.captioning.omni import OmniModel, Sampling
 from acestep.captioning.schema import SAMPLE_RATE_HZ as RATE_HZ
-from acestep.captioning.schema import Song
+from acestep.captioning.schema import SongAudio
 from acestep.captioning.tiny import create_tiny_omni
 from acestep.core.errors import CaptionError, CheckpointError, ConfigError, JobCancelled
 from acestep.core.files import sha256_of
@@ -40,7 +40,7 @@ def noise(seconds):
 
 
 def song(seconds):
-    return Song(Path("song.wav"), noise(seconds))
+    return SongAudio(Path("song.wav"), noise(seconds))
 
 
 @pytest.fixture
@@ -99,13 +99,13 @@ def test_lyrics_that_do_not_fit_are_heard_again_in_halves(config, heard):
 
 @pytest.mark.parametrize(("seconds", "window", "overlap"), [(10, 30, 4), (61, 30, 4), (240, 60, 4), (90, 30, 0)])
 def test_windows_cover_the_whole_song_and_are_equal(seconds, window, overlap):
-    pieces = cut(noise(seconds), window, overlap)
-    lengths = [len(piece) / RATE_HZ for piece in pieces]
+    windows = split_windows(noise(seconds), window, overlap)
+    lengths = [len(window) / RATE_HZ for window in windows]
     assert max(lengths) <= window + 0.001
     assert max(lengths) - min(lengths) < 0.01
-    assert sum(lengths) - overlap * (len(pieces) - 1) == pytest.approx(seconds, abs=0.01)
-    assert np.array_equal(pieces[0], noise(seconds)[: len(pieces[0])])
-    assert np.array_equal(pieces[-1], noise(seconds)[-len(pieces[-1]) :])
+    assert sum(lengths) - overlap * (len(windows) - 1) == pytest.approx(seconds, abs=0.01)
+    assert np.array_equal(windows[0], noise(seconds)[: len(windows[0])])
+    assert np.array_equal(windows[-1], noise(seconds)[-len(windows[-1]) :])
 
 
 def test_the_sound_takes_part_in_the_answer(checkpoints, monkeypatch):
@@ -123,7 +123,7 @@ def test_the_sound_takes_part_in_the_answer(checkpoints, monkeypatch):
     one, other = noise(4), noise(4)
     other[-RATE_HZ:] = 0
     for audio in (one, other, one):
-        model.ask("What is it?", audio, Sampling(max_tokens=1, temperature=0), never)
+        model.generate("What is it?", audio, Sampling(max_tokens=1, temperature=0), never)
     model.unload()
     assert not torch.equal(asked[0], asked[1])
     assert torch.equal(asked[0], asked[2])
@@ -133,18 +133,18 @@ def test_the_sound_takes_part_in_the_answer(checkpoints, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_answers_too(checkpoints, dtype):
     model = OmniModel.load(checkpoints / "acestep-captioner", device="cpu", dtype=dtype)
-    assert model.ask("What is it?", noise(3), GREEDY, never).text.startswith(CAPTION)
+    assert model.generate("What is it?", noise(3), GREEDY, never).text.startswith(CAPTION)
     model.unload()
 
 
 def test_an_answer_that_was_cut_says_so_and_the_random_state_of_others_stays(checkpoints):
     model = OmniModel.load(checkpoints / "acestep-captioner", device="cpu", dtype=torch.float32)
     before = torch.get_rng_state()
-    assert not model.ask("?", None, Sampling(max_tokens=3, temperature=0.7), never).complete
-    assert model.ask("?", None, Sampling(max_tokens=60, temperature=0.7), never).complete
+    assert not model.generate("?", None, Sampling(max_tokens=3, temperature=0.7), never).complete
+    assert model.generate("?", None, Sampling(max_tokens=60, temperature=0.7), never).complete
     assert torch.equal(before, torch.get_rng_state())
     with pytest.raises(JobCancelled):
-        model.ask("?", None, GREEDY, lambda: True)
+        model.generate("?", None, GREEDY, lambda: True)
     model.unload()
 
 
@@ -205,7 +205,7 @@ def test_a_thinker_alone_and_a_jinja_template_load_too(checkpoints, tmp_path):
     (folder / "chat_template.json").unlink()
     (folder / "chat_template.jinja").write_text(template)
     model = OmniModel.load(folder, device="cpu", dtype=torch.float32)
-    assert model.ask("?", noise(3), GREEDY, never).text.startswith(CAPTION)
+    assert model.generate("?", noise(3), GREEDY, never).text.startswith(CAPTION)
     model.unload()
 
 
@@ -256,7 +256,7 @@ def test_quantisation_without_an_nvidia_card_is_refused(checkpoints):
 
 
 def test_a_model_is_found_by_its_path_and_by_its_name(config, checkpoints):
-    assert find_omni(str(checkpoints / "acestep-captioner"), config, print) == checkpoints / "acestep-captioner"
-    assert find_omni("ACE-Step/acestep-captioner", config, print) == checkpoints / "acestep-captioner"
+    assert find_omni_model(str(checkpoints / "acestep-captioner"), config, print) == checkpoints / "acestep-captioner"
+    assert find_omni_model("ACE-Step/acestep-captioner", config, print) == checkpoints / "acestep-captioner"
     with pytest.raises(CheckpointError, match="nowhere"):
-        find_omni("someone/nowhere", config, print)
+        find_omni_model("someone/nowhere", config, print)

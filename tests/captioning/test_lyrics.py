@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acestep.captioning.lyrics import join_lyrics, parse_lyrics, tidy_lyrics
+from acestep.captioning.lyrics import format_lyrics, join_lyrics, parse_lyrics
 from acestep.captioning.schema import Lyrics
 from acestep.captioning.word_timestamps import Word, language_code, lines_from_words, read_words
 
@@ -51,7 +51,7 @@ def test_a_transcribers_answer_is_understood_with_and_without_its_form(answer, t
 
 
 def test_a_model_caught_in_a_loop_is_cut_short():
-    text = tidy_lyrics("[Verse]\n" + "la la\n" * 400 + "the end")
+    text = format_lyrics("[Verse]\n" + "la la\n" * 400 + "the end")
     assert text.count("la la") == 8
     assert text.endswith("the end")
 

@@ -8,46 +8,46 @@ import pytest
 
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.labeling_plan import make_plan
-from acestep.captioning.pace import Pace, steps_of
+from acestep.captioning.pace import TimeEstimate, list_steps
 from acestep.core.events import Progressed, Started
 from acestep.ui.watch import Account
 
 
 @pytest.fixture
-def ahead(songs):
+def remaining(songs):
     def steps(**settings):
         config = CaptionJob(audio_dir=songs, **settings)
-        return steps_of(make_plan(config), config)
+        return list_steps(make_plan(config), config)
 
     return steps
 
 
-def test_both_passes_are_ahead_from_the_beginning(ahead):
-    steps = ahead(captioner="local", transcriber="whisper")
+def test_both_passes_are_ahead_from_the_beginning(remaining):
+    steps = remaining(captioner="local", transcriber="whisper")
     assert [step.worker for step in steps] == ["local"] * 3 + ["whisper"] * 3
-    assert [step.worker for step in ahead(captioner="none", transcriber="local")] == ["measure"] * 3 + ["local"] * 3
-    assert [step.worker for step in ahead(captioner="gemini", transcriber="gemini")] == ["gemini"] * 3
+    assert [step.worker for step in remaining(captioner="none", transcriber="local")] == ["measure"] * 3 + ["local"] * 3
+    assert [step.worker for step in remaining(captioner="gemini", transcriber="gemini")] == ["gemini"] * 3
 
 
-def test_quick_measurements_do_not_promise_quick_lyrics(ahead):
+def test_quick_measurements_do_not_promise_quick_lyrics(remaining):
     """By the speed of the first pass alone the lyrics would seem to be done in seconds."""
-    pace = Pace(ahead(captioner="none", transcriber="local"))
-    lyrics_s = sum(step.expected_s for step in pace.ahead if step.worker == "local")
-    for step in pace.ahead[:3]:
-        pace.finish(step, 2 * step.expected_s)
-    assert pace.remaining_s == pytest.approx(lyrics_s)
+    estimate = TimeEstimate(remaining(captioner="none", transcriber="local"))
+    lyrics_s = sum(step.expected_s for step in estimate.remaining if step.worker == "local")
+    for step in estimate.remaining[:3]:
+        estimate.finish(step, 2 * step.expected_s)
+    assert estimate.remaining_s == pytest.approx(lyrics_s)
     assert lyrics_s > 15
 
 
-def test_the_speed_of_the_captioner_is_expected_of_the_transcriber_beside_it(ahead):
-    pace = Pace(ahead(captioner="local", transcriber="local", measure=False))
-    expected = pace.remaining_s
-    for step in pace.ahead[:3]:
-        pace.finish(step, 5 * step.expected_s)
-    assert pace.remaining_s == pytest.approx(2.5 * expected)
-    for step in list(pace.ahead):
-        pace.finish(step, 1.0)
-    assert pace.remaining_s == 0
+def test_the_speed_of_the_captioner_is_expected_of_the_transcriber_beside_it(remaining):
+    estimate = TimeEstimate(remaining(captioner="local", transcriber="local", measure=False))
+    expected = estimate.remaining_s
+    for step in estimate.remaining[:3]:
+        estimate.finish(step, 5 * step.expected_s)
+    assert estimate.remaining_s == pytest.approx(2.5 * expected)
+    for step in list(estimate.remaining):
+        estimate.finish(step, 1.0)
+    assert estimate.remaining_s == 0
 
 
 def test_what_a_job_says_counts_more_than_the_speed_of_late():

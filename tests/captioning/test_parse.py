@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acestep.audio.analysis import key_number
-from acestep.captioning.parse import GENRES, clean, parse_answer, parse_bpm, parse_genre, parse_key, parse_timesignature
+from acestep.captioning.parse import (
+    GENRES,
+    parse_answer,
+    parse_bpm,
+    parse_genre,
+    parse_key,
+    parse_timesignature,
+    strip_role,
+)
 
 VOCABULARY = [f"{note}{sign} {mode}" for note in "ABCDEFG" for sign in ("", "#", "b") for mode in ("Major", "Minor")]
 
@@ -162,4 +170,4 @@ def test_no_text_breaks_the_parser(text):
     answer = parse_answer(text)
     assert answer.keyscale in ("", *VOCABULARY)
     assert answer.timesignature in ("", *map(str, range(2, 13)))
-    assert clean(clean(text)) == clean(text) or "assistant" in text.lower()
+    assert strip_role(strip_role(text)) == strip_role(text) or "assistant" in text.lower()

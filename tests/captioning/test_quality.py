@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from acestep.captioning.quality import KINDS, check_captions, report
+from acestep.captioning.quality import KINDS, check_captions, format_report
 from acestep.dataset.sample import Dataset, Sample
 
 GOOD = "Driving synthwave with gated drums, a warm bass and a soaring lead over wide pads."
@@ -17,7 +17,7 @@ def found(*songs):
 
 def test_good_captions_give_no_finding():
     assert found({"caption": GOOD, "bpm": 118, "keyscale": "F# Minor", "timesignature": "4"}) == []
-    assert report([], 1) == "1 songs, nothing to complain about"
+    assert format_report([], 1) == "1 songs, nothing to complain about"
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,6 @@ def test_captions_that_are_nearly_the_same_are_told_once_each():
 
 def test_the_report_counts_kinds_and_names_songs():
     samples = [Sample(filename="a.wav"), Sample(filename="b.wav", caption="hm"), Sample(filename="c.wav", caption=GOOD)]
-    text = report(check_captions(Dataset(samples=samples)), 3)
+    text = format_report(check_captions(Dataset(samples=samples)), 3)
     assert text.startswith("2 of 3 songs are worth a look:\n  1 x no caption\n  1 x hardly a caption")
     assert "a.wav: has no caption" in text

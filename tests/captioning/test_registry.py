@@ -14,7 +14,7 @@ from acestep.captioning.backends import CAPTIONERS, TRANSCRIBERS
 from acestep.captioning.configs import CaptionJob, backend_names, use_backend
 from acestep.captioning.costs import cost_notes
 from acestep.captioning.labeling_plan import make_plan
-from acestep.captioning.pace import backends_of_unknown_pace, steps_of
+from acestep.captioning.pace import backends_without_typical_time, list_steps
 from acestep.captioning.schema import Description, Lyrics
 from acestep.cli.options import config_command
 from acestep.core.config import choices, fields
@@ -28,7 +28,7 @@ from acestep.dataset.scan import scan_folder
 class ToyService:
     """Answers from memory, with caption and lyrics at once."""
 
-    name, listens = "toy-1", False
+    name, needs_audio = "toy-1", False
 
     def describe(self, song, *, with_lyrics, stop):
         return Description(caption=f"A toy song about {song.path.stem}.", lyrics=Lyrics("[Verse]\nToys", "en"))
@@ -99,8 +99,8 @@ def test_its_missing_facts_are_shown_as_unknown(toy_service, song_folder):
     plan = make_plan(config)
     [note] = cost_notes(plan, config)
     assert note.startswith("Toy Service: price unknown")
-    assert backends_of_unknown_pace(config) == [toy_service]
-    assert all(step.expected_s > 0 for step in steps_of(plan, config))
+    assert backends_without_typical_time(config) == [toy_service]
+    assert all(step.expected_s > 0 for step in list_steps(plan, config))
 
 
 def test_its_key_comes_from_the_page_or_the_environment(toy_service, monkeypatch):

@@ -32,7 +32,7 @@ SAID = st.builds(
 class Answers:
     """A captioner and a transcriber that say what they are told to."""
 
-    name, listens = "told", False
+    name, needs_audio = "told", False
 
     def __init__(self, said, sung):
         self.said, self.sung = dict(zip(NAMES, said, strict=True)), dict(zip(NAMES, sung, strict=True))

@@ -293,14 +293,14 @@ def while_it_listens(monkeypatch):
     """Does something, once, while the model works on its first song."""
 
     def begin(act):
-        ask, waiting = OmniModel.ask, [act]
+        generate, waiting = OmniModel.generate, [act]
 
         def asked(self, *args):
             if waiting:
                 waiting.pop()()
-            return ask(self, *args)
+            return generate(self, *args)
 
-        monkeypatch.setattr(OmniModel, "ask", asked)
+        monkeypatch.setattr(OmniModel, "generate", asked)
 
     return begin
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from acestep.captioning.edits import save_edit
-from acestep.captioning.sidecar import USER, known_of, lyric_labels, write_labels
+from acestep.captioning.sidecar import USER, lyric_labels, read_labels, write_labels
 from acestep.core.errors import CaptionError, DatasetError
 from acestep.dataset.labels import is_failure
 from acestep.dataset.scan import scan_folder
@@ -42,7 +42,7 @@ def sample(songs, name="first.wav"):
 )
 def test_whatever_is_written_is_scanned_back(songs, source, texts, lyrics, language, **values):
     labels = {name: (value, source) for name, value in values.items()} | lyric_labels(lyrics, language, source)
-    write_labels(known_of(sample(songs)), labels, extra={"duration": 9}, texts=texts)
+    write_labels(read_labels(sample(songs)), labels, extra={"duration": 9}, texts=texts)
     found = sample(songs)
     assert {name: getattr(found, name) for name in values} == values
     assert found.lyrics == lyrics
@@ -50,20 +50,20 @@ def test_whatever_is_written_is_scanned_back(songs, source, texts, lyrics, langu
     assert found.is_instrumental == (lyrics == "[Instrumental]")
     assert found.labeled
     assert {found.sources[name] for name in values} == {source}
-    assert known_of(found).locked == (set(found.sources) if source == USER else set())
+    assert read_labels(found).locked == (set(found.sources) if source == USER else set())
 
 
 def test_keys_of_other_programs_stay(songs):
     (songs / "first.json").write_text('{"rating": 5, "sources": "strange", "written": [1]}')
-    write_labels(known_of(sample(songs)), {"caption": ("A song", "model")}, extra={}, texts=False)
+    write_labels(read_labels(sample(songs)), {"caption": ("A song", "model")}, extra={}, texts=False)
     labels = json.loads((songs / "first.json").read_text())
     assert (labels["rating"], labels["sources"], labels["caption"]) == (5, {"caption": "model"}, "A song")
 
 
 def test_an_instrumental_piece_gets_no_lyrics_file_and_an_old_one_goes(songs):
-    write_labels(known_of(sample(songs)), lyric_labels("[Verse]\nla", "en", "model"), extra={}, texts=True)
+    write_labels(read_labels(sample(songs)), lyric_labels("[Verse]\nla", "en", "model"), extra={}, texts=True)
     assert (songs / "first.lyrics.txt").exists()
-    write_labels(known_of(sample(songs)), lyric_labels("[Instrumental]", "en", "model"), extra={}, texts=True)
+    write_labels(read_labels(sample(songs)), lyric_labels("[Instrumental]", "en", "model"), extra={}, texts=True)
     assert not (songs / "first.lyrics.txt").exists()
     assert sample(songs).is_instrumental
 
@@ -71,14 +71,14 @@ def test_an_instrumental_piece_gets_no_lyrics_file_and_an_old_one_goes(songs):
 @pytest.mark.parametrize("caption", ["", "  ", "Error: CUDA out of memory", "\u274c failed"])
 def test_an_error_is_no_caption(songs, caption):
     with pytest.raises(CaptionError):
-        write_labels(known_of(sample(songs)), {"caption": (caption, "model")}, extra={}, texts=True)
+        write_labels(read_labels(sample(songs)), {"caption": (caption, "model")}, extra={}, texts=True)
     assert not (songs / "first.json").exists()
 
 
 def test_an_edit_is_checked_saved_and_locked(songs):
     edited = save_edit(sample(songs), {"caption": "Mine", "bpm": "128", "is_instrumental": False})
     assert (edited.caption, edited.bpm, edited.sources["bpm"]) == ("Mine", 128, USER)
-    assert known_of(sample(songs)).locked == {"caption", "bpm", "is_instrumental"}
+    assert read_labels(sample(songs)).locked == {"caption", "bpm", "is_instrumental"}
     with pytest.raises(DatasetError, match="bpm"):
         save_edit(sample(songs), {"bpm": "fast"})
     with pytest.raises(DatasetError, match="mood"):
@@ -91,4 +91,4 @@ def test_an_emptied_label_is_free_to_be_made_again(songs):
     save_edit(sample(songs), {"caption": "", "bpm": None})
     assert not (songs / "first.caption.txt").exists()
     assert not sample(songs).labeled
-    assert known_of(sample(songs)).may_write("caption", "keep")
+    assert read_labels(sample(songs)).may_write("caption", "keep")

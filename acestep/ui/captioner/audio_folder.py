@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from acestep.captioning.edits import Edits, save_edit
+from acestep.captioning.edits import EditHistory, save_edit
 from acestep.captioning.labeling_plan import song_name
 from acestep.captioning.quality import check_captions
-from acestep.captioning.sidecar import TAG, Known, known_of
+from acestep.captioning.sidecar import TAG, SongLabels, read_labels
 from acestep.core.errors import AceStepError, DatasetError
 from acestep.dataset.labels import Problem, is_sung
 from acestep.dataset.sample import Dataset, Sample
@@ -25,7 +25,7 @@ class Entry:
 
     name: str
     sample: Sample
-    known: Known | None = None
+    known: SongLabels | None = None
     doubts: list[str] = field(default_factory=list)
 
     @property
@@ -51,7 +51,7 @@ class AudioFolder:
     """The scanned folder. Thread-safe; ``version`` changes with the content."""
 
     def __init__(self) -> None:
-        self._lock, self._edits = threading.Lock(), Edits()
+        self._lock, self._edits = threading.Lock(), EditHistory()
         self.root: Path | None = None
         self.entries: list[Entry] = []
         self.problems: list[Problem] = []
@@ -69,7 +69,7 @@ class AudioFolder:
             for sample in found.dataset.samples:
                 known = None
                 try:
-                    known = known_of(sample)
+                    known = read_labels(sample)
                 except AceStepError as error:
                     problems.append(Problem(Path(sample.audio_path), str(error), error.hint))
                 disagreements = known.extra.get("disagreements") if known else None

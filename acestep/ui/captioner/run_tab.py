@@ -10,7 +10,7 @@ from acestep.captioning.backends import online_services
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.costs import cost_notes
 from acestep.captioning.labeling_plan import make_plan
-from acestep.captioning.pace import backends_of_unknown_pace, steps_of
+from acestep.captioning.pace import backends_without_typical_time, list_steps
 from acestep.core.errors import AceStepError, ConfigError
 from acestep.ui import html
 from acestep.ui.captioner.app_state import FOLDER, AppState
@@ -106,13 +106,13 @@ def plan_of(app: AppState) -> str:
     work = [song for song in plan.songs if song.is_open]
     if not work:
         return html.notice("All songs have the selected labels.", ["2. Engine can replace existing labels."], "good")
-    seconds = sum(step.expected_s for step in steps_of(plan, config))
+    seconds = sum(step.expected_s for step in list_steps(plan, config))
     lines = [f"Estimated time: {html.approximate_time(seconds)}, much longer without a GPU."]
     services = online_services()
     chosen = {config.captioner, config.transcriber} & {*services}
     if chosen == {config.captioner, config.transcriber} - {"none"}:
         lines = [f"Estimated time: {html.approximate_time(seconds)}."]
-    unknown = backends_of_unknown_pace(config)
+    unknown = backends_without_typical_time(config)
     lines += [f"{backend.label}: speed unknown, the time above is a guess." for backend in unknown]
     lines += cost_notes(plan, config)
     lines += [f"{services[n].service}: audio is sent to {host_of(config, services[n])}." for n in sorted(chosen)]

@@ -15,16 +15,16 @@ from loguru import logger
 
 from acestep.audio.analysis import analyse
 from acestep.captioning.backends import CAPTIONERS, TRANSCRIBERS
-from acestep.captioning.batch import CaptionProgress, progress_unit, report_plan
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.decode import decode_ahead
 from acestep.captioning.labeling_plan import LabelingPlan, SongPlan, make_plan
 from acestep.captioning.measure import METADATA, answered_as_json, measured_as_json, weigh
 from acestep.captioning.multi_device import caption_on_devices
-from acestep.captioning.pace import LabelingStep, TimeEstimate, describe_step, list_steps, transcribe_step
+from acestep.captioning.progress import CaptionProgress, progress_unit, report_plan
 from acestep.captioning.schema import SAMPLE_RATE_HZ, Captioner, SongAudio, Transcriber
 from acestep.captioning.sidecar import as_dict, locked_labels, lyric_labels, write_labels
 from acestep.captioning.table import write_table
+from acestep.captioning.time_estimate import LabelingStep, TimeEstimate, describe_step, list_steps, transcribe_step
 from acestep.core.device_lock import lock_device
 from acestep.core.errors import AceStepError, CaptionError, DiskFull, JobCancelled, ServiceRefused
 from acestep.core.events import Event, ItemFailed, LogMessage, Saved, Started

@@ -14,8 +14,8 @@ from acestep.captioning.backends import CAPTIONERS, TRANSCRIBERS
 from acestep.captioning.configs import CaptionJob, backend_names, use_backend
 from acestep.captioning.costs import cost_notes
 from acestep.captioning.labeling_plan import make_plan
-from acestep.captioning.pace import backends_without_typical_time, list_steps
 from acestep.captioning.schema import Description, Lyrics
+from acestep.captioning.time_estimate import backends_without_typical_time, list_steps
 from acestep.cli.options import config_command
 from acestep.core.config import choices, fields
 from acestep.core.errors import ConfigError

@@ -10,7 +10,7 @@ from acestep.captioning.backends import online_services
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.costs import cost_notes
 from acestep.captioning.labeling_plan import make_plan
-from acestep.captioning.pace import backends_without_typical_time, list_steps
+from acestep.captioning.time_estimate import backends_without_typical_time, list_steps
 from acestep.core.errors import AceStepError, ConfigError
 from acestep.ui import html
 from acestep.ui.captioner.app_state import FOLDER, AppState

@@ -8,7 +8,7 @@ from acestep.audio.files import AUDIO_EXTENSIONS
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.costs import cost_notes
 from acestep.captioning.labeling_plan import LabelingPlan, song_name
-from acestep.captioning.pace import LabelingStep, TimeEstimate
+from acestep.captioning.time_estimate import LabelingStep, TimeEstimate
 from acestep.core.events import ItemFailed, LogMessage, Progressed
 from acestep.core.jobs import Context
 

@@ -8,7 +8,7 @@ import pytest
 
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.labeling_plan import make_plan
-from acestep.captioning.pace import TimeEstimate, list_steps
+from acestep.captioning.time_estimate import TimeEstimate, list_steps
 from acestep.core.events import Progressed, Started
 from acestep.ui.watch import Account
 

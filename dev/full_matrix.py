@@ -24,8 +24,8 @@ from typing import Any
 import pytest
 
 from acestep.adapters.configs import ADAPTERS
-from acestep.training.optimizers import OPTIMIZERS
-from acestep.training.schedules import SCHEDULES
+from acestep.training.optim.optimizers import OPTIMIZERS
+from acestep.training.optim.schedules import SCHEDULES
 
 STEPS = {"max_epochs": 2, "save_every_n_steps": 1}
 """Four steps on two songs, stopped after the first save."""

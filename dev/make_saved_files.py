@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from acestep.__main__ import main  # registers every job
+import acestep.ui.jobs  # noqa: F401 - registers the jobs of the pages
+from acestep.cli.app import main
 from acestep.core.config import parse
 from acestep.core.errors import AceStepError
 from acestep.core.event_log import EventLog
@@ -35,8 +36,8 @@ from acestep.core.events import (
 from acestep.core.jobs import JOBS, write_job
 from acestep.dataset.store import read_dataset
 from acestep.training.configs import LoRAConfig, TrainingConfig
-from acestep.training.interop import write_sidestep
-from acestep.training.profiles import write_profile
+from acestep.training.interop.profiles import write_profile
+from acestep.training.interop.sidestep import write_sidestep
 from acestep.ui.captioner import config_file
 from acestep.ui.settings import Settings
 from tests.fake_cloud import KEY, fake_cloud

@@ -20,10 +20,10 @@ from typing import Any
 
 from acestep.adapters.configs import ADAPTERS, AdapterConfig, LoHaConfig, LoKRConfig, LoRAConfig
 from acestep.core.config import parse
-from acestep.training.memory import GIB, estimate
-from acestep.training.memory_spec import FAMILIES, MemorySpec
-from acestep.training.optimizers import OPTIMIZERS
-from tests.training.memory_runs import SMALL, SMALL_XL, measure
+from acestep.training.memory.estimate import GIB, estimate
+from acestep.training.memory.spec import FAMILIES, MemorySpec
+from acestep.training.optim.optimizers import OPTIMIZERS
+from tests.training.memory.measured_runs import SMALL, SMALL_XL, measure
 
 ALLOWED = 0.10
 

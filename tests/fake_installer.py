@@ -68,7 +68,8 @@ def install(requirements: Path) -> None:
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version.replace('*', '7')}\n")
         code = TORCH.format(cuda=os.environ.get("FAKE_CUDA") == "1") if name == "torch" else ""
         code = "raise ImportError('libfake.so: cannot open')" if name == os.environ.get("FAKE_BROKEN") else code
-        (target / f"{MODULES.get(name, name.replace("-", "_"))}.py").write_text(code)
+        module = MODULES.get(name, name.replace("-", "_"))
+        (target / f"{module}.py").write_text(code)
 
 
 if __name__ == "__main__":

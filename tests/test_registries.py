@@ -24,13 +24,13 @@ from acestep.core.errors import ConfigError
 from acestep.core.registry import Registry
 from acestep.models.weight_shapes import DEFAULTS
 from acestep.training.configs import TrainingConfig, TrainJob
-from acestep.training.loss_weights import LOSS_WEIGHTS
-from acestep.training.memory import estimate
-from acestep.training.memory_advice import advise
-from acestep.training.memory_spec import MemorySpec
-from acestep.training.optimizers import OPTIMIZERS
+from acestep.training.memory.advice import advise
+from acestep.training.memory.estimate import estimate
+from acestep.training.memory.spec import MemorySpec
+from acestep.training.optim.loss_weightings import LOSS_WEIGHTS
+from acestep.training.optim.optimizers import OPTIMIZERS
+from acestep.training.optim.schedules import SCHEDULES
 from acestep.training.presets import read_preset
-from acestep.training.schedules import SCHEDULES
 from acestep.ui.form import Form
 from acestep.ui.settings import SavedFields
 from tests.training.runs import make_job, run, tensors_for

@@ -24,8 +24,8 @@ from acestep.core.events import Failed
 from acestep.core.jobs import read_job, write_job
 from acestep.dataset.store import read_dataset, write_dataset
 from acestep.tensors.record import read_record
-from acestep.training.interop import read_sidestep
-from acestep.training.profiles import read_profile
+from acestep.training.interop.profiles import read_profile
+from acestep.training.interop.sidestep import read_sidestep
 from acestep.ui.captioner import config_file
 from acestep.ui.settings import Settings
 from dev import make_saved_files as script

@@ -15,10 +15,10 @@ from acestep.core.errors import ConfigError
 from acestep.models.checkpoint import find_checkpoint
 from acestep.training.configs import TrainJob
 from acestep.training.gpu_monitor import vram_status
-from acestep.training.memory import GIB, PARTS, estimate
-from acestep.training.memory_advice import Advice, advise, nth_layer
-from acestep.training.memory_samples import estimate_samples
-from acestep.training.memory_spec import FAMILIES, FRAMES_PER_S, LONGEST_S, USUAL_TOKENS, MemorySpec, memory_spec
+from acestep.training.memory.advice import Advice, advise, nth_layer
+from acestep.training.memory.estimate import GIB, PARTS, estimate
+from acestep.training.memory.previews import estimate_samples
+from acestep.training.memory.spec import FAMILIES, FRAMES_PER_S, LONGEST_S, USUAL_TOKENS, MemorySpec, memory_spec
 from acestep.training.parsing import train_job_from_flags
 
 Family = Literal["2b", "xl"]

@@ -3,7 +3,7 @@
 A registration carries everything the program knows about an implementation. The implementation itself is imported when
 it is first used, so that a registry and the configs that refer to it import in milliseconds::
 
-    OPTIMIZERS.register("adamw", target="acestep.training.optimizers:adamw", label="AdamW", state_bytes=...)
+    OPTIMIZERS.register("adamw", target="acestep.training.optim.optimizers:adamw", label="AdamW", state_bytes=...)
     OPTIMIZERS["adamw"].load()
 
 Entries can be added at any time. Config fields, forms, help texts and tables read the registry when they need it.

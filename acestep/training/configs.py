@@ -22,9 +22,9 @@ from acestep.core.job_folder import WORKERS
 from acestep.core.jobs import register_job
 from acestep.core.registry import NameIn
 from acestep.training.evaluation.preview_config import PreviewConfig
-from acestep.training.loss_weights import LOSS_WEIGHTS
-from acestep.training.optimizers import OPTIMIZERS
-from acestep.training.schedules import SCHEDULES
+from acestep.training.optim.loss_weightings import LOSS_WEIGHTS
+from acestep.training.optim.optimizers import OPTIMIZERS
+from acestep.training.optim.schedules import SCHEDULES
 
 DEFAULT_PRESET = "recommended"
 _PRESETS = ("apply_preset", "auto_select_preset", "list_presets", "load_preset")  # re-exported by __getattr__

@@ -25,8 +25,8 @@ from acestep.training.data import ExampleSampler, StepPlan, TrainingSample, spli
 from acestep.training.distributed.placement import choose_placement, make_fabric
 from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.evaluation.evaluator import Evaluator
-from acestep.training.loss_weights import LOSS_WEIGHTS
-from acestep.training.optimizers import OPTIMIZERS, peak_lr
+from acestep.training.optim.loss_weightings import LOSS_WEIGHTS
+from acestep.training.optim.optimizers import OPTIMIZERS, peak_lr
 from acestep.training.state.checkpoint import require_resumable
 from acestep.training.state.run_folder import ResumeSource, RunFolder, find_resume_source
 

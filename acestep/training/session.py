@@ -24,7 +24,7 @@ from acestep.training.distributed.placement import shard_layers
 from acestep.training.evaluation.evaluator import Metrics
 from acestep.training.flow_matching import Batch, FlowMatching
 from acestep.training.loop import Progress
-from acestep.training.optimizers import make_optimizer
+from acestep.training.optim.optimizers import make_optimizer
 from acestep.training.prepare import Prepared
 from acestep.training.state.best_model import BestTracker
 from acestep.training.state.ema import ExponentialMovingAverage

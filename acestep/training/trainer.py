@@ -21,9 +21,9 @@ from acestep.training.distributed.placement import choose_placement, make_fabric
 from acestep.training.distributed.process_group import ProcessGroup
 from acestep.training.evaluation.audio_previews import AudioPreviews
 from acestep.training.loop import StepReport, train
-from acestep.training.memory_watch import MemoryMonitor
+from acestep.training.memory.monitor import MemoryMonitor
+from acestep.training.optim.schedules import make_schedule
 from acestep.training.prepare import Prepared, prepare
-from acestep.training.schedules import make_schedule
 from acestep.training.session import Session
 from acestep.training.state.best_model import first_tracked_epoch
 from acestep.training.state.checkpoint import CheckpointWriter

@@ -9,7 +9,7 @@ from acestep.training.flow_matching import (
     sample_losses,
     timestep_quantiles,
 )
-from acestep.training.loss_weights import LOSS_WEIGHTS
+from acestep.training.optim.loss_weightings import LOSS_WEIGHTS
 from tests.training.songs import ToyDecoder, make_samples
 
 

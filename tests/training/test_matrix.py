@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from acestep.adapters.configs import ADAPTERS
 from acestep.core.errors import JobCancelled
-from acestep.training.optimizers import OPTIMIZERS
-from acestep.training.schedules import SCHEDULES
+from acestep.training.optim.optimizers import OPTIMIZERS
+from acestep.training.optim.schedules import SCHEDULES
 from acestep.training.state.run_folder import RunFolder
 from tests.training.runs import make_job, run, tensors_for
 from tests.training.test_resume import assert_same_end

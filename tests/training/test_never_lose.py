@@ -8,7 +8,7 @@ import torch
 
 from acestep.core.events import LogMessage, Paused, Resumed, Saved, StepLogged
 from acestep.training.gpu_monitor import GPUMonitor, GPUSnapshot
-from acestep.training.memory_watch import MemoryMonitor
+from acestep.training.memory.monitor import MemoryMonitor
 from acestep.training.state import run_folder as run_folder_module
 from acestep.training.state.run_folder import RunFolder
 from tests.training.runs import make_job, of_kind, run, tensors_for

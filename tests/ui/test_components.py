@@ -12,9 +12,9 @@ import soundfile
 
 from acestep.adapters.configs import LoRAConfig
 from acestep.training.configs import TrainingConfig, TrainJob
-from acestep.training.memory import GIB, estimate
-from acestep.training.memory_advice import advise
-from acestep.training.memory_spec import FAMILIES, memory_spec
+from acestep.training.memory.advice import advise
+from acestep.training.memory.estimate import GIB, estimate
+from acestep.training.memory.spec import FAMILIES, memory_spec
 from acestep.training.parsing import set_value
 from acestep.ui import html
 from acestep.ui.chart import Series, line_chart

@@ -13,9 +13,9 @@ from acestep.core.errors import AceStepError, ConfigError
 from acestep.core.files import read_json
 from acestep.tensors.manifest import NAME as MANIFEST
 from acestep.training.configs import TrainJob
-from acestep.training.memory import GIB, PARTS, Estimate, estimate
-from acestep.training.memory_advice import Advice, advise
-from acestep.training.memory_spec import FRAMES_PER_S, LONGEST_S, USUAL_TOKENS, memory_spec
+from acestep.training.memory.advice import Advice, advise
+from acestep.training.memory.estimate import GIB, PARTS, Estimate, estimate
+from acestep.training.memory.spec import FRAMES_PER_S, LONGEST_S, USUAL_TOKENS, memory_spec
 from acestep.training.parsing import set_value
 from acestep.ui import html, layout
 from acestep.ui.errors import describe_error, notify

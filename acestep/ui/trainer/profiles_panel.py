@@ -11,8 +11,8 @@ from acestep.adapters.configs import ADAPTERS
 from acestep.core.config import Config, groups
 from acestep.core.errors import CheckpointError, ConfigError
 from acestep.models.checkpoint import find_checkpoint
-from acestep.training.interop import read_sidestep, write_sidestep
-from acestep.training.profiles import read_profile, write_profile
+from acestep.training.interop.profiles import read_profile, write_profile
+from acestep.training.interop.sidestep import read_sidestep, write_sidestep
 from acestep.training.settings import Remark, apply_fitting
 from acestep.ui import html, layout
 from acestep.ui.form import Form

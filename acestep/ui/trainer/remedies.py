@@ -8,7 +8,7 @@ from typing import Any
 
 from acestep.core.events import Cancelled, Event, Failed
 from acestep.training.configs import TrainingConfig
-from acestep.training.optimizers import peak_lr
+from acestep.training.optim.optimizers import peak_lr
 from acestep.ui.watch import State
 
 Change = Callable[[TrainingConfig], dict[str, Any]]

@@ -20,7 +20,7 @@ from acestep.training.data import ExampleSampler, collate, sorted_by_hash
 from acestep.training.evaluation.configs import EstimateJob
 from acestep.training.evaluation.sensitivity import by_layer, estimate_job, gradient_norms, propose_ranks
 from acestep.training.flow_matching import FlowMatching
-from acestep.training.memory_spec import memory_spec
+from acestep.training.memory.spec import memory_spec
 from acestep.training.parsing import train_job_from_flags
 from acestep.training.prepare import read_samples
 from acestep.training.state.run_folder import RunFolder

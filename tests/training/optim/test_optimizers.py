@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from acestep.core.errors import MissingPackage
-from acestep.training.optimizers import OPTIMIZERS, make_optimizer, peak_lr
+from acestep.training.optim.optimizers import OPTIMIZERS, make_optimizer, peak_lr
 from acestep.training.state.tensor_tree import read_state, write_state
 
 RATES = {"adamw": 0.05, "adamw8bit": 0.05, "adafactor": 0.05, "prodigy": 1.0}

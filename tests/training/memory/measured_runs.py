@@ -17,9 +17,9 @@ from acestep.training.data import TrainingStep
 from acestep.training.distributed.placement import make_fabric
 from acestep.training.flow_matching import Batch, FlowMatching
 from acestep.training.loop import Progress, StepReport, train
-from acestep.training.memory_activations import CHANNELS
-from acestep.training.memory_spec import MemorySpec
-from acestep.training.optimizers import make_optimizer
+from acestep.training.memory.activations import CHANNELS
+from acestep.training.memory.spec import MemorySpec
+from acestep.training.optim.optimizers import make_optimizer
 from acestep.training.state.ema import ExponentialMovingAverage
 from acestep.training.state.random_state import RandomState
 from tests.live_bytes import LiveBytes

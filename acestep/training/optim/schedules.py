@@ -22,31 +22,31 @@ SCHEDULES: Registry[Entry[Shape]] = Registry("schedule", Entry)
 
 SCHEDULES.register(
     "cosine",
-    target="acestep.training.schedules:cosine",
+    target="acestep.training.optim.schedules:cosine",
     label="Cosine",
     help="Half a cosine, down to 1% of the peak learning rate.",
 )
 SCHEDULES.register(
     "cosine_restarts",
-    target="acestep.training.schedules:cosine_restarts",
+    target="acestep.training.optim.schedules:cosine_restarts",
     label="Cosine with restarts",
     help="A cosine over a quarter of the run, then restarts, each twice as long.",
 )
 SCHEDULES.register(
     "linear",
-    target="acestep.training.schedules:linear",
+    target="acestep.training.optim.schedules:linear",
     label="Linear",
     help="Linear decay to 1% of the peak learning rate.",
 )
 SCHEDULES.register(
     "constant",
-    target="acestep.training.schedules:constant",
+    target="acestep.training.optim.schedules:constant",
     label="Constant",
     help="The peak learning rate after the warm-up.",
 )
 SCHEDULES.register(
     "constant_with_warmup",
-    target="acestep.training.schedules:constant",
+    target="acestep.training.optim.schedules:constant",
     label="Constant with warm-up",
     help="Same as constant; the name that older presets use.",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from acestep.training.schedules import FLOOR, WARMUP_START
+from acestep.training.optim.schedules import FLOOR, WARMUP_START
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ this module does not import torch, so a page can update the estimate while setti
 
 While a run trains, only the decoder, the null condition, the adapter and its optimizer are on the device: the condition
 encoder, the audio tokenizer, the VAE and the text encoder are used during preprocessing only. Encoder offloading, as in
-ace-lora-trainer, would therefore save nothing. ``memory_samples`` estimates the peak while audio previews
+ace-lora-trainer, would therefore save nothing. ``memory.previews`` estimates the peak while audio previews
 are generated.
 """
 
@@ -19,9 +19,9 @@ from typing import Any
 from acestep.adapters.configs import ADAPTERS
 from acestep.adapters.memory import FP32, numbers
 from acestep.models.weight_shapes import expected_shapes
-from acestep.training.memory_optimizers import Shapes
-from acestep.training.memory_spec import PACKED, SIZES, MemorySpec
-from acestep.training.optimizers import OPTIMIZERS
+from acestep.training.memory.spec import PACKED, SIZES, MemorySpec
+from acestep.training.optim.optimizer_memory import Shapes
+from acestep.training.optim.optimizers import OPTIMIZERS
 
 GIB = 2**30
 

@@ -11,7 +11,7 @@ from acestep.adapters.configs import AdapterConfig
 from acestep.adapters.memory import Arithmetic
 from acestep.models.weight_shapes import DEFAULTS
 from acestep.training.configs import TrainingConfig
-from acestep.training.memory_activations import Passes
+from acestep.training.memory.activations import Passes
 
 SIZES = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes of a number."""

@@ -5,7 +5,7 @@ import torch
 from torch.optim import lr_scheduler as torch_schedules
 
 from acestep.core.errors import UnknownName
-from acestep.training.schedules import FLOOR, SCHEDULES, make_schedule
+from acestep.training.optim.schedules import FLOOR, SCHEDULES, make_schedule
 
 TOTAL, WARMUP, PEAK = 97, 9, 1e-4
 

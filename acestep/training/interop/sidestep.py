@@ -11,9 +11,9 @@ from acestep.adapters.configs import ADAPTERS
 from acestep.core.config import Config
 from acestep.core.errors import ConfigError
 from acestep.core.files import read_json, write_json
-from acestep.training import sidestep
 from acestep.training.configs import TrainingConfig
-from acestep.training.optimizers import peak_lr
+from acestep.training.interop import sidestep_keys as sidestep
+from acestep.training.optim.optimizers import peak_lr
 from acestep.training.settings import Remark, Settings, fit, values_of
 
 _PROJECTIONS = ("target_modules_str", "self_target_modules_str", "cross_target_modules_str")

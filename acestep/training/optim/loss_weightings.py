@@ -12,13 +12,13 @@ LOSS_WEIGHTS: Registry[Entry[Weighting]] = Registry("loss weighting", Entry)
 
 LOSS_WEIGHTS.register(
     "none",
-    target="acestep.training.loss_weights:no_weight",
+    target="acestep.training.optim.loss_weightings:no_weight",
     label="None",
     help="All timesteps have the same weight.",
 )
 LOSS_WEIGHTS.register(
     "min_snr",
-    target="acestep.training.loss_weights:min_snr",
+    target="acestep.training.optim.loss_weightings:min_snr",
     label="Min-SNR",
     help="Lower weight for timesteps with little noise.",
 )

@@ -23,16 +23,16 @@ from acestep.training.configs import TrainingConfig
 from acestep.training.evaluation.audio_previews import AudioPreviews
 from acestep.training.evaluation.preview_config import PreviewConfig
 from acestep.training.flow_matching import FlowMatching
-from acestep.training.memory import GIB, PARTS, estimate
-from acestep.training.memory_advice import advise
-from acestep.training.memory_samples import Companions, estimate_samples
-from acestep.training.memory_spec import FAMILIES, MemorySpec, memory_spec
-from acestep.training.optimizers import OPTIMIZERS
+from acestep.training.memory.advice import advise
+from acestep.training.memory.estimate import GIB, PARTS, estimate
+from acestep.training.memory.previews import Companions, estimate_samples
+from acestep.training.memory.spec import FAMILIES, MemorySpec, memory_spec
+from acestep.training.optim.optimizers import OPTIMIZERS
 from acestep.training.prepare import prepare
 from acestep.training.session import Session
 from acestep.training.trainer import train_job
 from tests.live_bytes import LiveBytes
-from tests.training.memory_runs import SMALL, SMALL_XL, Measured, make_batch, make_decoder, measure
+from tests.training.memory.measured_runs import SMALL, SMALL_XL, Measured, make_batch, make_decoder, measure
 from tests.training.runs import Unstoppable, make_job, tensors_for
 
 TOLERANCE = 0.05  # of the peak; dev/measure_memory.py goes through many more settings

@@ -19,7 +19,7 @@ from acestep.core.errors import ConfigError, DatasetError
 from acestep.core.files import read_json, write_json
 from acestep.dataset.sample import Dataset
 from acestep.dataset.store import content_of, dataset_of
-from acestep.training.optimizers import DEFAULT_RATE
+from acestep.training.optim.optimizers import DEFAULT_RATE
 from acestep.training.settings import NOT_HERE, Remark, Settings, apply_fitting, values_of
 
 VERSION = 1

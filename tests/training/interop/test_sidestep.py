@@ -5,9 +5,9 @@ import pytest
 from acestep.adapters.configs import ADAPTERS
 from acestep.core.config import fields
 from acestep.core.errors import ConfigError
-from acestep.training import sidestep
 from acestep.training.configs import TrainingConfig
-from acestep.training.interop import from_sidestep, is_sidestep, read_sidestep, to_sidestep, write_sidestep
+from acestep.training.interop import sidestep_keys as sidestep
+from acestep.training.interop.sidestep import from_sidestep, is_sidestep, read_sidestep, to_sidestep, write_sidestep
 from acestep.training.settings import apply_all, values_of
 
 ALWAYS_TOLD = ("shift", "num_inference_steps")

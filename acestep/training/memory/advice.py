@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from acestep.training.memory import Estimate, estimate
-from acestep.training.memory_spec import FRAMES_PER_S, MemorySpec
-from acestep.training.optimizers import OPTIMIZERS
+from acestep.training.memory.estimate import Estimate, estimate
+from acestep.training.memory.spec import FRAMES_PER_S, MemorySpec
+from acestep.training.optim.optimizers import OPTIMIZERS
 
 _CROPS = (6000, 4500, 3000, 2250, 1500, 1000, 750)  # frames; below 30 s little of a song's structure is left
 _CHECKPOINTING = (4, 3, 2, 1)

@@ -12,8 +12,8 @@ from math import prod
 
 from acestep.adapters.memory import FP32
 from acestep.models.weight_shapes import expected_shapes
-from acestep.training.memory import PROGRAM, SLACK, Estimate, resident
-from acestep.training.memory_spec import FRAMES_PER_S, SIZES, MemorySpec
+from acestep.training.memory.estimate import PROGRAM, SLACK, Estimate, resident
+from acestep.training.memory.spec import FRAMES_PER_S, SIZES, MemorySpec
 
 _TILE_FRAMES = 512  # the VAE makes longer pieces of music in parts (models/vae.py)
 _SAMPLES_PER_FRAME = 1920

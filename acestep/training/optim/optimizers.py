@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from acestep.core.errors import MissingPackage
 from acestep.core.registry import Entry, Registry
-from acestep.training import memory_optimizers as memory
+from acestep.training.optim import optimizer_memory as memory
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
@@ -53,7 +53,7 @@ OPTIMIZERS: Registry[OptimizerEntry] = Registry("optimizer", OptimizerEntry)
 
 OPTIMIZERS.register(
     "adamw",
-    target="acestep.training.optimizers:adamw",
+    target="acestep.training.optim.optimizers:adamw",
     label="AdamW",
     help="A good default.",
     state_bytes=memory.adamw_state,
@@ -61,7 +61,7 @@ OPTIMIZERS.register(
 )
 OPTIMIZERS.register(
     "adamw8bit",
-    target="acestep.training.optimizers:adamw8bit",
+    target="acestep.training.optim.optimizers:adamw8bit",
     label="AdamW 8-bit",
     help="AdamW with a quarter of the optimizer state.",
     state_bytes=memory.adamw8bit_state,
@@ -71,7 +71,7 @@ OPTIMIZERS.register(
 )
 OPTIMIZERS.register(
     "adafactor",
-    target="acestep.training.optimizers:adafactor",
+    target="acestep.training.optim.optimizers:adafactor",
     label="Adafactor",
     help="The smallest optimizer state; converges a little more slowly.",
     state_bytes=memory.adafactor_state,
@@ -80,7 +80,7 @@ OPTIMIZERS.register(
 )
 OPTIMIZERS.register(
     "prodigy",
-    target="acestep.training.optimizers:prodigy",
+    target="acestep.training.optim.optimizers:prodigy",
     label="Prodigy",
     help="Adapts the learning rate itself; leave the learning rate empty.",
     learning_rate=1.0,

@@ -10,7 +10,7 @@ from acestep.core.errors import ConfigError
 from acestep.dataset.sample import Dataset, DatasetMetadata, Sample
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.configs import PreviewConfig, TrainingConfig, TrainJob
-from acestep.training.profiles import CONTROLS, FIXED, SETTINGS, read_profile, write_profile
+from acestep.training.interop.profiles import CONTROLS, FIXED, SETTINGS, read_profile, write_profile
 
 # What the existing trainer saves, in its order (SPEC 1.11), with its own defaults.
 UI_STATE = {
@@ -365,7 +365,8 @@ def test_odd_content_is_survived(path, tmp_path):
 
 def test_profiles_and_presets_are_read_without_importing_torch():
     code = (
-        "import sys, acestep.training.profiles, acestep.training.interop, acestep.training.presets as presets\n"
+        "import sys, acestep.training.interop.profiles, acestep.training.interop.sidestep\n"
+        "from acestep.training import presets\n"
         "presets.load_preset('recommended'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,1 @@
+"""Presets and profiles of other trainers, read and written."""

@@ -159,7 +159,7 @@ def _layer_types() -> tuple[type, ...]:
 
 @contextmanager
 def fork_cpu_rng(seed: int) -> Iterator[None]:
-    """Inside, the CPU generator starts from ``seed``; afterwards it stands where it stood before."""
+    """Seed the CPU generator in the context and restore its state afterwards, like ``torch.random.fork_rng``."""
     before = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the accelerators too
     try:

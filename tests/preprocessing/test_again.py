@@ -97,6 +97,7 @@ def test_an_intermediate_of_another_caption_is_not_used(workshop: Workshop, tmp_
 JOB = """
 import sys
 from pathlib import Path
+import acestep.preprocessing.configs  # registers the job
 from acestep.core.jobs import run_job
 run_job(Path(sys.argv[1]))
 """

@@ -226,6 +226,11 @@ def test_no_file_names_the_host_of_a_package_registry() -> None:
         "|".join(["pypi" + r"\.org", "python" + "hosted", "npm" + "js", "download" + r"\.pytorch", "debian" + r"\.org"])
     )
     own = [path for path in PROJECT.iterdir() if path.is_file()]
-    own += [path for folder in ("acestep", "tests", ".ci") for path in (PROJECT / folder).rglob("*") if path.is_file()]
+    own += [
+        path
+        for folder in ("acestep", "tests", ".ci")
+        for path in (PROJECT / folder).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    ]
     named = [path.name for path in own if hosts.search(path.read_text("utf-8", errors="ignore"))]
     assert named == []

@@ -1,11 +1,13 @@
-"""How loud music is (ITU-R BS.1770-4), and bringing songs to one level. Does not import torch."""
+"""Integrated loudness (ITU-R BS.1770-4) and normalization. Importing this does not import torch."""
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from acestep.audio.channels import to_stereo
 from acestep.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,45 +20,48 @@ _PEAK = 10 ** (-1 / 20)  # -1 dBFS
 _FULL_SCALE = 1.0
 _NO_PEAK = 1e-8
 
-# K-weighting at 48 kHz, BS.1770-4 tables 1 and 2: the effect of the head, then a high-pass. Rows are b0 b1 b2 a0 a1 a2.
-_K_WEIGHTING = (
-    (1.53512485958697, -2.69169618940638, 1.19839281085285, 1.0, -1.69065929318241, 0.73248077421585),
-    (1.0, -2.0, 1.0, 1.0, -1.99004745483398, 0.99007225036621),
-)
-_OFFSET = -0.691  # makes a sine of 997 Hz at full scale in one channel -3.01 LUFS
-_HOP = 4800  # samples: a block of 400 ms begins every 100 ms
-_HOPS_A_BLOCK = 4
-_ABSOLUTE_GATE_LUFS = -70.0
-_RELATIVE_GATE_LU = -10.0
+_SAMPLE_RATE_HZ = 48_000
+_HOP = 4800  # samples: blocks of 400 ms start every 100 ms
+_BLOCK = 4 * _HOP
 
 
 def integrated_loudness(audio: Tensor) -> float:
-    """Loudness in LUFS of [C, S] at 48 kHz, gated twice; minus infinity for silence.
-
-    What is shorter than one block of 400 ms is measured as a whole. Each channel counts fully, as left and right do.
-    """
+    """Loudness of [C, S] at 48 kHz in LUFS, with both gates of BS.1770-4; minus infinity for silence."""
     return loudness_of_samples(audio.detach().cpu().numpy())
 
 
 def loudness_of_samples(samples: np.ndarray) -> float:
-    """The same, where the samples are not in a tensor."""
-    power = _block_power(samples)
-    power = power[power > _power(_ABSOLUTE_GATE_LUFS)]
-    if not power.size:
+    """``integrated_loudness`` of a NumPy array [C, S].
+
+    Audio shorter than one block of 400 ms is measured as a single block, and samples after the last whole hop are
+    ignored. More than two channels are mixed to stereo first, as when a song is loaded.
+    """
+    from pyloudnorm import Meter  # imports scipy
+
+    if samples.shape[0] > 2:
+        samples = to_stereo(samples.T)
+    length = samples.shape[1]
+    if not length:
         return float("-inf")
-    power = power[power > power.mean() * 10 ** (_RELATIVE_GATE_LU / 10)]
-    return float(_OFFSET + 10 * np.log10(power.mean()))
+    block_s = min(length, _BLOCK) / _SAMPLE_RATE_HZ
+    length -= length % _HOP if length >= _BLOCK else 0
+    # "DeMan" computes the filters for any rate by the formulas that reproduce the tables of BS.1770-4 at 48 kHz.
+    meter = Meter(_SAMPLE_RATE_HZ, filter_class="DeMan", block_size=block_s)
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a mean over no blocks, when all are below the gate
+        loudness = float(meter.integrated_loudness(samples[:, :length].T.astype(np.float64)))
+    return loudness if np.isfinite(loudness) else float("-inf")
 
 
 def normalize(audio: Tensor, mode: str) -> Tensor:
-    """[C, S] at the level of ``mode``; one gain for the whole song, so its dynamics stay.
+    """[C, S] normalized by one gain for the whole song, which keeps its dynamics.
 
-    - ``none``: untouched.
-    - ``peak``: the highest sample at -1 dBFS.
-    - ``lufs``: -14 LUFS; less where the peak would pass full scale.
-    - ``peak_lufs``: -14 LUFS; less where the peak would pass -1 dBFS.
+    - ``none``: unchanged.
+    - ``peak``: the peak at -1 dBFS.
+    - ``lufs``: -14 LUFS, or less if the peak would exceed full scale.
+    - ``peak_lufs``: -14 LUFS, or less if the peak would exceed -1 dBFS.
 
-    Silence stays as it is. Raises ConfigError for an unknown mode.
+    Silence is returned unchanged. Raises ConfigError for an unknown mode.
     """
     if mode not in NORMALIZATIONS:
         raise ConfigError([f"unknown normalization {mode!r}"], hint=f"Known: {', '.join(NORMALIZATIONS)}.")
@@ -70,24 +75,3 @@ def normalize(audio: Tensor, mode: str) -> Tensor:
         return audio
     ceiling = _FULL_SCALE if mode == "lufs" else _PEAK
     return audio * min(10 ** ((TARGET_LUFS - loudness) / 20), ceiling / peak)
-
-
-def _block_power(samples: np.ndarray) -> np.ndarray:
-    """[blocks] mean square of the weighted sound, summed over channels."""
-    from scipy.signal import sosfilt
-
-    squared = np.zeros(samples.shape[1])
-    if not squared.size:
-        return squared
-    for channel in samples:
-        squared += sosfilt(_K_WEIGHTING, channel.astype(np.float64)) ** 2
-    num_hops = len(squared) // _HOP
-    if num_hops < _HOPS_A_BLOCK:
-        return np.array([squared.mean()])
-    hops = squared[: num_hops * _HOP].reshape(num_hops, _HOP).mean(1)
-    blocks: np.ndarray = np.convolve(hops, np.full(_HOPS_A_BLOCK, 1 / _HOPS_A_BLOCK), "valid")
-    return blocks
-
-
-def _power(lufs: float) -> float:
-    return 10 ** ((lufs - _OFFSET) / 10)

@@ -1,4 +1,4 @@
-"""Import diffusers, PEFT and LyCORIS without loading bitsandbytes, which they look for."""
+"""Import diffusers, PEFT and LyCORIS without loading bitsandbytes, which they import if it is installed."""
 
 from __future__ import annotations
 

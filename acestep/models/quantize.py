@@ -119,7 +119,7 @@ def _quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _dequantize_int8(quantized: Tensor, scale: Tensor, _shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    return quantized.to(dtype).mul_((scale / 127)[:, None])  # in place: no full-size fp32 copy
+    return quantized.to(dtype).mul_((scale / 127)[:, None])  # multiplies in fp32, without a full-size fp32 copy
 
 
 def _quantize_nf4(weight: Tensor) -> tuple[Tensor, Tensor]:

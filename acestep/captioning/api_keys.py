@@ -54,5 +54,5 @@ def find_key(service: Backend, given: str | None = None, *, required: bool = Tru
             hint=f"Set the environment variable {service.key_variables[0]}, or type the key.",
         )
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise ServiceRefused(f"the key for {service.service} contains invalid characters", hint="Copy it again.")
+        raise ServiceRefused(f"the key for {service.service} contains invalid characters", hint="Copy the key again.")
     return key

@@ -19,7 +19,7 @@ class Backend(Entry[Any]):
 
     Attributes:
         service: name of the online service in messages; empty if the model runs on this computer.
-        requires: what it needs besides an API key, as a sentence.
+        requires: requirements besides an API key, for display.
         key_variables: environment variables that may hold the API key, in order of preference.
         url, model: default address and model.
         url_option, model_option: config fields that override them; empty if there is none.

@@ -1,4 +1,4 @@
-"""What a job with online services costs, for display before anything is sent."""
+"""Cost estimates of online services, shown before any request is sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from acestep.captioning.labeling_plan import LabelingPlan
 
 
 def cost_notes(plan: LabelingPlan, config: CaptionJob) -> list[str]:
-    """One sentence for each online service that the job uses."""
+    """One cost estimate for each online service that the job uses."""
     seconds: dict[Backend, float] = {}
     for song in plan.songs:
         if song.describe and (captioner := CAPTIONERS[config.captioner]).is_online:
@@ -21,7 +21,7 @@ def cost_notes(plan: LabelingPlan, config: CaptionJob) -> list[str]:
 
 
 def cost_note(service: Backend, total_s: float) -> str:
-    """The estimated cost of ``total_s`` seconds of audio. Says so if the price is unknown."""
+    """The estimated cost of ``total_s`` seconds of audio. States if the price is unknown."""
     audio = f"{total_s / 60:.0f} min of audio"
     if service.usd_per_minute is None:
         return f"{service.service}: price unknown for {audio}; check the provider's price list before a long run"

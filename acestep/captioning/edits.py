@@ -1,4 +1,4 @@
-"""Edits of labels by the user, with undo."""
+"""Label edits by the user, with undo."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class EditHistory:
     """Applies edits and keeps the previous files for undo."""
 
     def __init__(self) -> None:
-        self._made: list[list[tuple[Content, Content]]] = []
+        self._history: list[list[tuple[Content, Content]]] = []
 
     def apply(self, songs: Sequence[tuple[Sample, Mapping[str, Any]]]) -> int:
         """Save labels of several songs, see ``save_edit``. Returns the number of songs.
@@ -63,26 +63,26 @@ class EditHistory:
         """
         for _, changes in songs:
             validate_labels(changes)
-        made: list[tuple[Content, Content]] = []
+        edit: list[tuple[Content, Content]] = []
         if songs:
-            self._made = [*self._made[1 - _UNDO_STEPS :], made]
+            self._history = [*self._history[1 - _UNDO_STEPS :], edit]
         for sample, changes in songs:
             before = _content(sample)
             save_edit(sample, changes)
-            made.append((before, _content(sample)))
-        return len(made)
+            edit.append((before, _content(sample)))
+        return len(edit)
 
     def undo(self) -> None:
-        """Restore the files from before the last edit, except those that changed since.
+        """Restore the files from before the last edit, except files that changed since.
 
         Raises:
             DatasetError: nothing to undo, or some files were not restored.
             DiskFull, NotWritable, StorageError.
         """
-        if not self._made:
+        if not self._history:
             raise DatasetError("nothing to undo")
         changed = []
-        for before, after in self._made.pop():
+        for before, after in self._history.pop():
             if any(_read(path) != content for path, content in after.items()):
                 changed.append(next(iter(after)).name)
                 continue

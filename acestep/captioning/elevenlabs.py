@@ -1,4 +1,4 @@
-"""Lyrics from ElevenLabs Scribe."""
+"""Client for ElevenLabs Scribe: lyrics with word timestamps."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ElevenLabsTranscriber:
 
         Raises:
             AudioError: the file cannot be uploaded.
-            ServiceError: no usable answer.
+            ServiceError: no usable response.
             ServiceRefused: wrong key or no credit.
         """
         path = Path(path)

@@ -14,7 +14,7 @@ def songs_in(directory: str | Path) -> list[Path]:
     """The audio files in a folder, without sub-folders, sorted by name. Raises DatasetError."""
     folder = Path(directory).expanduser()
     if not folder.is_dir():
-        raise DatasetError(f"{folder} is not a folder", hint="Choose the folder that holds the songs.")
+        raise DatasetError(f"{folder} is not a folder", hint="Choose the folder with the songs.")
     found = [path for path in folder.iterdir() if path.suffix.lower() in AUDIO_EXTENSIONS]
     return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
 

@@ -1,4 +1,4 @@
-"""Caption, lyrics and metadata from Google Gemini in one request, as JSON that follows a schema."""
+"""Client for Google Gemini: caption, lyrics and metadata in one request, with structured output (JSON schema)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class GeminiCaptioner:
 
         Raises:
             AudioError: the file cannot be uploaded.
-            ServiceError: no usable answer.
+            ServiceError: no usable response.
             ServiceRefused: wrong key or no credit.
         """
         path = Path(path)
@@ -120,7 +120,7 @@ class GeminiCaptioner:
 
     @contextmanager
     def _uploaded(self, client: ServiceClient, path: Path, size: int) -> Iterator[str]:
-        """Upload the file, yield its address at Google, and delete it afterwards."""
+        """Upload the file, yield its URI, and delete it afterwards."""
         file = self._upload(client, path, size)
         name = str(file.get("name"))
         try:
@@ -167,7 +167,7 @@ class GeminiCaptioner:
         def read(response: httpx2.Response) -> dict[str, Any]:
             file = json_object(response).get("file")
             if not isinstance(file, dict) or not str(file.get("name", "")).startswith("files/"):
-                raise RetryableError("did not accept the file")
+                raise RetryableError("did not accept the upload")
             return file
 
         return client.request(send, read)
@@ -216,17 +216,17 @@ def _read(response: httpx2.Response, include_lyrics: bool) -> dict[str, Any]:
     reason = reason or (candidate.get("finishReason") if candidate.get("finishReason") in _BLOCKED else None)
     if reason:
         raise ServiceError(
-            f"{SERVICE.service} refuses to describe this song: {reason}", hint="Use another captioner for it."
+            f"{SERVICE.service} rejects this song: {reason}", hint="Use another captioner for this song."
         )
     parts = (candidate.get("content") or {}).get("parts") or []
     text = "".join(str(part.get("text", "")) for part in parts if not part.get("thought"))
     text = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
     if not text:
-        raise RetryableError("returned an empty answer")
+        raise RetryableError("returned an empty response")
     try:
         data = json.loads(text)
     except json.JSONDecodeError:
-        raise RetryableError("answered something that is not JSON") from None
+        raise RetryableError("returned a response that is not JSON") from None
     data = data[0] if isinstance(data, list) and data else data
     if not isinstance(data, dict) or not str(data.get("caption") or "").strip():
         raise RetryableError("returned no caption")

@@ -1,4 +1,4 @@
-"""Which songs in a folder lack which labels: the work of a captioning job."""
+"""Plan of a captioning job: which songs in a folder lack which labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from acestep.dataset.scan import scan_folder
 
 @dataclass
 class SongPlan:
-    """One song and what the job still has to do for it.
+    """One song and the labels that the job has to add.
 
     Attributes:
         name: path below the audio folder.
@@ -91,8 +91,10 @@ def _plan_song(name: str, sample: Sample, config: CaptionJob) -> SongPlan:
         return any(known.may_write(label, config.existing) for label in labels)
 
     describe = config.captioner != NONE and may_write_any("caption")
-    silent = "is_instrumental" in known.locked and known.values["is_instrumental"] and config.existing != "replace"
-    transcribe = config.transcriber != NONE and may_write_any("lyrics") and not silent
+    instrumental = (
+        "is_instrumental" in known.locked and known.values["is_instrumental"] and config.existing != "replace"
+    )
+    transcribe = config.transcriber != NONE and may_write_any("lyrics") and not instrumental
     same_service = config.captioner == config.transcriber
     return SongPlan(
         name,

@@ -1,4 +1,4 @@
-"""The captioner and the transcriber that run on this computer.
+"""The local captioner and transcriber, Qwen2.5-Omni models.
 
 A song up to ``window_s`` is processed in one call, as the models were trained. A longer song is split into windows of
 equal length. A final, text-only call of the same model merges the captions of the windows. Lyrics come from overlapping
@@ -35,7 +35,7 @@ Audio = NDArray[np.float32]
 
 _OVERLAP_S = 4.0  # overlap of lyrics windows, so that no line is lost between two
 _SHORTEST_S = 30.0  # shorter windows are not split in half
-_METADATA_TOKENS = 100  # for the three lines after the caption
+_METADATA_TOKENS = 100  # for the three metadata lines after the caption
 _MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
 
@@ -144,9 +144,9 @@ def find_omni_model(name: str, config: CaptionJob, report: Report) -> Path:
     if not config.download or path.is_absolute() or not base:
         searched = ", ".join(str(root) for root in roots)
         raise CheckpointError(
-            f"{name!r} was not found in {searched}", hint="Download it, or give the path of its folder."
+            f"{name!r} was not found in {searched}", hint="Download it, or set the path of its folder."
         )
-    report(LogMessage(message=f"downloading {name}, about 22 GB"))
+    report(LogMessage(message=f"Downloading {name}, about 22 GB"))
     if base in (model.name for model in CATALOG):
         return download([base], config.checkpoints or roots[-1], on_progress=report)[0]
     try:
@@ -159,13 +159,13 @@ def _load(folder: Path, config: CaptionJob, report: Report) -> OmniModel:
     device = choose_device(config.device)
     dtype = choose_dtype(device.value, config.dtype)
     report(
-        LogMessage(message=f"loading {folder.name} on {device.value} ({device.reason}), {dtype.value} ({dtype.reason})")
+        LogMessage(message=f"Loading {folder.name} on {device.value} ({device.reason}), {dtype.value} ({dtype.reason})")
     )
     return OmniModel.load(folder, device=device.value, dtype=dtype.value, quantization=config.quantization)
 
 
 def _audio_of(song: SongAudio) -> Audio:
-    assert song.audio is not None, "songs are decoded for captioners with listens = True"
+    assert song.audio is not None, "songs are decoded for backends with needs_audio = True"
     return song.audio
 
 

@@ -1,4 +1,4 @@
-"""Lyrics: what a transcriber's text means, and windows of one song put together."""
+"""Parse the lyrics in a transcriber's answer, and join the lyrics of the windows of a song."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MIN_SIMILARITY = 0.8
 
 
 def parse_lyrics(answer: str) -> Lyrics:
-    """Lyrics and language of a transcriber's answer, however much of its usual form it has."""
+    """Lyrics and language of a transcriber's answer, also if the headings are missing."""
     answer = strip_role(answer)
     language, text = UNKNOWN_LANGUAGE, answer
     if head := _LANGUAGES_HEAD.search(answer):
@@ -43,7 +43,7 @@ def parse_lyrics(answer: str) -> Lyrics:
 
 
 def format_lyrics(text: str) -> str:
-    """Lyrics with at least one section tag and no more than one blank line in a row; ``[Instrumental]`` for none."""
+    """Lyrics with at least one section tag and single blank lines, or ``[Instrumental]`` if there are none."""
     text = _limit_repeats(re.sub(r"\n{3,}", "\n\n", text.replace("\r\n", "\n")).strip())
     words = re.sub(r"\[[^\]\n]*\]", "", text).strip()
     if not words or words.lower().strip(" .()[]") in ("instrumental", "no lyrics", "none", "n/a"):
@@ -52,7 +52,7 @@ def format_lyrics(text: str) -> str:
 
 
 def _limit_repeats(text: str) -> str:
-    """Without what a model caught in a loop adds: a line more than eight times in a row is kept eight times."""
+    """Limit consecutive repeats of a line to eight, for models that get stuck in a loop."""
     kept: list[str] = []
     for line in text.split("\n"):
         if not line.strip() or kept[-_MAX_REPEATS:] != [line] * _MAX_REPEATS:
@@ -61,10 +61,10 @@ def _limit_repeats(text: str) -> str:
 
 
 def join_lyrics(parts: Sequence[Lyrics]) -> Lyrics:
-    """The lyrics of a song from those of its overlapping windows, in order.
+    """Join the lyrics of overlapping windows, in order.
 
-    What is sung where two windows overlap is heard twice: lines at the seam that are alike are kept once, a line that
-    the first window broke off gives way to the whole one. Windows without song add nothing.
+    Similar lines in the overlap are kept once. A line that the first window truncates is replaced by the complete line
+    of the second window. Instrumental windows are skipped.
     """
     sung = [part for part in parts if not part.is_instrumental]
     if not sung:
@@ -92,7 +92,7 @@ def _join_pair(first: str, second: str) -> str:
 
 
 def _concatenate(before: list[str], after: list[str]) -> str:
-    """Without the tag of the second window where the section only goes on."""
+    """Concatenate lines. The section tag of the second window is dropped if its section continues."""
     tags = [line for line in before if _SECTION.match(line)]
     start = next((number for number, line in enumerate(after) if line.strip()), len(after))
     if tags and after[start : start + 1] == tags[-1:]:
@@ -105,7 +105,7 @@ def _is_sung(line: str) -> bool:
 
 
 def _normalize(line: str) -> str:
-    """Letters and digits alone, without case and accents."""
+    """Letters and digits only, without case and accents."""
     return "".join(mark for mark in unicodedata.normalize("NFKD", line.casefold()) if mark.isalnum())
 
 
@@ -115,6 +115,6 @@ def _is_similar(first: str, second: str) -> bool:
 
 
 def _is_part(first: str, second: str) -> bool:
-    """Whether ``first`` is the broken-off beginning of ``second``."""
+    """Whether ``first`` is a truncated prefix of ``second``."""
     first, second = _normalize(first), _normalize(second)
     return 3 <= len(first) < len(second) and second.startswith(first)

@@ -1,4 +1,4 @@
-"""Captioning on several devices: one process per device, each with every n-th song as a job of its own."""
+"""Captioning on several devices: one process per device, each runs a job with every nth song."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def caption_on_devices(
 
     Args:
         songs: paths below the audio folder.
-        folder: the run folder of the whole job.
+        folder: the folder of the main job.
 
     Raises:
         AceStepError: any error of ``run_workers``.

@@ -32,7 +32,7 @@ from acestep.core.files import read_json
 from acestep.models.device import empty_cache
 from acestep.models.safetensors_header import read_tensor_infos
 
-_HOP = 160  # samples of one frame of the feature extractor
+_HOP = 160  # samples per frame of the feature extractor
 _MEMORY_HINT = "Use 8-bit or 4-bit quantization or a shorter window, or unload other models to free GPU memory."
 
 
@@ -62,7 +62,7 @@ class OmniModel:
         self.max_window_s = float(extractor.chunk_length)
         self._model, self._extractor, self._tokenizer, self._template = model, extractor, tokenizer, template
         self._audio_token = tokenizer.convert_ids_to_tokens(model.config.audio_token_id)
-        self._ends = [tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")]
+        self._stop_tokens = [tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")]
 
     @classmethod
     def load(cls, folder: Path, *, device: str, dtype: torch.dtype, quantization: str = "none") -> OmniModel:
@@ -95,7 +95,7 @@ class OmniModel:
         raise CaptionError(message, hint=_MEMORY_HINT)
 
     def generate(self, prompt: str, audio: NDArray[np.float32] | None, sampling: Sampling, stop: Stop) -> Answer:
-        """Generate the answer to ``prompt``, about ``audio`` if given ([S] mono at 16 kHz, at most ``max_window_s``).
+        """Generate the answer to ``prompt`` and optional ``audio`` ([S] mono at 16 kHz, at most ``max_window_s``).
 
         Raises:
             CaptionError: not enough memory. The memory is freed.
@@ -129,12 +129,12 @@ class OmniModel:
                 **inputs,
                 **chosen,
                 max_new_tokens=sampling.max_tokens,
-                eos_token_id=self._ends,
-                pad_token_id=self._ends[-1],
+                eos_token_id=self._stop_tokens,
+                pad_token_id=self._stop_tokens[-1],
                 stopping_criteria=[stopped],
             )
         ids = ids[0, inputs["input_ids"].shape[1] :].tolist()
-        complete = bool(ids) and ids[-1] in self._ends
+        complete = bool(ids) and ids[-1] in self._stop_tokens
         return Answer(self._tokenizer.decode(ids, skip_special_tokens=True).strip(), complete)
 
     def _inputs(self, prompt: str, audio: NDArray[np.float32] | None) -> dict[str, Tensor]:
@@ -191,12 +191,12 @@ def _thinker(folder: Path, config: Any, device: str, dtype: torch.dtype, quantiz
     model, info = kind.from_pretrained(folder, output_loading_info=True, **settings)
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("model.visual."))
     if missing:
-        raise ValueError(f"{len(missing)} weights are missing, among them {missing[0]}")
+        raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
     model.eval().requires_grad_(False)
     model.model.visual = None
     # Only the last position's logits are used; all of them would need 1.8 GB for four minutes of audio.
     model.lm_head.register_forward_pre_hook(lambda _, states: (states[0][:, -1:],))
-    logger.info("loaded {} on {} as {}, {} weights", folder.name, device, dtype, quantization)
+    logger.info("Loaded {} on {} as {}, {} weights", folder.name, device, dtype, quantization)
     return model
 
 

@@ -1,7 +1,7 @@
-"""What a model's free text says: caption, key, time signature, genre, tempo. Nothing is guessed.
+"""Parse the free text of a model: caption, key, time signature, genre and tempo. Nothing is guessed.
 
-A letter alone is no key: "FM synth", "I am", "in a major way" and "24/7" name neither key nor meter. Outside a line
-that is labelled as the key, a note must be a capital letter, with a mode, where a key can stand.
+A single letter is not a key: "FM synth", "I am", "in a major way" and "24/7" contain neither a key nor a meter. Outside
+a line with the label "key", a note must be a capital letter followed by a mode.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _LABELS = (_KEY_LABEL, _METER_LABEL, _GENRE_LABEL, _TEMPO_LABEL)
 
 _ACCIDENTAL = r"(?:[#b]|[ -]?(?:sharp|flat)\b)?"
 _MODE = r"[ -]*(?:natural |harmonic |melodic )?(?i:(?P<mode>major|minor|maj|min|dur|moll))\b"
-_LABELLED = re.compile(rf"(?:in )?(?P<note>[A-Ga-g])(?P<sign>{_ACCIDENTAL})(?:{_MODE}|(?P<short>m|M)\b|(?![A-Za-z]))")
-_AHEAD = re.compile(r"[^\n]{0,40}?\b(?i:(?P<mode>major|minor|maj|min))\b")
-_SPOKEN = re.compile(rf"(?<![A-Za-z#])(?P<note>[A-G])(?P<sign>{_ACCIDENTAL}){_MODE}(?![ -](?:chord|triad)s?\b)")
+_LABELED = re.compile(rf"(?:in )?(?P<note>[A-Ga-g])(?P<sign>{_ACCIDENTAL})(?:{_MODE}|(?P<short>m|M)\b|(?![A-Za-z]))")
+_MODE_AHEAD = re.compile(r"[^\n]{0,40}?\b(?i:(?P<mode>major|minor|maj|min))\b")
+_IN_TEXT = re.compile(rf"(?<![A-Za-z#])(?P<note>[A-G])(?P<sign>{_ACCIDENTAL}){_MODE}(?![ -](?:chord|triad)s?\b)")
 _SHORT = re.compile(
     rf"\b(?i:in|key|key of|key is|tonality|scale) (?P<note>[A-G])(?P<sign>{_ACCIDENTAL})(?P<short>m|min|maj)\b"
 )
@@ -41,16 +41,16 @@ GENRES = tuple(word.strip() for word in _GENRE_WORDS.split(","))
 
 
 def strip_role(answer: str) -> str:
-    """The answer without the role that some chat templates leave before it."""
+    """Remove the role "assistant", which some chat templates leave before the answer."""
     return re.sub(r"\A\s*assistant\s*(?:\n|:)\s*", "", answer.strip(), flags=re.IGNORECASE).strip()
 
 
 def parse_answer(answer: str) -> Description:
-    """Caption and metadata of a captioner's answer. What the labelled lines leave open is looked for in the caption."""
+    """Caption and metadata of a captioner's answer. Values without a labeled line are searched in the caption."""
     answer = strip_role(answer)
     starts = [match.start() for label in _LABELS if (match := label.search(answer))]
     caption = answer[: min(starts, default=len(answer))].strip()
-    if not caption:  # the lines came first
+    if not caption:  # the metadata lines come first
         caption = "\n".join(line for line in answer.split("\n") if not any(label.match(line) for label in _LABELS))
     return Description(
         caption=re.sub(r"\n{3,}", "\n\n", caption).strip(),
@@ -65,13 +65,13 @@ def parse_key(text: str) -> str:
     """A key such as ``C# Minor``, or "": one of 7 notes, plain, sharp or flat, in major or minor."""
     text = text.replace("\u266f", "#").replace("\u266d", "b").replace("\u2011", "-").replace("\u2013", "-")
     for label in _KEY_LABEL.finditer(text):
-        found = _LABELLED.match(text, label.end())
+        found = _LABELED.match(text, label.end())
         if found and (found["mode"] or found["short"]):
             return _key(found)
-        ahead = _AHEAD.match(text, found.end()) if found else None
+        ahead = _MODE_AHEAD.match(text, found.end()) if found else None
         if found and ahead:
             return _key(found, ahead["mode"])
-    for found in _SPOKEN.finditer(text):
+    for found in _IN_TEXT.finditer(text):
         if not _is_article(text, found):
             return _key(found)
     short = _SHORT.search(text)
@@ -79,7 +79,7 @@ def parse_key(text: str) -> str:
 
 
 def _is_article(text: str, found: re.Match[str]) -> bool:
-    """Whether the A of "A major step forward" begins a sentence instead of naming a note."""
+    """Whether the A of "A major step forward" is an article instead of a note."""
     if found["note"] != "A" or found["sign"]:
         return False
     return bool(_SENTENCE_START.search(text[: found.start()])) and not _LIST_END.match(text, found.end())
@@ -93,7 +93,7 @@ def _key(found: re.Match[str], mode: str = "") -> str:
 
 
 def parse_timesignature(text: str) -> str:
-    """The beats in a bar, from "2" to "12", or ""."""
+    """Beats per bar, from "2" to "12", or "" if there are none."""
     for label in _METER_LABEL.finditer(text):
         value = re.match(r"(\d{1,2})\b", text[label.end() :])
         if value and 2 <= int(value[1]) <= 12:
@@ -103,7 +103,7 @@ def parse_timesignature(text: str) -> str:
 
 
 def parse_bpm(text: str) -> int | None:
-    """Beats a minute that are said to be such, from 30 to 300."""
+    """Tempo in beats per minute, from 30 to 300, if the text labels a number as tempo."""
     candidates = [re.match(r"(?:about |around |~ ?)?(\d{2,3})\b", text[m.end() :]) for m in _TEMPO_LABEL.finditer(text)]
     candidates += re.finditer(r"(?<![\d.-])(\d{2,3})[ -]?(?i:bpm|beats per minute)\b", text)
     values = [int(match[1]) for match in candidates if match]
@@ -111,7 +111,7 @@ def parse_bpm(text: str) -> int | None:
 
 
 def parse_genre(text: str) -> str:
-    """What stands behind ``genre:``, else the first genre that the text names as a word of its own."""
+    """The value after ``genre:``, else the first known genre that the text contains as a separate word."""
     for label in _GENRE_LABEL.finditer(text):
         value = text[label.end() :].split("\n")[0].strip(" *_`\"'.;[]")
         value = value.split(",")[0].strip() if len(value) > 30 else value

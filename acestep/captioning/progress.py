@@ -40,7 +40,7 @@ class CaptionProgress:
 
 
 def progress_unit(plan: LabelingPlan) -> str:
-    """What the progress counts: each song once in each pass."""
+    """Unit of the progress, which counts each song once per pass."""
     if not (plan.to_describe and plan.to_transcribe):
         return "songs"
     return "captions and lyrics" if any(song.describe for song in plan.to_describe) else "measurements and lyrics"
@@ -56,6 +56,6 @@ def report_plan(progress: CaptionProgress, plan: LabelingPlan) -> None:
             progress.context.emit(LogMessage(message=f"{name} {problem.message}", warning=True))
     finished = sum(not song.is_open for song in plan.songs)
     if finished:
-        progress.context.emit(LogMessage(message=f"skipping {finished} songs that have all requested labels"))
+        progress.context.emit(LogMessage(message=f"Skipping {finished} songs that have all requested labels"))
     for note in cost_notes(plan, progress.config):
         progress.context.emit(LogMessage(message=note))

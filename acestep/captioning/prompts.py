@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-# The sentence that Qwen2.5-Omni documents for its system turn; without it the model complains or drifts.
+# The system prompt that the Qwen2.5-Omni model card prescribes.
 SYSTEM = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, "
     "capable of perceiving auditory and visual inputs, as well as generating text and speech."
 )
 
-# The task sentences that the captioner and the transcriber were trained on (their model cards).
+# The prompts that the captioner and the transcriber were trained with (from their model cards).
 DESCRIBE = "*Task* Describe this audio in detail"
 TRANSCRIBE = "*Task* Transcribe this audio in detail"
 

@@ -1,8 +1,8 @@
 """The captioning job: measure and describe all songs, free the captioner, then transcribe lyrics.
 
 The labels of each song are saved before the next song starts, so an interrupted job resumes with what is missing. The
-label files are read again before each write: labels that a person typed since the job started are kept. A song that
-fails is reported and skipped; only an error that affects every song ends the job.
+label files are read again before each write, so labels that a person edited since the job started are kept. A song
+that fails is reported and skipped. Only an error that affects every song ends the job.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _for_each(
             raise
         except AceStepError as error:
             progress.fail(plan.name, str(error), error.hint)
-        except Exception as error:  # noqa: BLE001 - the border of one song
+        except Exception as error:  # noqa: BLE001 - one song must not end the job
             logger.exception("{} failed", plan.name)
             progress.fail(plan.name, str(error) or type(error).__name__, "This is a bug; details are in the log.")
         progress.finish(step(plan, progress.config), time.monotonic() - started_s, f"{plan.name}: {note}")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from acestep.core.events import Event
 from acestep.dataset.labels import INSTRUMENTAL, UNKNOWN_LANGUAGE
 
-SAMPLE_RATE_HZ = 16_000  # input of the local models and of the audio analysis
+SAMPLE_RATE_HZ = 16_000  # of the local models and the audio analysis
 Stop = Callable[[], bool]
 Report = Callable[[Event], None]  # receives messages such as the chosen device or a download's progress
 
@@ -49,7 +49,7 @@ class Lyrics:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A captioner's labels for one song. Unknown values are empty or None."""
+    """The labels that a captioner returns for one song. Unknown values are empty or None."""
 
     caption: str
     genre: str = ""
@@ -64,7 +64,7 @@ class Captioner(Protocol):
 
     @property
     def name(self) -> str:
-        """Written to the label files as the source of the labels."""
+        """Name of the model, which the label files store as the source of the labels."""
 
     @property
     def needs_audio(self) -> bool:
@@ -78,7 +78,7 @@ class Captioner(Protocol):
             stop: checked regularly; True cancels the call.
 
         Raises:
-            CaptionError: no usable answer for this song.
+            CaptionError: no usable response for this song.
             ServiceRefused: no song can be processed.
             JobCancelled.
         """

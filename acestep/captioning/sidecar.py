@@ -1,8 +1,8 @@
-"""The label files of one song: their labels, the sources, and which labels may be overwritten.
+"""Read and write the label files of a song: labels, their sources, and which labels may be overwritten.
 
 For each generated label the JSON file stores its source (``sources``) and a digest of its value (``written``). A label
-whose digest is missing or different was typed or corrected by a person, in any program, and is locked. So is a text
-file that was changed after it was written.
+whose digest is missing or different was edited by a person, in any program, and is locked. A text file that was edited
+after it was written is locked too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from acestep.dataset.text import read_text
 
 USER = "user"
 LABELS = ("caption", "genre", "bpm", "keyscale", "timesignature", "lyrics", "language", "is_instrumental")
-TAG = "custom_tag"  # the trigger word: saved beside the labels, not part of them
+TAG = "custom_tag"  # the trigger word: stored in the same file, but not a label
 LYRIC_LABELS = ("lyrics", "language", "is_instrumental")
 TEXT_FILES = {"caption": ".caption.txt", "lyrics": ".lyrics.txt"}
 
@@ -61,15 +61,15 @@ class SongLabels:
     def typed_since(self, before: SongLabels) -> set[str]:
         """Labels that a person typed since ``before``. A job keeps them with any setting of ``existing``.
 
-        Lyrics, language and ``is_instrumental`` are treated as one.
+        Lyrics, language and ``is_instrumental`` count as one label.
         """
         fresh = {
             label
             for label in self.locked
             if label not in before.locked or self.values[label] != before.values.get(label)
         }
-        silent = "is_instrumental" in fresh and self.values["is_instrumental"]
-        return fresh | set(LYRIC_LABELS) if silent or "lyrics" in fresh else fresh
+        instrumental = "is_instrumental" in fresh and self.values["is_instrumental"]
+        return fresh | set(LYRIC_LABELS) if instrumental or "lyrics" in fresh else fresh
 
     def record_written(self, labels: Mapping[str, tuple[Any, str]], extra: dict[str, Any]) -> None:
         """Record that a job wrote ``labels``; ``extra`` is the new content of the JSON file."""
@@ -111,7 +111,7 @@ def read_labels(sample: Sample) -> SongLabels:
 
 
 def _apply_edited_text_files(known: SongLabels) -> None:
-    """Take over and lock texts that differ from the generated label in the JSON file."""
+    """Use and lock texts that differ from the generated label in the JSON file."""
     for label, ending in TEXT_FILES.items():
         path = known.audio.with_name(f"{known.audio.stem}{ending}")
         if label in known.locked or label not in known.values or not path.is_file():
@@ -145,21 +145,21 @@ def write_labels(
     caption, source = labels.get("caption", ("-", USER))
     if is_failure(str(caption)) or (source != USER and not str(caption).strip()):
         raise CaptionError(f"the caption of {known.audio.name} is empty or an error message")
-    twin = has_same_stem(known.audio)
+    shares_stem = has_same_stem(known.audio)
     own = known.audio.with_name(f"{known.audio.name}.json")
-    if twin and not own.exists():
-        write_json(own, {})  # two songs of one name: each gets a JSON of its own
+    if shares_stem and not own.exists():
+        write_json(own, {})  # two songs with the same stem: each gets its own JSON file
     changed = [
         known.audio.with_name(f"{known.audio.stem}{TEXT_FILES[label]}") for label in labels if label in TEXT_FILES
     ]
     if backup:
         _back_up([sidecar_path(known.audio), *changed])
-    if not twin:
-        for path in changed:  # before the JSON: a crash must not leave an old text that looks like a correction
+    if not shares_stem:
+        for path in changed:  # before the JSON: after a crash, an old text file would look like an edit
             with storage_errors(path):
                 path.unlink(missing_ok=True)
     path = write_sidecar(known.audio, _content(known, labels, extra))
-    if texts and not twin:
+    if texts and not shares_stem:
         if "caption" in labels:
             write_caption(known.audio, str(labels["caption"][0]))
         if "lyrics" in labels:
@@ -168,7 +168,7 @@ def write_labels(
 
 
 def _content(known: SongLabels, labels: Mapping[str, tuple[Any, str]], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON to be: values, sources and digests; corrections found in text files become part of it."""
+    """New content of the JSON file: values, sources and digests, including edits from text files."""
     sources, written = (dict(as_dict(known.extra.get(name))) for name in ("sources", "written"))
     content: dict[str, Any] = {}
     for label in TEXT_FILES:

@@ -1,4 +1,4 @@
-"""Remaining time of a job: from typical times before it starts, from its own measurements afterwards."""
+"""Remaining time of a captioning job: typical times before it starts, scaled by measured times while it runs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from acestep.captioning.labeling_plan import LabelingPlan, SongPlan
 
 MEASURE = "measure"
 
-_MEASURE_S = 1.0  # the audio analysis of a song of three minutes
-_ASSUMED_S = 15.0  # for a backend of unknown speed, until the first song is measured
+_MEASURE_S = 1.0  # analysis of a three-minute song
+_ASSUMED_S = 15.0  # for a backend without a typical time, until its first song is finished
 _REFERENCE_DURATION_S = 180.0
-_MIN_SHARE = 0.2  # of the reference time: even a very short song has overhead
+_MIN_SHARE = 0.2  # of the reference time, for the overhead of very short songs
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def list_steps(plan: LabelingPlan, config: CaptionJob) -> list[LabelingStep]:
 
 
 def backends_without_typical_time(config: CaptionJob) -> list[Backend]:
-    """The chosen backends without a typical time, for which ``steps_of`` assumes one."""
+    """The selected backends without a typical time. ``list_steps`` assumes a default for them."""
     chosen = [] if config.captioner == NONE else [CAPTIONERS[config.captioner]]
     chosen += [] if config.transcriber in (NONE, config.captioner) else [TRANSCRIBERS[config.transcriber]]
     return [backend for backend in chosen if backend.seconds_per_song is None]
@@ -68,7 +68,7 @@ def _share_of_reference(song: SongPlan) -> float:
 
 @dataclass
 class TimeEstimate:
-    """Compares expected with measured time, separately for each worker."""
+    """Estimates the remaining time from expected and measured times, separately for each worker."""
 
     remaining: list[LabelingStep]
     _expected_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -82,7 +82,7 @@ class TimeEstimate:
 
     @property
     def remaining_s(self) -> float:
-        """Expected time of the remaining steps, scaled by what finished steps of the same worker took."""
+        """Expected time of the remaining steps, scaled by the measured time of finished steps of the same worker."""
         return sum(step.expected_s * self._ratio(step.worker) for step in self.remaining)
 
     def _ratio(self, worker: str) -> float:

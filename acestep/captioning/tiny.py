@@ -1,7 +1,7 @@
-"""A tiny Qwen2.5-Omni checkpoint, made by code in a second, in the layout of the published ones.
+"""Create a tiny Qwen2.5-Omni checkpoint in the layout of the published models, for tests.
 
-Its attention is random and weak; its answer is a fixed text, because each token of that text is the likeliest after
-the one before it. So the whole way from a sound file to labels runs on any machine, through the same loader.
+The attention weights are random and small. The answer is a fixed text: the embedding and the output head make each
+token of that text the most likely successor of the previous one. The same loader and inference code run on any machine.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _PREFIXES = {  # transformers 5 -> the published files
 
 
 def create_tiny_omni(root: Path, task: Task = "captioner") -> Path:
-    """Write ``root/acestep-<task>`` and return it. Equal each time."""
+    """Write the folder ``root/acestep-<task>`` and return its path. The files are identical each time."""
     folder = root / f"acestep-{task}"
     write_tokenizer(folder, (*_AUDIO, *ANSWERS[task]))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -82,19 +82,19 @@ def create_tiny_omni(root: Path, task: Task = "captioner") -> Path:
     state = model.state_dict()
     _set_transitions(state, [tokenizer.encode(text).ids[0] for text in ("\n", *ANSWERS[task], "<|im_end|>")])
     weights = {_published_name(name): tensor.contiguous() for name, tensor in state.items()}
-    weights["talker.codec_head.weight"] = torch.zeros(4, 4)  # the published files hold the voice too
+    weights["talker.codec_head.weight"] = torch.zeros(4, 4)  # the published files also contain the talker
     weights["token2wav.code2wav_bigvgan_model.conv_post.weight"] = torch.zeros(4, 4)
     write_bytes(folder / "model.safetensors", save(weights, {"format": "pt"}))
     return folder
 
 
 def _set_transitions(state: dict[str, Tensor], chain: list[int]) -> None:
-    """Make each token of ``chain`` the sure successor of the one before. A token must not stand in it twice."""
+    """Make each token of ``chain`` the most likely successor of the previous one. Its tokens must be unique."""
     rows = torch.tensor(chain)
     directions = torch.linalg.qr(torch.randn(_WIDTH, len(chain), generator=torch.Generator().manual_seed(5)))[0].T
     embedding, head = state["model.language_model.embed_tokens.weight"], state["lm_head.weight"]
     embedding.normal_(0, 0.1, generator=torch.Generator().manual_seed(6))
-    embedding[rows] = directions * 8  # unit variance: what attention adds is small beside it
+    embedding[rows] = directions * 8  # unit variance: large compared to the attention output
     head.mul_(0.1)
     head[rows[1:]] = directions[:-1] * 3
 
@@ -122,7 +122,7 @@ def _extractor() -> dict[str, Any]:
 
 
 def _thinker_config(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The keys of the published ``thinker_config`` with small sizes."""
+    """The ``thinker_config`` of the published models with small sizes."""
     ids = tokenizer.get_vocab()
     return {
         "model_type": "qwen2_5_omni_thinker",

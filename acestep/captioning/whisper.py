@@ -1,4 +1,4 @@
-"""Lyrics from OpenAI's transcription service or an OpenAI-compatible server."""
+"""Client for OpenAI's transcription API or an OpenAI-compatible server: lyrics with word timestamps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class WhisperTranscriber:
     ) -> None:
         """``api_key`` defaults to OPENAI_API_KEY. Raises ServiceRefused without a key.
 
-        Another server at ``base_url`` may label_song without a key.
+        Another server at ``base_url`` may work without a key.
         """
         self.model, self.retry_policy = model, retry_policy or RetryPolicy()
         self._url = (base_url or URL).rstrip("/")
@@ -53,7 +53,7 @@ class WhisperTranscriber:
 
         Raises:
             AudioError: the file cannot be uploaded.
-            ServiceError: no usable answer.
+            ServiceError: no usable response.
             ServiceRefused: wrong key or no credit.
         """
         answer = self._request(Path(path), language, prompt)

@@ -24,7 +24,7 @@ _PAUSE_S, _DENSE_PAUSE_S = 0.8, 0.5  # a line ends; the shorter one for Chinese,
 _SECTION_PAUSE_S = 4.0
 _MAX_WIDTH = 60  # Latin letters in a line; a Chinese character counts as two
 
-# ISO 639-1, 639-3 (also the bibliographic code where it differs), and the English names that Whisper answers.
+# ISO 639-1, 639-3 (also the bibliographic code where it differs), and the English names that Whisper returns.
 _LANGUAGES = """
 af afr afrikaans; am amh amharic; ar ara arabic; as asm assamese; az aze azerbaijani; ba bak bashkir; be bel
 belarusian; bg bul bulgarian; bn ben bengali; bo bod tibetan; br bre breton; bs bos bosnian; ca cat catalan valencian;
@@ -97,12 +97,12 @@ def lines_from_words(words: list[Word], text: str = "") -> str:
             line = ""
         if gap > _SECTION_PAUSE_S:
             parts.append("\n[Verse]")
-        line += f"{_between(line, word.text)}{word.text}"
+        line += f"{_separator(line, word.text)}{word.text}"
         end_s = max(end_s, word.end_s)
     return "\n".join([*parts, line])
 
 
-def _between(line: str, word: str) -> str:
+def _separator(line: str, word: str) -> str:
     """The separator before the next word."""
     if not line or _UNSPACED.match(line[-1]) or _UNSPACED.match(word[0]):
         return ""

@@ -14,7 +14,7 @@ from acestep.core.files import read_json
 from acestep.models.safetensors_header import read_tensor_infos
 
 _MAIN = "ACE-Step/Ace-Step1.5"  # one repository with several folders, each a model here
-_COMPANIONS = ("vae", "Qwen3-Embedding-0.6B")
+_REQUIRED = ("vae", "Qwen3-Embedding-0.6B")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Model:
 
 def _dit(variant: str, about: str, size_gb: float = 4.8) -> Model:
     name = f"acestep-v15-{variant}"
-    return Model(name, about, size_gb, f"ACE-Step/{name}", needs=_COMPANIONS, files=("silence_latent.pt",))
+    return Model(name, about, size_gb, f"ACE-Step/{name}", needs=_REQUIRED, files=("silence_latent.pt",))
 
 
 def _diffusers(variant: str, about: str) -> Model:
@@ -66,7 +66,7 @@ CATALOG: tuple[Model, ...] = (
         4.8,
         _MAIN,
         _TURBO,
-        needs=_COMPANIONS,
+        needs=_REQUIRED,
         files=("silence_latent.pt",),
     ),
     Model(
@@ -115,8 +115,8 @@ def with_needs(names: Iterable[str]) -> list[Model]:
     found: dict[str, Model] = {}
     for name in names:
         model = find_model(name)
-        for part in (model, *map(find_model, model.needs)):
-            found.setdefault(part.name, part)
+        for each in (model, *map(find_model, model.needs)):
+            found.setdefault(each.name, each)
     return list(found.values())
 
 

@@ -39,7 +39,7 @@ def download(
     on_progress: Report = lambda event: None,
     should_stop: Stop = lambda: False,
 ) -> list[Path]:
-    """Download models and their companions into ``root``, skipping complete ones. Returns their folders.
+    """Download models and the models they need into ``root``, skipping complete ones. Returns their folders.
 
     An interrupted download resumes.
 
@@ -76,9 +76,9 @@ def _hubs(source: str, token: str | None, report: Report) -> list[Hub]:
         return [ModelScope()]
     first: Hub = HuggingFace(token)
     if reachable(first):
-        report(LogMessage(message=f"downloading from {first.name}: it answers"))
+        report(LogMessage(message=f"Downloading from {first.name}: it answers"))
         return [first, ModelScope()]
-    report(LogMessage(message=f"downloading from ModelScope: {first.name} does not answer"))
+    report(LogMessage(message=f"Downloading from ModelScope: {first.name} does not answer"))
     return [ModelScope(), first]
 
 
@@ -114,7 +114,7 @@ def _from_hub(hub: Hub, model: Model, root: Path, report: Report, stop: Stop) ->
         raise DownloadError(f"{model.repo} has no {model.subfolder or 'model'}")
     target, staging = root / model.name, root / f".{model.name}.partial"
     missing = [file for file in files if not is_verified(file, target / file.path)]
-    require_space(root, sum(file.size - _arrived(file, staging) for file in missing))
+    require_space(root, sum(file.size - _bytes_present(file, staging) for file in missing))
     progress = _Progress(report, model.name, total=sum(file.size for file in files))
     progress.done = sum(file.size for file in files if file not in missing)
     with httpx2.Client(headers=hub.headers) as client:
@@ -124,7 +124,7 @@ def _from_hub(hub: Hub, model: Model, root: Path, report: Report, stop: Stop) ->
             if not is_verified(file, staging / file.path):
                 fetch(client, file, staging / file.path, partial(progress.of_file, file), stop)
             progress.finish(file)
-    _put_in_place(model, missing, staging, target)
+    _move_into_place(model, missing, staging, target)
 
 
 def _wanted(files: list[RemoteFile], subfolder: str) -> list[RemoteFile]:
@@ -141,12 +141,12 @@ def _is_model_file(name: str) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in _WANTED)
 
 
-def _arrived(file: RemoteFile, staging: Path) -> int:
+def _bytes_present(file: RemoteFile, staging: Path) -> int:
     path = staging / file.path
     return min(file.size, max(size_of(path), size_of(path.with_name(path.name + ".part"))))
 
 
-def _put_in_place(model: Model, fetched: list[RemoteFile], staging: Path, target: Path) -> None:
+def _move_into_place(model: Model, fetched: list[RemoteFile], staging: Path, target: Path) -> None:
     """Move the partial folder to ``target``, or add its files to an incomplete ``target``.
 
     Raises:

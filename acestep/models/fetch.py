@@ -1,4 +1,4 @@
-"""Download one file: resume broken connections, and verify the content before the file gets its name.
+"""Download one file: resume broken connections, and verify the content before the file is renamed.
 
 ``huggingface_hub`` 2.4 deletes a partial file when a download fails (``_download_to_tmp_and_move``), so a file of
 5 GB starts again after each interruption. Here the partial file stays beside its target as ``NAME.part``.
@@ -18,9 +18,9 @@ from acestep.core.files import sha256_of, storage_errors
 from acestep.core.retry import sleep_unless_stopped
 from acestep.models.hubs import RemoteFile, http_errors
 
-RETRY_WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # between attempts in a row that bring no bytes
+RETRY_WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # between consecutive attempts without new bytes
 TIMEOUT = httpx2.Timeout(30.0, connect=10.0)
-STOPPED = "the download was stopped; the next one resumes from here"
+STOPPED = "the download was stopped; the next download resumes it"
 _RETRYABLE_STATUS = {408, 416, 429, 500, 502, 503, 504}
 _MAX_CHECKSUM_FAILURES = 2
 
@@ -28,10 +28,10 @@ Stop = Callable[[], bool]
 
 
 def fetch(client: httpx2.Client, file: RemoteFile, target: Path, on_bytes: Callable[[int], None], stop: Stop) -> None:
-    """Download ``file`` to ``target``, resuming from ``NAME.part`` of an earlier attempt.
+    """Download ``file`` to ``target``. Resumes from the partial file ``NAME.part`` if there is one.
 
     Args:
-        on_bytes: receives the number of bytes that have arrived.
+        on_bytes: receives the number of bytes downloaded so far.
 
     Raises:
         DownloadError: no access, no answer after several attempts, or wrong content twice.
@@ -72,7 +72,7 @@ def size_of(path: Path) -> int:
 
 
 class _StallCounter:
-    """Counts attempts in a row that brought no bytes."""
+    """Counts consecutive attempts without new bytes."""
 
     def __init__(self, part: Path) -> None:
         self._part, self._size, self.count = part, size_of(part), 0
@@ -125,12 +125,12 @@ def _stream(client: httpx2.Client, file: RemoteFile, part: Path, on_bytes: Calla
         if done and not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
             done = 0  # the server ignores the range and sends the whole file
         with part.open("ab" if done else "wb") as output:
-            for chunk in response.iter_raw():  # a chunk size would lose the buffered rest when the connection breaks
+            for chunk in response.iter_raw():  # a chunk size would lose buffered bytes when the connection breaks
                 if stop():
                     raise JobCancelled(STOPPED)
                 done += len(chunk)
                 if done > file.size:
-                    raise httpx2.RemoteProtocolError(f"more than {file.size:,} bytes arrived for {file.path}")
+                    raise httpx2.RemoteProtocolError(f"received more than {file.size:,} bytes for {file.path}")
                 output.write(chunk)
                 on_bytes(done)
     if done < file.size:

@@ -43,7 +43,7 @@ class Hub(Protocol):
     headers: dict[str, str]
 
     def list_files(self, repo: str) -> list[RemoteFile]:
-        """Every file of ``repo``. Raises DownloadError: unknown repository, no access, no answer."""
+        """Every file of ``repo``. Raises DownloadError: unknown repository, no access, no response."""
 
 
 class HuggingFace:

@@ -1,4 +1,4 @@
-"""Two tiny models and a folder of three short songs, made once."""
+"""Fixtures: two tiny models and a folder with three short songs, created once per session."""
 
 from __future__ import annotations
 
@@ -40,34 +40,34 @@ def _songs(tmp_path_factory):
 
 @pytest.fixture
 def songs(_songs, tmp_path):
-    """The three songs, in a folder of this test's own."""
+    """A copy of the three songs for this test."""
     return shutil.copytree(_songs, tmp_path / "songs")
 
 
 @pytest.fixture
 def models_alive(monkeypatch):
-    """How many of the Qwen2.5-Omni models that were made in this test hold memory."""
+    """Function that counts the Qwen2.5-Omni models created in this test that are still in memory."""
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-    made = weakref.WeakSet()
-    begin = Thinker.__init__
+    created = weakref.WeakSet()
+    init = Thinker.__init__
 
-    def watched(self, *args, **kwargs):
-        begin(self, *args, **kwargs)
-        made.add(self)
+    def counting_init(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        created.add(self)
 
-    monkeypatch.setattr(Thinker, "__init__", watched)
+    monkeypatch.setattr(Thinker, "__init__", counting_init)
 
     def count():
         gc.collect()
-        return len(made)
+        return len(created)
 
     return count
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick():
-    """The models are so small that threads only wait for each other, and what is loaded need not be searched."""
+def fast_tiny_models():
+    """Use one thread and exclude loaded modules from garbage collection: faster with tiny models."""
     import torch
     import transformers  # noqa: F401
 

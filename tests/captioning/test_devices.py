@@ -1,4 +1,4 @@
-"""Two processes share the songs and write the labels of one."""
+"""Captioning with two processes gives the same labels as with one."""
 
 import json
 import shutil
@@ -13,12 +13,12 @@ def labels(folder):
     return {path.name: json.loads(path.read_text().replace(str(folder), "")) for path in folder.rglob("*.json")}
 
 
-def test_two_processes_label_each_song_once_and_one_table_is_written(songs, tmp_path):
+def test_two_processes_label_each_song_once_and_write_one_table(songs, tmp_path):
     found = {}
     for devices in (1, 2):
         folder, run = tmp_path / f"songs {devices}", tmp_path / f"run {devices}"
         shutil.copytree(songs, folder)
-        (folder / "cut.wav").write_bytes((folder / "first.wav").read_bytes()[:3000])
+        (folder / "truncated.wav").write_bytes((folder / "first.wav").read_bytes()[:3000])
         table = tmp_path / f"{devices}.csv"
         config = CaptionJob(audio_dir=folder, captioner="none", device="cpu", devices=devices, csv=table)
         write_job(run, "caption", config)
@@ -30,5 +30,5 @@ def test_two_processes_label_each_song_once_and_one_table_is_written(songs, tmp_
         found[devices] = {**last.result, "csv": None}, labels(folder), counted, rows
     assert found[1] == found[2]
     result, _, counted, rows = found[2]
-    assert (result["measured"], list(result["failed"])) == (3, ["cut.wav"])
+    assert (result["measured"], list(result["failed"])) == (3, ["truncated.wav"])
     assert (counted, len(rows)) == ([(1, 3), (2, 3), (3, 3)], 4)

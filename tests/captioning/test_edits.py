@@ -1,4 +1,4 @@
-"""One change to the labels of many songs, looked at, made and taken back."""
+"""Bulk edits of labels: preview, apply and undo."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = ("first", "second", "sub/third")
 
 @pytest.fixture
 def app(songs):
-    """Three songs; a machine described the first two."""
+    """Three songs; the first two have generated captions."""
     for sample in scan_folder(songs).dataset.samples[:2]:
         caption = (f"A calm piece, {sample.filename}", "model")
         write_labels(read_labels(sample), {"caption": caption}, extra={"rating": 5}, texts=True)
@@ -29,10 +29,10 @@ def app(songs):
 
 
 def change(app, **edit):
-    """What the panel does."""
-    wanted = CaptionEdit(**edit)
-    found = changes_of(wanted, app.samples)
-    return app.relabel({one.index: {wanted.field: one.after} for one in found})
+    """Apply a bulk edit as the panel does."""
+    bulk_edit = CaptionEdit(**edit)
+    changes = changes_of(bulk_edit, app.samples)
+    return app.relabel({each.index: {bulk_edit.field: each.after} for each in changes})
 
 
 def read(songs, name):
@@ -43,7 +43,7 @@ def files(songs):
     return {path: path.read_bytes() for path in songs.rglob("*.*") if path.suffix != ".wav"}
 
 
-def test_a_word_is_replaced_in_every_caption_and_locked(app, songs):
+def test_replacing_a_word_edits_and_locks_every_caption(app, songs):
     assert change(app, action="replace", find="calm", text="quiet") == 2
     first = read(songs, "first")
     assert first["caption"] == "A quiet piece, first.wav"
@@ -53,7 +53,7 @@ def test_a_word_is_replaced_in_every_caption_and_locked(app, songs):
     assert "caption" in app.find("first.wav").known.locked
 
 
-def test_a_word_in_front_needs_a_caption_and_a_trigger_word_does_not(app, songs):
+def test_prepending_requires_a_caption_and_a_trigger_word_does_not(app, songs):
     assert change(app, action="before", text="zx_style, ") == 2
     assert read(songs, "second")["caption"] == "zx_style, A calm piece, second.wav"
     assert change(app, field="custom_tag", text=" zx ") == 3
@@ -62,7 +62,7 @@ def test_a_word_in_front_needs_a_caption_and_a_trigger_word_does_not(app, songs)
     assert [sample.has_caption for sample in scan_folder(songs).dataset.samples] == [True, True, False]
 
 
-def test_the_last_change_is_taken_back_file_by_file(app, songs):
+def test_undo_restores_the_files(app, songs):
     before = files(songs)
     change(app, field="bpm", text="120")
     assert [read(songs, name)["bpm"] for name in NAMES] == [120] * 3
@@ -76,17 +76,17 @@ def test_the_last_change_is_taken_back_file_by_file(app, songs):
         app.undo()
 
 
-def test_what_was_written_since_the_change_is_not_taken_back(app, songs):
+def test_undo_keeps_files_that_changed_since(app, songs):
     change(app, field="genre", text="folk")
-    save_edit(app.find("second.wav").sample, {"caption": "Typed after that"})
+    save_edit(app.find("second.wav").sample, {"caption": "Edited later"})
     with pytest.raises(DatasetError, match=r"1 label files changed since.*second.json"):
         app.undo()
-    assert read(songs, "second")["caption"] == "Typed after that"
+    assert read(songs, "second")["caption"] == "Edited later"
     assert read(songs, "second")["genre"] == "folk"
     assert "genre" not in read(songs, "first")
 
 
-def test_an_impossible_value_changes_nothing(app, songs):
+def test_an_invalid_value_changes_nothing(app, songs):
     before = files(songs)
     with pytest.raises(DatasetError, match="bpm must be a number"):
         change(app, field="bpm", text="quick")
@@ -94,10 +94,10 @@ def test_an_impossible_value_changes_nothing(app, songs):
 
 
 @pytest.mark.parametrize(
-    ("ending", "words"), [("csv", "File,Lyrics,Language\nfirst.wav,La la,en\n"), ("txt", "La la\n")]
+    ("suffix", "content"), [("csv", "File,Lyrics,Language\nfirst.wav,La la,en\n"), ("txt", "La la\n")]
 )
-def test_a_song_that_a_person_calls_instrumental_is_so_whatever_older_files_say(app, songs, ending, words):
-    (songs / f"first.{ending}").write_text(words)
+def test_an_instrumental_edit_overrides_older_lyrics_files(app, songs, suffix, content):
+    (songs / f"first.{suffix}").write_text(content)
     assert app.samples[0].lyrics == "La la"
     app.edit("first.wav", {"lyrics": "[Instrumental]", "is_instrumental": True})
     sample = app.find("first.wav").sample

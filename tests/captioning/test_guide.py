@@ -1,4 +1,4 @@
-"""The three services exactly as the guide uses them."""
+"""The examples of the guide for the three services."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.fake_cloud import CAPTION, KEY, fake_cloud
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A working folder with audio/ and song.mp3, and a cloud at the services' own addresses."""
+def fake_services(tmp_path, monkeypatch):
+    """A working folder with audio/ and song.mp3, and a fake server in place of the services."""
     monkeypatch.chdir(tmp_path)
     sound = np.random.default_rng(0).standard_normal(32_000) * 0.1
     soundfile.write("song.mp3", sound, 16_000)
@@ -30,7 +30,7 @@ def here(tmp_path, monkeypatch):
         yield cloud
 
 
-def test_whisper(here):
+def test_the_whisper_example_of_the_guide_works(fake_services):
     from captioner_standalone import WhisperTranscriber
 
     transcriber = WhisperTranscriber(api_key=KEY)
@@ -41,7 +41,7 @@ def test_whisper(here):
     assert Path("audio/one.lyrics.txt").exists()
 
 
-def test_elevenlabs(here):
+def test_the_elevenlabs_example_of_the_guide_works(fake_services):
     from captioner_standalone import ElevenLabsTranscriber
 
     transcriber = ElevenLabsTranscriber(api_key=KEY)
@@ -49,7 +49,7 @@ def test_elevenlabs(here):
     assert (lyrics, language) == ("[Verse]\nHold me now\nagain", "en")
 
 
-def test_gemini(here):
+def test_the_gemini_example_of_the_guide_works(fake_services):
     from captioner_standalone import GeminiCaptioner
 
     captioner = GeminiCaptioner(api_key=KEY)
@@ -61,12 +61,12 @@ def test_gemini(here):
     assert Path("audio/one.caption.txt").exists()
 
 
-def test_other_names_are_not_there():
+def test_unknown_attributes_raise_attribute_error():
     with pytest.raises(AttributeError, match="Nobody"):
         captioner_standalone.Nobody
 
 
-def test_the_services_do_not_need_torch():
+def test_importing_the_services_does_not_import_torch():
     code = (
         "import sys; from captioner_standalone import WhisperTranscriber, ElevenLabsTranscriber, GeminiCaptioner; "
         "assert 'torch' not in sys.modules"

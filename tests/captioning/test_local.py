@@ -1,4 +1,4 @@
-"""The local captioner and transcriber, with a tiny Qwen2.5-Omni in the layout of the published ones."""
+"""The local captioner and transcriber, with a tiny Qwen2.5-Omni in the layout of the published models."""
 
 from __future__ import annotations
 
@@ -49,56 +49,56 @@ def config(checkpoints):
 
 
 @pytest.fixture
-def heard(monkeypatch):
-    """Seconds of each sound that the audio encoder was given."""
+def encoded_s(monkeypatch):
+    """Duration in seconds of each input of the audio encoder."""
     seconds = []
     forward = Qwen2_5OmniAudioEncoder.forward
 
-    def listening(self, input_features=None, feature_lens=None, **kwargs):
+    def recording_forward(self, input_features=None, feature_lens=None, **kwargs):
         seconds.append(round(float(feature_lens.sum()) / 100, 1))
         return forward(self, input_features, feature_lens=feature_lens, **kwargs)
 
-    monkeypatch.setattr(Qwen2_5OmniAudioEncoder, "forward", listening)
+    monkeypatch.setattr(Qwen2_5OmniAudioEncoder, "forward", recording_forward)
     return seconds
 
 
-def test_one_call_gives_caption_key_meter_and_genre(config, heard):
+def test_a_captioner_returns_caption_key_meter_and_genre(config, encoded_s):
     captioner = LocalCaptioner.load(config, print)
     answer = captioner.describe(song(7.3), with_lyrics=False, stop=never)
     captioner.close()
     assert (answer.caption, answer.keyscale, answer.timesignature, answer.genre) == (CAPTION, "D Minor", "4", "jazz")
-    assert heard == [7.3]
+    assert encoded_s == [7.3]
     assert captioner.name == "acestep-captioner"
 
 
-def test_a_long_song_is_heard_to_its_end_in_windows_and_described_as_one(config, heard):
+def test_a_long_song_is_captioned_in_windows_and_merged(config, encoded_s):
     captioner = LocalCaptioner.load(config.model_copy(update={"window_s": 5.0}), print)
     answer = captioner.describe(song(14), with_lyrics=False, stop=never)
     captioner.close()
-    assert len(heard) == 3
-    assert sum(heard) == pytest.approx(14, abs=0.3)
+    assert len(encoded_s) == 3
+    assert sum(encoded_s) == pytest.approx(14, abs=0.3)
     assert answer.caption == CAPTION
     assert answer.keyscale == "D Minor"
 
 
-def test_lyrics_come_with_their_language(config):
+def test_a_transcriber_returns_lyrics_and_language(config):
     transcriber = LocalTranscriber.load(config, print)
     lyrics = transcriber.transcribe(song(6), stop=never)
     transcriber.close()
     assert (lyrics.text, lyrics.language, lyrics.complete) == (LYRICS, "en", True)
 
 
-def test_lyrics_that_do_not_fit_are_heard_again_in_halves(config, heard):
+def test_a_window_that_exceeds_the_token_limit_is_split_in_half(config, encoded_s):
     transcriber = LocalTranscriber.load(config.model_copy(update={"lyrics_max_tokens": 5}), print)
     lyrics = transcriber.transcribe(song(40), stop=never)
     transcriber.close()
-    assert heard == [40.0, 22.0, 22.0]
+    assert encoded_s == [40.0, 22.0, 22.0]
     assert lyrics.text == "[Verse 1]\nThe lamps are lit along the bay"
     assert not lyrics.complete
 
 
 @pytest.mark.parametrize(("seconds", "window", "overlap"), [(10, 30, 4), (61, 30, 4), (240, 60, 4), (90, 30, 0)])
-def test_windows_cover_the_whole_song_and_are_equal(seconds, window, overlap):
+def test_windows_cover_the_song_and_have_equal_length(seconds, window, overlap):
     windows = split_windows(noise(seconds), window, overlap)
     lengths = [len(window) / RATE_HZ for window in windows]
     assert max(lengths) <= window + 0.001
@@ -108,36 +108,36 @@ def test_windows_cover_the_whole_song_and_are_equal(seconds, window, overlap):
     assert np.array_equal(windows[-1], noise(seconds)[-len(windows[-1]) :])
 
 
-def test_the_sound_takes_part_in_the_answer(checkpoints, monkeypatch):
+def test_the_answer_depends_on_the_audio(checkpoints, monkeypatch):
     model = OmniModel.load(checkpoints / "acestep-captioner", device="cpu", dtype=torch.float32)
-    asked = []
+    logits = []
     forward = Qwen2_5OmniThinkerForConditionalGeneration.forward
 
     @functools.wraps(forward)
-    def remember(*args, **kwargs):
+    def recording_forward(*args, **kwargs):
         answer = forward(*args, **kwargs)
-        asked.append(answer.logits)
+        logits.append(answer.logits)
         return answer
 
-    monkeypatch.setattr(Qwen2_5OmniThinkerForConditionalGeneration, "forward", remember)
+    monkeypatch.setattr(Qwen2_5OmniThinkerForConditionalGeneration, "forward", recording_forward)
     one, other = noise(4), noise(4)
     other[-RATE_HZ:] = 0
     for audio in (one, other, one):
         model.generate("What is it?", audio, Sampling(max_tokens=1, temperature=0), never)
     model.unload()
-    assert not torch.equal(asked[0], asked[1])
-    assert torch.equal(asked[0], asked[2])
-    assert asked[0].shape[1] == 1  # only the last position's words are computed
+    assert not torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[0], logits[2])
+    assert logits[0].shape[1] == 1  # logits are computed for the last position only
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_answers_too(checkpoints, dtype):
+def test_half_precision_gives_the_same_answer(checkpoints, dtype):
     model = OmniModel.load(checkpoints / "acestep-captioner", device="cpu", dtype=dtype)
     assert model.generate("What is it?", noise(3), GREEDY, never).text.startswith(CAPTION)
     model.unload()
 
 
-def test_an_answer_that_was_cut_says_so_and_the_random_state_of_others_stays(checkpoints):
+def test_a_truncated_answer_is_marked_and_the_global_rng_state_is_unchanged(checkpoints):
     model = OmniModel.load(checkpoints / "acestep-captioner", device="cpu", dtype=torch.float32)
     before = torch.get_rng_state()
     assert not model.generate("?", None, Sampling(max_tokens=3, temperature=0.7), never).complete
@@ -148,7 +148,7 @@ def test_an_answer_that_was_cut_says_so_and_the_random_state_of_others_stays(che
     model.unload()
 
 
-def test_unloading_gives_the_memory_back(config, models_alive):
+def test_unloading_frees_the_memory(config, models_alive):
     captioner = LocalCaptioner.load(config, print)
     captioner.describe(song(3), with_lyrics=False, stop=never)
     assert models_alive() == 1
@@ -157,7 +157,7 @@ def test_unloading_gives_the_memory_back(config, models_alive):
     assert models_alive() == 0
 
 
-def test_after_running_out_of_memory_nothing_is_held_and_a_second_load_works(config, models_alive, monkeypatch):
+def test_an_out_of_memory_error_frees_the_model_and_a_second_load_works(config, models_alive, monkeypatch):
     captioner = LocalCaptioner.load(config, print)
     with monkeypatch.context() as patch:
         patch.setattr(Qwen2_5OmniThinkerForConditionalGeneration, "generate", out_of_memory)
@@ -180,7 +180,7 @@ def out_of_memory(*_, **__):
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_the_tiny_model_is_the_same_each_time(checkpoints, tmp_path):
+def test_the_tiny_model_is_reproducible(checkpoints, tmp_path):
     folder = create_tiny_omni(tmp_path, "captioner")
     assert sorted(path.name for path in folder.iterdir()) == [
         "chat_template.json",
@@ -194,7 +194,7 @@ def test_the_tiny_model_is_the_same_each_time(checkpoints, tmp_path):
         assert sha256_of(path) == sha256_of(checkpoints / "acestep-captioner" / path.name)
 
 
-def test_a_thinker_alone_and_a_jinja_template_load_too(checkpoints, tmp_path):
+def test_a_thinker_only_folder_with_a_jinja_template_is_loaded(checkpoints, tmp_path):
     folder = Path(shutil.copytree(checkpoints / "acestep-captioner", tmp_path / "thinker"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config["thinker_config"]))
@@ -213,49 +213,49 @@ def break_config(folder):
     (folder / "config.json").write_text('{"model_type": "qwen3"}')
 
 
-def lose_config(folder):
+def delete_config(folder):
     (folder / "config.json").unlink()
 
 
-def cut_weights(folder):
+def truncate_weights(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
 
 
-def lose_a_weight(folder):
+def delete_a_weight(folder):
     weights = load_file(folder / "model.safetensors")
     del weights["thinker.model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors")
 
 
-def lose_the_extractor(folder):
+def delete_preprocessor_config(folder):
     (folder / "preprocessor_config.json").unlink()
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (break_config, "qwen3"),
-        (lose_config, "config.json"),
-        (cut_weights, "model.safetensors"),
-        (lose_a_weight, "up_proj"),
-        (lose_the_extractor, "preprocessor"),
+        (delete_config, "config.json"),
+        (truncate_weights, "model.safetensors"),
+        (delete_a_weight, "up_proj"),
+        (delete_preprocessor_config, "preprocessor"),
     ],
 )
-def test_a_damaged_model_is_refused_with_what_is_wrong(checkpoints, tmp_path, models_alive, damage, told):
+def test_a_damaged_model_is_rejected_with_the_reason(checkpoints, tmp_path, models_alive, damage, message):
     folder = Path(shutil.copytree(checkpoints / "acestep-captioner", tmp_path / "damaged"))
     damage(folder)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         OmniModel.load(folder, device="cpu", dtype=torch.float32)
     assert models_alive() == 0
 
 
-def test_quantisation_without_an_nvidia_card_is_refused(checkpoints):
+def test_quantization_without_an_nvidia_gpu_is_rejected(checkpoints):
     with pytest.raises(ConfigError, match="NVIDIA"):
         OmniModel.load(checkpoints / "acestep-captioner", device="cpu", dtype=torch.float32, quantization="4bit")
 
 
-def test_a_model_is_found_by_its_path_and_by_its_name(config, checkpoints):
+def test_a_model_is_found_by_path_and_by_name(config, checkpoints):
     assert find_omni_model(str(checkpoints / "acestep-captioner"), config, print) == checkpoints / "acestep-captioner"
     assert find_omni_model("ACE-Step/acestep-captioner", config, print) == checkpoints / "acestep-captioner"
     with pytest.raises(CheckpointError, match="nowhere"):

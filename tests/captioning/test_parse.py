@@ -1,4 +1,4 @@
-"""Free text of models to values: what is said is found, what is not said is not invented."""
+"""Parsing free text of models: stated values are found, nothing is invented."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from acestep.captioning.parse import (
 
 VOCABULARY = [f"{note}{sign} {mode}" for note in "ABCDEFG" for sign in ("", "#", "b") for mode in ("Major", "Minor")]
 
-# Sentences around a key, as captioners write them. NOTE and MODE are put in.
+# Templates of captions with a key.
 WITH_KEY = [
     "A calm piece.\nkey: {note} {mode}\ntime_signature: 4\ngenre: jazz",
     "Text.\n**Key:** {note} {mode}",
@@ -59,18 +59,18 @@ def spellings(key):
 
 
 @given(st.sampled_from(VOCABULARY), st.sampled_from(WITH_KEY), FILLER, st.data())
-def test_any_of_the_seventy_keys_is_found_in_any_spelling(key, sentence, filler, data):
+def test_every_key_is_found_in_every_spelling(key, sentence, filler, data):
     note, mode = data.draw(st.sampled_from(spellings(key)))
     assert parse_key(f"{filler}\n{sentence.format(note=note, mode=mode)}") == key
 
 
 @pytest.mark.parametrize("text", WITHOUT_KEY)
-def test_what_names_no_key_gives_none(text):
+def test_text_without_a_key_gives_no_key(text):
     assert parse_key(text) == ""
 
 
 @given(st.text(max_size=200), st.sampled_from(WITHOUT_KEY + WITH_KEY))
-def test_whatever_comes_back_is_a_key_or_nothing(noise, sentence):
+def test_the_result_is_a_valid_key_or_empty(noise, sentence):
     for text in (noise, f"{noise}\n{sentence}", f"key: {noise}"):
         found = parse_key(text)
         assert found == "" or key_number(found) is not None
@@ -90,7 +90,7 @@ def test_whatever_comes_back_is_a_key_or_nothing(noise, sentence):
         ("key: Ais moll", ""),
     ],
 )
-def test_short_forms_count_where_a_key_can_stand(text, key):
+def test_abbreviated_keys_are_found_after_a_label_or_preposition(text, key):
     assert parse_key(text) == key
 
 
@@ -107,7 +107,7 @@ def test_short_forms_count_where_a_key_can_stand(text, key):
         ("", ""),
     ],
 )
-def test_a_time_signature_is_no_fraction_and_no_date(text, beats):
+def test_fractions_and_dates_are_not_time_signatures(text, beats):
     assert parse_timesignature(text) == beats
 
 
@@ -115,7 +115,7 @@ def test_a_time_signature_is_no_fraction_and_no_date(text, beats):
     ("text", "bpm"),
     [("tempo: 120 BPM", 120), ("bpm: ~95", 95), ("at 128 bpm", 128), ("808 bass at 44.1 kHz", None), ("9 BPM", None)],
 )
-def test_a_tempo_is_a_number_that_is_called_one(text, bpm):
+def test_a_tempo_requires_a_label_or_unit(text, bpm):
     assert parse_bpm(text) == bpm
 
 
@@ -131,16 +131,16 @@ def test_a_tempo_is_a_number_that_is_called_one(text, bpm):
         ("housekeeping rapidly", ""),
     ],
 )
-def test_a_genre_is_what_is_labelled_or_a_word_of_its_own(text, genre):
+def test_a_genre_is_a_labeled_value_or_a_separate_word(text, genre):
     assert parse_genre(text) == genre
 
 
 @given(st.sampled_from(GENRES))
-def test_each_genre_of_the_list_is_found(genre):
+def test_every_known_genre_is_found(genre):
     assert parse_genre(f"A slow {genre} tune.") in (genre, *(part for part in GENRES if part in genre))
 
 
-def test_an_answer_is_split_into_caption_and_values():
+def test_an_answer_is_split_into_caption_and_metadata():
     answer = parse_answer(
         "assistant\nA calm piece.\n\n\n\nIt grows.\n\nkey: C\u266f minor\ntime_signature: 3/4\ngenre: folk"
     )
@@ -148,25 +148,25 @@ def test_an_answer_is_split_into_caption_and_values():
     assert (answer.keyscale, answer.timesignature, answer.genre) == ("C# Minor", "3", "folk")
 
 
-def test_values_before_the_caption_are_cut_out_of_it():
+def test_metadata_lines_before_the_caption_are_removed_from_it():
     answer = parse_answer("key: C major\ntime_signature: 4\ngenre: pop\nA bright tune with whistling.")
     assert answer.caption == "A bright tune with whistling."
     assert answer.keyscale == "C Major"
 
 
-def test_an_answer_without_its_form_is_all_caption_and_is_searched():
+def test_metadata_is_searched_in_an_answer_without_metadata_lines():
     answer = parse_answer("An electronic pop track in D minor, 6/8, at 96 BPM.")
     assert answer.caption == "An electronic pop track in D minor, 6/8, at 96 BPM."
     assert (answer.keyscale, answer.timesignature, answer.genre, answer.bpm) == ("D Minor", "6", "electronic pop", 96)
 
 
-def test_an_answer_that_only_repeats_the_form_has_no_values():
+def test_an_answer_that_repeats_the_placeholders_has_no_values():
     answer = parse_answer("key: <note> <major or minor>\ntime_signature: <beats in a bar>\ngenre: <genre>")
     assert (answer.caption, answer.keyscale, answer.timesignature, answer.genre) == ("", "", "", "")
 
 
 @given(st.text(max_size=300))
-def test_no_text_breaks_the_parser(text):
+def test_any_text_is_parsed(text):
     answer = parse_answer(text)
     assert answer.keyscale in ("", *VOCABULARY)
     assert answer.timesignature in ("", *map(str, range(2, 13)))

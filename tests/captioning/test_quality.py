@@ -1,4 +1,4 @@
-"""A look at captions before they are trained on."""
+"""Checks of captions before training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def found(*songs):
 
 def test_good_captions_give_no_finding():
     assert found({"caption": GOOD, "bpm": 118, "keyscale": "F# Minor", "timesignature": "4"}) == []
-    assert format_report([], 1) == "1 songs, nothing to complain about"
+    assert format_report([], 1) == "1 songs checked, no problems found"
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_good_captions_give_no_finding():
         ({"caption": GOOD, "lyrics": "[Verse]\n\uc0ac\ub791\ud574", "language": "ja"}, "language"),
     ],
 )
-def test_each_fault_is_found(song, kind):
+def test_every_kind_of_problem_is_found(song, kind):
     assert found(song) == [(kind, "0.wav")]
     assert kind in KINDS
 
@@ -54,21 +54,21 @@ def test_each_fault_is_found(song, kind):
         {"caption": GOOD, "lyrics": "[Verse]\nla la", "language": "unknown"},
     ],
 )
-def test_what_only_looks_like_a_fault_is_none(song):
+def test_valid_captions_that_look_suspicious_give_no_finding(song):
     assert found(song) == []
 
 
-def test_captions_that_are_nearly_the_same_are_told_once_each():
-    twin = GOOD.replace("warm", "soft").upper()
+def test_similar_captions_are_reported_once_each():
+    similar = GOOD.replace("warm", "soft").upper()
     other = "A slow piano piece with brushed drums."
-    assert found({"caption": GOOD}, {"caption": other}, {"caption": twin}, {"caption": GOOD}) == [
+    assert found({"caption": GOOD}, {"caption": other}, {"caption": similar}, {"caption": GOOD}) == [
         ("duplicate", "2.wav"),
         ("duplicate", "3.wav"),
     ]
 
 
-def test_the_report_counts_kinds_and_names_songs():
+def test_the_report_counts_kinds_and_lists_songs():
     samples = [Sample(filename="a.wav"), Sample(filename="b.wav", caption="hm"), Sample(filename="c.wav", caption=GOOD)]
     text = format_report(check_captions(Dataset(samples=samples)), 3)
-    assert text.startswith("2 of 3 songs are worth a look:\n  1 x no caption\n  1 x hardly a caption")
+    assert text.startswith("2 of 3 songs have problems:\n  1 x no caption\n  1 x caption too short")
     assert "a.wav: has no caption" in text

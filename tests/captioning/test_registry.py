@@ -26,7 +26,7 @@ from acestep.dataset.scan import scan_folder
 
 
 class ToyService:
-    """Answers from memory, with caption and lyrics at once."""
+    """Returns fixed captions and lyrics in one request."""
 
     name, needs_audio = "toy-1", False
 
@@ -46,7 +46,7 @@ def toy(config, report):
 
 @pytest.fixture
 def toy_service():
-    facts = {
+    entry = {
         "target": f"{__name__}:toy",
         "label": "Online: Toy",
         "help": "Sends each song to a toy.",
@@ -56,7 +56,7 @@ def toy_service():
         "with_lyrics": True,
     }
     for registry in (CAPTIONERS, TRANSCRIBERS):
-        registry.register("toy", **facts)
+        registry.register("toy", **entry)
     yield CAPTIONERS["toy"]
     for registry in (CAPTIONERS, TRANSCRIBERS):
         registry.unregister("toy")
@@ -94,7 +94,7 @@ def test_the_command_line_help_lists_it(toy_service):
     assert "gemini|toy|none" in text
 
 
-def test_its_missing_facts_are_shown_as_unknown(toy_service, song_folder):
+def test_missing_attributes_are_shown_as_unknown(toy_service, song_folder):
     config = CaptionJob(audio_dir=song_folder, captioner="toy", transcriber="toy", measure=False)
     plan = make_plan(config)
     [note] = cost_notes(plan, config)
@@ -113,7 +113,7 @@ def test_its_key_comes_from_the_page_or_the_environment(toy_service, monkeypatch
     assert typed_keys_as_environment()["TOY_KEY"] == "typed"
 
 
-def test_the_page_offers_it_with_a_key_field_and_what_it_needs(toy_service, tmp_path, monkeypatch):
+def test_the_page_lists_it_with_a_key_field_and_its_requirements(toy_service, tmp_path, monkeypatch):
     from acestep.ui.captioner.app import build
     from acestep.ui.captioner.app_state import AppState
     from acestep.ui.captioner.engine_tab import _needs

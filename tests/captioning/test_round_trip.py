@@ -1,4 +1,4 @@
-"""A folder that was captioned here is read by the trainer's scan as it was written, whatever the models say."""
+"""The dataset scan reads a captioned folder without loss, for any labels."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from acestep.dataset.store import read_dataset, write_dataset
 from tests.captioning.test_sidecar import KEYS, LYRIC_LINES, WORDS
 
 NAMES = ("first.wav", "second.wav", "third.wav")
-SUNG = st.builds(Lyrics, LYRIC_LINES, st.sampled_from(["en", "zh", "ja", "ko", "yue"]))
-SAID = st.builds(
+LYRICS = st.builds(Lyrics, LYRIC_LINES, st.sampled_from(["en", "zh", "ja", "ko", "yue"]))
+DESCRIPTIONS = st.builds(
     Description,
     caption=WORDS,
     genre=WORDS,
@@ -30,18 +30,19 @@ SAID = st.builds(
 
 
 class Answers:
-    """A captioner and a transcriber that say what they are told to."""
+    """A captioner and transcriber with fixed answers."""
 
-    name, needs_audio = "told", False
+    name, needs_audio = "fixed", False
 
-    def __init__(self, said, sung):
-        self.said, self.sung = dict(zip(NAMES, said, strict=True)), dict(zip(NAMES, sung, strict=True))
+    def __init__(self, descriptions, lyrics):
+        self.descriptions = dict(zip(NAMES, descriptions, strict=True))
+        self.lyrics = dict(zip(NAMES, lyrics, strict=True))
 
     def describe(self, song, **_):
-        return self.said[song.path.name]
+        return self.descriptions[song.path.name]
 
     def transcribe(self, song, **_):
-        return self.sung[song.path.name]
+        return self.lyrics[song.path.name]
 
     def close(self):
         pass
@@ -51,19 +52,21 @@ class Answers:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     max_examples=12,
     deadline=None,
-    phases=[Phase.generate],  # a folder takes too long to look for a smaller example
+    phases=[Phase.generate],  # shrinking takes too long
 )
 @given(
-    said=st.tuples(SAID, SAID, SAID),
-    sung=st.tuples(*[SUNG | st.just(Lyrics("[Instrumental]"))] * 3),
+    descriptions=st.tuples(DESCRIPTIONS, DESCRIPTIONS, DESCRIPTIONS),
+    lyrics=st.tuples(*[LYRICS | st.just(Lyrics("[Instrumental]"))] * 3),
     texts=st.booleans(),
     tag=st.sampled_from(["", "zx_style"]),
 )
-def test_a_captioned_folder_is_scanned_without_loss(songs, monkeypatch, tmp_path_factory, said, sung, texts, tag):
-    answers = Answers(said, sung)
-    one = {"local": SimpleNamespace(load=lambda: lambda config, report: answers, is_online=False)}
-    monkeypatch.setattr(run, "CAPTIONERS", one)
-    monkeypatch.setattr(run, "TRANSCRIBERS", one)
+def test_a_captioned_folder_is_scanned_without_loss(
+    songs, monkeypatch, tmp_path_factory, descriptions, lyrics, texts, tag
+):
+    answers = Answers(descriptions, lyrics)
+    registry = {"local": SimpleNamespace(load=lambda: lambda config, report: answers, is_online=False)}
+    monkeypatch.setattr(run, "CAPTIONERS", registry)
+    monkeypatch.setattr(run, "TRANSCRIBERS", registry)
     folder = tmp_path_factory.mktemp("run")
     config = CaptionJob(
         audio_dir=songs,
@@ -81,13 +84,13 @@ def test_a_captioned_folder_is_scanned_without_loss(songs, monkeypatch, tmp_path
     found = scan_folder(songs)
     assert found.problems == []
     for sample in found.dataset.samples:
-        wanted, lyrics = answers.said[sample.filename], answers.sung[sample.filename]
-        assert (sample.caption, sample.genre, sample.bpm) == (wanted.caption, wanted.genre, wanted.bpm)
-        assert (sample.keyscale, sample.timesignature) == (wanted.keyscale, wanted.timesignature)
-        assert (sample.lyrics, sample.language) == (lyrics.text, lyrics.language)
-        assert sample.is_instrumental == lyrics.is_instrumental
+        expected, expected_lyrics = answers.descriptions[sample.filename], answers.lyrics[sample.filename]
+        assert (sample.caption, sample.genre, sample.bpm) == (expected.caption, expected.genre, expected.bpm)
+        assert (sample.keyscale, sample.timesignature) == (expected.keyscale, expected.timesignature)
+        assert (sample.lyrics, sample.language) == (expected_lyrics.text, expected_lyrics.language)
+        assert sample.is_instrumental == expected_lyrics.is_instrumental
         assert sample.labeled
-        assert sample.sources["caption"] == "told"
+        assert sample.sources["caption"] == "fixed"
     write_dataset(folder / "dataset.json", found.dataset)
     again = read_dataset(folder / "dataset.json")
     assert [sample.model_dump() for sample in again.samples] == [

@@ -1,4 +1,4 @@
-"""The job on real folders: tiny local models, fake services, failures, stops, locks."""
+"""The captioning job with tiny local models and fake services: failures, cancellation and locked labels."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def keys(monkeypatch):
 
 @pytest.fixture
 def job(songs, checkpoints, tmp_path):
-    """Runs the job on the folder; gives its last event and all others."""
+    """Function that runs the job on the folder and returns its last event and all events."""
     runs = []
 
     def run(**settings):
@@ -80,21 +80,21 @@ def of(kind, events):
     return [event for event in events if isinstance(event, kind)]
 
 
-def test_a_folder_is_measured_described_and_transcribed_in_two_passes(job, songs, models_alive, monkeypatch):
+def test_a_folder_is_measured_captioned_and_transcribed_in_two_passes(job, songs, models_alive, monkeypatch):
     loaded = []
     load = OmniModel.load.__func__
 
-    def watched(cls, folder, **settings):
+    def recording_load(cls, folder, **settings):
         loaded.append((folder.name, models_alive()))
         return load(cls, folder, **settings)
 
-    def watched_end(self):
+    def recording_unload(self):
         loaded.append("unloaded")
         unload(self)
 
     unload = OmniModel.unload
-    monkeypatch.setattr(OmniModel, "load", classmethod(watched))
-    monkeypatch.setattr(OmniModel, "unload", watched_end)
+    monkeypatch.setattr(OmniModel, "load", classmethod(recording_load))
+    monkeypatch.setattr(OmniModel, "unload", recording_unload)
     last, events = job(**BOTH, custom_tag="mytag", csv=songs / "labels.csv")
     assert isinstance(last, Finished), last
     assert loaded == [("acestep-captioner", 0), "unloaded", ("acestep-transcriber", 0), "unloaded"]
@@ -119,7 +119,7 @@ def test_a_folder_is_measured_described_and_transcribed_in_two_passes(job, songs
     assert labels["answered"] == {
         "by": "acestep-captioner", "genre": "jazz", "bpm": None, "keyscale": "D Minor", "timesignature": "4"
     }  # fmt: skip
-    assert any("key: measured E Minor" in sentence for sentence in last.result["disagreements"]["first.wav"])
+    assert any("key: measured E Minor" in message for message in last.result["disagreements"]["first.wav"])
     assert (songs / "first.caption.txt").read_text(encoding="utf-8") == CAPTION + "\n"
     assert (songs / "sub" / "third.lyrics.txt").read_text(encoding="utf-8") == LYRICS + "\n"
     notes = [event.note for event in of(Progressed, events)]
@@ -135,14 +135,14 @@ def test_a_folder_is_measured_described_and_transcribed_in_two_passes(job, songs
     assert list(rows[0])[:5] == ["filename", "path", "caption", "bpm", "keyscale"]
 
 
-def test_the_models_key_counts_when_it_is_preferred(job, songs):
+def test_prefer_model_uses_the_key_of_the_model(job, songs):
     job(captioner="local", prefer="model")
     labels = read(songs / "first.json")
     assert (labels["keyscale"], labels["sources"]["keyscale"]) == ("D Minor", "acestep-captioner")
     assert labels["sources"]["bpm"] == "measured"
 
 
-def test_finished_songs_are_skipped_and_only_what_is_missing_is_done(job, songs):
+def test_finished_songs_are_skipped_and_missing_labels_are_added(job, songs):
     job(**BOTH)
     before = {path: path.read_bytes() for path in songs.rglob("*.*")}
     last, events = job(**BOTH)
@@ -156,7 +156,7 @@ def test_finished_songs_are_skipped_and_only_what_is_missing_is_done(job, songs)
     assert read(songs / "second.json")["lyrics"] == LYRICS
 
 
-def test_measuring_alone_needs_no_model_and_is_done_once(job, songs, models_alive):
+def test_measuring_only_loads_no_model_and_runs_once(job, songs, models_alive):
     last, _ = job(**MEASURE_ONLY)
     assert last.result["measured"] == 3
     assert "caption" not in read(songs / "second.json")
@@ -167,7 +167,7 @@ def test_measuring_alone_needs_no_model_and_is_done_once(job, songs, models_aliv
     assert read(songs / "second.json")["bpm"] == pytest.approx(124, abs=2)
 
 
-def test_one_bad_song_is_told_and_the_rest_goes_on(job, songs):
+def test_a_failed_song_is_reported_and_skipped(job, songs):
     (songs / "broken.mp3").write_bytes(b"not a sound file at all")
     soundfile.write(songs / "silent.wav", np.zeros(48_000), 16_000)
     last, events = job(captioner="local")
@@ -180,7 +180,7 @@ def test_one_bad_song_is_told_and_the_rest_goes_on(job, songs):
     assert not (songs / "silent.caption.txt").exists()
 
 
-def test_an_error_of_the_model_is_never_saved_and_tried_again_next_time(job, songs, monkeypatch):
+def test_a_model_error_is_not_saved_and_the_song_is_retried_next_time(job, songs, monkeypatch):
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
     generate, calls = Thinker.generate, []
@@ -193,7 +193,7 @@ def test_an_error_of_the_model_is_never_saved_and_tried_again_next_time(job, son
     last, _ = job(captioner="local")
     assert isinstance(last, Finished)
     assert list(last.result["failed"]) == ["second.wav"]
-    labels = read(songs / "second.json")  # what was measured is kept, what failed is not there
+    labels = read(songs / "second.json")  # measured labels are kept, the failed caption is missing
     assert "caption" not in labels
     assert labels["bpm"] == pytest.approx(124, abs=2)
     assert not (songs / "second.caption.txt").exists()
@@ -202,7 +202,7 @@ def test_an_error_of_the_model_is_never_saved_and_tried_again_next_time(job, son
     assert (last.result["described"], last.result["skipped"], last.result["failed"]) == (1, 2, {})
 
 
-def test_a_bug_in_one_song_does_not_end_the_batch(job, monkeypatch):
+def test_an_unexpected_error_in_one_song_does_not_end_the_job(job, monkeypatch):
     from acestep.captioning import run
 
     analyse = run.analyse
@@ -213,7 +213,7 @@ def test_a_bug_in_one_song_does_not_end_the_batch(job, monkeypatch):
     assert last.result["measured"] == 2
 
 
-def test_no_song_done_is_a_failure_never_complete(job, monkeypatch):
+def test_the_job_fails_if_every_song_fails(job, monkeypatch):
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
     monkeypatch.setattr(Thinker, "generate", out_of_memory)
@@ -223,33 +223,33 @@ def test_no_song_done_is_a_failure_never_complete(job, monkeypatch):
     assert "every song failed" in last.message
 
 
-def test_models_wait_for_a_card_that_another_program_uses_and_may_share_it(job, songs, tmp_path, monkeypatch):
+def test_the_job_waits_for_a_busy_gpu_and_can_share_it(job, songs, tmp_path, monkeypatch):
     from acestep.captioning import run
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(run, "choose_device", lambda wanted: Selection("cuda", "as if there was one"))
+    monkeypatch.setattr(run, "choose_device", lambda wanted: Selection("cuda", "simulated"))
     emit = Context.emit
 
-    def share_when_told(self, event):
+    def share_when_waiting(self, event):
         emit(self, event)
         if isinstance(event, Waiting):
             assert not (songs / "first.json").exists()
             share_device(self.folder)
 
-    monkeypatch.setattr(Context, "emit", share_when_told)
+    monkeypatch.setattr(Context, "emit", share_when_waiting)
     trainer = Context(tmp_path)
     with lock_device("cuda", "training", trainer):
         last, events = job(captioner="local")
         assert last.result["described"] == 3
-        told = [event.message for event in of(Waiting, events)]
-        assert any(f"training in {tmp_path}" in message for message in told)
-        _, events = job(**MEASURE_ONLY, existing="redo")  # needs no card
+        messages = [event.message for event in of(Waiting, events)]
+        assert any(f"training in {tmp_path}" in message for message in messages)
+        _, events = job(**MEASURE_ONLY, existing="redo")  # needs no GPU
         assert not of(Waiting, events)
     _, events = job(captioner="local", existing="redo")
     assert not of(Waiting, events)
 
 
-def test_an_empty_folder_and_a_missing_model_are_told(job, songs, tmp_path):
+def test_an_empty_folder_and_a_missing_model_are_reported(job, songs, tmp_path):
     last, _ = job(captioner="local", captioner_model="nobody/nothing")
     assert (last.error, last.is_bug) == ("CheckpointError", False)
     shutil.rmtree(songs)
@@ -258,7 +258,7 @@ def test_an_empty_folder_and_a_missing_model_are_told(job, songs, tmp_path):
     assert last.error == "DatasetError"
 
 
-def test_a_stopped_job_keeps_what_it_has_and_goes_on_with_the_rest(job, songs, models_alive, monkeypatch):
+def test_a_cancelled_job_keeps_its_labels_and_resumes(job, songs, models_alive, monkeypatch):
     emit = Context.emit
 
     def stop_after_first(self, event):
@@ -277,61 +277,61 @@ def test_a_stopped_job_keeps_what_it_has_and_goes_on_with_the_rest(job, songs, m
     assert (last.result["described"], last.result["transcribed"]) == (2, 3)
 
 
-def test_typed_labels_stay_whatever_a_machine_says(job, songs):
-    save_edit(sample_of(songs, "first.wav"), {"caption": "My own words.", "keyscale": "G Minor"})
+def test_edited_labels_are_never_overwritten(job, songs):
+    save_edit(sample_of(songs, "first.wav"), {"caption": "My own caption.", "keyscale": "G Minor"})
     job(**BOTH)
     job(**BOTH, existing="redo")
     labels = read(songs / "first.json")
-    assert (labels["caption"], labels["keyscale"]) == ("My own words.", "G Minor")
+    assert (labels["caption"], labels["keyscale"]) == ("My own caption.", "G Minor")
     assert labels["sources"]["caption"] == USER
     assert labels["lyrics"] == LYRICS
-    assert (songs / "first.caption.txt").read_text(encoding="utf-8") == "My own words.\n"
+    assert (songs / "first.caption.txt").read_text(encoding="utf-8") == "My own caption.\n"
 
 
 @pytest.fixture
-def while_it_listens(monkeypatch):
-    """Does something, once, while the model works on its first song."""
+def during_first_song(monkeypatch):
+    """Function that runs an action once, while the model processes its first song."""
 
-    def begin(act):
-        generate, waiting = OmniModel.generate, [act]
+    def install(action):
+        generate, pending = OmniModel.generate, [action]
 
-        def asked(self, *args):
-            if waiting:
-                waiting.pop()()
+        def patched(self, *args):
+            if pending:
+                pending.pop()()
             return generate(self, *args)
 
-        monkeypatch.setattr(OmniModel, "generate", asked)
+        monkeypatch.setattr(OmniModel, "generate", patched)
 
-    return begin
+    return install
 
 
 @pytest.mark.parametrize("existing", ["keep", "redo", "replace"])
-def test_what_is_typed_while_a_run_goes_on_is_never_overwritten(job, songs, while_it_listens, existing):
+def test_labels_edited_during_the_job_are_never_overwritten(job, songs, during_first_song, existing):
     if existing != "keep":
         job(**BOTH)
     if existing == "replace":
-        save_edit(sample_of(songs, "first.wav"), {"caption": "Typed before."})
-    typed = {"caption": "Typed meanwhile.", "keyscale": "G Minor", "lyrics": "[Verse]\nMine"}
-    while_it_listens(lambda: save_edit(sample_of(songs, "first.wav"), typed))
+        save_edit(sample_of(songs, "first.wav"), {"caption": "Edited before."})
+    edits = {"caption": "Edited during the job.", "keyscale": "G Minor", "lyrics": "[Verse]\nMine"}
+    during_first_song(lambda: save_edit(sample_of(songs, "first.wav"), edits))
     last, events = job(**BOTH, existing=existing)
     labels = read(songs / "first.json")
-    assert {name: labels[name] for name in typed} == typed
-    assert {labels["sources"][name] for name in typed} == {USER}
+    assert {name: labels[name] for name in edits} == edits
+    assert {labels["sources"][name] for name in edits} == {USER}
     assert labels["bpm"] == pytest.approx(120, abs=2)
-    assert (songs / "first.caption.txt").read_text(encoding="utf-8") == "Typed meanwhile.\n"
+    assert (songs / "first.caption.txt").read_text(encoding="utf-8") == "Edited during the job.\n"
     assert (songs / "first.lyrics.txt").read_text(encoding="utf-8") == "[Verse]\nMine\n"
     assert (last.result["described"], last.result["transcribed"], last.result["failed"]) == (2, 2, {})
     assert sum("kept your own text" in event.note for event in of(Progressed, events)) == 2
     assert read(songs / "second.json")["caption"] == CAPTION
 
 
-def test_files_that_an_editor_writes_while_a_run_goes_on_are_never_overwritten(job, songs, while_it_listens):
-    def typed():
+def test_files_edited_during_the_job_are_never_overwritten(job, songs, during_first_song):
+    def edit_files():
         (songs / "first.caption.txt").write_text("From an editor.\n")
         (songs / "first.lyrics.txt").write_text("La la la\n")
         (songs / "second.json").write_text(json.dumps({"caption": "By hand", "bpm": 61, "is_instrumental": True}))
 
-    while_it_listens(typed)
+    during_first_song(edit_files)
     job(**BOTH)
     first, second = sample_of(songs, "first.wav"), read(songs / "second.json")
     assert (first.caption, first.lyrics, first.is_instrumental) == ("From an editor.", "La la la", False)
@@ -342,7 +342,7 @@ def test_files_that_an_editor_writes_while_a_run_goes_on_are_never_overwritten(j
     assert "lyrics" not in second
 
 
-def test_corrections_in_any_file_are_locked_and_survive_a_redo(job, songs):
+def test_edits_in_any_label_file_are_locked_and_survive_redo(job, songs):
     job(**BOTH)
     labels = read(songs / "first.json")
     (songs / "first.json").write_text(json.dumps({**labels, "caption": "Corrected in an editor."}))
@@ -356,7 +356,7 @@ def test_corrections_in_any_file_are_locked_and_survive_a_redo(job, songs):
     assert sample_of(songs, "second.wav").caption == "Corrected in the text file."
 
 
-def test_labels_of_other_programs_count_as_typed(job, songs):
+def test_labels_of_other_programs_are_locked(job, songs):
     (songs / "first.json").write_text('{"caption": "From elsewhere", "bpm": 99, "rating": 5}')
     (songs / "second.txt").write_text("La la la\nla la\n")
     (songs / "table.csv").write_text("File,Caption\nthird.wav,From a table\n")
@@ -370,22 +370,22 @@ def test_labels_of_other_programs_count_as_typed(job, songs):
     assert last.result["described"] == 1
 
 
-def test_replace_overwrites_typed_labels_too_and_keeps_the_old_files(job, songs):
-    save_edit(sample_of(songs, "first.wav"), {"caption": "My own words."})
+def test_replace_overwrites_edited_labels_and_keeps_backups(job, songs):
+    save_edit(sample_of(songs, "first.wav"), {"caption": "My own caption."})
     job(captioner="local", existing="replace")
     assert read(songs / "first.json")["caption"] == CAPTION
-    assert read(songs / "first.json.bak")["caption"] == "My own words."
-    assert (songs / "first.caption.txt.bak").read_text(encoding="utf-8") == "My own words.\n"
+    assert read(songs / "first.json.bak")["caption"] == "My own caption."
+    assert (songs / "first.caption.txt.bak").read_text(encoding="utf-8") == "My own caption.\n"
 
 
-def test_a_song_that_was_marked_instrumental_is_not_transcribed(job, songs):
+def test_a_song_marked_as_instrumental_is_not_transcribed(job, songs):
     save_edit(sample_of(songs, "first.wav"), {"is_instrumental": True})
     last, _ = job(captioner="none", measure=False, transcriber="local")
     assert last.result["transcribed"] == 2
     assert "lyrics" not in read(songs / "first.json")
 
 
-def test_only_the_songs_that_were_named_are_done(job, songs):
+def test_only_limits_the_job_to_the_listed_songs(job, songs):
     last, _ = job(captioner="local", only=["sub/third.wav"])
     assert last.result["songs"] == 1
     assert [path.name for path in songs.rglob("*.json")] == ["third.json"]
@@ -393,7 +393,7 @@ def test_only_the_songs_that_were_named_are_done(job, songs):
     assert last.error == "DatasetError"
 
 
-def test_two_songs_of_one_name_get_labels_of_their_own(job, songs):
+def test_songs_with_the_same_stem_have_separate_label_files(job, songs):
     soundfile.write(songs / "first.flac", *soundfile.read(songs / "second.wav"))
     job(**MEASURE_ONLY)
     assert read(songs / "first.wav.json")["bpm"] == pytest.approx(120, abs=2)
@@ -402,7 +402,7 @@ def test_two_songs_of_one_name_get_labels_of_their_own(job, songs):
     assert sample_of(songs, "first.flac").bpm == pytest.approx(124, abs=2)
 
 
-def test_a_label_file_that_cannot_be_read_is_told_and_left_alone(job, songs):
+def test_an_unreadable_label_file_is_reported_and_left_unchanged(job, songs):
     (songs / "first.json").write_text("{broken")
     last, _ = job(**MEASURE_ONLY)
     assert "first.json" in last.result["failed"]["first.wav"]
@@ -410,7 +410,7 @@ def test_a_label_file_that_cannot_be_read_is_told_and_left_alone(job, songs):
     assert last.result["measured"] == 2
 
 
-def test_gemini_gives_caption_and_lyrics_in_one_call(job, songs):
+def test_gemini_returns_caption_and_lyrics_in_one_request(job, songs):
     with fake_cloud() as cloud:
         last, events = job(captioner="gemini", transcriber="gemini", gemini_url=cloud.url)
     assert isinstance(last, Finished), last
@@ -423,7 +423,7 @@ def test_gemini_gives_caption_and_lyrics_in_one_call(job, songs):
     assert KEY not in "".join(path.read_text() for path in songs.parent.rglob("*.json*"))
 
 
-def test_a_song_that_failed_in_the_one_call_for_both_is_not_sent_a_second_time(job):
+def test_a_song_that_fails_in_a_combined_request_is_not_sent_again(job):
     with fake_cloud("malformed") as cloud:
         last, events = job(captioner="gemini", transcriber="gemini", measure=False, gemini_url=cloud.url)
     assert list(last.result["failed"]) == ["first.wav"]
@@ -432,7 +432,7 @@ def test_a_song_that_failed_in_the_one_call_for_both_is_not_sent_a_second_time(j
 
 
 @pytest.mark.parametrize("name", ["whisper", "elevenlabs"])
-def test_lyrics_come_from_a_service(job, songs, name):
+def test_lyrics_are_transcribed_by_a_service(job, songs, name):
     with fake_cloud("500") as cloud:
         urls = {"openai_url": f"{cloud.url}/v1", "elevenlabs_url": cloud.url}
         last, _ = job(captioner="none", measure=False, transcriber=name, **urls)
@@ -442,7 +442,7 @@ def test_lyrics_come_from_a_service(job, songs, name):
     assert read(songs / "second.json")["lyrics"].startswith("[Verse]\nHold me now")
 
 
-def test_a_refused_key_ends_the_job_at_once_and_keeps_what_was_done(job, songs):
+def test_a_wrong_key_ends_the_job_and_keeps_finished_songs(job, songs):
     with fake_cloud("ok", "401") as cloud:
         last, _ = job(captioner="gemini", measure=False, gemini_url=cloud.url)
         assert len(cloud.requests) == 2
@@ -451,7 +451,7 @@ def test_a_refused_key_ends_the_job_at_once_and_keeps_what_was_done(job, songs):
     assert not (songs / "second.json").exists()
 
 
-def test_an_error_text_in_place_of_a_caption_is_refused(job, songs):
+def test_an_error_message_in_place_of_a_caption_is_rejected(job, songs):
     with fake_cloud() as cloud:
         cloud.answer = {**ANSWER, "caption": "Error: out of memory"}
         last, _ = job(captioner="gemini", measure=False, gemini_url=cloud.url)
@@ -459,7 +459,7 @@ def test_an_error_text_in_place_of_a_caption_is_refused(job, songs):
     assert not (songs / "first.caption.txt").exists()
 
 
-def test_the_cost_can_be_asked_for_before_anything_is_sent(songs):
+def test_the_cost_is_estimated_before_the_job(songs):
     config = CaptionJob(audio_dir=songs, captioner="gemini", transcriber="whisper")
     notes = cost_notes(make_plan(config), config)
     assert len(notes) == 2
@@ -467,7 +467,7 @@ def test_the_cost_can_be_asked_for_before_anything_is_sent(songs):
 
 
 def command(*arguments):
-    """``python -m acestep caption``, in this process: its exit code."""
+    """Run ``python -m acestep caption`` in this process and return its exit code."""
     return cli.main(["caption", *map(str, arguments)])
 
 
@@ -482,7 +482,7 @@ def test_the_command_line_labels_a_folder(songs, checkpoints, capfd):
     assert scan_folder(songs).counts["labelled"] == 3
 
 
-def test_the_command_line_takes_one_back_end_by_name(songs, capfd):
+def test_the_command_line_accepts_a_backend_by_name(songs, capfd):
     with fake_cloud() as cloud:
         assert command(songs, "--backend", "whisper", "--no-measure", "--openai-url", f"{cloud.url}/v1") == 0
     assert "caption" not in read(songs / "first.json")

@@ -1,4 +1,4 @@
-"""Labels written here are read by the trainer's scan without loss."""
+"""The dataset scan reads the written label files without loss."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sample(songs, name="first.wav"):
     source=st.sampled_from([USER, "acestep-captioner"]),
     texts=st.booleans(),
 )
-def test_whatever_is_written_is_scanned_back(songs, source, texts, lyrics, language, **values):
+def test_all_labels_are_read_back_by_the_scan(songs, source, texts, lyrics, language, **values):
     labels = {name: (value, source) for name, value in values.items()} | lyric_labels(lyrics, language, source)
     write_labels(read_labels(sample(songs)), labels, extra={"duration": 9}, texts=texts)
     found = sample(songs)
@@ -53,14 +53,14 @@ def test_whatever_is_written_is_scanned_back(songs, source, texts, lyrics, langu
     assert read_labels(found).locked == (set(found.sources) if source == USER else set())
 
 
-def test_keys_of_other_programs_stay(songs):
+def test_keys_of_other_programs_are_kept(songs):
     (songs / "first.json").write_text('{"rating": 5, "sources": "strange", "written": [1]}')
     write_labels(read_labels(sample(songs)), {"caption": ("A song", "model")}, extra={}, texts=False)
     labels = json.loads((songs / "first.json").read_text())
     assert (labels["rating"], labels["sources"], labels["caption"]) == (5, {"caption": "model"}, "A song")
 
 
-def test_an_instrumental_piece_gets_no_lyrics_file_and_an_old_one_goes(songs):
+def test_an_instrumental_song_has_no_lyrics_file(songs):
     write_labels(read_labels(sample(songs)), lyric_labels("[Verse]\nla", "en", "model"), extra={}, texts=True)
     assert (songs / "first.lyrics.txt").exists()
     write_labels(read_labels(sample(songs)), lyric_labels("[Instrumental]", "en", "model"), extra={}, texts=True)
@@ -69,13 +69,13 @@ def test_an_instrumental_piece_gets_no_lyrics_file_and_an_old_one_goes(songs):
 
 
 @pytest.mark.parametrize("caption", ["", "  ", "Error: CUDA out of memory", "\u274c failed"])
-def test_an_error_is_no_caption(songs, caption):
+def test_an_error_message_is_not_saved_as_a_caption(songs, caption):
     with pytest.raises(CaptionError):
         write_labels(read_labels(sample(songs)), {"caption": (caption, "model")}, extra={}, texts=True)
     assert not (songs / "first.json").exists()
 
 
-def test_an_edit_is_checked_saved_and_locked(songs):
+def test_an_edit_is_validated_saved_and_locked(songs):
     edited = save_edit(sample(songs), {"caption": "Mine", "bpm": "128", "is_instrumental": False})
     assert (edited.caption, edited.bpm, edited.sources["bpm"]) == ("Mine", 128, USER)
     assert read_labels(sample(songs)).locked == {"caption", "bpm", "is_instrumental"}
@@ -85,7 +85,7 @@ def test_an_edit_is_checked_saved_and_locked(songs):
         save_edit(sample(songs), {"mood": "sad"})
 
 
-def test_an_emptied_label_is_free_to_be_made_again(songs):
+def test_a_cleared_label_can_be_generated_again(songs):
     save_edit(sample(songs), {"caption": "Mine"})
     assert (songs / "first.caption.txt").exists()
     save_edit(sample(songs), {"caption": "", "bpm": None})

@@ -1,4 +1,4 @@
-"""How long a job says it will take yet."""
+"""The remaining time of a captioning job."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def remaining(songs):
     return steps
 
 
-def test_both_passes_are_ahead_from_the_beginning(remaining):
+def test_the_steps_include_both_passes(remaining):
     steps = remaining(captioner="local", transcriber="whisper")
     assert [step.worker for step in steps] == ["local"] * 3 + ["whisper"] * 3
     assert [step.worker for step in remaining(captioner="none", transcriber="local")] == ["measure"] * 3 + ["local"] * 3
     assert [step.worker for step in remaining(captioner="gemini", transcriber="gemini")] == ["gemini"] * 3
 
 
-def test_quick_measurements_do_not_promise_quick_lyrics(remaining):
-    """By the speed of the first pass alone the lyrics would seem to be done in seconds."""
+def test_fast_measurements_do_not_shorten_the_estimate_for_lyrics(remaining):
+    """Scaling by the speed of the first pass would underestimate the second pass."""
     estimate = TimeEstimate(remaining(captioner="none", transcriber="local"))
     lyrics_s = sum(step.expected_s for step in estimate.remaining if step.worker == "local")
     for step in estimate.remaining[:3]:
@@ -39,7 +39,7 @@ def test_quick_measurements_do_not_promise_quick_lyrics(remaining):
     assert lyrics_s > 15
 
 
-def test_the_speed_of_the_captioner_is_expected_of_the_transcriber_beside_it(remaining):
+def test_the_measured_speed_of_a_backend_applies_to_both_passes(remaining):
     estimate = TimeEstimate(remaining(captioner="local", transcriber="local", measure=False))
     expected = estimate.remaining_s
     for step in estimate.remaining[:3]:
@@ -50,7 +50,7 @@ def test_the_speed_of_the_captioner_is_expected_of_the_transcriber_beside_it(rem
     assert estimate.remaining_s == 0
 
 
-def test_what_a_job_says_counts_more_than_the_speed_of_late():
+def test_the_reported_remaining_time_overrides_the_recent_speed():
     account, now = Account(), time.time()
     account.add(Started(job="caption", total=6, unit="captions and lyrics", time_s=now))
     account.add(Progressed(done=1, total=6, time_s=now + 1))

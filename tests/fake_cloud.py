@@ -1,4 +1,4 @@
-"""A local server that speaks as OpenAI, ElevenLabs and Gemini do, errors included."""
+"""A local server with the APIs of OpenAI, ElevenLabs and Gemini, including their errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ANSWER = {
 
 @dataclass
 class Request:
-    """What came in."""
+    """A received request."""
 
     method: str
     path: str
@@ -45,9 +45,13 @@ class Request:
 
 @dataclass
 class FakeCloud:
-    """``script`` is consumed by the requests that do the work: "ok", "401", "429", "429:SECONDS", "500", "timeout",
-    "malformed", "empty", "quota", "redirect", "hold" (until ``go_on`` is set), or a dictionary to answer with; then all
-    is well."""
+    """The state of the server.
+
+    Attributes:
+        script: behavior for each of the next transcription or caption requests: "ok", "401", "429", "429:SECONDS",
+            "500", "timeout", "malformed", "empty", "quota", "redirect", "hold" (waits until ``release`` is set), or a
+            dictionary to return. Later requests succeed.
+    """
 
     url: str = ""
     script: list[Any] = field(default_factory=list)
@@ -57,12 +61,12 @@ class FakeCloud:
     language: str = "english"
     words: list[tuple[str, float, float]] = field(default_factory=lambda: list(WORDS))
     answer: dict[str, Any] = field(default_factory=lambda: dict(ANSWER))
-    go_on: threading.Event = field(default_factory=threading.Event)
+    release: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager
 def fake_cloud(*script: Any) -> Iterator[FakeCloud]:
-    """A running server; its ``url`` stands for the address of each of the services."""
+    """Run a server. Its ``url`` replaces the address of each service."""
     cloud = FakeCloud(script=list(script))
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"cloud": cloud}))
     server.daemon_threads = True
@@ -72,7 +76,7 @@ def fake_cloud(*script: Any) -> Iterator[FakeCloud]:
     try:
         yield cloud
     finally:
-        cloud.go_on.set()
+        cloud.release.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -83,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         self._serve()
@@ -100,11 +104,11 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(self.command, self.path, headers, body, _fields(headers, body))
         self.cloud.requests.append(request)
         if self.path == "/v1/audio/transcriptions":
-            self._work(request, headers.get("authorization") == f"Bearer {KEY}", self._whisper)
+            self._respond(request, headers.get("authorization") == f"Bearer {KEY}", self._whisper)
         elif self.path == "/v1/speech-to-text":
-            self._work(request, headers.get("xi-api-key") == KEY, self._elevenlabs)
+            self._respond(request, headers.get("xi-api-key") == KEY, self._elevenlabs)
         elif self.path.endswith(":generateContent"):
-            self._work(request, headers.get("x-goog-api-key") == KEY, self._gemini)
+            self._respond(request, headers.get("x-goog-api-key") == KEY, self._gemini)
         elif self.path.startswith("/upload/"):
             self._upload(request)
         elif self.path.startswith("/v1beta/files/"):
@@ -112,34 +116,34 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(404, {"error": {"message": f"no such path {self.path}"}})
 
-    def _work(self, request: Request, allowed: bool, answer: Any) -> None:
-        order = self.cloud.script.pop(0) if self.cloud.script else "ok"
-        if not allowed or order == "401":
+    def _respond(self, request: Request, authorized: bool, answer: Any) -> None:
+        behavior = self.cloud.script.pop(0) if self.cloud.script else "ok"
+        if not authorized or behavior == "401":
             self._send(401, {"error": {"message": f"Incorrect API key provided: {KEY}", "code": "invalid_api_key"}})
-        elif isinstance(order, dict):
-            self._send(200, order)
-        elif order.startswith("429"):
-            wait = order.partition(":")[2] or "0"
+        elif isinstance(behavior, dict):
+            self._send(200, behavior)
+        elif behavior.startswith("429"):
+            wait = behavior.partition(":")[2] or "0"
             self._send(429, {"error": {"message": "Rate limit reached"}}, {"Retry-After": wait})
-        elif order == "quota":
+        elif behavior == "quota":
             self._send(429, {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}})
-        elif order == "500":
+        elif behavior == "500":
             self._send(500, b"<html>Internal Server Error</html>")
-        elif order == "redirect":
+        elif behavior == "redirect":
             self._send(302, b"", {"Location": "http://127.0.0.1:9/elsewhere"})
-        elif order == "timeout":
+        elif behavior == "timeout":
             time.sleep(1.0)
             self._send(200, {})
-        elif order == "malformed":
+        elif behavior == "malformed":
             self._send(200, b'{"text": "Hold me')
         else:
-            if order == "hold":
-                self.cloud.go_on.wait(60)
-            answer(request, empty=order == "empty")
+            if behavior == "hold":
+                self.cloud.release.wait(60)
+            answer(request, empty=behavior == "empty")
 
     def _whisper(self, request: Request, *, empty: bool) -> None:
-        wanted = {b"verbose_json": "response_format", b"word": "timestamp_granularities[]"}
-        if not request.fields.get("file") or any(request.fields.get(name) != value for value, name in wanted.items()):
+        expected = {b"verbose_json": "response_format", b"word": "timestamp_granularities[]"}
+        if not request.fields.get("file") or any(request.fields.get(name) != value for value, name in expected.items()):
             return self._send(400, {"error": {"message": "a field is missing"}})
         words = [] if empty else self.cloud.words
         text = " ".join(word for word, _, _ in words)
@@ -159,19 +163,19 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(200, {"language_code": self.cloud.language[:3], "text": text, "words": timed})
 
     def _gemini(self, request: Request, *, empty: bool) -> None:
-        sound, question = request.json["contents"][0]["parts"]
+        audio, prompt = request.json["contents"][0]["parts"]
         config = request.json["generationConfig"]
         if config["responseMimeType"] != "application/json" or "caption" not in config["responseSchema"]["properties"]:
             return self._send(400, {"error": {"message": "no schema"}})
-        if "inlineData" in sound:
+        if "inlineData" in audio:
             if len(request.body) > 20 * 1024 * 1024:
                 return self._send(400, {"error": {"message": "Request payload size exceeds the limit"}})
-            assert base64.b64decode(sound["inlineData"]["data"])
+            assert base64.b64decode(audio["inlineData"]["data"])
         else:
-            name = sound["fileData"]["fileUri"].rpartition("/")[2]
+            name = audio["fileData"]["fileUri"].rpartition("/")[2]
             if self.cloud.files.get(name, {}).get("state") != "ACTIVE":
                 return self._send(400, {"error": {"message": "The file is not in an ACTIVE state"}})
-        assert question["text"]
+        assert prompt["text"]
         text = "" if empty else json.dumps(self.cloud.answer)
         candidate = {"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": "STOP"}
         return self._send(200, {"candidates": [candidate], "usageMetadata": {"totalTokenCount": 99}})
@@ -208,11 +212,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(data)
         except OSError:
-            self.close_connection = True  # the client has given up waiting
+            self.close_connection = True  # the client timed out
 
 
 def _fields(headers: dict[str, str], body: bytes) -> dict[str, bytes]:
-    """The parts of a multipart form."""
+    """The fields of a multipart form."""
     kind = headers.get("content-type", "")
     if not kind.startswith("multipart/form-data"):
         return {}

@@ -1,4 +1,4 @@
-"""A hub on this machine that speaks what Hugging Face and ModelScope speak, and fails on demand."""
+"""A local server with the APIs of the Hugging Face Hub and ModelScope, which can simulate failures."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def weights(num_values: int = 50_000) -> bytes:
-    """A safetensors file of about 4 bytes a value."""
+    """A safetensors file with about 4 bytes per value."""
     return save({"weight": np.arange(num_values, dtype=np.float32)})
 
 
 @dataclass
 class FakeHub:
-    """``repos``: name -> path -> content. What is put into the other fields goes wrong."""
+    """``repos``: name -> path -> content. The other fields simulate failures."""
 
     repos: dict[str, dict[str, bytes]]
-    status: int = 0  # answered to everything
-    cuts: dict[str, list[int]] = field(default_factory=dict)  # file name -> bytes sent before each broken connection
-    corrupt: dict[str, int] = field(default_factory=dict)  # file name -> how many times it arrives damaged
+    status: int = 0  # HTTP status of every response; 0 for normal operation
+    disconnects: dict[str, list[int]] = field(default_factory=dict)  # file name -> bytes sent before each disconnect
+    corrupt: dict[str, int] = field(default_factory=dict)  # file name -> number of corrupted responses
     ignore_range: bool = False
     url: str = ""
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
 
-    def asked(self, part: str) -> list[tuple[str, str, dict[str, str]]]:
+    def requests_for(self, part: str) -> list[tuple[str, str, dict[str, str]]]:
         return [request for request in self.requests if part in request[1]]
 
 
 @contextmanager
-def running(hub: FakeHub) -> Iterator[FakeHub]:
+def serve(hub: FakeHub) -> Iterator[FakeHub]:
     """Serve ``hub`` on a free port while the block runs."""
     handler = type("Handler", (_Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
         if not _is_large(file):
             return self._content(repo, file)
-        port = urlsplit(self.hub.url).port  # another origin, as the delivery network is
+        port = urlsplit(self.hub.url).port  # another origin, like a CDN
         return self._json(
             {}, 302, {"Location": f"http://localhost:{port}/cdn/{repo}/-/{file}", "X-Repo-Commit": COMMIT}
         )
@@ -129,8 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
-        cuts = self.hub.cuts.get(name)
-        end = start + cuts.pop(0) if cuts else len(data)
+        disconnects = self.hub.disconnects.get(name)
+        end = start + disconnects.pop(0) if disconnects else len(data)
         self.wfile.write(data[start:end])
         self.close_connection = end < len(data)
 

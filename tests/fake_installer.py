@@ -1,10 +1,10 @@
-"""Plays uv and pip for the tests of install.sh: makes a real venv, and puts empty packages of the asked versions in it.
+"""Replaces uv and pip in the tests of install.sh: creates a real venv and installs empty packages of given versions.
 
     fake_installer.py uv venv ... FOLDER            fake_installer.py uv pip install ... -r FILE
     fake_installer.py python -m venv FOLDER         fake_installer.py pip install ... -r FILE
 
-FAKE_LOG names the file that each call is noted in, FAKE_FAIL a package that cannot be installed, FAKE_BROKEN one that
-cannot be imported, FAKE_CUDA=1 makes torch see a graphics card.
+FAKE_LOG is the file that each call is logged to, FAKE_FAIL a package that cannot be installed, FAKE_BROKEN a package
+that cannot be imported. FAKE_CUDA=1 makes torch report a GPU.
 """
 
 from __future__ import annotations

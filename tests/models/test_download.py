@@ -16,7 +16,7 @@ from acestep.core.events import Event, LogMessage, Progressed, Saved
 from acestep.models import fetch
 from acestep.models.catalog import CATALOG, find_model, with_needs
 from acestep.models.download import download, is_present
-from tests.fake_hub import FakeHub, running, weights
+from tests.fake_hub import FakeHub, serve, weights
 
 BASE = "acestep-v15-base"
 MODEL = {
@@ -50,7 +50,7 @@ def hubs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hubs]:
     monkeypatch.setattr(fetch, "RETRY_WAITS_S", (0.0, 0.0))
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    with running(FakeHub(dict(REPOS))) as first, running(FakeHub(dict(REPOS))) as second:
+    with serve(FakeHub(dict(REPOS))) as first, serve(FakeHub(dict(REPOS))) as second:
         monkeypatch.setenv("HF_ENDPOINT", first.url)
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", second.url)
         yield Hubs(first, second)
@@ -76,7 +76,7 @@ def test_the_main_model_downloads_its_components_but_no_language_model_or_code(h
     assert [folder.name for folder in folders] == ["acestep-v15-turbo", "vae", "Qwen3-Embedding-0.6B"]
     assert files_in(folders[0]) == {"config.json", "model.safetensors", "silence_latent.pt"}
     assert (folders[0] / "model.safetensors").read_bytes() == MODEL["model.safetensors"]
-    assert not hubs.huggingface.asked("lm-1.7B")
+    assert not hubs.huggingface.requests_for("lm-1.7B")
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {folder.name for folder in folders}
 
 
@@ -101,17 +101,17 @@ def test_a_second_call_downloads_nothing(hubs: Hubs, shared_components: Path) ->
 
 
 def test_broken_connections_are_resumed(hubs: Hubs, shared_components: Path) -> None:
-    hubs.huggingface.cuts["model.safetensors"] = [100_000, 300_000]
+    hubs.huggingface.disconnects["model.safetensors"] = [100_000, 300_000]
 
     [folder, *_] = download([BASE], shared_components)
 
     assert (folder / "model.safetensors").read_bytes() == MODEL["model.safetensors"]
-    ranges = [headers.get("range") for _, path, headers in hubs.huggingface.asked("/cdn/") if "model" in path]
+    ranges = [headers.get("range") for _, path, headers in hubs.huggingface.requests_for("/cdn/") if "model" in path]
     assert ranges == [None, "bytes=100000-", "bytes=400000-"]
 
 
 def test_a_server_without_range_support_restarts_the_file(hubs: Hubs, shared_components: Path) -> None:
-    hubs.huggingface.cuts["model.safetensors"] = [100_000]
+    hubs.huggingface.disconnects["model.safetensors"] = [100_000]
     hubs.huggingface.ignore_range = True
 
     [folder, *_] = download([BASE], shared_components)
@@ -129,7 +129,7 @@ def test_a_cancelled_download_is_resumed_by_the_next_call(hubs: Hubs, shared_com
 
     download([BASE], shared_components)
 
-    [_, _, headers] = next(request for request in hubs.huggingface.asked("/cdn/") if "model" in request[1])
+    [_, _, headers] = next(request for request in hubs.huggingface.requests_for("/cdn/") if "model" in request[1])
     assert headers["range"] == f"bytes={arrived}-"
     assert is_present(BASE, shared_components)
 
@@ -166,7 +166,7 @@ def test_a_full_disk_is_reported_before_the_download(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 1000, 1000))
     with pytest.raises(DiskFull, match="MiB left"):
         download([BASE], shared_components)
-    assert not hubs.huggingface.asked("/resolve/")
+    assert not hubs.huggingface.requests_for("/resolve/")
     assert not hubs.modelscope.requests
 
 
@@ -223,7 +223,7 @@ def test_a_partial_download_of_one_hub_is_resumed_from_the_other(hubs: Hubs, sha
     hubs.huggingface.corrupt["silence_latent.pt"] = 9
     download([BASE], shared_components)
     assert is_present(BASE, shared_components)
-    assert not hubs.modelscope.asked("FilePath=model.safetensors")
+    assert not hubs.modelscope.requests_for("FilePath=model.safetensors")
 
 
 def test_an_incomplete_folder_is_completed_and_keeps_its_other_files(hubs: Hubs, shared_components: Path) -> None:
@@ -236,7 +236,7 @@ def test_an_incomplete_folder_is_completed_and_keeps_its_other_files(hubs: Hubs,
 
     assert is_present(BASE, shared_components)
     assert (folder / "notes.txt").read_text() == "mine"
-    assert not hubs.huggingface.asked("model.safetensors")
+    assert not hubs.huggingface.requests_for("model.safetensors")
 
 
 def test_the_token_is_sent_to_the_hub_but_not_to_the_cdn(hubs: Hubs, shared_components: Path) -> None:
@@ -257,7 +257,7 @@ def test_paths_outside_the_folder_are_not_written(hubs: Hubs, shared_components:
 def test_concurrent_downloads_of_one_model_are_rejected(hubs: Hubs, shared_components: Path) -> None:
     with FileLock(shared_components / f".{BASE}.lock"), pytest.raises(JobBusy, match=BASE):
         download([BASE], shared_components)
-    assert not hubs.huggingface.asked("/resolve/")
+    assert not hubs.huggingface.requests_for("/resolve/")
 
 
 def test_offline_mode_is_respected(hubs: Hubs, shared_components: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -315,7 +315,7 @@ def test_a_song_is_edited_while_the_run_waits_for_its_answer(
         expect(page.locator("#cp-song-caption")).to_contain_text("edited by you, locked")
         page.locator("[data-testid=cell-2-0]").first.click()
         expect(page.locator("#cp-song-title")).to_contain_text(NAMES[2])
-        cloud.go_on.set()
+        cloud.release.set()
         wait_for_state(page, "cp-job", "done")
         fill(page, "cp-song-genre", "folk")  # the caption came after the fields were filled
         press(page, "cp-song-save")

@@ -24,7 +24,7 @@ from acestep.dataset.labels import INSTRUMENTAL, UNKNOWN_LANGUAGE, Labels, is_fa
 from acestep.dataset.merge import merge_labels
 from acestep.dataset.sample import Sample
 from acestep.dataset.sidecars import Folder, read_sidecars, sidecar_path, write_sidecar
-from acestep.dataset.text import read_text
+from acestep.dataset.text_files import read_text
 
 USER = "user"
 LABELS = ("caption", "genre", "bpm", "keyscale", "timesignature", "lyrics", "language", "is_instrumental")

@@ -17,7 +17,7 @@ from acestep.core.errors import DatasetError
 from acestep.core.files import read_json, write_json
 from acestep.dataset.identity import same_name
 from acestep.dataset.labels import UNUSED, Labels, Problem, field_name, plain_name, read_labels
-from acestep.dataset.text import read_text
+from acestep.dataset.text_files import read_text
 
 TEXT_ENDINGS = (".caption.txt", ".lyrics.txt")
 

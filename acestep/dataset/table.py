@@ -12,7 +12,7 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from acestep.audio.files import AUDIO_EXTENSIONS
 from acestep.dataset.identity import same_name
 from acestep.dataset.labels import Labels, Problem, field_name, plain_name, read_labels
-from acestep.dataset.text import read_text
+from acestep.dataset.text_files import read_text
 
 _DELIMITERS = (",", ";", "\t", "|")
 _FILE_COLUMNS = ("path", "audiopath", "file", "filename", "name")  # the surest first

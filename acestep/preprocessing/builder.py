@@ -17,11 +17,11 @@ from acestep.dataset.scan import Problem, ScanResult, scan_folder
 from acestep.dataset.store import read_dataset, write_dataset
 from acestep.models.device import choose_device
 from acestep.preprocessing.configs import PreprocessJob
-from acestep.preprocessing.run import preprocess
+from acestep.preprocessing.pipeline import preprocess
 
 
 def preprocess_job(config: PreprocessJob, context: Context) -> dict[str, Any]:
-    """Scan or read ``config.source`` and encode its songs. Result and errors: ``run.preprocess``."""
+    """Scan or read ``config.source`` and encode its songs. Result and errors: ``pipeline.preprocess``."""
     alone = config.devices == 1  # else those that share the work keep a card each
     with lock_device(choose_device(config.device).value if alone else "cpu", "preprocessing", context):
         folder = context.folder
@@ -89,10 +89,10 @@ class DatasetBuilder:
             options: further fields of ``PreprocessJob``.
 
         Returns:
-            What became of the songs (``run.preprocess``).
+            What became of the songs (``pipeline.preprocess``).
 
         Raises:
-            ConfigError: an option is unknown or wrong. Others: ``run.preprocess``.
+            ConfigError: an option is unknown or wrong. Others: ``pipeline.preprocess``.
         """
         dataset, source = self._loaded()
         config = parse(PreprocessJob, {"source": source, "checkpoint": checkpoint, "out": out, **options})

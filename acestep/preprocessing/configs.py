@@ -59,7 +59,7 @@ class EncodeJob(Config):
 register_job(
     "encode",
     config="acestep.preprocessing.configs:EncodeJob",
-    run="acestep.preprocessing.share:encode_job",
+    run="acestep.preprocessing.multi_device:encode_job",
 )
 register_job(
     "preprocess",

@@ -17,7 +17,7 @@ from acestep.core.events import Event, LogMessage, Progressed, Saved
 from acestep.models.text import MAX_LYRIC_TOKENS, MAX_PROMPT_TOKENS
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.preprocessing.output import intermediate
-from acestep.preprocessing.plan import Song
+from acestep.preprocessing.sample_sources import Song
 from acestep.preprocessing.stages import (
     ConditionStage,
     Features,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep.core.files import remove_leftovers, require_space, storage_errors, write_bytes
-from acestep.preprocessing.plan import Song, up_to_date
+from acestep.preprocessing.sample_sources import Song, up_to_date
 from acestep.tensors.manifest import SampleDetails, list_tensor_files, sample_details, write_manifest
 from acestep.tensors.record import TensorRecord, encode_record
 

@@ -28,7 +28,7 @@ from acestep.models.condition import context_latents, encode_condition
 from acestep.models.device import empty_cache
 from acestep.models.text import format_lyrics, format_prompt
 from acestep.models.vae import encode_audio
-from acestep.preprocessing.plan import Song
+from acestep.preprocessing.sample_sources import Song
 from acestep.tensors.record import TensorRecord, deserialize, serialize
 
 

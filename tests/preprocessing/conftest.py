@@ -14,7 +14,7 @@ from acestep.core.errors import JobCancelled
 from acestep.core.events import Event
 from acestep.dataset.scan import scan_folder
 from acestep.preprocessing.configs import PreprocessJob
-from acestep.preprocessing.run import preprocess
+from acestep.preprocessing.pipeline import preprocess
 from tests.bad_files import song
 
 TAG = "mystyle"

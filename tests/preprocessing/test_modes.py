@@ -18,7 +18,7 @@ from acestep.models.checkpoint import encoder_fingerprint, find_checkpoint
 from acestep.models.condition import context_latents, encode_condition
 from acestep.models.text import format_lyrics, format_prompt
 from acestep.models.vae import encode_audio
-from acestep.preprocessing.plan import Song
+from acestep.preprocessing.sample_sources import Song
 from acestep.preprocessing.stages import song_audio
 from acestep.tensors.manifest import read_manifest
 from acestep.tensors.record import TensorRecord, check_fingerprint, read_record

@@ -18,7 +18,7 @@ from acestep.models.checkpoint import find_checkpoint
 from acestep.models.device import choose_devices, choose_dtype
 from acestep.preprocessing.configs import EncodeJob, PreprocessJob
 from acestep.preprocessing.encode import Encoder
-from acestep.preprocessing.plan import Song
+from acestep.preprocessing.sample_sources import Song
 from acestep.preprocessing.stages import Place
 from acestep.tensors.record import TensorRecord, write_record
 

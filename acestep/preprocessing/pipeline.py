@@ -20,9 +20,9 @@ from acestep.models.checkpoint import check_checkpoint, check_vae_and_text_encod
 from acestep.models.device import choose_devices, choose_dtype
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.preprocessing.encode import Encoder, Reporter
+from acestep.preprocessing.multi_device import encode_shares
 from acestep.preprocessing.output import Output
-from acestep.preprocessing.plan import Song, apply_overrides, plan_songs, short_name, up_to_date
-from acestep.preprocessing.share import encode_shares
+from acestep.preprocessing.sample_sources import Song, apply_overrides, plan_songs, short_name, up_to_date
 from acestep.preprocessing.stages import Place
 
 SONG_BYTES = 5 * 2**20  # about a song of four minutes in bf16; its intermediate takes as much again

@@ -11,7 +11,7 @@ import pytest
 from acestep.dataset.sample import Dataset
 from acestep.dataset.scan import scan_folder
 from acestep.models.checkpoint import find_checkpoint
-from acestep.preprocessing.plan import Song, apply_overrides, plan_songs
+from acestep.preprocessing.sample_sources import Song, apply_overrides, plan_songs
 from tests.bad_files import song
 from tests.preprocessing.conftest import TAG, Workshop, label
 

@@ -15,7 +15,7 @@ from acestep.core.errors import CheckpointError, DatasetError, DiskFull
 from acestep.core.events import Event, ItemFailed, Progressed, Saved
 from acestep.dataset.sample import Dataset
 from acestep.dataset.scan import scan_folder
-from acestep.preprocessing.run import preprocess
+from acestep.preprocessing.pipeline import preprocess
 from acestep.tensors.manifest import read_manifest
 from tests import bad_files
 from tests.bad_files import run_unprivileged, song

@@ -19,11 +19,11 @@ from typing import Any
 from acestep.audio.files import AUDIO_EXTENSIONS
 from acestep.core.errors import CaptionError, DatasetError
 from acestep.core.files import read_json, storage_errors, write_bytes, write_json, write_text
-from acestep.dataset.identity import same_name
+from acestep.dataset.identity import filename_key
 from acestep.dataset.labels import INSTRUMENTAL, UNKNOWN_LANGUAGE, Labels, is_failure
 from acestep.dataset.merge import merge_labels
 from acestep.dataset.sample import Sample
-from acestep.dataset.sidecars import Folder, read_sidecars, sidecar_path, write_sidecar
+from acestep.dataset.sidecars import FolderListing, read_sidecars, sidecar_path, write_sidecar
 from acestep.dataset.text_files import read_text
 
 USER = "user"
@@ -90,7 +90,7 @@ def locked_labels(sample: Sample) -> Iterator[SongLabels]:
             label: getattr(sample, label) for label, who in sample.sources.items() if who.lower().endswith(".csv")
         }
         with storage_errors(audio.parent):
-            beside = Folder(audio.parent.iterdir())
+            beside = FolderListing(audio.parent.iterdir())
         layers = [Labels(Path("table.csv"), from_table, sample.sources), *read_sidecars(audio, beside, [])]
         yield read_labels(sample.model_copy(update=merge_labels(layers, all_instrumental=True, problems=[])))
 
@@ -196,9 +196,9 @@ def label_files(audio: Path) -> list[Path]:
 
 def has_same_stem(audio: Path) -> bool:
     """Whether another audio file in the folder differs in the suffix only."""
-    name = same_name(audio.stem)
+    name = filename_key(audio.stem)
     return any(
-        path.name != audio.name and path.suffix.lower() in AUDIO_EXTENSIONS and same_name(path.stem) == name
+        path.name != audio.name and path.suffix.lower() in AUDIO_EXTENSIONS and filename_key(path.stem) == name
         for path in audio.parent.iterdir()
     )
 

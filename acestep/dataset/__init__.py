@@ -1,1 +1,1 @@
-"""Songs and their labels: found in a folder, kept in one JSON file, turned into the text to train on. No torch."""
+"""Datasets: scanning audio folders, reading labels, the dataset file, and the text of each sample. Without torch."""

@@ -1,4 +1,4 @@
-"""Names that stay: ids of songs that are the same in each scan, and names compared as people see them."""
+"""Stable sample ids, and file name comparison that ignores case and Unicode normalization."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from collections.abc import Set
 _ID_LENGTH = 8
 
 
-def sample_id(place: str, taken: Set[str]) -> str:
-    """Eight hex digits made of the song's path in its folder, more of them if those are ``taken``.
+def sample_id(relative_path: str, existing: Set[str]) -> str:
+    """The first eight hex digits of the SHA-256 of ``relative_path``, more of them if that id exists already.
 
-    The same song has the same id in each scan, so that its tensor file is found again.
+    The id is the same in each scan, so the tensor file of the sample is found again.
+
+    Args:
+        relative_path: path of the audio file relative to the dataset folder.
+        existing: ids of the other samples.
     """
-    place = unicodedata.normalize("NFC", place.replace("\\", "/"))
-    digest = hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()
+    relative_path = unicodedata.normalize("NFC", relative_path.replace("\\", "/"))
+    digest = hashlib.sha256(relative_path.encode("utf-8", "surrogateescape")).hexdigest()
     lengths = range(_ID_LENGTH, len(digest) + 1)
-    return next((digest[:length] for length in lengths if digest[:length] not in taken), f"{digest}-{len(taken)}")
+    return next((digest[:length] for length in lengths if digest[:length] not in existing), f"{digest}-{len(existing)}")
 
 
-def same_name(name: str) -> str:
-    """Equal for names that differ only in case or in how their accents are encoded (macOS writes them apart)."""
+def filename_key(name: str) -> str:
+    """A key that is equal for names that differ only in case or Unicode normalization (macOS decomposes accents)."""
     return unicodedata.normalize("NFC", name).casefold()

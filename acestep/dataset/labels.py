@@ -1,6 +1,6 @@
-"""What can be said of a song, under all the names that people and programs use for it, in one form.
+"""Label fields: their names in all supported programs, and parsing and validation of their values.
 
-A sidecar, a row of a table and a dataset file all go through here; what means nothing here is told, not guessed.
+Sidecars, tables and dataset files are all parsed here. Invalid values are reported, never guessed.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ INSTRUMENTAL = "[Instrumental]"
 UNKNOWN_LANGUAGE = "unknown"
 MAX_BPM = 999
 
-_NOTHING = ("", "n/a", "na", "none", "null", "-", "?", UNKNOWN_LANGUAGE)
-_YES, _NO = ("true", "yes", "y", "1", "1.0", "on"), ("false", "no", "n", "0", "0.0", "off")
+_EMPTY = ("", "n/a", "na", "none", "null", "-", "?", UNKNOWN_LANGUAGE)
+_TRUE, _FALSE = ("true", "yes", "y", "1", "1.0", "on"), ("false", "no", "n", "0", "0.0", "off")
 
-# What captioners write where a caption should be.
-_FAILURE = re.compile(r"\s*(error\s*:|\u274c)", re.IGNORECASE)
+# Error messages that captioners write in place of a caption.
+_ERROR_MESSAGE = re.compile(r"\s*(error\s*:|\u274c)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something in a folder that was not used as its owner may expect."""
+    """A file that was skipped or only partly used, and why."""
 
     path: Path
     message: str
@@ -34,9 +34,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What the file ``path`` says of one song: values by field name, none of them empty.
+    """Labels of one sample from one file.
 
-    ``origins`` tells for each field who wrote it: the file's name, or what the file itself says of it.
+    Attributes:
+        path: the file.
+        values: non-empty values by field name.
+        origins: the source of each value: the file name, or the source that the file itself states.
     """
 
     path: Path
@@ -44,22 +47,26 @@ class Labels:
     origins: dict[str, str] = field(default_factory=dict)
 
 
-def text(value: Any) -> str:
-    """Text as it stands; a list becomes a line with commas. Raises ValueError for what is no text."""
+def parse_text(value: Any) -> str:
+    """Text unchanged; a list is joined with commas. Raises ValueError for a mapping."""
     if value is None:
         return ""
     if isinstance(value, list | tuple):
-        return ", ".join(text(item) for item in value)
+        return ", ".join(parse_text(item) for item in value)
     if isinstance(value, dict):
         raise ValueError("must be text")
     return str(value)
 
 
-def whole_number(value: Any) -> int | None:
-    """A number of at least 1, rounded; None for nothing and for 0. Reads "120 BPM" and "120,5"."""
+def parse_whole_number(value: Any) -> int | None:
+    """A rounded number of at least 1. None for empty values and 0. Accepts "120 BPM" and "120,5".
+
+    Raises:
+        ValueError: not a number from 0 to 1e9.
+    """
     if isinstance(value, str):
         value = value.strip().lower().removesuffix("bpm").removesuffix("s").strip().replace(",", ".")
-        if value in _NOTHING:
+        if value in _EMPTY:
             return None
     if value is None:
         return None
@@ -72,58 +79,58 @@ def whole_number(value: Any) -> int | None:
     return math.floor(number + 0.5) or None
 
 
-def tempo(value: Any) -> int | None:
-    """Beats a minute, from 1 to 999, or None."""
-    number = whole_number(value)
+def parse_bpm(value: Any) -> int | None:
+    """Tempo in beats per minute, 1 to 999, or None. Raises ValueError."""
+    number = parse_whole_number(value)
     if number is not None and number > MAX_BPM:
         raise ValueError(f"must be at most {MAX_BPM}")
     return number
 
 
-def beats(value: Any) -> str:
-    """The upper number of a time signature: "4" of "4/4"."""
+def parse_time_signature(value: Any) -> str:
+    """The numerator of a time signature: "4" for "4/4"."""
     if isinstance(value, float):
-        value = whole_number(value)
-    return text(value).split("/")[0].strip().removesuffix(".0")
+        value = parse_whole_number(value)
+    return parse_text(value).split("/")[0].strip().removesuffix(".0")
 
 
-def language(value: Any) -> str:
-    """A code such as "en", in lower case."""
-    return text(value).strip().lower() or UNKNOWN_LANGUAGE
+def parse_language(value: Any) -> str:
+    """A lowercase language code such as "en"."""
+    return parse_text(value).strip().lower() or UNKNOWN_LANGUAGE
 
 
-def flag(value: Any) -> bool:
-    """True or false, from what people write for it."""
+def parse_flag(value: Any) -> bool:
+    """A boolean from its usual spellings, such as "yes" and "0". Raises ValueError."""
     word = str(value).strip().lower()
-    if word not in _YES + _NO:
+    if word not in _TRUE + _FALSE:
         raise ValueError("must be true or false")
-    return word in _YES
+    return word in _TRUE
 
 
-def prompt_choice(value: Any) -> str | None:
-    """Which text to train on: "caption", "genre", or None for the dataset's rule."""
-    word = text(value).strip().lower() or None
+def parse_prompt_choice(value: Any) -> str | None:
+    """The text to train on: "caption", "genre", or None for the dataset setting. Raises ValueError."""
+    word = parse_text(value).strip().lower() or None
     if word not in ("caption", "genre", None):
         raise ValueError("must be caption or genre")
     return word
 
 
 FIELDS: dict[str, Callable[[Any], Any]] = {
-    "caption": text,
-    "genre": text,
-    "lyrics": text,
-    "bpm": tempo,
-    "keyscale": text,
-    "timesignature": beats,
-    "language": language,
-    "is_instrumental": flag,
-    "prompt_override": prompt_choice,
+    "caption": parse_text,
+    "genre": parse_text,
+    "lyrics": parse_text,
+    "bpm": parse_bpm,
+    "keyscale": parse_text,
+    "timesignature": parse_time_signature,
+    "language": parse_language,
+    "is_instrumental": parse_flag,
+    "prompt_override": parse_prompt_choice,
 }
 
-# Known words that say nothing to us: the length is measured, the tag is the dataset's, songs are not repeated.
+# Known keys without a label field: the duration is measured, the tag belongs to the dataset, repeats are not supported.
 UNUSED = frozenset({"duration", "customtag", "trigger", "tags", "repeat", "repeats"})
 
-# Names in tables and sidecars, without case, spaces and signs.
+# Alternative field names in tables and sidecars, normalized by ``normalize_name``.
 _ALIASES = {
     "description": "caption",
     "prompt": "caption",
@@ -142,43 +149,43 @@ _ALIASES = {
 }
 
 
-def plain_name(name: str) -> str:
-    """``name`` without case, spaces and signs: "Time_Sig" is "timesig"."""
+def normalize_name(name: str) -> str:
+    """``name`` in lowercase without spaces and punctuation: "timesig" for "Time_Sig"."""
     return re.sub(r"[\W_]+", "", name).lower()
 
 
 def field_name(name: str) -> str | None:
-    """The field that ``name`` means; None if it means none."""
-    plain = plain_name(name)
-    return plain if plain in FIELDS else _ALIASES.get(plain)
+    """The label field that ``name`` refers to, or None."""
+    normalized = normalize_name(name)
+    return normalized if normalized in FIELDS else _ALIASES.get(normalized)
 
 
 def read_labels(raw: Mapping[str, Any], path: Path, problems: list[Problem]) -> Labels:
-    """The labels in ``raw``, as found in ``path``. What is empty is left out; what makes no sense is a problem."""
+    """Parse the labels ``raw`` of the file ``path``. Empty values are omitted, invalid ones added to ``problems``."""
     values: dict[str, Any] = {}
     sources = raw.get("sources")
-    told = sources if isinstance(sources, dict) else {}
-    for name in sorted(raw, key=lambda name: name not in FIELDS):  # a field's own name before its other names
+    stated = sources if isinstance(sources, dict) else {}
+    for name in sorted(raw, key=lambda name: name not in FIELDS):  # canonical names before aliases
         key = field_name(str(name))
         if key is None or key in values:
             continue
         try:
             value = FIELDS[key](raw[name]) if raw[name] not in (None, "") else None
-        except ValueError as problem:
-            problems.append(Problem(path, f"{name} {problem}, not {raw[name]!r:.50}; it is ignored"))
+        except ValueError as error:
+            problems.append(Problem(path, f"{name} {error}, not {raw[name]!r:.50}; ignored"))
             continue
         if key == "caption" and value and is_failure(value):
-            problems.append(Problem(path, "the caption is an error message and does not count", "Caption it again."))
-        elif value is not None and (not isinstance(value, str) or value.strip().lower() not in _NOTHING):
+            problems.append(Problem(path, "the caption is an error message; ignored", "Run the captioner again."))
+        elif value is not None and (not isinstance(value, str) or value.strip().lower() not in _EMPTY):
             values[key] = value
-    return Labels(path, values, {key: str(told.get(key) or path.name) for key in values})
+    return Labels(path, values, {key: str(stated.get(key) or path.name) for key in values})
 
 
 def is_failure(caption: str) -> bool:
-    """Whether a caption is what a captioner wrote when it failed."""
-    return _FAILURE.match(caption) is not None
+    """Whether ``caption`` is an error message of a captioner."""
+    return _ERROR_MESSAGE.match(caption) is not None
 
 
 def is_sung(lyrics: str) -> bool:
-    """Whether ``lyrics`` are words, not the mark of an instrumental piece."""
+    """Whether ``lyrics`` contain text other than the instrumental marker."""
     return lyrics.strip().lower() not in ("", INSTRUMENTAL.lower(), "instrumental", "[inst]")

@@ -1,4 +1,4 @@
-"""The text that each song is trained on: its caption or its genre, with the tag."""
+"""The text of each sample: its caption or genre, with the activation tag."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import random
 
 from acestep.dataset.sample import Dataset, TagPosition
 
-_SHUFFLE_SEED = 42  # the existing trainer's: the same dataset gets the same texts
+_SHUFFLE_SEED = 42  # the seed of ace-lora-trainer, so both select the same samples
 
 
 def caption_with_tag(text: str, tag: str, position: TagPosition) -> str:
-    """``text`` with the tag before it, behind it or instead of it; whichever is empty gives way to the other."""
+    """``text`` with the tag before it, after it or in its place. If one of the two is empty, the other."""
     text, tag = text.strip(), tag.strip()
     if not tag or not text:
         return tag or text
@@ -18,19 +18,19 @@ def caption_with_tag(text: str, tag: str, position: TagPosition) -> str:
 
 
 def training_texts(dataset: Dataset) -> list[str]:
-    """One text for each labelled song, in their order.
+    """The text of each labeled sample, in dataset order.
 
-    ``genre_ratio`` percent of the songs, always the same ones, take their genre; a song's ``prompt_override`` comes
-    before that. A song without the wanted text takes the other one.
+    A fixed pseudorandom selection of ``genre_ratio`` percent of the samples uses the genre, the others the caption.
+    ``prompt_override`` of a sample takes precedence. If the selected field is empty, the other one is used.
     """
-    metadata, songs = dataset.metadata, dataset.labelled
-    order = list(range(len(songs)))
+    metadata, samples = dataset.metadata, dataset.labeled_samples
+    order = list(range(len(samples)))
     random.Random(_SHUFFLE_SEED).shuffle(order)
-    by_genre = set(order[: len(songs) * metadata.genre_ratio // 100])
+    by_genre = set(order[: len(samples) * metadata.genre_ratio // 100])
     texts = []
-    for index, song in enumerate(songs):
-        choice = song.prompt_override or ("genre" if index in by_genre else "caption")
-        wanted, other = (song.genre, song.caption) if choice == "genre" else (song.caption, song.genre)
-        tag = metadata.custom_tag or song.custom_tag
-        texts.append(caption_with_tag(wanted if wanted.strip() else other, tag, metadata.tag_position))
+    for index, sample in enumerate(samples):
+        choice = sample.prompt_override or ("genre" if index in by_genre else "caption")
+        selected, other = (sample.genre, sample.caption) if choice == "genre" else (sample.caption, sample.genre)
+        tag = metadata.custom_tag or sample.custom_tag
+        texts.append(caption_with_tag(selected if selected.strip() else other, tag, metadata.tag_position))
     return texts

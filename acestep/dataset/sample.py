@@ -1,4 +1,4 @@
-"""A song with its labels, and a list of them: the content of the dataset file (SPEC 1.1)."""
+"""Samples, dataset metadata and datasets: the content of the dataset file."""
 
 from __future__ import annotations
 
@@ -11,36 +11,40 @@ from acestep.core.paths import safe_name
 from acestep.dataset.labels import (
     INSTRUMENTAL,
     UNKNOWN_LANGUAGE,
-    beats,
-    flag,
     is_failure,
-    language,
-    prompt_choice,
-    tempo,
-    text,
-    whole_number,
+    parse_bpm,
+    parse_flag,
+    parse_language,
+    parse_prompt_choice,
+    parse_text,
+    parse_time_signature,
+    parse_whole_number,
 )
 
 TagPosition = Literal["prepend", "append", "replace"]
 
-Text = Annotated[str, BeforeValidator(text)]
-Flag = Annotated[bool, BeforeValidator(flag)]
-Id = Annotated[str, BeforeValidator(lambda value: safe_name(text(value)) if value else "")]
-Tempo = Annotated[int | None, BeforeValidator(tempo)]
-Beats = Annotated[str, BeforeValidator(beats)]
-Seconds = Annotated[int, BeforeValidator(lambda value: whole_number(value) or 0)]
-Language = Annotated[str, BeforeValidator(language)]
-PromptChoice = Annotated[Literal["caption", "genre"] | None, BeforeValidator(prompt_choice)]
+Text = Annotated[str, BeforeValidator(parse_text)]
+Flag = Annotated[bool, BeforeValidator(parse_flag)]
+Id = Annotated[str, BeforeValidator(lambda value: safe_name(parse_text(value)) if value else "")]
+Tempo = Annotated[int | None, BeforeValidator(parse_bpm)]
+Beats = Annotated[str, BeforeValidator(parse_time_signature)]
+Seconds = Annotated[int, BeforeValidator(lambda value: parse_whole_number(value) or 0)]
+Language = Annotated[str, BeforeValidator(parse_language)]
+PromptChoice = Annotated[Literal["caption", "genre"] | None, BeforeValidator(parse_prompt_choice)]
 
 
 class _Record(BaseModel):
-    """Keys that other programs added are kept."""
+    """Keeps unknown keys, which other programs may have added."""
 
     model_config = ConfigDict(extra="allow", validate_assignment=True, protected_namespaces=())
 
 
 class Sample(_Record):
-    """One song. ``caption`` and ``genre`` are without the tag; ``sources`` tells where each label came from."""
+    """An audio file and its labels.
+
+    ``caption`` and ``genre`` do not contain the tag. ``duration`` is in whole seconds. ``sources`` gives the file or
+    program that each label comes from.
+    """
 
     id: Id = ""
     audio_path: Text = ""
@@ -63,17 +67,17 @@ class Sample(_Record):
 
     @property
     def has_caption(self) -> bool:
-        """Whether the caption describes the song: not empty, not the error message of a captioner."""
+        """Whether there is a caption that is not an error message of a captioner."""
         return bool(self.caption.strip()) and not is_failure(self.caption)
 
     @property
     def name(self) -> str:
-        """How to call the song in messages."""
+        """The name to use in messages."""
         return self.filename or PurePath(self.audio_path.replace("\\", "/")).name
 
 
 class DatasetMetadata(_Record):
-    """What holds for all songs. ``genre_ratio`` percent of them are trained on their genre instead of the caption."""
+    """Settings of all samples. ``genre_ratio`` is the percentage of samples that use the genre as text."""
 
     name: Text = "untitled_dataset"
     custom_tag: Text = ""
@@ -85,12 +89,12 @@ class DatasetMetadata(_Record):
 
 
 class Dataset(BaseModel):
-    """Songs, in order."""
+    """Samples in a fixed order, with their metadata."""
 
     metadata: DatasetMetadata = Field(default_factory=DatasetMetadata)
     samples: list[Sample] = Field(default_factory=list)
 
     @property
-    def labelled(self) -> list[Sample]:
-        """The songs that can be trained on as they are."""
+    def labeled_samples(self) -> list[Sample]:
+        """The samples that have a caption."""
         return [sample for sample in self.samples if sample.labeled]

@@ -1,4 +1,4 @@
-"""A folder of songs, with whatever labels lie in it, as a dataset."""
+"""Scanning a folder of audio files and label files into a dataset."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from acestep.audio.files import AUDIO_EXTENSIONS, probe_audio
 from acestep.core.errors import AudioError, DatasetError
-from acestep.dataset.identity import same_name, sample_id
+from acestep.dataset.identity import filename_key, sample_id
 from acestep.dataset.labels import Labels, Problem, is_sung
 from acestep.dataset.merge import merge_labels
 from acestep.dataset.sample import Dataset, DatasetMetadata, Sample, TagPosition
-from acestep.dataset.sidecars import TEXT_ENDINGS, Folder, read_sidecars
+from acestep.dataset.sidecars import TEXT_ENDINGS, FolderListing, read_sidecars
 from acestep.dataset.table import match_rows, read_table
 from acestep.dataset.walk import walk
 
@@ -24,7 +24,13 @@ _MAX_REASONS = 5
 
 @dataclass(frozen=True, slots=True)
 class ScanResult:
-    """What is in a folder. ``counts`` are of songs: "songs", "labelled", "with_lyrics", "in_tables", "with_json"."""
+    """Result of ``scan_folder``.
+
+    Attributes:
+        dataset: the samples, sorted by path.
+        problems: files that were skipped or only partly used.
+        counts: numbers of samples: "songs" (all), "labelled", "with_lyrics", "in_tables", "with_json".
+    """
 
     dataset: Dataset
     problems: list[Problem]
@@ -40,39 +46,43 @@ def scan_folder(
     all_instrumental: bool = True,
     genre_ratio: int = 0,
 ) -> ScanResult:
-    """Find the songs below ``folder``, sorted by path, and their labels.
+    """Scan ``folder`` recursively for audio files and their labels.
 
-    A sidecar counts more than a table, JSON more than text. Hidden files are passed over; what cannot be read or
-    used is a problem, and the rest goes on. Only the headers of sound files are read.
+    Sidecars take precedence over tables, and JSON over text. Hidden files are skipped. Files that cannot be used are
+    reported in ``problems``. Only the headers of audio files are read.
 
     Args:
-        all_instrumental: whether songs of which nothing tells are instrumental.
+        folder: the folder to scan.
+        name: name of the dataset.
+        custom_tag: the activation tag.
+        tag_position: where the tag goes in the text.
+        all_instrumental: whether samples are instrumental if no file determines it.
+        genre_ratio: percentage of samples that use the genre as text.
 
     Raises:
-        DatasetError: no such folder, or no song in it that can be used.
+        DatasetError: the folder does not exist or has no usable audio file.
     """
     root = Path(os.path.realpath(folder.expanduser()))
     if not os.path.isdir(root):
-        raise DatasetError(f"{folder} is not a folder that can be read", hint="Choose the folder that holds the songs.")
+        raise DatasetError(f"{folder} is not a folder that can be read", hint="Choose the folder with the audio files.")
     problems: list[Problem] = []
     files = walk(root, problems)
-    lengths_s = _probe(files, root, problems)
-    layers = _layers(files, list(lengths_s), problems)
+    durations_s = _probe(files, root, problems)
+    labels = _collect_labels(files, list(durations_s), problems)
     samples: list[Sample] = []
-    taken: set[str] = set()
-    for path, length_s in lengths_s.items():
-        place = path.relative_to(root).as_posix()
+    ids: set[str] = set()
+    for path, duration_s in durations_s.items():
         samples.append(
             Sample(
-                id=sample_id(place, taken),
+                id=sample_id(path.relative_to(root).as_posix(), ids),
                 audio_path=str(path),
                 filename=path.name,
-                duration=int(length_s),
+                duration=int(duration_s),
                 custom_tag=custom_tag,
-                **merge_labels(layers[path], all_instrumental=all_instrumental, problems=problems),
+                **merge_labels(labels[path], all_instrumental=all_instrumental, problems=problems),
             )
         )
-        taken.add(samples[-1].id)
+        ids.add(samples[-1].id)
     metadata = DatasetMetadata(
         name=name,
         custom_tag=custom_tag,
@@ -81,66 +91,68 @@ def scan_folder(
         all_instrumental=all_instrumental,
         genre_ratio=genre_ratio,
     )
-    return ScanResult(Dataset(metadata=metadata, samples=samples), problems, _counts(samples, list(layers.values())))
+    return ScanResult(Dataset(metadata=metadata, samples=samples), problems, _counts(samples, list(labels.values())))
 
 
 def _probe(files: list[Path], root: Path, problems: list[Problem]) -> dict[Path, float]:
-    """The usable songs with their lengths in seconds. Raises DatasetError when there are none."""
-    lengths_s: dict[Path, float] = {}
+    """Durations in seconds of the usable audio files. Raises DatasetError if there are none."""
+    durations_s: dict[Path, float] = {}
     reasons: list[str] = []
     for path in files:
         if path.suffix.lower() in AUDIO_EXTENSIONS:
             try:
-                lengths_s[path] = probe_audio(path).duration_s
+                durations_s[path] = probe_audio(path).duration_s
             except AudioError as error:
                 problems.append(Problem(path, str(error).removeprefix(str(path)).lstrip(" :"), error.hint))
                 reasons.append(str(error))
-    if lengths_s:
-        return lengths_s
+    if durations_s:
+        return durations_s
     if not reasons:
         reasons = [f"{problem.path} {problem.message}" for problem in problems]
-        told = "".join(f"; {reason}" for reason in reasons[:_MAX_REASONS])
-        raise DatasetError(f"{root} holds no songs{told}", hint=f"Songs are {' '.join(AUDIO_EXTENSIONS)} files.")
-    told = "; ".join(reasons[:_MAX_REASONS])
-    raise DatasetError(f"none of the {len(reasons)} sound files in {root} can be used: {told}", hint="Replace them.")
+        details = "".join(f"; {reason}" for reason in reasons[:_MAX_REASONS])
+        hint = f"Supported files: {' '.join(AUDIO_EXTENSIONS)}."
+        raise DatasetError(f"{root} contains no audio files{details}", hint=hint)
+    details = "; ".join(reasons[:_MAX_REASONS])
+    raise DatasetError(f"none of the {len(reasons)} audio files in {root} can be used: {details}", hint="Replace them.")
 
 
-def _layers(files: list[Path], songs: list[Path], problems: list[Problem]) -> dict[Path, list[Labels]]:
-    """What is said of each song, weakest first: tables, deeper folders later, then its sidecars."""
-    layers: dict[Path, list[Labels]] = {song: [] for song in songs}
+def _collect_labels(files: list[Path], audio_files: list[Path], problems: list[Problem]) -> dict[Path, list[Labels]]:
+    """Labels of each audio file in order of increasing precedence: tables (outer folders first), then sidecars."""
+    labels: dict[Path, list[Labels]] = {audio: [] for audio in audio_files}
     tables = [path for path in files if path.suffix.lower() == ".csv"]
     for table in sorted(tables, key=lambda path: len(path.parts)):
-        below = [song for song in songs if song.is_relative_to(table.parent)]
-        for song, labels in match_rows(table, read_table(table, problems), below, problems).items():
-            layers[song].append(labels)
+        below = [audio for audio in audio_files if audio.is_relative_to(table.parent)]
+        for audio, row in match_rows(table, read_table(table, problems), below, problems).items():
+            labels[audio].append(row)
     folders: dict[Path, list[Path]] = defaultdict(list)
     for path in files:
         folders[path.parent].append(path)
-    listings = {place: Folder(paths) for place, paths in folders.items()}
-    for song in songs:
-        layers[song] += read_sidecars(song, listings[song.parent], problems)
-    _tell_orphans(files, songs, problems)
-    return layers
+    listings = {folder: FolderListing(paths) for folder, paths in folders.items()}
+    for audio in audio_files:
+        labels[audio] += read_sidecars(audio, listings[audio.parent], problems)
+    _report_unmatched_sidecars(files, audio_files, problems)
+    return labels
 
 
-def _tell_orphans(files: list[Path], songs: list[Path], problems: list[Problem]) -> None:
-    """A caption or lyrics whose song is not there: most often one of the two was renamed."""
-    stems = {(song.parent, same_name(song.stem)) for song in songs}
+def _report_unmatched_sidecars(files: list[Path], audio_files: list[Path], problems: list[Problem]) -> None:
+    """Report captions and lyrics without an audio file; usually one of the two was renamed."""
+    stems = {(audio.parent, filename_key(audio.stem)) for audio in audio_files}
     for path in files:
         ending = next((ending for ending in TEXT_ENDINGS if path.name.lower().endswith(ending)), "")
-        if ending and (path.parent, same_name(path.name[: -len(ending)])) not in stems:
-            problems.append(Problem(path, "belongs to no song of its folder and was ignored", "Name it like its song."))
+        if ending and (path.parent, filename_key(path.name[: -len(ending)])) not in stems:
+            problems.append(Problem(path, "matches no audio file in its folder; ignored", "Rename it to match."))
 
 
-def _counts(samples: list[Sample], layers: list[list[Labels]]) -> dict[str, int]:
+def _counts(samples: list[Sample], labels: list[list[Labels]]) -> dict[str, int]:
     return {
         "songs": len(samples),
         "labelled": sum(sample.labeled for sample in samples),
         "with_lyrics": sum(is_sung(sample.lyrics) for sample in samples),
-        "in_tables": _num_from(layers, ".csv"),
-        "with_json": _num_from(layers, ".json"),
+        "in_tables": _num_with_labels(labels, ".csv"),
+        "with_json": _num_with_labels(labels, ".json"),
     }
 
 
-def _num_from(layers: list[list[Labels]], suffix: str) -> int:
-    return sum(any(labels.values and labels.path.suffix.lower() == suffix for labels in found) for found in layers)
+def _num_with_labels(labels: list[list[Labels]], suffix: str) -> int:
+    """The number of samples with labels from a file of that type."""
+    return sum(any(file.values and file.path.suffix.lower() == suffix for file in files) for files in labels)

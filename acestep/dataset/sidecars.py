@@ -1,7 +1,7 @@
-"""Labels in files beside the song: the captioner's JSON, Side-Step's ``key: value`` text, plain lyrics and captions.
+"""Sidecars: label files next to an audio file. JSON, ``key: value`` text of Side-Step, plain lyrics, captions.
 
-For ``song.mp3``, weakest first: ``song.txt``, ``song.caption.txt``, ``song.lyrics.txt``, ``song.json`` (or
-``song.mp3.json``, which is its alone where ``song.wav`` exists too).
+Files of ``song.mp3`` in order of increasing precedence: ``song.txt``, ``song.caption.txt``, ``song.lyrics.txt``, and
+``song.json`` or ``song.mp3.json``. The latter applies to one format only, if ``song.wav`` exists too.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 
 from acestep.core.errors import DatasetError
 from acestep.core.files import read_json, write_json
-from acestep.dataset.identity import same_name
-from acestep.dataset.labels import UNUSED, Labels, Problem, field_name, plain_name, read_labels
+from acestep.dataset.identity import filename_key
+from acestep.dataset.labels import UNUSED, Labels, Problem, field_name, normalize_name, read_labels
 from acestep.dataset.text_files import read_text
 
 TEXT_ENDINGS = (".caption.txt", ".lyrics.txt")
 
-# The order of the captioner's file (SPEC 1.3); other keys follow.
-_ORDER = (
+# Key order of a JSON sidecar; other keys follow.
+_KEY_ORDER = (
     "filename",
     "path",
     "caption",
@@ -40,53 +40,55 @@ _KEY_LINE = re.compile(r"\s*([A-Za-z][\w -]{0,30}?)\s*:(.*)", re.DOTALL)
 _LYRICS = "lyrics"
 
 
-class Folder:
-    """The files of one folder, found by name whatever its case and the encoding of its accents."""
+class FolderListing:
+    """The files of one folder, for lookup by name regardless of case and Unicode normalization."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._exact = {path.name: path for path in paths}
-        self._alike = {same_name(name): path for name, path in self._exact.items()}
+        self._by_key = {filename_key(name): path for name, path in self._exact.items()}
 
     def find(self, name: str) -> Path | None:
-        return self._exact.get(name) or self._alike.get(same_name(name))
+        """The file called ``name``; an exact match comes first."""
+        return self._exact.get(name) or self._by_key.get(filename_key(name))
 
 
-def read_sidecars(audio: Path, folder: Folder, problems: list[Problem]) -> list[Labels]:
-    """What the files beside ``audio`` say of it, weakest first. What cannot be read is told in ``problems``."""
-    found = [_read_plain(path, problems) for path in [folder.find(f"{audio.stem}.txt")] if path]
+def read_sidecars(audio: Path, folder: FolderListing, problems: list[Problem]) -> list[Labels]:
+    """Labels from the sidecars of ``audio``, in order of increasing precedence. Failures are added to ``problems``."""
+    labels = [_read_text(path, problems) for path in [folder.find(f"{audio.stem}.txt")] if path]
     for ending, name in zip(TEXT_ENDINGS, ("caption", _LYRICS), strict=True):
         path = folder.find(f"{audio.stem}{ending}")
         content = read_text(path, problems) if path else None
         if path and content is not None:
-            found.append(read_labels({name: content.strip()}, path, problems))
+            labels.append(read_labels({name: content.strip()}, path, problems))
     path = folder.find(f"{audio.name}.json") or folder.find(f"{audio.stem}.json")
     if path:
-        found.append(_read_json(path, problems))
-    return found
+        labels.append(_read_json(path, problems))
+    return labels
 
 
 def sidecar_path(audio: Path) -> Path:
-    """The JSON file that holds the labels of ``audio``, or will."""
-    own = audio.with_name(f"{audio.name}.json")
-    return own if os.path.exists(own) else audio.with_suffix(".json")
+    """The JSON sidecar of ``audio``, whether or not it exists."""
+    specific = audio.with_name(f"{audio.name}.json")
+    return specific if os.path.exists(specific) else audio.with_suffix(".json")
 
 
 def write_sidecar(audio_path: Path, labels: Mapping[str, Any]) -> Path:
-    """Write ``labels`` (SPEC 1.3 names) into the JSON beside the song; returns its path.
+    """Update the JSON sidecar of an audio file. Returns its path.
 
-    Keys that are there and not in ``labels`` stay, those of other programs too.
+    Args:
+        labels: values by field name. Other keys of an existing file are kept.
 
     Raises:
-        DatasetError: the file that is there is not the JSON of a song: it is not overwritten.
-        DiskFull, NotWritable, StorageError.
+        DatasetError: the existing file is not a JSON object. It is not overwritten.
+        DiskFull, NotWritable, StorageError: the file cannot be written.
     """
     path = sidecar_path(audio_path)
-    hint = "Correct it, or move it out of the way."
-    before = read_json(path, error=DatasetError, hint=hint) if os.path.exists(path) else {}
-    if not isinstance(before, dict):
-        raise DatasetError(f"{path} does not hold the labels of a song", hint=hint)
-    data = {**before, "filename": audio_path.name, "path": str(audio_path.absolute()), **labels}
-    order = [key for key in _ORDER if key in data] + [key for key in data if key not in _ORDER]
+    hint = "Correct the file, or move it elsewhere."
+    existing = read_json(path, error=DatasetError, hint=hint) if os.path.exists(path) else {}
+    if not isinstance(existing, dict):
+        raise DatasetError(f"{path} is not a label file: it contains no JSON object", hint=hint)
+    data = {**existing, "filename": audio_path.name, "path": str(audio_path.absolute()), **labels}
+    order = [key for key in _KEY_ORDER if key in data] + [key for key in data if key not in _KEY_ORDER]
     write_json(path, {key: data[key] for key in order})
     return path
 
@@ -97,27 +99,28 @@ def _read_json(path: Path, problems: list[Problem]) -> Labels:
         return Labels(path)
     try:
         data = json.loads(content)
-    except (ValueError, RecursionError) as problem:  # ValueError: a number of thousands of digits, too
-        problems.append(Problem(path, f"is not valid JSON and was ignored: {problem}", "Correct it, or delete it."))
+    except (ValueError, RecursionError) as error:  # ValueError also for a number with thousands of digits
+        problems.append(Problem(path, f"is not valid JSON; ignored: {error}", "Correct or delete the file."))
         return Labels(path)
     if not isinstance(data, dict):
-        problems.append(Problem(path, "does not hold the labels of a song and was ignored"))
+        problems.append(Problem(path, "is not a label file: it contains no JSON object; ignored"))
         return Labels(path)
     return read_labels(data, path, problems)
 
 
-def _read_plain(path: Path, problems: list[Problem]) -> Labels:
-    """``song.txt``: ``key: value`` lines if it begins with one, else lyrics."""
+def _read_text(path: Path, problems: list[Problem]) -> Labels:
+    """Labels of ``song.txt``: ``key: value`` lines if the first line is one, otherwise lyrics."""
     content = read_text(path, problems)
     raw = _key_values(content or "") or {_LYRICS: (content or "").strip()}
     return read_labels(raw, path, problems)
 
 
 def _key_values(content: str) -> dict[str, str] | None:
-    """Side-Step's text: known keys at the start of lines, everything behind ``lyrics:`` is lyrics.
+    """Parse ``key: value`` lines. Everything after ``lyrics:`` is lyrics, other lines without a key continue the value.
 
-    A line without a known key goes on with the value before it. None if this is some other text: the first line has
-    no known key, or there is neither a caption nor a second key.
+    Returns:
+        Values by field name. None for other text: the first line has no known key, or there is neither a caption nor
+        a second key.
     """
     raw: dict[str, str] = {}
     key = ""
@@ -125,8 +128,8 @@ def _key_values(content: str) -> dict[str, str] | None:
     for number, line in enumerate(lines):
         match = _KEY_LINE.match(line)
         name = match[1] if match else ""
-        if match and (field_name(name) or plain_name(name) in UNUSED):
-            key = field_name(name) or plain_name(name)
+        if match and (field_name(name) or normalize_name(name) in UNUSED):
+            key = field_name(name) or normalize_name(name)
             if key == _LYRICS:
                 raw[key] = "\n".join([match[2], *lines[number + 1 :]]).strip()
                 break

@@ -1,4 +1,4 @@
-"""The dataset file: JSON that the existing trainer and Side-Step read and write too (SPEC 1.1, INTEROP F 2.4)."""
+"""The dataset file: JSON that ace-lora-trainer and Side-Step also read and write."""
 
 from __future__ import annotations
 
@@ -15,24 +15,29 @@ from acestep.dataset.sample import Dataset, DatasetMetadata, Sample
 
 
 def read_dataset(path: Path) -> Dataset:
-    """The dataset in ``path``: ours, the existing trainer's or Side-Step's, a bare list of songs too.
+    """Read a dataset file, of this program, ace-lora-trainer or Side-Step. A plain list of samples is accepted too.
 
-    Missing keys get their defaults, unknown ones are kept. Audio paths come back absolute: relative ones start from
-    the file's folder; a song that is no longer where it was is looked for beside the file, under the same
-    sub-folders. Ids are made where they are missing, unfit for a file name or not unique.
+    Missing keys get defaults and unknown keys are kept. Audio paths become absolute: relative paths are resolved
+    against the folder of the file, and missing audio files are searched for there under the same subfolders. Ids that
+    are missing, not unique or unsafe as a file name are replaced.
 
     Raises:
-        DatasetError: no such file, no JSON, no songs, or values that make no sense (all of them are named).
+        DatasetError: the file is missing, is not JSON, has no samples, or has invalid values (all are listed).
     """
     data = read_json(path, error=DatasetError, hint="Scan the audio folder again.")
-    return dataset_of(data, path, path.resolve().parent)
+    return parse_dataset(data, path, path.resolve().parent)
 
 
-def dataset_of(data: Any, path: Path, folder: Path) -> Dataset:
-    """The dataset in ``data``, which stood in the file ``path``; relative audio paths start from ``folder``.
+def parse_dataset(data: Any, path: Path, folder: Path) -> Dataset:
+    """Parse the content of a dataset file.
+
+    Args:
+        data: the decoded JSON.
+        path: the file it was read from, for messages.
+        folder: the folder that relative audio paths are resolved against.
 
     Raises:
-        DatasetError: as ``read_dataset``.
+        DatasetError: see ``read_dataset``.
     """
     if isinstance(data, list):
         data = {"samples": data}
@@ -44,69 +49,70 @@ def dataset_of(data: Any, path: Path, folder: Path) -> Dataset:
     if problems:
         raise DatasetError(f"{path}: {'; '.join(problems)}", hint="Correct the file, or scan the audio folder again.")
     if not samples:
-        raise DatasetError(f"{path} holds no songs", hint="Scan a folder with audio files.")
+        raise DatasetError(f"{path} contains no samples", hint="Scan a folder with audio files.")
     dataset = Dataset(metadata=metadata, samples=samples)
-    _settle(dataset.samples, folder)
+    _normalize_samples(dataset.samples, folder)
     return dataset
 
 
 def write_dataset(path: Path, dataset: Dataset) -> None:
-    """Write ``dataset`` whole or not at all.
+    """Write the dataset file atomically.
 
     Raises:
-        DiskFull, NotWritable, StorageError.
+        DiskFull, NotWritable, StorageError: the file cannot be written.
     """
-    write_json(path, content_of(dataset))
+    write_json(path, dataset_to_dict(dataset))
 
 
-def content_of(dataset: Dataset) -> dict[str, Any]:
-    """What the file of ``dataset`` holds, with the time and the number of songs of now."""
+def dataset_to_dict(dataset: Dataset) -> dict[str, Any]:
+    """The content of the dataset file, with the current time and number of samples."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     metadata = dataset.metadata.model_copy(update={"created_at": now, "num_samples": len(dataset.samples)})
     samples = [sample.model_dump(mode="json") for sample in dataset.samples]
     return {"metadata": metadata.model_dump(mode="json"), "samples": samples}
 
 
-def _parse(kind: Any, data: Any, where: str, problems: list[str]) -> Any:
-    given = {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+def _parse(model: Any, data: Any, where: str, problems: list[str]) -> Any:
+    present = {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
     try:
-        return kind.model_validate(given)
+        return model.model_validate(present)
     except ValidationError as error:
         name = f" ({data['filename']})" if isinstance(data, dict) and data.get("filename") else ""
         for item in error.errors():
             key = ".".join(str(part) for part in item["loc"]) or "it"
             text = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
             problems.append(f"{where}{name}: {key} {text}, not {item['input']!r:.50}")
-        return kind()
+        return model()
 
 
-def _settle(samples: list[Sample], folder: Path) -> None:
-    """Absolute audio paths, file names, labelled only with a caption, ids that are unique file names everywhere."""
-    taken: set[str] = set()
+def _normalize_samples(samples: list[Sample], folder: Path) -> None:
+    """Make audio paths absolute, set file names, mark samples as labeled only with a caption, make ids unique."""
+    ids: set[str] = set()
     for sample in samples:
-        told = sample.audio_path
-        sample.audio_path = _locate(told or sample.filename, folder)
+        path = sample.audio_path
+        sample.audio_path = _resolve_audio_path(path or sample.filename, folder)
         sample.filename = sample.filename or sample.name
         sample.labeled = sample.labeled and sample.has_caption
-        if not sample.id or sample.id.casefold() in taken:
-            sample.id = sample_id(told or sample.filename, taken)
-        taken.add(sample.id.casefold())
+        if not sample.id or sample.id.casefold() in ids:
+            sample.id = sample_id(path or sample.filename, ids)
+        ids.add(sample.id.casefold())
 
 
-def _locate(told: str, folder: Path) -> str:
-    """Where the audio file is now; a path that leads nowhere is kept, so that messages can name it."""
-    if not told:
-        return told
-    given = Path(told)
-    parts = [part for part in PurePosixPath(told.replace("\\", "/")).parts if part not in ("/", "..", ".")]
+def _resolve_audio_path(path: str, folder: Path) -> str:
+    """The current path of an audio file. A path that is not found is returned for use in messages."""
+    if not path:
+        return path
+    given = Path(path)
+    parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", "..", ".")]
     tails = [folder.joinpath(*parts[start:]) for start in range(len(parts))]
     candidates = [folder / given, given.absolute(), *tails]  # an absolute path replaces the folder
-    foreign = given.is_absolute() or PureWindowsPath(told).is_absolute()
-    return str(next((path for path in candidates if _is_file(path)), told if foreign else folder / given))
+    is_absolute = given.is_absolute() or PureWindowsPath(path).is_absolute()
+    not_found = path if is_absolute else folder / given
+    return str(next((candidate for candidate in candidates if _is_file(candidate)), not_found))
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a path that this system cannot have
+    except (OSError, ValueError):  # not a valid path on this system
         return False

@@ -1,1 +1,1 @@
-"""Songs and labels to training tensors, in one pass or, for small graphics cards, in two."""
+"""Preprocessing: encodes the audio and labels of a dataset to training tensors, in one or two passes."""

@@ -1,4 +1,4 @@
-"""Preprocessing as a job of the program, and as a class for other programs."""
+"""Entry points of preprocessing: the job ``preprocess``, and the class ``DatasetBuilder`` for other programs."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from acestep.preprocessing.pipeline import preprocess
 
 
 def preprocess_job(config: PreprocessJob, context: Context) -> dict[str, Any]:
-    """Scan or read ``config.source`` and encode its songs. Result and errors: ``pipeline.preprocess``."""
-    alone = config.devices == 1  # else those that share the work keep a card each
-    with lock_device(choose_device(config.device).value if alone else "cpu", "preprocessing", context):
-        folder = context.folder
-        if not config.source.is_dir():
-            return preprocess(read_dataset(config.source), config.source.parent, config, context, folder=folder)
-        found = scan_folder(config.source, name=config.source.resolve().name)
-        return preprocess(found.dataset, config.source, config, context, found.problems, folder=folder)
+    """Scan or read ``config.source`` and encode its samples. Result and errors: see ``pipeline.preprocess``."""
+    single_device = config.devices == 1  # with several devices, each worker process locks its own
+    lock = choose_device(config.device).value if single_device else "cpu"
+    with lock_device(lock, "preprocessing", context):
+        folder, source = context.folder, config.source
+        if not source.is_dir():
+            return preprocess(read_dataset(source), source.parent, config, context, folder=folder)
+        scan = scan_folder(source, name=source.resolve().name)
+        return preprocess(scan.dataset, source, config, context, scan.problems, folder=folder)
 
 
 @dataclass(frozen=True, slots=True)
-class _Listener:
-    """A caller that only listens; it stops the work by raising JobCancelled."""
+class _CallbackReporter:
+    """Passes events to a callback, which cancels by raising JobCancelled."""
 
     on_event: Callable[[Event], None]
 
@@ -41,7 +42,7 @@ class _Listener:
         self.on_event(event)
 
     def stop_if_cancelled(self) -> None:
-        """Never stops."""
+        """Does nothing; cancellation comes from the callback."""
 
 
 def _ignore(event: Event) -> None:
@@ -49,12 +50,14 @@ def _ignore(event: Event) -> None:
 
 
 class DatasetBuilder:
-    """A data set from its songs to its tensors.
+    """Builds a preprocessed dataset from a folder of audio files or a dataset file.
 
-    builder = DatasetBuilder()
-    builder.scan(Path("songs"), custom_tag="my style")
-    builder.save(Path("datasets/mine.json"))
-    builder.preprocess_two_pass("acestep-v15-turbo", Path("datasets/tensors"))
+    Example::
+
+        builder = DatasetBuilder()
+        builder.scan(Path("songs"), custom_tag="my style")
+        builder.save(Path("datasets/mine.json"))
+        builder.preprocess_two_pass("acestep-v15-turbo", Path("datasets/tensors"))
     """
 
     def __init__(self) -> None:
@@ -63,49 +66,62 @@ class DatasetBuilder:
         self._problems: list[Problem] = []
 
     def scan(self, folder: Path, **options: Any) -> ScanResult:
-        """Find the songs and labels of a folder; ``options`` are those of ``scan_folder``. Raises DatasetError."""
-        found = scan_folder(folder, **options)
-        self.dataset, self.source, self._problems = found.dataset, folder, found.problems
-        return found
+        """Scan a folder for audio files and labels.
+
+        Args:
+            folder: the folder, searched recursively.
+            options: keyword arguments of ``scan_folder``.
+
+        Raises:
+            DatasetError: the folder does not exist or has no usable audio file.
+        """
+        result = scan_folder(folder, **options)
+        self.dataset, self.source, self._problems = result.dataset, folder, result.problems
+        return result
 
     def load(self, path: Path) -> Dataset:
-        """Read a dataset JSON. Raises DatasetError."""
+        """Read a dataset file (JSON). Raises DatasetError."""
         self.dataset, self.source, self._problems = read_dataset(path), path, []
         return self.dataset
 
     def save(self, path: Path) -> None:
-        """Write the dataset JSON. Raises DatasetError before a scan or load, DiskFull, NotWritable, StorageError."""
+        """Write the dataset file (JSON).
+
+        Raises:
+            DatasetError: neither ``scan`` nor ``load`` was called.
+            DiskFull, NotWritable, StorageError: the file cannot be written.
+        """
         write_dataset(path, self._loaded()[0])
 
     def preprocess(
         self, checkpoint: str, out: Path, *, on_event: Callable[[Event], None] = _ignore, **options: Any
     ) -> dict[str, Any]:
-        """Encode all songs with every model in memory at once.
+        """Encode all samples in one pass, with all models in memory.
 
         Args:
-            checkpoint: name or folder of the model that will be trained.
-            out: folder for the tensors.
-            on_event: told of progress; may raise JobCancelled to stop between two events.
+            checkpoint: name or folder of the base model to train.
+            out: output folder for the tensors.
+            on_event: called with each event. May raise JobCancelled to stop.
             options: further fields of ``PreprocessJob``.
 
         Returns:
-            What became of the songs (``pipeline.preprocess``).
+            The result of ``pipeline.preprocess``.
 
         Raises:
-            ConfigError: an option is unknown or wrong. Others: ``pipeline.preprocess``.
+            ConfigError: an option is unknown or invalid. For other errors see ``pipeline.preprocess``.
         """
         dataset, source = self._loaded()
         config = parse(PreprocessJob, {"source": source, "checkpoint": checkpoint, "out": out, **options})
         root = source if source.is_dir() else source.parent
-        return preprocess(dataset, root, config, _Listener(on_event), self._problems)
+        return preprocess(dataset, root, config, _CallbackReporter(on_event), self._problems)
 
     def preprocess_two_pass(
         self, checkpoint: str, out: Path, *, on_event: Callable[[Event], None] = _ignore, **options: Any
     ) -> dict[str, Any]:
-        """The same files with less memory: the first pass's models are freed before the second's are loaded."""
+        """Like ``preprocess``, with less memory: the models of pass 1 are freed before those of pass 2 are loaded."""
         return self.preprocess(checkpoint, out, on_event=on_event, **options, two_pass=True)
 
     def _loaded(self) -> tuple[Dataset, Path]:
         if self.dataset is None or self.source is None:
-            raise DatasetError("there is no dataset yet", hint="Call scan() or load() first.")
+            raise DatasetError("no dataset is loaded", hint="Call scan() or load() first.")
         return self.dataset, self.source

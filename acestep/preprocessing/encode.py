@@ -1,4 +1,4 @@
-"""Encoding songs in this process, in one pass or in two, song by song."""
+"""Encoding samples one by one on one device, in one or two passes."""
 
 from __future__ import annotations
 
@@ -16,133 +16,148 @@ from acestep.core.errors import AceStepError, JobCancelled, JobError, StorageErr
 from acestep.core.events import Event, LogMessage, Progressed, Saved
 from acestep.models.text import MAX_LYRIC_TOKENS, MAX_PROMPT_TOKENS
 from acestep.preprocessing.configs import PreprocessJob
-from acestep.preprocessing.output import intermediate
-from acestep.preprocessing.sample_sources import Song
+from acestep.preprocessing.output import intermediate_path
+from acestep.preprocessing.sample_sources import ReportFailure, SampleSource
 from acestep.preprocessing.stages import (
     ConditionStage,
     Features,
     FeatureStage,
-    LiveModels,
-    Place,
-    decoded_ahead,
+    LoadOptions,
+    ModelMemory,
+    free_memory,
+    prefetch_audio,
     read_features,
-    release,
     write_features,
 )
 from acestep.tensors.record import TensorRecord
 
 
 class Reporter(Protocol):
-    """The way to whoever waits: a job's Context, or the listener of a DatasetBuilder."""
+    """Receives events and can cancel: the Context of a job, or the callback of a DatasetBuilder."""
 
     def emit(self, event: Event) -> None:
-        """Told of every event, in the thread that works."""
+        """Called with each event, in the encoding thread."""
 
     def stop_if_cancelled(self) -> None:
-        """Asked between two songs by whoever encodes them. Raises JobCancelled to stop; what is done stays."""
+        """Called between two samples. Raises JobCancelled to stop; samples that are already encoded are kept."""
 
 
 class Encoder:
-    """Makes the tensor files of songs; ``keep`` writes a finished one, ``refuse`` is told of what failed."""
+    """Encodes samples to tensor files.
+
+    Args:
+        save: writes the record of a sample and returns the path of the file.
+        report_failure: called with the name of each sample that fails, and the error.
+    """
 
     def __init__(
         self,
         config: PreprocessJob,
-        place: Place,
+        load_options: LoadOptions,
         reporter: Reporter,
         *,
-        keep: Callable[[Song, TensorRecord], Path],
-        refuse: Callable[[str, AceStepError], None],
+        save: Callable[[SampleSource, TensorRecord], Path],
+        report_failure: ReportFailure,
     ) -> None:
-        self._config, self._place, self._reporter = config, place, reporter
-        self._write, self._refuse = keep, refuse
-        self.live = LiveModels()
+        self._config, self._load_options, self._reporter = config, load_options, reporter
+        self._write, self._report_failure = save, report_failure
+        self.model_memory = ModelMemory()
 
-    def encode(self, songs: list[Song]) -> None:
-        """Raises CheckpointError, JobCancelled, JobError when the memory is too small, StorageError."""
-        (self._in_two_passes if self._config.two_pass else self._in_one_pass)(songs)
+    def encode(self, samples: list[SampleSource]) -> None:
+        """Encode all ``samples``. A sample that cannot be encoded is reported and skipped.
 
-    def _in_one_pass(self, todo: list[Song]) -> None:
-        features_of, condition_of = FeatureStage(self._place, self.live), ConditionStage(self._place, self.live)
-        self._note_memory("VAE, text encoder and condition encoder")
-        for number, (song, audio) in enumerate(self._sounds(todo), start=1):
-            with self._border(song):
-                self._keep(song, condition_of(song, self._features(features_of, song, audio)))
-            self._reporter.emit(Progressed(done=number, total=len(todo), note=song.name))
+        Raises:
+            CheckpointError: a model cannot be loaded.
+            JobCancelled: the job was cancelled.
+            JobError: the device is out of memory.
+            StorageError: a file cannot be written.
+        """
+        (self._in_two_passes if self._config.two_pass else self._in_one_pass)(samples)
 
-    def _in_two_passes(self, todo: list[Song]) -> None:
-        halfway = self._first_pass(todo)
-        release(self._place.device)
-        self._note_memory("pass 1 is done, its models are freed")
-        if halfway:
-            self._second_pass(halfway, total=2 * len(todo))
+    def _in_one_pass(self, samples: list[SampleSource]) -> None:
+        feature_stage = FeatureStage(self._load_options, self.model_memory)
+        condition_stage = ConditionStage(self._load_options, self.model_memory)
+        self._log_memory("VAE, text encoder and condition encoder")
+        for number, (sample, audio) in enumerate(self._load_audio(samples), start=1):
+            with self._sample_errors(sample):
+                self._save(sample, condition_stage(sample, self._features(feature_stage, sample, audio)))
+            self._reporter.emit(Progressed(done=number, total=len(samples), note=sample.name))
 
-    def _first_pass(self, todo: list[Song]) -> list[Song]:
-        """The songs whose features are on the disk, now or from an interrupted run."""
-        done = {song.file for song in todo if read_features(intermediate(self._config.out, song), song)}
-        pending = [song for song in todo if song.file not in done]
+    def _in_two_passes(self, samples: list[SampleSource]) -> None:
+        with_features = self._first_pass(samples)
+        free_memory(self._load_options.device)
+        self._log_memory("pass 1 finished, models freed")
+        if with_features:
+            self._second_pass(with_features, total=2 * len(samples))
+
+    def _first_pass(self, samples: list[SampleSource]) -> list[SampleSource]:
+        """Returns the samples whose features are on disk, from this pass or from an interrupted one."""
+        out = self._config.out
+        done = {sample.file for sample in samples if read_features(intermediate_path(out, sample), sample)}
+        pending = [sample for sample in samples if sample.file not in done]
         if pending:
-            features_of = FeatureStage(self._place, self.live)
-            self._note_memory("pass 1 of 2, VAE and text encoder")
-        for number, (song, audio) in enumerate(self._sounds(pending), start=len(done) + 1):
-            with self._border(song):
-                features = self._features(features_of, song, audio)
-                write_features(intermediate(self._config.out, song), song, features)
-                done.add(song.file)
-            self._reporter.emit(Progressed(done=number, total=2 * len(todo), note=f"{song.name} (pass 1)"))
-        return [song for song in todo if song.file in done]
+            feature_stage = FeatureStage(self._load_options, self.model_memory)
+            self._log_memory("pass 1 of 2, VAE and text encoder")
+        for number, (sample, audio) in enumerate(self._load_audio(pending), start=len(done) + 1):
+            with self._sample_errors(sample):
+                features = self._features(feature_stage, sample, audio)
+                write_features(intermediate_path(out, sample), sample, features)
+                done.add(sample.file)
+            self._reporter.emit(Progressed(done=number, total=2 * len(samples), note=f"{sample.name} (pass 1)"))
+        return [sample for sample in samples if sample.file in done]
 
-    def _second_pass(self, songs: list[Song], *, total: int) -> None:
-        condition_of = ConditionStage(self._place, self.live)
-        self._note_memory("pass 2 of 2, condition encoder")
-        for number, song in enumerate(songs, start=total - len(songs) + 1):
+    def _second_pass(self, samples: list[SampleSource], *, total: int) -> None:
+        condition_stage = ConditionStage(self._load_options, self.model_memory)
+        self._log_memory("pass 2 of 2, condition encoder")
+        for number, sample in enumerate(samples, start=total - len(samples) + 1):
             self._reporter.stop_if_cancelled()
-            with self._border(song):
-                features = read_features(intermediate(self._config.out, song), song)
+            path = intermediate_path(self._config.out, sample)
+            with self._sample_errors(sample):
+                features = read_features(path, sample)
                 if features is None:
-                    raise TensorError("what pass 1 made of it has gone", hint="Start again.")
-                self._keep(song, condition_of(song, features))
-            intermediate(self._config.out, song).unlink(missing_ok=True)
-            self._reporter.emit(Progressed(done=number, total=total, note=f"{song.name} (pass 2)"))
+                    raise TensorError(f"the intermediate file {path.name} is missing", hint="Preprocess again.")
+                self._save(sample, condition_stage(sample, features))
+            path.unlink(missing_ok=True)
+            self._reporter.emit(Progressed(done=number, total=total, note=f"{sample.name} (pass 2)"))
 
-    def _sounds(self, songs: list[Song]) -> Iterator[tuple[Song, Future[Tensor]]]:
-        for song, audio in decoded_ahead(songs, self._config.normalize, self._config.max_duration_s):
+    def _load_audio(self, samples: list[SampleSource]) -> Iterator[tuple[SampleSource, Future[Tensor]]]:
+        for sample, audio in prefetch_audio(samples, self._config.normalize, self._config.max_duration_s):
             self._reporter.stop_if_cancelled()
-            yield song, audio
+            yield sample, audio
 
-    def _features(self, features_of: FeatureStage, song: Song, audio: Future[Tensor]) -> Features:
-        features = features_of(song, audio.result())
-        for what, states, limit in (
+    def _features(self, feature_stage: FeatureStage, sample: SampleSource, audio: Future[Tensor]) -> Features:
+        features = feature_stage(sample, audio.result())
+        for label, states, limit in (
             ("caption", features.text_hidden_states, MAX_PROMPT_TOKENS),
             ("lyrics", features.lyric_hidden_states, MAX_LYRIC_TOKENS),
         ):
             if len(states) >= limit:
-                self._note(f"{song.name}: the model reads the first {limit} tokens of the {what} only", warning=True)
+                self._log(f"{sample.name}: {label} truncated to the maximum of {limit} tokens", warning=True)
         return features
 
-    def _keep(self, song: Song, record: TensorRecord) -> None:
-        path = self._write(song, record)
+    def _save(self, sample: SampleSource, record: TensorRecord) -> None:
+        path = self._write(sample, record)
         self._reporter.emit(Saved(path=str(path), role="tensor"))
 
     @contextmanager
-    def _border(self, song: Song) -> Iterator[None]:
-        """One song's trouble ends here; that of the disk, the memory or the user ends the run."""
+    def _sample_errors(self, sample: SampleSource) -> Iterator[None]:
+        """Reports errors of this sample. Cancellation, storage errors and out of memory end the whole job."""
         try:
             yield
         except (JobCancelled, StorageError):
             raise
         except torch.OutOfMemoryError:
-            hint = "Use two-pass preprocessing, close other programs, or choose the device cpu."
-            raise JobError(f"{self._place.device} has too little memory for {song.name}", hint=hint) from None
-        except AceStepError as problem:
-            message = str(problem).removeprefix(str(song.audio)).lstrip(" :")  # the song is named anyway
-            self._refuse(song.name, AceStepError(message, hint=problem.hint))
-        except Exception as problem:  # noqa: BLE001 - the border of one song: the rest goes on
-            logger.exception("{} failed", song.name)
-            self._refuse(song.name, AceStepError(repr(problem), hint="This is our fault; the log has the details."))
+            hint = "Use two-pass preprocessing, close other programs, or use the device cpu."
+            raise JobError(f"{self._load_options.device} is out of memory at {sample.name}", hint=hint) from None
+        except AceStepError as error:
+            message = str(error).removeprefix(str(sample.audio)).lstrip(" :")  # the report names the sample
+            self._report_failure(sample.name, AceStepError(message, hint=error.hint))
+        except Exception as error:  # noqa: BLE001 - an unexpected error of one sample must not end the job
+            logger.exception("{} failed", sample.name)
+            self._report_failure(sample.name, AceStepError(repr(error), hint="This is a bug. The log has the details."))
 
-    def _note(self, message: str, *, warning: bool = False) -> None:
+    def _log(self, message: str, *, warning: bool = False) -> None:
         self._reporter.emit(LogMessage(message=message, warning=warning))
 
-    def _note_memory(self, what: str) -> None:
-        self._note(f"{what}: {self.live.bytes / 2**20:.1f} MiB of models in memory")
+    def _log_memory(self, phase: str) -> None:
+        self._log(f"{phase}: {self.model_memory.bytes / 2**20:.1f} MiB of models in memory")

@@ -1,4 +1,7 @@
-"""Encoding on several devices: a process for each, which takes every n-th song and writes nothing but its tensors."""
+"""Encoding on several devices: one process per device, each with every n-th sample as a job of its own.
+
+The worker processes write only tensor files. The main process writes the manifest.
+"""
 
 from __future__ import annotations
 
@@ -18,53 +21,58 @@ from acestep.models.checkpoint import find_checkpoint
 from acestep.models.device import choose_devices, choose_dtype
 from acestep.preprocessing.configs import EncodeJob, PreprocessJob
 from acestep.preprocessing.encode import Encoder
-from acestep.preprocessing.sample_sources import Song
-from acestep.preprocessing.stages import Place
+from acestep.preprocessing.sample_sources import SampleSource
+from acestep.preprocessing.stages import LoadOptions
 from acestep.tensors.record import TensorRecord, write_record
 
 _KIND, _VERSION = "planned_songs", 1
 
 
-def encode_shares(
-    config: PreprocessJob, songs: list[Song], folder: Path, on_event: Callable[[int, Event], None]
+def encode_on_devices(
+    config: PreprocessJob, samples: list[SampleSource], folder: Path, on_event: Callable[[int, Event], None]
 ) -> list[dict[str, Any]]:
-    """Encode ``songs`` on ``config.devices`` devices; gives what ``encode_job`` does, for each.
+    """Encode ``samples`` on ``config.devices`` devices. Returns the result of ``encode_job`` for each process.
 
     Args:
-        folder: the run folder of the whole job.
+        folder: the job folder of the whole job.
+        on_event: called with the number of the worker and its event.
 
     Raises:
-        AceStepError: what ``run_workers`` raises.
+        AceStepError: any error of ``run_workers``.
     """
-    shares = []
-    for number, device in enumerate(choose_devices(config.device, config.devices)[: len(songs)]):
+    workers = []
+    for number, device in enumerate(choose_devices(config.device, config.devices)[: len(samples)]):
         file = folder / WORKERS / f"{number}.json"
-        mine = [asdict(song) | {"audio": str(song.audio)} for song in songs[number :: config.devices]]
-        write_versioned(file, _KIND, _VERSION, {"songs": mine})
+        shard = [asdict(sample) | {"audio": str(sample.audio)} for sample in samples[number :: config.devices]]
+        write_versioned(file, _KIND, _VERSION, {"songs": shard})
         job = config.model_copy(update={"device": device.value, "devices": 1})
-        shares.append(WorkerJob("encode", EncodeJob(songs=file.resolve(), job=job)))
-    return run_workers(shares, folder, on_event)
+        workers.append(WorkerJob("encode", EncodeJob(songs=file.resolve(), job=job)))
+    return run_workers(workers, folder, on_event)
 
 
 def encode_job(config: EncodeJob, context: Context) -> dict[str, Any]:
-    """Make the tensor files of planned songs. What fails is told as an event; the result tells the models' memory.
+    """Write the tensor files of the samples in ``config.songs``. A sample that fails is reported as an event.
+
+    Returns:
+        ``peak_model_bytes``: peak memory of the loaded models in bytes.
 
     Raises:
         CheckpointError, JobCancelled, JobError, StorageError.
     """
     job = config.job
     data = read_versioned(config.songs, _KIND, _VERSION, error=JobError)
-    songs = [Song(**{**song, "audio": Path(song["audio"])}) for song in data["songs"]]
+    samples = [SampleSource(**{**fields, "audio": Path(fields["audio"])}) for fields in data["songs"]]
 
-    def keep(song: Song, record: TensorRecord) -> Path:
-        write_record(job.out / song.file, record)
-        return job.out / song.file
+    def save(sample: SampleSource, record: TensorRecord) -> Path:
+        write_record(job.out / sample.file, record)
+        return job.out / sample.file
 
-    def refuse(name: str, problem: AceStepError) -> None:
-        context.emit(ItemFailed(item=name, message=str(problem), hint=problem.hint))
+    def report_failure(name: str, error: AceStepError) -> None:
+        context.emit(ItemFailed(item=name, message=str(error), hint=error.hint))
 
     with lock_device(job.device, "preprocessing", context):
-        place = Place(find_checkpoint(job.checkpoint), job.device, choose_dtype(job.device, job.dtype).value)
-        encoder = Encoder(job, place, context, keep=keep, refuse=refuse)
-        encoder.encode(songs)
-    return {"peak_model_bytes": encoder.live.peak_bytes}
+        dtype = choose_dtype(job.device, job.dtype).value
+        load_options = LoadOptions(find_checkpoint(job.checkpoint), job.device, dtype)
+        encoder = Encoder(job, load_options, context, save=save, report_failure=report_failure)
+        encoder.encode(samples)
+    return {"peak_model_bytes": encoder.model_memory.peak_bytes}

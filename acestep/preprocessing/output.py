@@ -1,4 +1,4 @@
-"""The output folder of a run: which songs are ready in it, and the manifest that says so."""
+"""The output folder of preprocessing: tensor files, intermediate files and the manifest."""
 
 from __future__ import annotations
 
@@ -6,29 +6,40 @@ from pathlib import Path
 from typing import Any
 
 from acestep.core.files import remove_leftovers, require_space, storage_errors, write_bytes
-from acestep.preprocessing.sample_sources import Song, up_to_date
+from acestep.preprocessing.sample_sources import SampleSource, up_to_date
 from acestep.tensors.manifest import SampleDetails, list_tensor_files, sample_details, write_manifest
 from acestep.tensors.record import TensorRecord, encode_record
 
 INTERMEDIATES = "_tmp_pass1"
 
 
-class Output:
-    """The songs of a run in the dataset's order, and what of them is on the disk."""
+class OutputFolder:
+    """Tracks which samples of a dataset have a tensor file, and keeps the manifest current.
+
+    Attributes:
+        samples: all samples to encode, in dataset order.
+        ready: manifest entries of the samples that are encoded, by file name.
+    """
 
     def __init__(self, folder: Path, *, metadata: dict[str, Any], preprocessing: dict[str, Any]) -> None:
-        """``metadata`` and ``preprocessing`` are for the manifest (``write_manifest``)."""
+        """``metadata`` and ``preprocessing`` are passed to ``write_manifest``."""
         self.folder = folder
-        self.songs: list[Song] = []
-        self.ready: dict[str, SampleDetails] = {}  # by file name
+        self.samples: list[SampleSource] = []
+        self.ready: dict[str, SampleDetails] = {}
         self._metadata, self._preprocessing = metadata, preprocessing
 
     @property
-    def missing(self) -> list[Song]:
-        return [song for song in self.songs if song.file not in self.ready]
+    def pending(self) -> list[SampleSource]:
+        """The samples that are not encoded yet."""
+        return [sample for sample in self.samples if sample.file not in self.ready]
 
     def prepare(self, num_bytes: int) -> None:
-        """Make the folder. Raises DiskFull, NotWritable: better now than after the models are loaded."""
+        """Create the folder and check that it can be written, before any model is loaded.
+
+        Raises:
+            DiskFull: less than ``num_bytes`` are free.
+            NotWritable: the folder cannot be written.
+        """
         require_space(self.folder, num_bytes)
         probe = self.folder / ".writable"
         with storage_errors(self.folder):
@@ -38,33 +49,33 @@ class Output:
             for folder in (self.folder, self.folder / INTERMEDIATES):
                 remove_leftovers(folder)
 
-    def keep(self, song: Song, record: TensorRecord) -> Path:
-        """Write a finished song and the manifest that now holds it. Raises DiskFull, NotWritable, StorageError."""
+    def save(self, sample: SampleSource, record: TensorRecord) -> Path:
+        """Write the tensor file of a sample and update the manifest. Raises DiskFull, NotWritable, StorageError."""
         data = encode_record(record)
-        path = self.folder / song.file
+        path = self.folder / sample.file
         write_bytes(path, data)
-        self.ready[song.file] = sample_details(song.file, record, data)
+        self.ready[sample.file] = sample_details(sample.file, record, data)
         self.write_manifest()
         return path
 
-    def take(self, file: str) -> None:
-        """A finished song that another process has written. Raises DiskFull, NotWritable, StorageError."""
-        song = next(song for song in self.songs if song.file == file)
-        if details := up_to_date(self.folder, song):
+    def add_existing(self, file: str) -> None:
+        """Add a tensor file that a worker process has written. Raises DiskFull, NotWritable, StorageError."""
+        sample = next(sample for sample in self.samples if sample.file == file)
+        if details := up_to_date(self.folder, sample):
             self.ready[file] = details
             self.write_manifest()
 
     def write_manifest(self) -> None:
-        """The manifest of what is ready. Raises DiskFull, NotWritable, StorageError."""
-        ready = [self.ready[song.file] for song in self.songs if song.file in self.ready]
+        """Write the manifest of all samples that are ready. Raises DiskFull, NotWritable, StorageError."""
+        ready = [self.ready[sample.file] for sample in self.samples if sample.file in self.ready]
         write_manifest(self.folder, ready, metadata=self._metadata, preprocessing=self._preprocessing)
 
     def unused(self) -> list[str]:
-        """Tensor files in the folder that the manifest does not hold."""
+        """Names of tensor files that are not in the manifest."""
         return [path.name for path in list_tensor_files(self.folder) if path.name not in self.ready]
 
     def remove_intermediates(self) -> None:
-        """Also those of songs that have left the dataset since pass 1. Raises NotWritable, StorageError."""
+        """Delete all intermediate files, including those of removed samples. Raises NotWritable, StorageError."""
         with storage_errors(self.folder):
             for path in (self.folder / INTERMEDIATES).glob("*.tmp.pt"):
                 path.unlink()
@@ -72,6 +83,6 @@ class Output:
                 (self.folder / INTERMEDIATES).rmdir()
 
 
-def intermediate(folder: Path, song: Song) -> Path:
-    """Where pass 1 of two leaves a song of that output folder for pass 2."""
-    return folder / INTERMEDIATES / f"{Path(song.file).stem}.tmp.pt"
+def intermediate_path(folder: Path, sample: SampleSource) -> Path:
+    """The file in output folder ``folder`` that passes the features of a sample from pass 1 to pass 2."""
+    return folder / INTERMEDIATES / f"{Path(sample.file).stem}.tmp.pt"

@@ -1,7 +1,7 @@
-"""One run of preprocessing: skip what is up to date, encode the rest song by song, keep the manifest current.
+"""The preprocessing pipeline: skips samples that are up to date, encodes the rest, keeps the manifest current.
 
-Every song's file is whole when it appears and the manifest is rewritten after it, so a run may end at any moment:
-the next one goes on with what is missing.
+Each tensor file is written atomically and the manifest is rewritten after it, so the job can be interrupted at any
+time. The next run encodes only the missing samples.
 """
 
 from __future__ import annotations
@@ -20,12 +20,18 @@ from acestep.models.checkpoint import check_checkpoint, check_vae_and_text_encod
 from acestep.models.device import choose_devices, choose_dtype
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.preprocessing.encode import Encoder, Reporter
-from acestep.preprocessing.multi_device import encode_shares
-from acestep.preprocessing.output import Output
-from acestep.preprocessing.sample_sources import Song, apply_overrides, plan_songs, short_name, up_to_date
-from acestep.preprocessing.stages import Place
+from acestep.preprocessing.multi_device import encode_on_devices
+from acestep.preprocessing.output import OutputFolder
+from acestep.preprocessing.sample_sources import (
+    SampleSource,
+    apply_overrides,
+    iter_sample_sources,
+    short_name,
+    up_to_date,
+)
+from acestep.preprocessing.stages import LoadOptions
 
-SONG_BYTES = 5 * 2**20  # about a song of four minutes in bf16; its intermediate takes as much again
+SAMPLE_BYTES = 5 * 2**20  # about the size of four minutes of audio in bf16; an intermediate file has the same size
 
 
 def preprocess(
@@ -37,22 +43,25 @@ def preprocess(
     *,
     folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Encode the songs of ``dataset`` into ``config.out``.
+    """Encode the samples of ``dataset`` into ``config.out``.
 
     Args:
-        root: the folder that relative audio paths start from.
-        problems: what scanning had to leave out; it is told and listed with the songs that fail here.
-        folder: the job's run folder, where several devices have theirs; without it there is one in ``config.out``.
+        root: the folder that relative audio paths are relative to.
+        problems: files that the scan skipped. They are reported and listed with the samples that fail here.
+        folder: the job folder, which holds the folders of worker processes. Default: ``config.folder``.
 
     Returns:
-        Plain JSON: how many songs are ready, made and up to date, what failed and why, which files in the folder
-        are not used, and the peak of the models' memory.
+        A JSON object: ``out`` (folder), ``mode``, the numbers of samples ``songs`` (total), ``ready``, ``made``
+        (encoded now) and ``up_to_date``, ``failed`` (list of item, message and hint), ``unused_files`` (tensor files
+        that are not in the manifest) and ``peak_model_bytes`` (peak memory of the models).
 
     Raises:
-        CheckpointError, ConfigError: before anything is written.
-        DatasetError: no song can be used.
-        DiskFull, NotWritable, StorageError: what was done before stays.
-        JobCancelled: likewise.
+        CheckpointError: the base model is missing or incomplete. Nothing is written.
+        ConfigError: the device or dtype is not available. Nothing is written.
+        DatasetError: no sample can be used.
+        JobError: the device is out of memory.
+        DiskFull, NotWritable, StorageError: a file cannot be written. Finished samples are kept.
+        JobCancelled: the job was cancelled. Finished samples are kept.
     """
     checkpoint = find_checkpoint(config.checkpoint)
     check_checkpoint(checkpoint)
@@ -60,28 +69,30 @@ def preprocess(
     device, *_ = choose_devices(config.device, config.devices)
     dtype = choose_dtype(device.value, config.dtype)
     reporter.emit(LogMessage(message=f"device {device.value}: {device.reason}"))
-    place = Place(checkpoint, device.value, dtype.value)
-    reporter.emit(LogMessage(message=f"precision {place.precision}: {dtype.reason}"))
-    run = _Run(apply_overrides(dataset, config), config, place, reporter, folder or config.folder)
+    load_options = LoadOptions(checkpoint, device.value, dtype.value)
+    reporter.emit(LogMessage(message=f"precision {load_options.dtype_name}: {dtype.reason}"))
+    pipeline = _Pipeline(apply_overrides(dataset, config), config, load_options, reporter, folder or config.folder)
     try:
-        run.plan(root.resolve(), problems)
-        run.encode()
+        pipeline.collect(root.resolve(), problems)
+        pipeline.encode()
     except JobCancelled:
-        ready, total = len(run.output.ready), len(run.output.songs)
-        raise JobCancelled(f"{ready} of {total} songs are ready; start again to go on with the rest") from None
-    return run.conclude()
+        ready, total = len(pipeline.output.ready), len(pipeline.output.samples)
+        raise JobCancelled(f"{ready} of {total} samples are encoded; start again to encode the rest") from None
+    return pipeline.finish()
 
 
-class _Run:
-    """What one run knows: its songs and their files, what failed, how much memory the models take."""
+class _Pipeline:
+    """One execution of preprocessing: the output folder, failures so far and peak memory."""
 
-    def __init__(self, dataset: Dataset, config: PreprocessJob, place: Place, reporter: Reporter, folder: Path) -> None:
-        self._dataset, self._config, self._place, self._reporter = dataset, config, place, reporter
+    def __init__(
+        self, dataset: Dataset, config: PreprocessJob, load_options: LoadOptions, reporter: Reporter, folder: Path
+    ) -> None:
+        self._dataset, self._config, self._load_options, self._reporter = dataset, config, load_options, reporter
         self._folder = folder
         self._peak_bytes = 0
         self._failed: list[dict[str, str]] = []
         self._up_to_date = 0
-        self.output = Output(
+        self.output = OutputFolder(
             config.out,
             metadata=dataset.metadata.model_dump(mode="json", include=set(DatasetMetadata.model_fields)),
             preprocessing={
@@ -89,68 +100,78 @@ class _Run:
                 "target_sample_rate": SAMPLE_RATE_HZ,
                 "genre_ratio": dataset.metadata.genre_ratio,
                 "audio_normalization": config.normalize,
-                "model_checkpoint": place.checkpoint.name,
+                "model_checkpoint": load_options.checkpoint.name,
                 **({"mode": "two_pass"} if config.two_pass else {}),
             },
         )
 
-    def plan(self, root: Path, problems: Iterable[Problem]) -> None:
-        """Find out which songs there are and which are ready. Raises DatasetError when none can be used."""
+    def collect(self, root: Path, problems: Iterable[Problem]) -> None:
+        """Collect the samples to encode and those that are up to date. Raises DatasetError if none can be used."""
         for problem in problems:
-            self._refuse(short_name(problem.path, root), DatasetError(problem.message, hint=problem.hint))
-        config, place = self._config, self._place
-        for song in plan_songs(self._dataset, root, config, place.checkpoint, place.precision, self._refuse):
+            self._report_failure(short_name(problem.path, root), DatasetError(problem.message, hint=problem.hint))
+        config, options = self._config, self._load_options
+        sources = iter_sample_sources(
+            self._dataset, root, config, options.checkpoint, options.dtype_name, self._report_failure
+        )
+        for sample in sources:
             self._reporter.stop_if_cancelled()
-            self.output.songs.append(song)
-            if details := up_to_date(config.out, song):
-                self.output.ready[song.file] = details
-        if not self.output.songs:
+            self.output.samples.append(sample)
+            if details := up_to_date(config.out, sample):
+                self.output.ready[sample.file] = details
+        if not self.output.samples:
             raise self._none_usable()
         self._up_to_date = len(self.output.ready)
         if self._up_to_date:
-            self._note(f"{self._up_to_date} of {len(self.output.songs)} songs are up to date")
+            self._log(f"{self._up_to_date} of {len(self.output.samples)} samples are up to date")
 
     def encode(self) -> None:
-        """Make the missing files."""
-        todo, passes = self.output.missing, 2 if self._config.two_pass else 1
-        self.output.prepare(len(todo) * SONG_BYTES * passes)
+        """Encode the samples that are missing or out of date."""
+        pending, passes = self.output.pending, 2 if self._config.two_pass else 1
+        self.output.prepare(len(pending) * SAMPLE_BYTES * passes)
         unit = "songs" if passes == 1 else "song passes"
-        self._reporter.emit(Started(job="preprocess", total=len(todo) * passes, unit=unit))
-        if todo and self._config.devices > 1:
-            self._share(todo, total=len(todo) * passes)
-        elif todo:
-            encoder = Encoder(self._config, self._place, self._reporter, keep=self.output.keep, refuse=self._refuse)
-            encoder.encode(todo)
-            self._peak_bytes = encoder.live.peak_bytes
+        self._reporter.emit(Started(job="preprocess", total=len(pending) * passes, unit=unit))
+        if pending and self._config.devices > 1:
+            self._encode_on_devices(pending, total=len(pending) * passes)
+        elif pending:
+            encoder = Encoder(
+                self._config,
+                self._load_options,
+                self._reporter,
+                save=self.output.save,
+                report_failure=self._report_failure,
+            )
+            encoder.encode(pending)
+            self._peak_bytes = encoder.model_memory.peak_bytes
         if self._config.two_pass:
             self.output.remove_intermediates()
 
-    def _share(self, todo: list[Song], *, total: int) -> None:
-        """A process for each device takes its share; this one keeps the manifest."""
-        number = min(self._config.devices, len(todo))
-        self._note(f"{number} devices share {len(todo)} songs")
-        results = encode_shares(self._config, todo, self._folder, MergedEvents(self._hear, total))
+    def _encode_on_devices(self, pending: list[SampleSource], *, total: int) -> None:
+        """One worker process per device writes tensor files; this process writes the manifest."""
+        num_devices = min(self._config.devices, len(pending))
+        self._log(f"encoding {len(pending)} samples on {num_devices} devices")
+        events = MergedEvents(self._on_worker_event, total)
+        results = encode_on_devices(self._config, pending, self._folder, events)
         self._peak_bytes = max(result["peak_model_bytes"] for result in results)
 
-    def _hear(self, event: Event) -> None:
-        """What a worker tells of the songs that are its share."""
+    def _on_worker_event(self, event: Event) -> None:
+        """Forward an event of a worker process; add the files it wrote to the manifest."""
         if isinstance(event, ItemFailed):
-            self._refuse(event.item, AceStepError(event.message, hint=event.hint))
+            self._report_failure(event.item, AceStepError(event.message, hint=event.hint))
             return
         if isinstance(event, Saved):
-            self.output.take(Path(event.path).name)
+            self.output.add_existing(Path(event.path).name)
         self._reporter.emit(event)
 
-    def conclude(self) -> dict[str, Any]:
-        """Write the final manifest and say what became of every song. Raises DatasetError when none is ready."""
+    def finish(self) -> dict[str, Any]:
+        """Write the final manifest and return the result of ``preprocess``. Raises DatasetError if it is empty."""
         output = self.output
         if not output.ready:
             raise self._none_usable()
         output.write_manifest()
         if unused := output.unused():
             names = ", ".join(unused[:5])
-            reason = "their songs have left the dataset or could not be encoded"
-            self._note(f"{len(unused)} files in {output.folder} are not used, {reason}: {names}", warning=True)
+            reason = "because their samples were removed or failed"
+            self._log(f"{len(unused)} files in {output.folder} are unused {reason}: {names}", warning=True)
         return {
             "out": str(output.folder),
             "mode": "two_pass" if self._config.two_pass else "standard",
@@ -163,15 +184,15 @@ class _Run:
             "peak_model_bytes": self._peak_bytes,
         }
 
-    def _refuse(self, name: str, problem: AceStepError) -> None:
-        self._failed.append({"item": name, "message": str(problem), "hint": problem.hint})
-        self._reporter.emit(ItemFailed(item=name, message=str(problem), hint=problem.hint))
+    def _report_failure(self, name: str, error: AceStepError) -> None:
+        self._failed.append({"item": name, "message": str(error), "hint": error.hint})
+        self._reporter.emit(ItemFailed(item=name, message=str(error), hint=error.hint))
 
     def _none_usable(self) -> DatasetError:
         reasons = "; ".join(f"{item['item']}: {item['message']}" for item in self._failed[:3])
         hints = dict.fromkeys(item["hint"] for item in self._failed if item["hint"])
-        number = len(self._dataset.samples)
-        return DatasetError(f"none of {number} songs can be used ({reasons})", hint=" ".join(list(hints)[:2]))
+        total = len(self._dataset.samples)
+        return DatasetError(f"none of {total} samples can be used ({reasons})", hint=" ".join(list(hints)[:2]))
 
-    def _note(self, message: str, *, warning: bool = False) -> None:
+    def _log(self, message: str, *, warning: bool = False) -> None:
         self._reporter.emit(LogMessage(message=message, warning=warning))

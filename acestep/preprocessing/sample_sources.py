@@ -1,4 +1,7 @@
-"""Which songs are to be done, with which text, and which are up to date already. Loads no model."""
+"""What each sample is encoded from: its audio file, its text, and a hash of everything that determines the tensors.
+
+No model is loaded here.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,23 @@ from acestep.preprocessing.configs import PreprocessJob
 from acestep.tensors.manifest import SampleDetails, sample_details
 from acestep.tensors.record import FORMAT_VERSION, decode_record
 
-# Tell where a song and a model were, not what the tensors are: they do not make a tensor out of date.
-_PLACES = ("audio_path", "filename", "model_checkpoint")
+# Names of the audio file and the model. They do not affect the tensors, so the content hash excludes them.
+_NOT_HASHED = ("audio_path", "filename", "model_checkpoint")
 
 
 @dataclass(frozen=True, slots=True)
-class Song:
-    """One song to be encoded. ``metadata`` is what its tensor file will carry, but for the encoded duration."""
+class SampleSource:
+    """Everything needed to encode one sample.
+
+    Attributes:
+        name: the name used in messages, usually the audio path relative to the dataset folder.
+        audio: the audio file.
+        file: name of the tensor file to write.
+        text: the caption or genre, with the activation tag.
+        lyrics: the lyrics, or the instrumental marker.
+        language: language code of the lyrics.
+        metadata: metadata to store in the tensor file. The encoded duration is added after encoding.
+    """
 
     name: str
     audio: Path
@@ -39,40 +52,49 @@ class Song:
 
     @property
     def content_hash(self) -> str:
+        """SHA-256 over the audio, the labels, the settings and the encoders."""
         return str(self.metadata["content_hash"])
 
     @property
     def encode_seed(self) -> int:
-        """Seeds the VAE's sampling: of the song's own content, so that no other song changes it."""
+        """Seed for sampling from the VAE posterior. It depends only on this audio file and the job's seed."""
         text = f"{self.metadata['audio_sha256']} {self.metadata['seed']}"
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1  # 63 bits: what torch accepts
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1  # torch accepts 63 bits
 
 
-Refuse = Callable[[str, AceStepError], None]
+ReportFailure = Callable[[str, AceStepError], None]
+"""Called with the name of a sample and the reason why it is skipped."""
 
 
 def apply_overrides(dataset: Dataset, config: PreprocessJob) -> Dataset:
-    """The dataset with the tag, its position and the genre ratio of the job, where the job names them."""
-    wanted = {"custom_tag": config.tag, "tag_position": config.tag_position, "genre_ratio": config.genre_ratio}
-    given = {key: value for key, value in wanted.items() if value is not None}
+    """``dataset`` with the tag, the tag position and the genre ratio of ``config`` where they are set."""
+    overrides = {"custom_tag": config.tag, "tag_position": config.tag_position, "genre_ratio": config.genre_ratio}
+    update = {key: value for key, value in overrides.items() if value is not None}
     samples = dataset.samples
     if config.tag is not None:
         samples = [sample.model_copy(update={"custom_tag": config.tag}) for sample in samples]
-    return Dataset(metadata=dataset.metadata.model_copy(update=given), samples=samples)
+    return Dataset(metadata=dataset.metadata.model_copy(update=update), samples=samples)
 
 
-def plan_songs(
-    dataset: Dataset, root: Path, config: PreprocessJob, checkpoint: Checkpoint, precision: str, refuse: Refuse
-) -> Iterator[Song]:
-    """Each song that can be encoded, in the dataset's order; ``refuse`` is told of every other.
+def iter_sample_sources(
+    dataset: Dataset,
+    root: Path,
+    config: PreprocessJob,
+    checkpoint: Checkpoint,
+    dtype_name: str,
+    report_failure: ReportFailure,
+) -> Iterator[SampleSource]:
+    """Yield the source of each sample that can be encoded, in dataset order.
 
     Args:
-        root: folder that relative audio paths start from, and that names of songs are told relative to.
+        root: folder that relative audio paths, and the names in messages, are relative to.
+        dtype_name: dtype of the computation, such as "bfloat16".
+        report_failure: called for each sample that is skipped.
 
     Raises:
-        DatasetError: unlabelled songs are wanted, but there is no tag to describe them.
+        DatasetError: unlabeled samples are included, but there is no tag to describe them.
     """
-    texts = _texts(dataset, config)
+    texts = _sample_texts(dataset, config)
     common = {
         "format_version": FORMAT_VERSION,
         "text_template_version": TEXT_TEMPLATE_VERSION,
@@ -82,50 +104,51 @@ def plan_songs(
         "normalize": config.normalize,
         "max_duration_s": config.max_duration_s,
         "seed": config.seed,
-        "dtype": precision,
+        "dtype": dtype_name,
     }
-    taken: dict[str, str] = {}
+    names_by_file: dict[str, str] = {}
     for sample, text in zip(dataset.samples, texts, strict=True):
         audio = root / sample.audio_path
         name = short_name(audio, root)
         try:
-            song = _song(sample, audio, name, text, {**common, "custom_tag": _tag(dataset, sample)})
-            _claim(taken, song)
-        except AceStepError as problem:
-            refuse(name, problem)
+            source = _make_source(sample, audio, name, text, {**common, "custom_tag": _tag(dataset, sample)})
+            _check_unique_file(names_by_file, source)
+        except AceStepError as error:
+            report_failure(name, error)
         else:
-            yield song
+            yield source
 
 
 def short_name(path: Path, root: Path) -> str:
-    """How a file is called in messages and tensors: its path below ``root``, or its base name; never absolute."""
+    """The path relative to ``root``, or the file name if it is elsewhere. Never absolute."""
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
-def up_to_date(folder: Path, song: Song) -> SampleDetails | None:
-    """The manifest's entry of a song whose tensor file is whole and current; None when it must be made."""
-    path = folder / song.file
+def up_to_date(folder: Path, source: SampleSource) -> SampleDetails | None:
+    """The manifest entry of a sample whose tensor file is intact and current. None if it must be encoded."""
+    path = folder / source.file
     if not path.is_file():
         return None
     data = path.read_bytes()
     try:
         record = decode_record(data, path.name)
     except TensorError:
-        return None  # made again
-    return sample_details(path.name, record, data) if record.metadata.get("content_hash") == song.content_hash else None
+        return None
+    is_current = record.metadata.get("content_hash") == source.content_hash
+    return sample_details(path.name, record, data) if is_current else None
 
 
-def _texts(dataset: Dataset, config: PreprocessJob) -> list[str]:
-    """For each sample the text it is trained on; "" when there is none and it is to be refused."""
-    labelled = iter(training_texts(dataset))
-    texts = [next(labelled) if sample.labeled else "" for sample in dataset.samples]
+def _sample_texts(dataset: Dataset, config: PreprocessJob) -> list[str]:
+    """The text of each sample. "" if it has none, which excludes the sample."""
+    labeled = iter(training_texts(dataset))
+    texts = [next(labeled) if sample.labeled else "" for sample in dataset.samples]
     if not config.include_unlabelled:
         return texts
     texts = [text or _tag(dataset, sample) for text, sample in zip(texts, dataset.samples, strict=True)]
     if "" in texts:
         raise DatasetError(
-            f"{texts.count('')} songs have no caption, and there is no tag to describe them",
-            hint="Name a tag (--tag), or label the songs.",
+            f"{texts.count('')} samples have no caption, and there is no tag to describe them",
+            hint="Set a tag (--tag), or label the samples.",
         )
     return texts
 
@@ -134,7 +157,7 @@ def _tag(dataset: Dataset, sample: Sample) -> str:
     return (dataset.metadata.custom_tag or sample.custom_tag).strip()
 
 
-def _song(sample: Sample, audio: Path, name: str, text: str, common: dict[str, Any]) -> Song:
+def _make_source(sample: Sample, audio: Path, name: str, text: str, common: dict[str, Any]) -> SampleSource:
     if not text:
         raise DatasetError(
             "has no caption", hint="Label it, or use --include-unlabelled to describe it by the tag alone."
@@ -155,25 +178,25 @@ def _song(sample: Sample, audio: Path, name: str, text: str, common: dict[str, A
         "is_instrumental": not sung,
         "audio_sha256": _hash_audio(audio),
     }
-    decides = {key: value for key, value in metadata.items() if key not in _PLACES}
-    metadata["content_hash"] = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    return Song(name, audio, f"{safe_name(sample.id)}.pt", text, lyrics, language, metadata)
+    hashed = {key: value for key, value in metadata.items() if key not in _NOT_HASHED}
+    metadata["content_hash"] = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
+    return SampleSource(name, audio, f"{safe_name(sample.id)}.pt", text, lyrics, language, metadata)
 
 
-def _claim(taken: dict[str, str], song: Song) -> None:
-    """Two songs must not write one file, on any file system."""
-    key = song.file.casefold()
-    if key in taken:
+def _check_unique_file(names_by_file: dict[str, str], source: SampleSource) -> None:
+    """Two samples must not write the same file, even on a case-insensitive file system."""
+    key = source.file.casefold()
+    if key in names_by_file:
         raise DatasetError(
-            f"has the id of {taken[key]}, {song.file!r}", hint="Give each song of the dataset its own id."
+            f"has the same id as {names_by_file[key]}, {source.file!r}", hint="Give each sample a unique id."
         )
-    taken[key] = song.name
+    names_by_file[key] = source.name
 
 
 def _hash_audio(audio: Path) -> str:
     try:
         return sha256_of(audio)
-    except OSError as problem:
+    except OSError as error:
         raise AudioError(
-            f"cannot be read: {problem.strerror}", hint="Check that the file is there and readable."
+            f"cannot be read: {error.strerror}", hint="Check that the file exists and is readable."
         ) from None

@@ -1,9 +1,9 @@
-"""The two stages of encoding a song, and how much memory their models take.
+"""The two stages of encoding a sample, and the memory of their models.
 
-    sound and text  --FeatureStage-->  Features  --ConditionStage-->  TensorRecord
+    audio and text  --FeatureStage-->  Features  --ConditionStage-->  TensorRecord
 
-Standard preprocessing holds both stages at once; two-pass finishes all songs with the first, frees it, then loads
-the second. Both run the same code on the same numbers, so their files are equal byte for byte.
+Standard preprocessing keeps the models of both stages in memory. Two-pass preprocessing runs the first stage on all
+samples, frees its models, then loads the second. Both modes run the same code, so their files are identical.
 """
 
 from __future__ import annotations
@@ -28,140 +28,148 @@ from acestep.models.condition import context_latents, encode_condition
 from acestep.models.device import empty_cache
 from acestep.models.text import format_lyrics, format_prompt
 from acestep.models.vae import encode_audio
-from acestep.preprocessing.sample_sources import Song
+from acestep.preprocessing.sample_sources import SampleSource
 from acestep.tensors.record import TensorRecord, deserialize, serialize
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where and how precisely models work."""
+class LoadOptions:
+    """Which base model to load, on which device and in which dtype."""
 
     checkpoint: Checkpoint
     device: str
     dtype: torch.dtype
 
     @property
-    def precision(self) -> str:
+    def dtype_name(self) -> str:
+        """The dtype without "torch.", for example "bfloat16"."""
         return str(self.dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the first stage gives, on the CPU. W is the width of the text encoder."""
+    """Output of the first stage, on the CPU. W is the width of the text encoder."""
 
     target_latents: Tensor  # [T, C]
-    text_hidden_states: Tensor  # [Lt, W]
-    lyric_hidden_states: Tensor  # [Ll, W]
-    duration: int  # whole seconds of sound that were encoded
+    text_hidden_states: Tensor  # [L_text, W]
+    lyric_hidden_states: Tensor  # [L_lyrics, W]
+    duration: int  # encoded audio in whole seconds
 
 
-class LiveModels:
-    """Bytes of the models that are alive. It does not keep them: what was freed is gone, what leaked shows."""
+class ModelMemory:
+    """Measures the memory of loaded models through weak references, so freed models are not counted."""
 
     def __init__(self) -> None:
         self._models: list[weakref.ref[nn.Module]] = []
         self.peak_bytes = 0
 
-    def watch(self, *models: nn.Module) -> None:
+    def track(self, *models: nn.Module) -> None:
+        """Include ``models`` until they are freed."""
         self._models += [weakref.ref(model) for model in models]
         self.peak_bytes = max(self.peak_bytes, self.bytes)
 
     @property
     def bytes(self) -> int:
+        """Current size of all parameters and buffers in bytes."""
         alive = [model for ref in self._models if (model := ref()) is not None]
         return sum(t.numel() * t.element_size() for model in alive for t in (*model.parameters(), *model.buffers()))
 
 
 class FeatureStage:
-    """VAE and text encoder: a song's sound to latents, its words to states."""
+    """VAE and text encoder: encodes audio to latents, and prompt and lyrics to hidden states."""
 
-    def __init__(self, place: Place, live: LiveModels) -> None:
-        """Loads the models. Raises CheckpointError."""
-        self._vae = load.load_vae(place.checkpoint, device=place.device, dtype=place.dtype)
-        self._text = load.load_text_encoder(place.checkpoint, device=place.device, dtype=place.dtype)
-        live.watch(self._vae, self._text.model)
+    def __init__(self, load_options: LoadOptions, model_memory: ModelMemory) -> None:
+        """Load the models. Raises CheckpointError."""
+        checkpoint, device, dtype = load_options.checkpoint, load_options.device, load_options.dtype
+        self._vae = load.load_vae(checkpoint, device=device, dtype=dtype)
+        self._text = load.load_text_encoder(checkpoint, device=device, dtype=dtype)
+        model_memory.track(self._vae, self._text.model)
 
     @torch.no_grad()
-    def __call__(self, song: Song, audio: Tensor) -> Features:
-        """``audio`` is [2, S] at 48 kHz, as ``song_audio`` gives it."""
+    def __call__(self, sample: SampleSource, audio: Tensor) -> Features:
+        """Encode ``audio`` [2, S] at 48 kHz (see ``load_sample_audio``) and the text of ``sample``."""
         seconds = audio.shape[1] / SAMPLE_RATE_HZ
-        labels = song.metadata
+        labels = sample.metadata
         prompt = format_prompt(
-            song.text,
+            sample.text,
             bpm=labels["bpm"],
             timesignature=labels["timesignature"],
             keyscale=labels["keyscale"],
             duration_s=seconds,
         )
         return Features(
-            target_latents=encode_audio(self._vae, audio, seed=song.encode_seed).cpu(),
+            target_latents=encode_audio(self._vae, audio, seed=sample.encode_seed).cpu(),
             text_hidden_states=self._text.encode_prompt(prompt).cpu(),
-            lyric_hidden_states=self._text.embed_lyrics(format_lyrics(song.lyrics, song.language)).cpu(),
+            lyric_hidden_states=self._text.embed_lyrics(format_lyrics(sample.lyrics, sample.language)).cpu(),
             duration=int(seconds),
         )
 
 
 class ConditionStage:
-    """The model's condition encoder and its silence: features to a record."""
+    """The condition encoder and the silence latents of the base model: turns features into a tensor record."""
 
-    def __init__(self, place: Place, live: LiveModels) -> None:
-        """Loads the models. Raises CheckpointError."""
-        self._place = place
-        self._encoder = load.load_condition_encoder(place.checkpoint, device=place.device, dtype=place.dtype)
-        self._silence = load.load_silence_latent(place.checkpoint, device=place.device, dtype=place.dtype)
-        live.watch(self._encoder)
+    def __init__(self, load_options: LoadOptions, model_memory: ModelMemory) -> None:
+        """Load the models. Raises CheckpointError."""
+        checkpoint, dtype = load_options.checkpoint, load_options.dtype
+        self._device = load_options.device
+        self._encoder = load.load_condition_encoder(checkpoint, device=self._device, dtype=dtype)
+        self._silence = load.load_silence_latent(checkpoint, device=self._device, dtype=dtype)
+        model_memory.track(self._encoder)
 
     @torch.no_grad()
-    def __call__(self, song: Song, features: Features) -> TensorRecord:
-        """The finished song. Raises TensorError when the models answered NaN."""
-        text = features.text_hidden_states.to(self._place.device)
-        lyrics = features.lyric_hidden_states.to(self._place.device)
+    def __call__(self, sample: SampleSource, features: Features) -> TensorRecord:
+        """The record of ``sample``: latents [T, C] and condition [L, D]. Raises TensorError if it contains NaN."""
+        text = features.text_hidden_states.to(self._device)
+        lyrics = features.lyric_hidden_states.to(self._device)
         return TensorRecord(
             target_latents=features.target_latents,
             context_latents=context_latents(self._silence, features.target_latents.shape[0]).cpu(),
             encoder_hidden_states=encode_condition(self._encoder, text, lyrics, self._silence).cpu(),
-            metadata={**song.metadata, "duration": features.duration},
+            metadata={**sample.metadata, "duration": features.duration},
         )
 
 
-def release(device: str) -> None:
-    """Give memory back after the last reference to a stage is gone."""
+def free_memory(device: str) -> None:
+    """Return memory to the device after the last reference to a stage is gone."""
     gc.collect()
     empty_cache(device)
 
 
-def decoded_ahead(songs: list[Song], mode: str, max_duration_s: int) -> Iterator[tuple[Song, Future[Tensor]]]:
-    """Each song with its sound; the next song's is decoded in the background while the caller works."""
+def prefetch_audio(
+    samples: list[SampleSource], mode: str, max_duration_s: int
+) -> Iterator[tuple[SampleSource, Future[Tensor]]]:
+    """Yield each sample with its audio; the next audio file is decoded in the background."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as pool:
-        ahead = [pool.submit(song_audio, song, mode, max_duration_s) for song in songs[:1]]
-        for number, song in enumerate(songs, start=1):
-            ahead += [pool.submit(song_audio, after, mode, max_duration_s) for after in songs[number : number + 1]]
-            yield song, ahead.pop(0)
+        queue = [pool.submit(load_sample_audio, sample, mode, max_duration_s) for sample in samples[:1]]
+        for number, sample in enumerate(samples, start=1):
+            following = samples[number : number + 1]
+            queue += [pool.submit(load_sample_audio, each, mode, max_duration_s) for each in following]
+            yield sample, queue.pop(0)
 
 
-def song_audio(song: Song, mode: str, max_duration_s: int) -> Tensor:
-    """[2, S] at 48 kHz, cut and normalised. Raises AudioError."""
-    return normalize(load_audio(song.audio, max_duration_s=max_duration_s), mode)
+def load_sample_audio(sample: SampleSource, mode: str, max_duration_s: int) -> Tensor:
+    """Load audio [2, S] at 48 kHz, truncated to ``max_duration_s`` and normalized. Raises AudioError."""
+    return normalize(load_audio(sample.audio, max_duration_s=max_duration_s), mode)
 
 
-def write_features(path: Path, song: Song, features: Features) -> None:
-    """Keep what pass 1 made. Raises DiskFull, NotWritable, StorageError."""
+def write_features(path: Path, sample: SampleSource, features: Features) -> None:
+    """Write the intermediate file of pass 1. Raises DiskFull, NotWritable, StorageError."""
     content = {
         "target_latents": features.target_latents,
         "text_hidden_states": features.text_hidden_states,
         "lyric_hidden_states": features.lyric_hidden_states,
-        "metadata": {"content_hash": song.content_hash, "duration": features.duration},
+        "metadata": {"content_hash": sample.content_hash, "duration": features.duration},
     }
     write_bytes(path, serialize(content))
 
 
-def read_features(path: Path, song: Song) -> Features | None:
-    """What pass 1 made of this very song, maybe in an earlier run; None when that must be done (again)."""
+def read_features(path: Path, sample: SampleSource) -> Features | None:
+    """Read the intermediate file of pass 1. None if it is missing, damaged or out of date."""
     if not path.is_file():
         return None
     try:
         content = deserialize(path.read_bytes(), path.name)
-        if content["metadata"]["content_hash"] != song.content_hash:
+        if content["metadata"]["content_hash"] != sample.content_hash:
             return None
         return Features(
             target_latents=content["target_latents"],

@@ -24,18 +24,18 @@ caption: this is sung
 
 
 @pytest.fixture
-def song(tmp_path):
+def audio(tmp_path):
     return bad_files.song(tmp_path / "deep" / "song.v2.wav", 1.5, rate=8000)
 
 
-def scanned(song):
-    found = scan_folder(song.parent.parent)
-    return found.dataset.samples[0], found.problems
+def scan(audio):
+    result = scan_folder(audio.parent.parent)
+    return result.dataset.samples[0], result.problems
 
 
-def test_side_steps_text_is_read_with_all_its_names(song):
-    song.with_suffix(".txt").write_bytes(b"\xef\xbb\xbf" + SIDE_STEP.replace("\n", "\r\n").encode())
-    sample, problems = scanned(song)
+def test_key_value_text_of_side_step_is_read(audio):
+    audio.with_suffix(".txt").write_bytes(b"\xef\xbb\xbf" + SIDE_STEP.replace("\n", "\r\n").encode())
+    sample, problems = scan(audio)
     assert problems == []
     assert sample.caption == "A slow song\nthat goes on: here"
     assert (sample.genre, sample.bpm, sample.keyscale, sample.timesignature) == ("folk, ballad", 72, "A minor", "3")
@@ -44,7 +44,7 @@ def test_side_steps_text_is_read_with_all_its_names(song):
 
 
 @pytest.mark.parametrize(
-    "words",
+    "lyrics",
     [
         "[Verse]\nkey: of my heart\nbpm: 100",
         "Key: you hold it\nand I sing",
@@ -52,63 +52,63 @@ def test_side_steps_text_is_read_with_all_its_names(song):
         "one line",
     ],
 )
-def test_other_text_is_lyrics_as_it_stands(song, words):
-    song.with_suffix(".txt").write_text(f"\n{words}\n\n")
-    sample, _ = scanned(song)
-    assert (sample.lyrics, sample.raw_lyrics, sample.is_instrumental, sample.labeled) == (words, words, False, False)
+def test_other_text_is_read_as_lyrics(audio, lyrics):
+    audio.with_suffix(".txt").write_text(f"\n{lyrics}\n\n")
+    sample, _ = scan(audio)
+    assert (sample.lyrics, sample.raw_lyrics, sample.is_instrumental, sample.labeled) == (lyrics, lyrics, False, False)
 
 
-def test_facts_without_a_caption_are_not_taken_for_lyrics(song):
-    song.with_suffix(".txt").write_text("bpm: 120\nkey: C minor\n")
-    sample, _ = scanned(song)
+def test_metadata_without_a_caption_is_not_read_as_lyrics(audio):
+    audio.with_suffix(".txt").write_text("bpm: 120\nkey: C minor\n")
+    sample, _ = scan(audio)
     assert (sample.bpm, sample.keyscale, sample.is_instrumental) == (120, "C minor", True)
 
 
-def test_an_empty_text_file_says_nothing(song):
-    song.with_suffix(".txt").write_text(" \n")
-    assert scanned(song)[0].is_instrumental
+def test_an_empty_text_file_is_ignored(audio):
+    audio.with_suffix(".txt").write_text(" \n")
+    assert scan(audio)[0].is_instrumental
 
 
-def test_captions_and_lyrics_of_their_own_files_beat_the_plain_text(song):
-    song.with_suffix(".txt").write_text(SIDE_STEP)
-    song.with_suffix(".caption.txt").write_text("a better caption\n")
-    song.with_suffix(".lyrics.txt").write_text("better words\n")
-    sample, _ = scanned(song)
-    assert (sample.caption, sample.lyrics, sample.bpm) == ("a better caption", "better words", 72)
+def test_caption_and_lyrics_files_take_precedence_over_the_text_file(audio):
+    audio.with_suffix(".txt").write_text(SIDE_STEP)
+    audio.with_suffix(".caption.txt").write_text("a better caption\n")
+    audio.with_suffix(".lyrics.txt").write_text("better lyrics\n")
+    sample, _ = scan(audio)
+    assert (sample.caption, sample.lyrics, sample.bpm) == ("a better caption", "better lyrics", 72)
     assert (sample.sources["caption"], sample.sources["lyrics"]) == ("song.v2.caption.txt", "song.v2.lyrics.txt")
 
 
-def test_names_match_whatever_their_case_and_the_encoding_of_accents(tmp_path):
+def test_names_match_regardless_of_case_and_unicode_normalization(tmp_path):
     bad_files.song(tmp_path / "Caf\u00e9.wav", 1.5, rate=8000)
     (tmp_path / "cafe\u0301.TXT").write_text("words")
     assert scan_folder(tmp_path).dataset.samples[0].lyrics == "words"
 
 
-def test_two_formats_of_one_song_can_have_labels_of_their_own(song):
-    other = bad_files.song(song.with_suffix(".flac"), 1.5, rate=8000)
-    song.with_suffix(".json").write_text(json.dumps({"caption": "shared"}))
-    song.with_name(f"{other.name}.json").write_text(json.dumps({"caption": "of the flac"}))
-    captions = {sample.filename: sample.caption for sample in scan_folder(song.parent).dataset.samples}
-    assert captions == {song.name: "shared", other.name: "of the flac"}
+def test_two_formats_with_the_same_name_can_have_separate_labels(audio):
+    other = bad_files.song(audio.with_suffix(".flac"), 1.5, rate=8000)
+    audio.with_suffix(".json").write_text(json.dumps({"caption": "shared"}))
+    audio.with_name(f"{other.name}.json").write_text(json.dumps({"caption": "of the flac"}))
+    captions = {sample.filename: sample.caption for sample in scan_folder(audio.parent).dataset.samples}
+    assert captions == {audio.name: "shared", other.name: "of the flac"}
     assert write_sidecar(other, {"bpm": 90}).name == f"{other.name}.json"
-    assert write_sidecar(song, {"bpm": 90}) == song.with_suffix(".json")
+    assert write_sidecar(audio, {"bpm": 90}) == audio.with_suffix(".json")
 
 
-def test_json_of_other_programs_is_read_by_its_other_names(song):
+def test_alternative_field_names_in_json_are_read(audio):
     labels = {"description": "a song", "key": "Am", "tempo": 99.6, "time_signature": 6, "vocal_language": "EN"}
-    song.with_suffix(".json").write_text("\ufeff" + json.dumps({**labels, "genres": ["rock", "pop"]}))
-    sample, _ = scanned(song)
+    audio.with_suffix(".json").write_text("\ufeff" + json.dumps({**labels, "genres": ["rock", "pop"]}))
+    sample, _ = scan(audio)
     assert (sample.caption, sample.keyscale, sample.bpm, sample.timesignature) == ("a song", "Am", 100, "6")
     assert (sample.language, sample.genre) == ("en", "rock, pop")
 
 
-def test_writing_keeps_foreign_keys_and_labels_that_are_not_named(song):
-    song.with_suffix(".json").write_text(json.dumps({"rating": 5, "lyrics": "words", "caption": "old"}))
-    path = write_sidecar(song, {"caption": "n\u00e9w", "bpm": 100})
+def test_writing_keeps_unknown_keys_and_other_labels(audio):
+    audio.with_suffix(".json").write_text(json.dumps({"rating": 5, "lyrics": "words", "caption": "old"}))
+    path = write_sidecar(audio, {"caption": "n\u00e9w", "bpm": 100})
     data = json.loads(path.read_text(encoding="utf-8"))
     assert data == {
-        "filename": song.name,
-        "path": str(song),
+        "filename": audio.name,
+        "path": str(audio),
         "caption": "n\u00e9w",
         "bpm": 100,
         "lyrics": "words",
@@ -116,19 +116,19 @@ def test_writing_keeps_foreign_keys_and_labels_that_are_not_named(song):
     }
     assert list(data) == ["filename", "path", "caption", "bpm", "lyrics", "rating"]
     assert "\u00e9" in path.read_text(encoding="utf-8")
-    assert sorted(entry.name for entry in song.parent.iterdir()) == ["song.v2.json", "song.v2.wav"]
+    assert sorted(entry.name for entry in audio.parent.iterdir()) == ["song.v2.json", "song.v2.wav"]
 
 
 @pytest.mark.parametrize("content", ["my own notes", "[1, 2]"])
-def test_a_file_that_is_not_ours_to_change_is_not_overwritten(song, content):
-    song.with_suffix(".json").write_text(content)
+def test_a_file_that_is_not_a_sidecar_is_not_overwritten(audio, content):
+    audio.with_suffix(".json").write_text(content)
     with pytest.raises(DatasetError, match=r"song\.v2\.json"):
-        write_sidecar(song, {"caption": "new"})
-    assert song.with_suffix(".json").read_text() == content
+        write_sidecar(audio, {"caption": "new"})
+    assert audio.with_suffix(".json").read_text() == content
 
 
 @pytest.mark.root
-def test_a_read_only_folder_is_an_error_with_a_name():
+def test_a_read_only_folder_is_an_error_that_names_the_file():
     code = """
 import sys, pathlib
 from acestep.core.errors import NotWritable
@@ -140,5 +140,5 @@ except NotWritable as error:
 """
     with bad_files.public_folder() as folder:
         folder.chmod(0o755)
-        answer = bad_files.run_unprivileged(code, folder / "song.wav")
-    assert "song.json cannot be written" in answer.stdout, answer.stderr
+        process = bad_files.run_unprivileged(code, folder / "song.wav")
+    assert "song.json cannot be written" in process.stdout, process.stderr

@@ -11,9 +11,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def scanned(folder):
-    found = scan_folder(folder)
-    return {sample.audio_path.removeprefix(f"{folder}/"): sample for sample in found.dataset.samples}, found.problems
+def scan(folder):
+    result = scan_folder(folder)
+    return {sample.audio_path.removeprefix(f"{folder}/"): sample for sample in result.dataset.samples}, result.problems
 
 
 HEADERS = {
@@ -36,7 +36,7 @@ VALUES = {
     "language": "EN",
     "is_instrumental": "no",
 }
-WANTED = {**VALUES, "bpm": 128, "timesignature": "4", "language": "en", "is_instrumental": False}
+EXPECTED = {**VALUES, "bpm": 128, "timesignature": "4", "language": "en", "is_instrumental": False}
 
 
 @pytest.mark.parametrize(
@@ -49,83 +49,83 @@ WANTED = {**VALUES, "bpm": 128, "timesignature": "4", "language": "en", "is_inst
         (0, "File Name", ";", "utf-16"),
     ],
 )
-def test_every_column_name_delimiter_and_encoding_is_read(song_only, which, file, delimiter, encoding):
+def test_all_column_names_delimiters_and_encodings_are_read(single_file_folder, which, file, delimiter, encoding):
     names = [file, *(names[which % len(names)] for names in HEADERS.values()), "Artist", "Camelot"]
     cells = ["song.wav", *VALUES.values(), "someone", "8A"]
     quoted = ['"' + cell + '"' if set(cell) & set(",\n") else cell for cell in cells]
     text = f"{delimiter.join(names)}\r\n{delimiter.join(quoted)}\r\n"
-    (song_only / "labels.csv").write_bytes(text.encode(encoding))
-    found = scan_folder(song_only)
-    assert found.problems == []
-    sample = found.dataset.samples[0].model_dump()
-    assert {key: sample[key] for key in WANTED} == WANTED
-    assert found.counts["in_tables"] == found.counts["labelled"] == 1
+    (single_file_folder / "labels.csv").write_bytes(text.encode(encoding))
+    result = scan_folder(single_file_folder)
+    assert result.problems == []
+    sample = result.dataset.samples[0].model_dump()
+    assert {key: sample[key] for key in EXPECTED} == EXPECTED
+    assert result.counts["in_tables"] == result.counts["labelled"] == 1
 
 
 @pytest.fixture(scope="module")
-def song_only(tmp_path_factory):
+def single_file_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("table")
     bad_files.song(folder / "song.wav", 1.5, rate=8000)
     return folder
 
 
-def test_a_table_in_latin_1_is_read_and_that_is_told(folder):
+def test_a_table_in_latin_1_is_read_and_reported(folder):
     (folder / "labels.csv").write_bytes("File;Caption\nsong.wav;caf\u00e9 \u2013 chanson\n".encode("cp1252"))
-    samples, problems = scanned(folder)
+    samples, problems = scan(folder)
     assert samples["song.wav"].caption == "caf\u00e9 \u2013 chanson"
     assert ["labels.csv is not UTF-8" in f"{p.path.name} {p.message}" for p in problems] == [True]
 
 
-def test_a_row_finds_its_song_by_path_name_stem_or_former_format(folder):
+def test_rows_are_matched_by_path_name_stem_and_other_audio_format(folder):
     rows = ["two/twin.wav,second", r"C:\old place\one\twin.wav,first", "SONG,by stem"]
     (folder / "labels.csv").write_text("\n".join(["file,caption", *rows]))
-    samples, problems = scanned(folder)
+    samples, problems = scan(folder)
     captions = {name: sample.caption for name, sample in samples.items()}
     assert captions == {"song.wav": "by stem", "one/twin.wav": "first", "two/twin.wav": "second"}
     assert problems == []
     (folder / "labels.csv").write_text("file,caption\nsong.mp3,was an mp3")
-    assert scanned(folder)[0]["song.wav"].caption == "was an mp3"
+    assert scan(folder)[0]["song.wav"].caption == "was an mp3"
 
 
-def test_the_captioners_own_table_with_a_path_that_has_moved_is_read(folder):
+def test_the_table_of_the_captioner_is_read_after_the_folder_was_moved(folder):
     (folder / "c.csv").write_text("filename,path,caption\ntwin.wav,/old/music/two/twin.wav,second\nsong.wav,/x/,first")
-    samples, problems = scanned(folder)
+    samples, problems = scan(folder)
     assert (samples["two/twin.wav"].caption, samples["one/twin.wav"].caption) == ("second", "")
     assert samples["song.wav"].caption == "first"
     assert problems == []
 
 
-def test_rows_that_name_no_song_or_two_are_told_and_used_for_none(folder):
+def test_rows_without_a_unique_audio_file_are_reported_and_ignored(folder):
     rows = ["twin.wav,which?", "absent.wav,x", "three/song.wav,not in that folder", "song.wav,good"]
     (folder / "labels.csv").write_text("\n".join(["file,caption", *rows]))
-    samples, problems = scanned(folder)
+    samples, problems = scan(folder)
     assert [sample.caption for sample in samples.values()] == ["", "good", ""]
     assert [problem.message for problem in problems] == [
-        "3 of 4 rows name no song, or more than one: twin.wav, absent.wav, three/song.wav"
+        "3 of 4 rows match no audio file, or several: twin.wav, absent.wav, three/song.wav"
     ]
 
 
-def test_a_table_in_a_sub_folder_is_for_its_own_songs_and_beats_the_one_above(folder):
+def test_a_table_in_a_subfolder_applies_to_that_folder_and_takes_precedence(folder):
     (folder / "z.csv").write_text("file,caption,genre\none/twin.wav,above,rock\n")
     (folder / "one" / "a.csv").write_text("file,caption\ntwin.wav,below\nsong.wav,not here\n")
-    samples, problems = scanned(folder)
+    samples, problems = scan(folder)
     assert (samples["one/twin.wav"].caption, samples["one/twin.wav"].genre) == ("below", "rock")
     assert samples["two/twin.wav"].caption == samples["song.wav"].caption == ""
     assert [problem.path.name for problem in problems] == ["a.csv"]
 
 
-def test_tables_about_something_else_are_told_and_ignored(folder):
+def test_other_tables_are_reported_and_ignored(folder):
     (folder / "prices.csv").write_text("article,price\npen,3\n")
     (folder / "empty.csv").write_text("")
     (folder / "noise.csv").write_bytes(bytes(range(256)) * 4)
-    samples, problems = scanned(folder)
+    samples, problems = scan(folder)
     assert len(samples) == 3
     assert {problem.path.name for problem in problems} == {"prices.csv", "empty.csv", "noise.csv"}
 
 
-def test_a_cell_that_makes_no_sense_costs_only_itself(folder):
+def test_an_invalid_cell_is_reported_and_the_rest_of_the_row_is_used(folder):
     (folder / "labels.csv").write_text("file,bpm,caption,lyrics\nsong.wav,quick,good,\n")
-    samples, problems = scanned(folder)
+    samples, problems = scan(folder)
     assert (samples["song.wav"].caption, samples["song.wav"].bpm, samples["song.wav"].lyrics) == (
         "good",
         None,

@@ -1,4 +1,4 @@
-"""Two short songs with labels, encoded once in each mode: most tests start from a copy of that."""
+"""Fixtures: two short labeled audio files, encoded once in standard mode. Most tests start from a copy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TAG = "mystyle"
 
 @dataclass
 class Listener:
-    """Takes what a job's Context takes; stops the work once ``stop_when`` says so of an event."""
+    """A reporter that records events, and cancels after the first event for which ``stop_when`` is true."""
 
     stop_when: Callable[[Event], bool] = lambda event: False
     events: list[Event] = field(default_factory=list)
@@ -36,24 +36,24 @@ class Listener:
         if self.stopped:
             raise JobCancelled("stopped by the user")
 
-    def said(self, kind: type[Event]) -> list[str]:
+    def messages(self, kind: type[Event]) -> list[str]:
         return [str(event) for event in self.events if type(event) is kind]
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """A folder of songs, the checkpoint, and a way to preprocess."""
+class Preprocessor:
+    """Preprocesses ``audio_dir`` with the base model ``checkpoint``."""
 
-    songs: Path
+    audio_dir: Path
     checkpoint: Path
 
     def job(self, out: Path, **settings: Any) -> PreprocessJob:
-        settings = {"source": self.songs, "tag": TAG, **settings}
+        settings = {"source": self.audio_dir, "tag": TAG, **settings}
         return PreprocessJob(checkpoint=str(self.checkpoint), out=out, **settings)
 
     def run(self, out: Path, listener: Listener | None = None, **settings: Any) -> dict[str, Any]:
-        found = scan_folder(self.songs)
-        return preprocess(found.dataset, self.songs, self.job(out, **settings), listener or Listener())
+        dataset = scan_folder(self.audio_dir).dataset
+        return preprocess(dataset, self.audio_dir, self.job(out, **settings), listener or Listener())
 
 
 def label(audio: Path, caption: str, lyrics: str = "") -> Path:
@@ -68,7 +68,7 @@ def tensors(out: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="session")
-def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def audio_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("songs")
     label(song(folder / "one.wav", 1.05), "a slow sine wave", "[Verse]\nla la la")
     label(song(folder / "sub" / "two.flac", 1.5, rate=22_050, channels=1), "a dark drone")
@@ -77,22 +77,22 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def standard(
-    tmp_path_factory: pytest.TempPathFactory, songs: Path, tiny_checkpoint: Path
+    tmp_path_factory: pytest.TempPathFactory, audio_dir: Path, tiny_checkpoint: Path
 ) -> tuple[Path, Any, Listener]:
-    """Output folder, result and events of standard preprocessing. Not to be changed."""
+    """Output folder, result and events of standard preprocessing. Read only."""
     out, listener = tmp_path_factory.mktemp("encoded") / "standard", Listener()
-    return out, Workshop(songs, tiny_checkpoint).run(out, listener), listener
+    return out, Preprocessor(audio_dir, tiny_checkpoint).run(out, listener), listener
 
 
 @pytest.fixture
-def workshop(songs: Path, tiny_checkpoint: Path, tmp_path: Path) -> Workshop:
-    """A copy of the songs to change at will."""
-    shutil.copytree(songs, tmp_path / "songs")
-    return Workshop(tmp_path / "songs", tiny_checkpoint)
+def preprocessor(audio_dir: Path, tiny_checkpoint: Path, tmp_path: Path) -> Preprocessor:
+    """A preprocessor with its own copy of the audio files."""
+    shutil.copytree(audio_dir, tmp_path / "songs")
+    return Preprocessor(tmp_path / "songs", tiny_checkpoint)
 
 
 @pytest.fixture
 def encoded(standard: tuple[Path, Any, Listener], tmp_path: Path) -> Path:
-    """A copy of the finished output folder."""
+    """A copy of the output folder of standard preprocessing."""
     shutil.copytree(standard[0], tmp_path / "encoded")
     return tmp_path / "encoded"

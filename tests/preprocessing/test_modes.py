@@ -1,4 +1,4 @@
-"""Standard and two-pass preprocessing: what they give, and what they hold in memory."""
+"""Standard and two-pass preprocessing: same files, different memory."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from acestep.models.checkpoint import encoder_fingerprint, find_checkpoint
 from acestep.models.condition import context_latents, encode_condition
 from acestep.models.text import format_lyrics, format_prompt
 from acestep.models.vae import encode_audio
-from acestep.preprocessing.sample_sources import Song
-from acestep.preprocessing.stages import song_audio
+from acestep.preprocessing.sample_sources import SampleSource
+from acestep.preprocessing.stages import load_sample_audio
 from acestep.tensors.manifest import read_manifest
 from acestep.tensors.record import TensorRecord, check_fingerprint, read_record
 from tests.bad_files import song
-from tests.preprocessing.conftest import TAG, Listener, Workshop, tensors
+from tests.preprocessing.conftest import TAG, Listener, Preprocessor, tensors
 
 Standard = tuple[Path, Any, Listener]
 
 
 @pytest.fixture(scope="module")
 def two_pass(
-    tmp_path_factory: pytest.TempPathFactory, songs: Path, tiny_checkpoint: Path
+    tmp_path_factory: pytest.TempPathFactory, audio_dir: Path, tiny_checkpoint: Path
 ) -> tuple[Path, Any, Listener, list[str]]:
-    """Output, result and events of two-pass preprocessing, and which models lived when each model was loaded."""
+    """Output folder, result and events of two-pass preprocessing, and the models in memory at each load."""
     alive: dict[str, weakref.ref[Any]] = {}
     history: list[str] = []
 
-    def watched(name: str) -> Any:
+    def recorded(name: str) -> Any:
         original = getattr(load, name)
 
         def loading(*arguments: Any, **options: Any) -> Any:
-            history.append(f"{name} beside {sorted(other for other, model in alive.items() if model() is not None)}")
+            history.append(f"{name} with {sorted(other for other, model in alive.items() if model() is not None)}")
             loaded = original(*arguments, **options)
             alive[name] = weakref.ref(getattr(loaded, "model", loaded))
             return loaded
@@ -50,12 +50,12 @@ def two_pass(
     out, listener = tmp_path_factory.mktemp("encoded") / "two_pass", Listener()
     with pytest.MonkeyPatch.context() as patch:
         for name in ("load_vae", "load_text_encoder", "load_condition_encoder"):
-            patch.setattr(load, name, watched(name))
-        result = Workshop(songs, tiny_checkpoint).run(out, listener, two_pass=True)
+            patch.setattr(load, name, recorded(name))
+        result = Preprocessor(audio_dir, tiny_checkpoint).run(out, listener, two_pass=True)
     return out, result, listener, history
 
 
-def of(folder: Path, filename: str) -> TensorRecord:
+def record_of(folder: Path, filename: str) -> TensorRecord:
     records = [read_record(path) for path in read_manifest(folder).paths]
     return next(record for record in records if record.metadata["filename"] == filename)
 
@@ -65,34 +65,34 @@ def test_both_modes_write_the_same_bytes(standard: Standard, two_pass: tuple[Pat
     assert tensors(standard[0]) == tensors(two_pass[0])
 
 
-def test_two_pass_frees_the_models_of_pass_1_before_it_loads_those_of_pass_2(
+def test_two_pass_frees_the_models_of_pass_1_before_loading_pass_2(
     two_pass: tuple[Path, Any, Listener, list[str]],
 ) -> None:
     assert two_pass[3] == [
-        "load_vae beside []",
-        "load_text_encoder beside ['load_vae']",
-        "load_condition_encoder beside []",
+        "load_vae with []",
+        "load_text_encoder with ['load_vae']",
+        "load_condition_encoder with []",
     ]
 
 
-def test_two_pass_needs_less_memory_and_tells_how_much_each_pass_holds(
+def test_two_pass_uses_less_memory_and_logs_it_for_each_pass(
     standard: Standard, two_pass: tuple[Path, Any, Listener, list[str]]
 ) -> None:
     assert 0 < two_pass[1]["peak_model_bytes"] < standard[1]["peak_model_bytes"]
-    notes = [note for note in two_pass[2].said(LogMessage) if "MiB" in note]
-    assert [note.split(",")[0].split(" of 2")[0].split(" is done")[0] for note in notes] == [
+    messages = [message for message in two_pass[2].messages(LogMessage) if "MiB" in message]
+    assert [message.split(",")[0].split(" of 2")[0].split(" finished")[0] for message in messages] == [
         "pass 1",
         "pass 1",
         "pass 2",
     ]
-    assert "freed: 0.0 MiB" in notes[1]
+    assert "freed: 0.0 MiB" in messages[1]
 
 
-def test_nothing_of_pass_1_is_left(two_pass: tuple[Path, Any, Listener, list[str]]) -> None:
+def test_intermediate_files_are_removed(two_pass: tuple[Path, Any, Listener, list[str]]) -> None:
     assert sorted(path.name for path in two_pass[0].iterdir()) == sorted([*tensors(two_pass[0]), "manifest.json"])
 
 
-def test_the_manifest_describes_every_file_and_how_it_was_made(
+def test_the_manifest_describes_every_file_and_the_settings(
     standard: Standard, two_pass: tuple[Path, Any, Listener, list[str]]
 ) -> None:
     out, result, listener = standard
@@ -107,53 +107,55 @@ def test_the_manifest_describes_every_file_and_how_it_was_made(
     assert "mode" not in content["preprocessing"]
     assert json.loads((two_pass[0] / "manifest.json").read_text())["preprocessing"]["mode"] == "two_pass"
     assert (result["ready"], result["made"], result["up_to_date"], result["failed"]) == (2, 2, 0, [])
-    assert len(listener.said(Saved)) == 2
+    assert len(listener.messages(Saved)) == 2
 
 
-def test_a_tensor_holds_exactly_what_the_model_hears_at_inference(
-    standard: Standard, songs: Path, tiny_checkpoint: Path
+def test_a_tensor_file_contains_the_condition_of_inference(
+    standard: Standard, audio_dir: Path, tiny_checkpoint: Path
 ) -> None:
-    found = of(standard[0], "one.wav")
+    record = record_of(standard[0], "one.wav")
     text, encoder = load.load_text_encoder(tiny_checkpoint), load.load_condition_encoder(tiny_checkpoint)
     silence = load.load_silence_latent(tiny_checkpoint)
     prompt = format_prompt(f"{TAG}, a slow sine wave", bpm=None, timesignature="", keyscale="", duration_s=1)
     states = text.encode_prompt(prompt), text.embed_lyrics(format_lyrics("[Verse]\nla la la", "unknown"))
     condition = encode_condition(encoder, *states, silence)
     assert len(condition) == len(states[0]) + len(states[1]) + 1
-    torch.testing.assert_close(found.encoder_hidden_states, condition)
-    assert found.target_latents.shape == (26, 64)
-    assert torch.equal(found.context_latents, context_latents(silence, 26))
+    torch.testing.assert_close(record.encoder_hidden_states, condition)
+    assert record.target_latents.shape == (26, 64)
+    assert torch.equal(record.context_latents, context_latents(silence, 26))
 
 
-def test_the_vae_is_seeded_by_the_sound_and_the_seed(standard: Standard, songs: Path, tiny_checkpoint: Path) -> None:
-    found, audio = of(standard[0], "one.wav"), load_audio(songs / "one.wav")
-    words = f"{hashlib.sha256((songs / 'one.wav').read_bytes()).hexdigest()} 42"
-    seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8]) >> 1
-    assert torch.equal(found.target_latents, encode_audio(load.load_vae(tiny_checkpoint), audio, seed=seed))
-
-
-def test_metadata_names_labels_versions_and_model_but_no_place_on_this_computer(
-    standard: Standard, songs: Path, tiny_checkpoint: Path
+def test_the_vae_seed_depends_on_the_audio_and_the_seed(
+    standard: Standard, audio_dir: Path, tiny_checkpoint: Path
 ) -> None:
-    found = of(standard[0], "two.flac").metadata
+    record, audio = record_of(standard[0], "one.wav"), load_audio(audio_dir / "one.wav")
+    text = f"{hashlib.sha256((audio_dir / 'one.wav').read_bytes()).hexdigest()} 42"
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
+    assert torch.equal(record.target_latents, encode_audio(load.load_vae(tiny_checkpoint), audio, seed=seed))
+
+
+def test_metadata_contains_labels_versions_and_model_but_no_absolute_path(
+    standard: Standard, audio_dir: Path, tiny_checkpoint: Path
+) -> None:
+    metadata = record_of(standard[0], "two.flac").metadata
     labels = {"caption": f"{TAG}, a dark drone", "lyrics": "[Instrumental]", "language": "unknown", "duration": 1}
-    ours = {"format_version": 1, "text_template_version": 1, "normalize": "none", "seed": 42, "dtype": "float32"}
-    wanted = {**labels, **ours, "audio_path": "sub/two.flac", "custom_tag": TAG, "tag_position": "prepend"}
-    assert {key: found[key] for key in wanted} == wanted
-    assert found["model_checkpoint"] == "acestep-v15-tiny"
-    assert found["encoder_fingerprint"] == encoder_fingerprint(find_checkpoint(tiny_checkpoint))
+    versions = {"format_version": 1, "text_template_version": 1, "normalize": "none", "seed": 42, "dtype": "float32"}
+    expected = {**labels, **versions, "audio_path": "sub/two.flac", "custom_tag": TAG, "tag_position": "prepend"}
+    assert {key: metadata[key] for key in expected} == expected
+    assert metadata["model_checkpoint"] == "acestep-v15-tiny"
+    assert metadata["encoder_fingerprint"] == encoder_fingerprint(find_checkpoint(tiny_checkpoint))
     for data in tensors(standard[0]).values():
-        assert str(songs).encode() not in data
+        assert str(audio_dir).encode() not in data
         assert b"pytest-of" not in data
 
 
-def test_the_tensors_fit_their_own_checkpoint(standard: Standard, tiny_checkpoint: Path) -> None:
+def test_tensor_files_match_the_fingerprint_of_their_checkpoint(standard: Standard, tiny_checkpoint: Path) -> None:
     records = [read_record(path) for path in read_manifest(standard[0]).paths]
     assert check_fingerprint(records, find_checkpoint(tiny_checkpoint)) == []
 
 
-def test_long_songs_are_cut_and_loudness_is_evened_before_encoding(tmp_path: Path) -> None:
-    long = Song("long.wav", song(tmp_path / "long.wav", 11, level=0.01), "long.pt", "", "", "", {})
-    audio = song_audio(long, "peak", 10)
+def test_long_audio_is_truncated_and_normalized(tmp_path: Path) -> None:
+    long = SampleSource("long.wav", song(tmp_path / "long.wav", 11, level=0.01), "long.pt", "", "", "", {})
+    audio = load_sample_audio(long, "peak", 10)
     assert audio.shape == (2, 480_000)
     assert audio.abs().max().item() == pytest.approx(10 ** (-1 / 20), abs=1e-4)

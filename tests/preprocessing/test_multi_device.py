@@ -1,4 +1,4 @@
-"""Two processes share the songs and leave what one does."""
+"""Two worker processes write the same files as a single process."""
 
 import json
 from pathlib import Path
@@ -14,20 +14,22 @@ def manifest(out: Path) -> dict:
     return {**json.loads((out / "manifest.json").read_text()), "created_at": None}
 
 
-def test_two_processes_write_the_bytes_of_one_and_one_manifest(workshop, tmp_path):
-    label(with_nan(workshop.songs / "broken.wav"), "a click")
+def test_two_processes_write_the_same_bytes_and_one_manifest(preprocessor, tmp_path):
+    label(with_nan(preprocessor.audio_dir / "broken.wav"), "a click")
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as many as each of the two has here, or sums are rounded in another order
+    torch.set_num_threads(1)  # like each worker process, since the order of summation depends on it
     try:
-        alone = workshop.run(tmp_path / "alone", heard := Listener())
+        single = preprocessor.run(tmp_path / "single", single_listener := Listener())
     finally:
         torch.set_num_threads(threads)
-    together = workshop.run(tmp_path / "together", listener := Listener(), devices=2)
-    assert together["ready"] == alone["ready"] == 2
-    assert {**together, "out": ""} == {**alone, "out": ""}
-    assert tensors(tmp_path / "together") == tensors(tmp_path / "alone")
-    assert manifest(tmp_path / "together") == manifest(tmp_path / "alone")
-    assert sorted(listener.said(ItemFailed)) == sorted(heard.said(ItemFailed))
-    assert len(listener.said(ItemFailed)) == 1
-    assert len(listener.said(Saved)) == 2
-    assert [text[:5] for text in listener.said(Progressed)] == [text[:5] for text in heard.said(Progressed)]
+    sharded = preprocessor.run(tmp_path / "sharded", listener := Listener(), devices=2)
+    assert sharded["ready"] == single["ready"] == 2
+    assert {**sharded, "out": ""} == {**single, "out": ""}
+    assert tensors(tmp_path / "sharded") == tensors(tmp_path / "single")
+    assert manifest(tmp_path / "sharded") == manifest(tmp_path / "single")
+    assert sorted(listener.messages(ItemFailed)) == sorted(single_listener.messages(ItemFailed))
+    assert len(listener.messages(ItemFailed)) == 1
+    assert len(listener.messages(Saved)) == 2
+    assert [text[:5] for text in listener.messages(Progressed)] == [
+        text[:5] for text in single_listener.messages(Progressed)
+    ]

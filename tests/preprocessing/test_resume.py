@@ -1,4 +1,4 @@
-"""Running again: what is up to date is left alone, what changed is made anew, what was interrupted goes on."""
+"""Preprocessing again: current samples are skipped, changed ones encoded again, interrupted jobs resumed."""
 
 from __future__ import annotations
 
@@ -17,80 +17,82 @@ from acestep.core.events import Event, LogMessage, Progressed
 from acestep.tensors.manifest import read_manifest
 from acestep.tensors.record import read_record
 from tests.bad_files import PROJECT
-from tests.preprocessing.conftest import Listener, Workshop, label, tensors
+from tests.preprocessing.conftest import Listener, Preprocessor, label, tensors
 
 
-def stamps(out: Path) -> dict[str, int]:
+def modified_times(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in out.glob("*.pt")}
 
 
-def file_of(out: Path, filename: str) -> str:
-    found = {read_record(path).metadata["filename"]: path.name for path in out.glob("*.pt")}
-    return found[filename]
+def tensor_file_of(out: Path, filename: str) -> str:
+    files = {read_record(path).metadata["filename"]: path.name for path in out.glob("*.pt")}
+    return files[filename]
 
 
 @pytest.mark.parametrize("two_pass", [False, True])
-def test_a_second_run_encodes_nothing_and_loads_no_model(encoded: Path, workshop: Workshop, two_pass: bool) -> None:
-    before, listener = stamps(encoded), Listener()
-    result = workshop.run(encoded, listener, two_pass=two_pass)
-    assert stamps(encoded) == before
+def test_a_second_run_encodes_nothing_and_loads_no_model(
+    encoded: Path, preprocessor: Preprocessor, two_pass: bool
+) -> None:
+    before, listener = modified_times(encoded), Listener()
+    result = preprocessor.run(encoded, listener, two_pass=two_pass)
+    assert modified_times(encoded) == before
     assert (result["made"], result["up_to_date"], result["peak_model_bytes"]) == (0, 2, 0)
-    assert "2 of 2 songs are up to date" in listener.said(LogMessage)
+    assert "2 of 2 samples are up to date" in listener.messages(LogMessage)
     assert len(read_manifest(encoded).paths) == 2
 
 
-def test_a_changed_caption_redoes_that_song_only(encoded: Path, workshop: Workshop) -> None:
-    before = stamps(encoded)
-    label(workshop.songs / "one.wav", "a fast sine wave")
-    result = workshop.run(encoded)
-    changed = {name for name, stamp in stamps(encoded).items() if before[name] != stamp}
-    assert changed == {file_of(encoded, "one.wav")}
+def test_a_changed_caption_encodes_only_that_sample_again(encoded: Path, preprocessor: Preprocessor) -> None:
+    before = modified_times(encoded)
+    label(preprocessor.audio_dir / "one.wav", "a fast sine wave")
+    result = preprocessor.run(encoded)
+    changed = {name for name, modified in modified_times(encoded).items() if before[name] != modified}
+    assert changed == {tensor_file_of(encoded, "one.wav")}
     assert (result["made"], result["up_to_date"]) == (1, 1)
     assert "a fast sine wave" in read_record(encoded / changed.pop()).metadata["caption"]
 
 
-def test_a_damaged_tensor_is_made_again_as_it_was(encoded: Path, workshop: Workshop) -> None:
-    before, name = tensors(encoded), file_of(encoded, "one.wav")
+def test_a_damaged_tensor_file_is_encoded_again_with_the_same_bytes(encoded: Path, preprocessor: Preprocessor) -> None:
+    before, name = tensors(encoded), tensor_file_of(encoded, "one.wav")
     (encoded / name).write_bytes(before[name][:1000])
-    assert workshop.run(encoded)["made"] == 1
+    assert preprocessor.run(encoded)["made"] == 1
     assert tensors(encoded) == before
 
 
-def test_a_song_that_left_the_dataset_leaves_the_manifest_but_not_the_disk(encoded: Path, workshop: Workshop) -> None:
-    gone, listener = file_of(encoded, "one.wav"), Listener()
-    (workshop.songs / "one.wav").unlink()
-    result = workshop.run(encoded, listener)
-    assert result["unused_files"] == [gone]
-    assert [path.name for path in read_manifest(encoded).paths] == [file_of(encoded, "two.flac")]
-    assert (encoded / gone).is_file()
-    assert any(gone in note and note.startswith("warning") for note in listener.said(LogMessage))
+def test_a_removed_sample_leaves_the_manifest_and_keeps_its_file(encoded: Path, preprocessor: Preprocessor) -> None:
+    removed, listener = tensor_file_of(encoded, "one.wav"), Listener()
+    (preprocessor.audio_dir / "one.wav").unlink()
+    result = preprocessor.run(encoded, listener)
+    assert result["unused_files"] == [removed]
+    assert [path.name for path in read_manifest(encoded).paths] == [tensor_file_of(encoded, "two.flac")]
+    assert (encoded / removed).is_file()
+    assert any(removed in message and message.startswith("warning") for message in listener.messages(LogMessage))
 
 
 @pytest.mark.parametrize("two_pass", [False, True])
-def test_a_stopped_run_keeps_whole_files_and_goes_on_to_the_same_result(
-    encoded: Path, workshop: Workshop, tmp_path: Path, two_pass: bool
+def test_a_cancelled_run_keeps_intact_files_and_resumes_to_the_same_result(
+    encoded: Path, preprocessor: Preprocessor, tmp_path: Path, two_pass: bool
 ) -> None:
     out, stopped = tmp_path / "out", Listener(stop_when=lambda event: isinstance(event, Progressed))
-    with pytest.raises(JobCancelled, match=f"{0 if two_pass else 1} of 2 songs are ready"):
-        workshop.run(out, stopped, two_pass=two_pass)
+    with pytest.raises(JobCancelled, match=f"{0 if two_pass else 1} of 2 samples are encoded"):
+        preprocessor.run(out, stopped, two_pass=two_pass)
     kept = list((out / "_tmp_pass1").glob("*.tmp.pt")) if two_pass else read_manifest(out).paths
     assert len(kept) == 1
-    again = Listener()
-    workshop.run(out, again, two_pass=two_pass)
-    assert len(again.said(Progressed)) == (3 if two_pass else 1)
+    resumed = Listener()
+    preprocessor.run(out, resumed, two_pass=two_pass)
+    assert len(resumed.messages(Progressed)) == (3 if two_pass else 1)
     assert tensors(out) == tensors(encoded)
     assert not (out / "_tmp_pass1").exists()
 
 
-def test_an_intermediate_of_another_caption_is_not_used(workshop: Workshop, tmp_path: Path) -> None:
+def test_an_intermediate_file_of_another_caption_is_not_used(preprocessor: Preprocessor, tmp_path: Path) -> None:
     out, stop = tmp_path / "out", Listener(stop_when=lambda event: isinstance(event, Progressed))
     with pytest.raises(JobCancelled):
-        workshop.run(out, stop, two_pass=True)
-    for audio, caption in (("one.wav", "new words"), ("sub/two.flac", "")):
-        label(workshop.songs / audio, caption)
-    workshop.run(out, two_pass=True)
+        preprocessor.run(out, stop, two_pass=True)
+    for audio, caption in (("one.wav", "new caption"), ("sub/two.flac", "")):
+        label(preprocessor.audio_dir / audio, caption)
+    preprocessor.run(out, two_pass=True)
     (path,) = read_manifest(out).paths
-    assert "new words" in read_record(path).metadata["caption"]
+    assert "new caption" in read_record(path).metadata["caption"]
     assert not (out / "_tmp_pass1").exists()
 
 
@@ -103,13 +105,13 @@ run_job(Path(sys.argv[1]))
 """
 
 
-def test_a_killed_run_leaves_whole_files_and_the_next_one_completes_it(
-    encoded: Path, workshop: Workshop, tmp_path: Path
+def test_a_killed_run_leaves_intact_files_and_the_next_run_completes_it(
+    encoded: Path, preprocessor: Preprocessor, tmp_path: Path
 ) -> None:
     from acestep.core.jobs import run_job, write_job
 
     out = tmp_path / "out"
-    write_job(out / "_job", "preprocess", workshop.job(out))
+    write_job(out / "_job", "preprocess", preprocessor.job(out))
     process = subprocess.Popen([sys.executable, "-c", JOB, str(out / "_job")], cwd=PROJECT)
     events = out / "_job" / "events.jsonl"
     deadline = time.monotonic() + 120

@@ -1,4 +1,4 @@
-"""What each song is trained on: its text, its file, its words."""
+"""The source of each sample: its text, its tensor file, its lyrics, its hash."""
 
 from __future__ import annotations
 
@@ -11,86 +11,88 @@ import pytest
 from acestep.dataset.sample import Dataset
 from acestep.dataset.scan import scan_folder
 from acestep.models.checkpoint import find_checkpoint
-from acestep.preprocessing.sample_sources import Song, apply_overrides, plan_songs
+from acestep.preprocessing.sample_sources import SampleSource, apply_overrides, iter_sample_sources
 from tests.bad_files import song
-from tests.preprocessing.conftest import TAG, Workshop, label
+from tests.preprocessing.conftest import TAG, Preprocessor, label
 
 
-def planned(workshop: Workshop, dataset: Dataset | None = None, **settings: Any) -> dict[str, Song]:
-    """The songs of a run with these settings, by name; none may be refused."""
-    job = workshop.job(Path("out"), **settings)
-    dataset = apply_overrides(dataset or scan_folder(workshop.songs).dataset, job)
-    checkpoint = find_checkpoint(workshop.checkpoint)
+def sources_of(preprocessor: Preprocessor, dataset: Dataset | None = None, **settings: Any) -> dict[str, SampleSource]:
+    """The sample sources with these settings, by name. A failure is raised."""
+    job = preprocessor.job(Path("out"), **settings)
+    dataset = apply_overrides(dataset or scan_folder(preprocessor.audio_dir).dataset, job)
+    checkpoint = find_checkpoint(preprocessor.checkpoint)
 
-    def refuse(name: str, problem: Exception) -> None:
-        raise problem
+    def raise_failure(name: str, error: Exception) -> None:
+        raise error
 
-    precision = {"auto": "float32", "bf16": "bfloat16"}[job.dtype]
-    songs = plan_songs(dataset, workshop.songs.resolve(), job, checkpoint, precision, refuse)
-    return {song.name: song for song in songs}
+    dtype_name = {"auto": "float32", "bf16": "bfloat16"}[job.dtype]
+    sources = iter_sample_sources(dataset, preprocessor.audio_dir.resolve(), job, checkpoint, dtype_name, raise_failure)
+    return {source.name: source for source in sources}
 
 
-def test_the_tag_and_its_place_are_the_datasets_unless_the_job_has_its_own(workshop: Workshop) -> None:
-    dataset = scan_folder(workshop.songs, custom_tag="old", tag_position="append").dataset
-    found = {
-        "a slow sine wave, old": planned(workshop, dataset, tag=None),
-        f"a slow sine wave, {TAG}": planned(workshop, dataset),
-        "old, a slow sine wave": planned(workshop, dataset, tag=None, tag_position="prepend"),
-        TAG: planned(workshop, dataset, tag_position="replace"),
-        "a slow sine wave": planned(workshop, dataset, tag=""),
+def test_tag_and_tag_position_of_the_job_override_the_dataset(preprocessor: Preprocessor) -> None:
+    dataset = scan_folder(preprocessor.audio_dir, custom_tag="old", tag_position="append").dataset
+    sources = {
+        "a slow sine wave, old": sources_of(preprocessor, dataset, tag=None),
+        f"a slow sine wave, {TAG}": sources_of(preprocessor, dataset),
+        "old, a slow sine wave": sources_of(preprocessor, dataset, tag=None, tag_position="prepend"),
+        TAG: sources_of(preprocessor, dataset, tag_position="replace"),
+        "a slow sine wave": sources_of(preprocessor, dataset, tag=""),
     }
-    assert list(found) == [songs["one.wav"].text for songs in found.values()]
-    assert found["a slow sine wave, old"]["one.wav"].metadata["custom_tag"] == "old"
+    assert list(sources) == [each["one.wav"].text for each in sources.values()]
+    assert sources["a slow sine wave, old"]["one.wav"].metadata["custom_tag"] == "old"
     assert dataset.metadata.custom_tag == "old"
 
 
-def test_the_genre_ratio_of_the_job_chooses_genres(workshop: Workshop) -> None:
-    dataset = scan_folder(workshop.songs).dataset
+def test_the_genre_ratio_of_the_job_selects_genres(preprocessor: Preprocessor) -> None:
+    dataset = scan_folder(preprocessor.audio_dir).dataset
     dataset.samples[0].genre = "minimal"
-    assert planned(workshop, dataset, genre_ratio=100)["one.wav"].text == f"{TAG}, minimal"
-    assert planned(workshop, dataset)["one.wav"].text == f"{TAG}, a slow sine wave"
+    assert sources_of(preprocessor, dataset, genre_ratio=100)["one.wav"].text == f"{TAG}, minimal"
+    assert sources_of(preprocessor, dataset)["one.wav"].text == f"{TAG}, a slow sine wave"
 
 
-def test_unlabelled_songs_that_are_included_are_described_by_the_tag_alone(workshop: Workshop) -> None:
-    song(workshop.songs / "bare.wav", 1.1)
-    songs = planned(workshop, include_unlabelled=True)
-    assert songs["bare.wav"].text == TAG
-    assert songs["one.wav"].text == f"{TAG}, a slow sine wave"
+def test_included_unlabeled_samples_are_described_by_the_tag_alone(preprocessor: Preprocessor) -> None:
+    song(preprocessor.audio_dir / "bare.wav", 1.1)
+    sources = sources_of(preprocessor, include_unlabelled=True)
+    assert sources["bare.wav"].text == TAG
+    assert sources["one.wav"].text == f"{TAG}, a slow sine wave"
 
 
-def test_words_decide_whether_a_song_is_sung(workshop: Workshop) -> None:
-    dataset = scan_folder(workshop.songs).dataset
+def test_lyrics_determine_whether_a_sample_is_instrumental(preprocessor: Preprocessor) -> None:
+    dataset = scan_folder(preprocessor.audio_dir).dataset
     dataset.samples[0].language = "en"
     dataset.samples[1].language = "en"
     dataset.samples[0].is_instrumental = True
-    one, two = planned(workshop, dataset).values()
+    one, two = sources_of(preprocessor, dataset).values()
     assert (one.lyrics, one.language, one.metadata["is_instrumental"]) == ("[Verse]\nla la la", "en", False)
     assert (two.lyrics, two.language, two.metadata["is_instrumental"]) == ("[Instrumental]", "unknown", True)
 
 
-@pytest.mark.parametrize("wild", ["../../escaped", "/etc/passwd", "C:\\x", "con", "a" * 300])
-def test_an_id_that_is_a_path_stays_inside_the_folder(workshop: Workshop, wild: str) -> None:
-    dataset = scan_folder(workshop.songs).dataset
-    first = dataset.samples[0].model_copy(update={"id": wild})
-    (found,) = planned(workshop, Dataset(metadata=dataset.metadata, samples=[first])).values()
-    assert Path(found.file).name == found.file
-    assert len(found.file) <= 110
-    assert Path("out", found.file).resolve().parent == Path("out").resolve()
+@pytest.mark.parametrize("unsafe_id", ["../../escaped", "/etc/passwd", "C:\\x", "con", "a" * 300])
+def test_an_unsafe_id_gives_a_file_inside_the_output_folder(preprocessor: Preprocessor, unsafe_id: str) -> None:
+    dataset = scan_folder(preprocessor.audio_dir).dataset
+    first = dataset.samples[0].model_copy(update={"id": unsafe_id})
+    (source,) = sources_of(preprocessor, Dataset(metadata=dataset.metadata, samples=[first])).values()
+    assert Path(source.file).name == source.file
+    assert len(source.file) <= 110
+    assert Path("out", source.file).resolve().parent == Path("out").resolve()
 
 
-def test_the_seed_of_a_song_depends_on_its_sound_and_the_jobs_seed_alone(workshop: Workshop) -> None:
-    before = {name: song.encode_seed for name, song in planned(workshop).items()}
-    again = {name: song.encode_seed for name, song in planned(workshop, tag="other", normalize="peak").items()}
-    other = {name: song.encode_seed for name, song in planned(workshop, seed=43).items()}
+def test_the_encode_seed_depends_only_on_the_audio_and_the_seed_of_the_job(preprocessor: Preprocessor) -> None:
+    before = {name: source.encode_seed for name, source in sources_of(preprocessor).items()}
+    again = {
+        name: source.encode_seed for name, source in sources_of(preprocessor, tag="other", normalize="peak").items()
+    }
+    other = {name: source.encode_seed for name, source in sources_of(preprocessor, seed=43).items()}
     assert before == again
     assert len({*before.values(), *other.values()}) == 4
 
 
-def test_sound_words_and_settings_make_a_tensor_out_of_date_and_places_do_not(
-    workshop: Workshop, tmp_path: Path
+def test_the_content_hash_depends_on_audio_labels_and_settings_but_not_on_paths(
+    preprocessor: Preprocessor, tmp_path: Path
 ) -> None:
     def hashes(**settings: Any) -> dict[str, str]:
-        return {name: song.content_hash for name, song in planned(workshop, **settings).items()}
+        return {name: source.content_hash for name, source in sources_of(preprocessor, **settings).items()}
 
     before = hashes()
     for change in (
@@ -102,10 +104,10 @@ def test_sound_words_and_settings_make_a_tensor_out_of_date_and_places_do_not(
         {"dtype": "bf16"},
     ):
         assert not set(before.values()) & set(hashes(**change).values()), change
-    label(workshop.songs / "one.wav", "a slow sine wave", "[Verse]\nother words")
-    song(workshop.songs / "sub" / "two.flac", 1.6)
+    label(preprocessor.audio_dir / "one.wav", "a slow sine wave", "[Verse]\nother lyrics")
+    song(preprocessor.audio_dir / "sub" / "two.flac", 1.6)
     assert not set(before.values()) & set(hashes().values())
-    shutil.copytree(workshop.checkpoint, tmp_path / "models" / "renamed")
-    shutil.copytree(workshop.songs, tmp_path / "elsewhere")
-    moved = Workshop(tmp_path / "elsewhere", tmp_path / "models" / "renamed")
-    assert hashes() == {name: song.content_hash for name, song in planned(moved).items()}
+    shutil.copytree(preprocessor.checkpoint, tmp_path / "models" / "renamed")
+    shutil.copytree(preprocessor.audio_dir, tmp_path / "elsewhere")
+    moved = Preprocessor(tmp_path / "elsewhere", tmp_path / "models" / "renamed")
+    assert hashes() == {name: source.content_hash for name, source in sources_of(moved).items()}

@@ -18,7 +18,7 @@ from acestep.core.config import Config
 from acestep.core.errors import ConfigError, DatasetError
 from acestep.core.files import read_json, write_json
 from acestep.dataset.sample import Dataset
-from acestep.dataset.store import content_of, dataset_of
+from acestep.dataset.store import dataset_to_dict, parse_dataset
 from acestep.training.optim.optimizers import DEFAULT_RATE
 from acestep.training.settings import NOT_HERE, Remark, Settings, apply_fitting, values_of
 
@@ -195,7 +195,7 @@ def write_profile(
                 "training_complete": False,
             },
             "ui_state": state,
-            "dataset_state": content_of(dataset) | {"_current_dir": folder} if dataset else None,
+            "dataset_state": dataset_to_dict(dataset) | {"_current_dir": folder} if dataset else None,
         },
     )
 
@@ -205,7 +205,7 @@ def _dataset(data: Any, path: Path, remarks: list[Remark]) -> tuple[Dataset | No
         return None, ""
     folder = str(data.get("_current_dir") or "")
     try:
-        return dataset_of(data, path, Path(folder) if folder else path.resolve().parent), folder
+        return parse_dataset(data, path, Path(folder) if folder else path.resolve().parent), folder
     except DatasetError as error:
         remarks.append(Remark("dataset_state", folder, str(error)))
         return None, folder

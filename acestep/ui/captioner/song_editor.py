@@ -10,7 +10,7 @@ from gradio.components import Component
 
 from acestep.captioning.configs import CaptionJob
 from acestep.core.errors import DatasetError
-from acestep.dataset.labels import INSTRUMENTAL, tempo
+from acestep.dataset.labels import INSTRUMENTAL, parse_bpm
 from acestep.dataset.sample import Sample
 from acestep.ui import html, layout
 from acestep.ui.captioner.audio_folder import Entry
@@ -87,7 +87,7 @@ class FolderSongEditor(SongEditor):
 
         def scale(key: str, text: str) -> str:
             try:
-                bpm = tempo(text)
+                bpm = parse_bpm(text)
             except ValueError as problem:
                 raise DatasetError(f"BPM {problem}, not {text!r}") from None
             if not bpm:

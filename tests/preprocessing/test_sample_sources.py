@@ -80,11 +80,11 @@ def test_an_unsafe_id_gives_a_file_inside_the_output_folder(preprocessor: Prepro
 
 def test_the_encode_seed_depends_only_on_the_audio_and_the_seed_of_the_job(preprocessor: Preprocessor) -> None:
     before = {name: source.encode_seed for name, source in sources_of(preprocessor).items()}
-    again = {
+    unchanged = {
         name: source.encode_seed for name, source in sources_of(preprocessor, tag="other", normalize="peak").items()
     }
     other = {name: source.encode_seed for name, source in sources_of(preprocessor, seed=43).items()}
-    assert before == again
+    assert before == unchanged
     assert len({*before.values(), *other.values()}) == 4
 
 

@@ -226,11 +226,11 @@ def _save(
     if config.custom_tag.strip():
         extra["custom_tag"] = config.custom_tag.strip()
     with locked_labels(plan.sample) as known:
-        typed = known.typed_since(plan.known)
+        edited = known.edited_since(plan.known)
         allowed = {
             name: value
             for name, value in labels.items()
-            if name not in typed and known.may_write(name, config.existing)
+            if name not in edited and known.may_write(name, config.existing)
         }
         replaces_typed = bool(known.locked & set(allowed))
         path = write_labels(known, allowed, extra=extra, texts=config.write_texts, backup=replaces_typed)

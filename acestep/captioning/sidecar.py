@@ -58,7 +58,7 @@ class SongLabels:
             return True
         return existing == "redo" and label not in self.locked
 
-    def typed_since(self, before: SongLabels) -> set[str]:
+    def edited_since(self, before: SongLabels) -> set[str]:
         """Labels that a person typed since ``before``. A job keeps them with any setting of ``existing``.
 
         Lyrics, language and ``is_instrumental`` count as one label.
@@ -82,7 +82,7 @@ class SongLabels:
 def locked_labels(sample: Sample) -> Iterator[SongLabels]:
     """Read the label files of a song and lock them against other threads of this process until the block ends.
 
-    Labels from a CSV table are kept as they were scanned. Raises DatasetError, see ``known_of``.
+    Labels from a CSV table are kept as they were scanned. Raises DatasetError, see ``read_labels``.
     """
     with _writing:
         audio = Path(sample.audio_path)

@@ -45,7 +45,7 @@ class GeneratedClip:
     """A generation: latents [T, C], and level of each frequency band [F, bands] in dB."""
 
     latents: Tensor
-    bands: Tensor
+    levels_db: Tensor
 
 
 def prove_job(config: ProveJob, context: Context) -> dict[str, Any]:
@@ -67,43 +67,49 @@ def prove_job(config: ProveJob, context: Context) -> dict[str, Any]:
     base = BaseWeights(checkpoint)
     base.check_compatible(adapter)
     require_replaceable(config.out, MARKER, _KIND)
-    sizes = relative_sizes(ExportSource(adapter, base, strength=config.strength), base)
+    delta_norms = relative_delta_norms(ExportSource(adapter, base, strength=config.strength), base)
     requests = _requests(config, adapter.card)
     context.emit(Started(job="prove", total=2 * len(requests), unit="generations"))
     with replace_folder(config.out) as fresh:
         metrics = _ABEvaluator(config, context, fresh, checkpoint, adapter).compare(requests)
-        metrics = {"sentence": summarize(metrics, sizes), **metrics}
-        write_marker(fresh, MARKER, _KIND, {**metrics, "adapter": str(adapter.file), "modules": sizes})
+        metrics = {"sentence": summarize(metrics, delta_norms), **metrics}
+        write_marker(fresh, MARKER, _KIND, {**metrics, "adapter": str(adapter.file), "modules": delta_norms})
     context.emit(LogMessage(message=metrics["sentence"]))
     context.emit(Saved(path=str(config.out), role="audio"))
-    ordered = sorted(sizes, key=sizes.__getitem__)
+    ordered = sorted(delta_norms, key=delta_norms.__getitem__)
     files = [[str(config.out / name) for name in clip["files"]] for clip in metrics.pop("pieces")]
-    strongest, weakest = ({name: sizes[name] for name in names} for names in (ordered[:-4:-1], ordered[:3]))
+    strongest, weakest = ({name: delta_norms[name] for name in names} for names in (ordered[:-4:-1], ordered[:3]))
     return {**metrics, "strongest": strongest, "weakest": weakest, "files": files}
 
 
-def relative_sizes(source: ExportSource, base: BaseWeights) -> dict[str, float]:
+def relative_delta_norms(source: ExportSource, base: BaseWeights) -> dict[str, float]:
     """Module name -> |weight delta| / |weight|, at the strength of ``source``."""
     return {name: float(source.weight_delta(name).norm() / base[name].norm()) for name in source.modules}
 
 
-def summarize(metrics: dict[str, Any], sizes: dict[str, float]) -> str:
-    """Summary of the metrics and a recommendation."""
-    share = metrics["latent_difference"] / max(metrics["seed_difference"], 1e-9)
-    effect = f"{share:.1%} of the effect of another seed, {metrics['spectrum_difference_db']:.1f} dB in the spectrum"
-    unchanged = sum(size == 0 for size in sizes.values())
-    if unchanged == len(sizes):
+def summarize(metrics: dict[str, Any], delta_norms: dict[str, float]) -> str:
+    """Describe the metrics in one or two sentences, with a recommendation.
+
+    Args:
+        metrics: the result of ``_ABEvaluator.compare``.
+        delta_norms: the result of ``relative_delta_norms``.
+    """
+    relative_effect = metrics["latent_difference"] / max(metrics["seed_difference"], 1e-9)
+    spectrum_db = metrics["spectrum_difference_db"]
+    effect = f"{relative_effect:.1%} of the effect of another seed, {spectrum_db:.1f} dB in the spectrum"
+    unchanged = sum(delta_norm == 0 for delta_norm in delta_norms.values())
+    if unchanged == len(delta_norms):
         return "The adapter is untrained: all weight deltas are zero. Train it for at least one step."
-    if share < _HARDLY:
+    if relative_effect < _HARDLY:
         level, advice = "negligible", "Train longer, or with a higher learning rate."
-    elif share < _LITTLE:
+    elif relative_effect < _LITTLE:
         level, advice = "small", "Listen to the clips. For a stronger effect, train longer."
-    elif share < _TOO_MUCH:
+    elif relative_effect < _TOO_MUCH:
         level, advice = "clear", "Listen to the clips to judge the style."
     else:
         level, advice = "very strong", "If the audio has artifacts, lower the strength or use an earlier epoch."
     text = f"The effect of the adapter is {level}: {effect}. {advice}"
-    return text + (f" {unchanged} of {len(sizes)} modules have a zero weight delta." if unchanged else "")
+    return text + (f" {unchanged} of {len(delta_norms)} modules have a zero weight delta." if unchanged else "")
 
 
 class _ABEvaluator:
@@ -123,38 +129,40 @@ class _ABEvaluator:
         """Metrics of all clips and their means."""
         device = choose_device(self._config.device)
         self._context.emit(LogMessage(message=f"Generating on {device.value}: {device.reason}"))
-        parts = load_components(self._checkpoint, device=device.value, dtype=choose_dtype(device.value).value)
+        components = load_components(self._checkpoint, device=device.value, dtype=choose_dtype(device.value).value)
         total = 2 * len(requests)
-        plain = [self._generate(parts, number, request, "base", total) for number, request in enumerate(requests)]
-        loaded = load_adapter(parts.dit, self._adapter.file)
+        numbered = list(enumerate(requests))
+        base_clips = [self._generate(components, number, request, "base", total) for number, request in numbered]
+        loaded = load_adapter(components.dit, self._adapter.file)
         loaded.set_strength(self._config.strength)
-        changed = [self._generate(parts, number, request, "adapter", total) for number, request in enumerate(requests)]
-        latents = [relative(after.latents, before.latents) for before, after in zip(plain, changed, strict=True)]
-        bands = [float((after.bands - before.bands).abs().mean()) for before, after in zip(plain, changed, strict=True)]
+        adapter_clips = [self._generate(components, number, request, "adapter", total) for number, request in numbered]
+        pairs = list(zip(base_clips, adapter_clips, strict=True))
+        latents = [relative_difference(adapter.latents, base.latents) for base, adapter in pairs]
+        levels_db = [float((adapter.levels_db - base.levels_db).abs().mean()) for base, adapter in pairs]
         clips = [
             {
                 "prompt": request.prompt,
                 "seed": request.seed,
                 "files": [_file(number, request, which) for which in ("base", "adapter")],
                 "latent_difference": latents[number],
-                "spectrum_difference_db": bands[number],
+                "spectrum_difference_db": levels_db[number],
             }
-            for number, request in enumerate(requests)
+            for number, request in numbered
         ]
         return {
             "latent_difference": mean(latents),
-            "seed_difference": _between_seeds(requests, plain),
-            "spectrum_difference_db": mean(bands),
+            "seed_difference": _between_seeds(requests, base_clips),
+            "spectrum_difference_db": mean(levels_db),
             "pieces": clips,
         }
 
     def _generate(
-        self, parts: PipelineComponents, number: int, request: GenerationConfig, which: str, total: int
+        self, components: PipelineComponents, number: int, request: GenerationConfig, which: str, total: int
     ) -> GeneratedClip:
         self._context.stop_if_cancelled()
         stop: Callable[[], bool] = lambda: self._context.cancelled  # noqa: E731
-        latents = generate_latents(parts, request, should_stop=stop)
-        audio = postprocess_audio(decode_latents(parts.vae, latents))
+        latents = generate_latents(components, request, should_stop=stop)
+        audio = postprocess_audio(decode_latents(components.vae, latents))
         file = _file(number, request, which)
         write_audio(self._folder / file, audio)
         self._done += 1
@@ -176,15 +184,15 @@ def _requests(config: ProveJob, card: AdapterCard) -> list[GenerationConfig]:
     return [GenerationConfig(prompt=p, seed=seed, **length) for p, seed in itertools.product(prompts, config.seeds)]
 
 
-def _between_seeds(requests: list[GenerationConfig], plain: list[GeneratedClip]) -> float:
+def _between_seeds(requests: list[GenerationConfig], base_clips: list[GeneratedClip]) -> float:
     """Mean relative difference of the base model's latents between seeds of the same prompt."""
-    pairs = itertools.combinations(zip(requests, plain, strict=True), 2)
-    return mean(relative(b.latents, a.latents) for (r, a), (s, b) in pairs if r.prompt == s.prompt)
+    pairs = itertools.combinations(zip(requests, base_clips, strict=True), 2)
+    return mean(relative_difference(b.latents, a.latents) for (r, a), (s, b) in pairs if r.prompt == s.prompt)
 
 
-def relative(changed: Tensor, plain: Tensor) -> float:
-    """|changed - plain| / |plain|"""
-    return float((changed - plain).norm() / plain.norm())
+def relative_difference(latents: Tensor, reference: Tensor) -> float:
+    """|latents - reference| / |reference|"""
+    return float((latents - reference).norm() / reference.norm())
 
 
 def band_levels(audio: Tensor) -> Tensor:

@@ -55,8 +55,8 @@ def compare(source: ExportSource, written: WrittenAdapter) -> ExportMetrics:
     error = total = 0.0
     norms, zero_deltas = [], []
     for name in source.modules:
-        size, off, loaded_size = _norms(source, name, loaded.modules.get(name))
-        error, total = error + off**2, total + size**2
+        size, difference, loaded_size = _norms(source, name, loaded.modules.get(name))
+        error, total = error + difference**2, total + size**2
         if name in loaded.modules:
             norms.append(loaded_size)
             zero_deltas += [name] if size > 0 and not loaded_size > 0 else []

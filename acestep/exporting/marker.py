@@ -1,4 +1,4 @@
-"""Marker files: they list the files that this program wrote to a folder, so that no other folder is ever replaced."""
+"""Marker files: they list the files that this program wrote to a folder, so that it never replaces others."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def require_replaceable(folder: Path, name: str, kind: str) -> None:
     """Raise StorageError unless ``folder`` is new, empty, or contains only files that its marker file lists."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    not_ours = StorageError(f"{folder} exists and is not a {kind} written by this program", hint="Choose a new folder.")
+    foreign = StorageError(f"{folder} contains files that this program did not write", hint="Choose a new folder.")
     if not (folder / name).is_file():
-        raise not_ours
+        raise foreign
     known = read_versioned(folder / name, kind, _VERSION, error=StorageError).get("files")
     if not isinstance(known, list) or not {*_files(folder)} <= {name, *known}:
-        raise not_ours
+        raise foreign
 
 
 def _files(folder: Path) -> list[str]:

@@ -104,7 +104,7 @@ def test_it_runs_as_a_job_and_replaces_only_its_own_folders(tmp_path: Path, tiny
         assert isinstance(run_job(tmp_path / "job"), Finished)
     (tmp_path / "songs").mkdir()
     (tmp_path / "songs" / "mine.wav").write_text("precious")
-    with pytest.raises(StorageError, match="not a proof written by this program"):
+    with pytest.raises(StorageError, match="contains files that this program did not write"):
         prove(tiny_checkpoint, run, tmp_path / "songs")
     assert [path.name for path in (tmp_path / "songs").iterdir()] == ["mine.wav"]
 

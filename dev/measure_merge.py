@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import LoRAConfig
 from acestep.adapters.files import load_adapter, method
+from acestep.adapters.metadata import AdapterCard
 from acestep.core.jobs import write_job
 from acestep.core.paths import PROJECT
 from acestep.exporting.check import probe_decoder

@@ -14,10 +14,10 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from acestep.adapters.base import StoredAdapter, write_tensors
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import ADAPTERS, LoRAConfig
 from acestep.adapters.files import read_adapter
 from acestep.adapters.lora import LoRAAdapter
+from acestep.adapters.metadata import AdapterCard
 from acestep.cli.app import app
 from acestep.core.config import fields, groups, option, parse
 from acestep.core.errors import ConfigError

@@ -24,8 +24,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import ADAPTERS, AdapterConfig
+from acestep.adapters.metadata import AdapterCard
 from acestep.core.config import fields, parse
 from acestep.core.errors import AdapterError, ConfigError
 from acestep.core.files import write_bytes

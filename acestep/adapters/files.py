@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from acestep.adapters.base import Adapter, StoredAdapter
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import ADAPTERS, AdapterConfig
+from acestep.adapters.metadata import AdapterCard
 from acestep.adapters.targets import decoder_family, target_modules, unknown_modules
 from acestep.core.errors import AdapterError, ModelMismatch
 from acestep.models.key_mapping import original_to_diffusers

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from acestep.adapters.base import StoredAdapter
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import LoHaConfig
 from acestep.adapters.loha_file import SCALED, read_loha, write_loha
 from acestep.adapters.lycoris import LycorisAdapter
+from acestep.adapters.metadata import AdapterCard
 from acestep.adapters.targets import module_from_underscores, ranks_of
 from acestep.models.imports import without_bitsandbytes
 from acestep.models.key_mapping import diffusers_to_original

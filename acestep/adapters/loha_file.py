@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from acestep.adapters.base import StoredAdapter, recorded_config, split_key
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import LoHaConfig
 from acestep.adapters.lokr_file import PREFIX as LYCORIS_PREFIX
 from acestep.adapters.lokr_file import json_object
 from acestep.adapters.lora_file import PREFIX, Scale, read_settings, scale_rule, write_peft
+from acestep.adapters.metadata import AdapterCard
 from acestep.adapters.targets import module_from_underscores
 from acestep.core.errors import AdapterError
 

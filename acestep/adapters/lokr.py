@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from acestep.adapters.base import StoredAdapter, split_key
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import LoKRConfig
 from acestep.adapters.lokr_file import PARTS, factors, read_lokr, scaled_part, write_lokr
 from acestep.adapters.lycoris import LycorisAdapter
+from acestep.adapters.metadata import AdapterCard
 from acestep.models.imports import without_bitsandbytes
 
 with without_bitsandbytes():

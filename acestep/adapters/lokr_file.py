@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from acestep.adapters.base import StoredAdapter, recorded_config, split_key, write_tensors
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import LoKRConfig
+from acestep.adapters.metadata import AdapterCard
 from acestep.adapters.targets import module_from_underscores
 from acestep.core.errors import AdapterError
 from acestep.core.files import read_json, write_json

@@ -14,9 +14,9 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from acestep.adapters.base import StoredAdapter, copies, fill, fork_cpu_rng, require_finite, require_plain
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import LoRAConfig
 from acestep.adapters.lora_file import read_lora, write_lora
+from acestep.adapters.metadata import AdapterCard
 from acestep.adapters.pissa import folded_difference, principal_part, unfolded_difference
 from acestep.adapters.targets import ranks_of
 from acestep.core.errors import AdapterError

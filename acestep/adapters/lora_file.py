@@ -15,8 +15,8 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from acestep.adapters.base import StoredAdapter, as_written, recorded_config, split_key, write_tensors
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import ADAPTERS
+from acestep.adapters.metadata import AdapterCard
 from acestep.adapters.targets import shortest_names
 from acestep.core.errors import AdapterError
 from acestep.core.files import read_json, write_json

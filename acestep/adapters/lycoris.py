@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from acestep.adapters.base import StoredAdapter, copies, fill, fork_cpu_rng, require_finite, require_plain
-from acestep.adapters.card import AdapterCard
+from acestep.adapters.metadata import AdapterCard
 from acestep.models.key_mapping import diffusers_to_original, original_to_diffusers
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from acestep.adapters.base import StoredAdapter
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.files import load_adapter, read_adapter
+from acestep.adapters.metadata import AdapterCard
 from acestep.audio.files import write_audio
 from acestep.core.events import LogMessage, Progressed, Saved, Started
 from acestep.core.files import replace_folder

@@ -10,9 +10,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from acestep.adapters.base import StoredAdapter
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import LoHaConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import read_adapter
+from acestep.adapters.metadata import AdapterCard
 from acestep.core.errors import AdapterError
 from acestep.exporting.delta import DIFF, BaseWeights, delta, detect_kind
 from acestep.exporting.lokr_config import Modules, find_lokr_config

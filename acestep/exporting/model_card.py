@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, get_args
 
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import ADAPTERS
+from acestep.adapters.metadata import AdapterCard
 from acestep.dataset.prompt import caption_with_tag
 from acestep.dataset.sample import TagPosition
 from acestep.exporting.targets import ExportTarget

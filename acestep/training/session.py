@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from acestep.adapters.base import Adapter
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.files import fill_adapter, inject, load_adapter
+from acestep.adapters.metadata import AdapterCard
 from acestep.core.errors import TrainingError
 from acestep.core.events import Event, LogMessage
 from acestep.models.device import empty_cache

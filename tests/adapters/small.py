@@ -11,9 +11,9 @@ from diffusers.models.transformers.ace_step_transformer import AceStepAttention
 from torch import Tensor, nn
 
 from acestep.adapters.base import Adapter
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import AdapterConfig, DoRAConfig, LoHaConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import inject
+from acestep.adapters.metadata import AdapterCard
 from acestep.models.dit import AceStepDiT
 from acestep.models.quantize import QUANTIZED, quantize
 

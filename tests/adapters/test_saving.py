@@ -10,9 +10,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import AdapterConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import inject, read_adapter, read_card
+from acestep.adapters.metadata import AdapterCard
 from tests.adapters.small import (
     CARD,
     DORA,

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import AdapterConfig
 from acestep.adapters.files import load_adapter
+from acestep.adapters.metadata import AdapterCard
 from acestep.adapters.targets import decoder_family
 from acestep.core.errors import ModelMismatch
 from acestep.models.checkpoint import find_checkpoint

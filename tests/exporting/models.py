@@ -12,8 +12,8 @@ from safetensors.torch import save_file as save_torch
 from torch import Tensor, nn
 
 from acestep.adapters.base import Adapter
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import ADAPTERS, AdapterConfig
+from acestep.adapters.metadata import AdapterCard
 from acestep.exporting.check import probe_decoder
 from acestep.models.dit import AceStepDiT
 from acestep.models.key_mapping import diffusers_to_original

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.files import inject
+from acestep.adapters.metadata import AdapterCard
 from acestep.audio.files import load_audio
 from acestep.core.config import parse
 from acestep.core.errors import ConfigError, ModelMismatch, StorageError

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import AdapterConfig
 from acestep.adapters.files import load_adapter, read_adapter, read_card
+from acestep.adapters.metadata import AdapterCard
 from acestep.core.errors import AdapterError, ModelMismatch
 from acestep.exporting.importers import import_adapter
 from acestep.exporting.package import export_adapter

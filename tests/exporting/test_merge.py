@@ -12,7 +12,7 @@ import torch
 from diffusers import AceStepPipeline
 from safetensors.torch import load_file, save_file
 
-from acestep.adapters.card import AdapterCard
+from acestep.adapters.metadata import AdapterCard
 from acestep.core.errors import CheckpointError, JobCancelled, ModelMismatch, StorageError
 from acestep.core.event_log import EventLog
 from acestep.core.events import Event, Finished, LogMessage, Progressed, Saved

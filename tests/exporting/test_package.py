@@ -12,9 +12,9 @@ from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import AdapterConfig
 from acestep.adapters.files import inject, read_adapter, read_card
+from acestep.adapters.metadata import AdapterCard
 from acestep.core.errors import AdapterError, ModelMismatch, StorageError, UnknownName
 from acestep.exporting.package import export_adapter
 from acestep.exporting.targets import comfyui

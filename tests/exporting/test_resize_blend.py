@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from acestep.adapters.base import fork_cpu_rng
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import LoRAConfig
 from acestep.adapters.files import load_adapter, read_adapter, read_card
+from acestep.adapters.metadata import AdapterCard
 from acestep.core.errors import AdapterError
 from acestep.exporting.delta import delta
 from acestep.exporting.low_rank import low_rank_factors

@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.files import load_adapter
+from acestep.adapters.metadata import AdapterCard
 from acestep.exporting.package import export_adapter
 from acestep.exporting.targets import comfyui, diffusers
 from tests.adapters.small import LOKR, LOKR_WHOLE, LORA, make_decoder, save, trained

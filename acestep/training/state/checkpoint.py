@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from acestep.adapters.base import Adapter
-from acestep.adapters.card import AdapterCard
+from acestep.adapters.metadata import AdapterCard
 from acestep.core.errors import TrainingError
 from acestep.core.files import replace_folder, require_space
 from acestep.training.state.ema import ExponentialMovingAverage

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from acestep.adapters.base import Adapter
-from acestep.adapters.card import AdapterCard
 from acestep.adapters.configs import AdapterConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import inject, load_adapter
+from acestep.adapters.metadata import AdapterCard
 from acestep.core.errors import AceStepError, DiskFull
 from acestep.models.load import load_dit, load_null_condition
 from acestep.training.data import ExampleSampler, StepPlan, collate

@@ -1,4 +1,4 @@
-"""Replaces uv and pip in the tests of install.sh: creates a real venv and installs empty packages of given versions.
+"""Replaces uv and pip in the tests of install.sh: creates a real venv and installs empty packages.
 
     fake_installer.py uv venv ... FOLDER            fake_installer.py uv pip install ... -r FILE
     fake_installer.py python -m venv FOLDER         fake_installer.py pip install ... -r FILE

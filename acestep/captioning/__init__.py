@@ -1,1 +1,1 @@
-"""Songs described in words, measured, and their lyrics written down: by a model here or by a service."""
+"""Captions, lyrics and metadata for songs, from local models or online services."""

@@ -18,7 +18,7 @@ Content = dict[Path, bytes | None]  # None: the file does not exist
 
 
 def save_edit(sample: Sample, changes: Mapping[str, Any], *, texts: bool = True) -> Sample:
-    """Save labels that the user typed and lock them. Returns the updated sample.
+    """Save labels that the user edited and lock them. Returns the updated sample.
 
     ``changes`` may contain the trigger word as ``custom_tag``.
 
@@ -34,7 +34,7 @@ def save_edit(sample: Sample, changes: Mapping[str, Any], *, texts: bool = True)
 
 
 def validate_labels(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Validate and convert typed labels. Raises DatasetError: unknown label or invalid value."""
+    """Validate and convert edited labels. Raises DatasetError: unknown label or invalid value."""
     labels: dict[str, Any] = {}
     for label, value in changes.items():
         if label == TAG:

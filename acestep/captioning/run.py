@@ -53,7 +53,7 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
     progress = CaptionProgress(config, context, len(steps), TimeEstimate(steps))
     open_songs = [song for song in plan.songs if song.is_open]
     context.emit(Started(job="caption", total=progress.total, unit=progress_unit(plan)))
-    if context.whole is None:  # a worker's share is reported by the whole job
+    if context.whole is None:  # in a worker, the main job reports
         report_plan(progress, plan)
     if config.devices > 1 and open_songs:
         _run_on_devices(progress, open_songs)
@@ -219,7 +219,7 @@ def _save(
 ) -> set[str]:
     """Write the labels that may be written. Returns their names.
 
-    Labels that a person typed are kept. With ``existing="replace"`` only those typed since the job started are kept.
+    Labels that a person edited are kept. With ``existing="replace"``, only those edited since the job started are kept.
     """
     config = progress.config
     extra = {"duration": plan.sample.duration, **extra}
@@ -232,8 +232,8 @@ def _save(
             for name, value in labels.items()
             if name not in edited and known.may_write(name, config.existing)
         }
-        replaces_typed = bool(known.locked & set(allowed))
-        path = write_labels(known, allowed, extra=extra, texts=config.write_texts, backup=replaces_typed)
+        replaces_edited = bool(known.locked & set(allowed))
+        path = write_labels(known, allowed, extra=extra, texts=config.write_texts, backup=replaces_edited)
     plan.known.record_written(allowed, known.extra)
     progress.context.emit(Saved(path=str(path), role="labels"))
     return set(allowed)

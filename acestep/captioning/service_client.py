@@ -96,7 +96,7 @@ class ServiceClient:
 
         Raises:
             ServiceRefused: the key is wrong or its credit is used up.
-            ServiceError: another final error, or no usable answer after all attempts.
+            ServiceError: another final error, or no usable response after all attempts.
             JobCancelled.
         """
         attempts = Retrying(
@@ -145,7 +145,7 @@ class ServiceClient:
         raise ServiceError(f"{self.label} {problem}{attempts}", hint="Try again later.") from None
 
     def _message(self, response: httpx2.Response) -> str:
-        """The error message in the response, whichever key holds it."""
+        """The error message in the response, under any known key."""
         try:
             answer: Any = response.json()
         except ValueError:
@@ -201,7 +201,7 @@ def _wait_s(state: RetryCallState) -> float:
 
 
 def _retry_after_s(response: httpx2.Response) -> float:
-    """Seconds in the Retry-After header, which holds a number or a date (RFC 9110, section 10.2.3)."""
+    """Seconds in the Retry-After header, which contains a number or a date (RFC 9110, section 10.2.3)."""
     value = response.headers.get("retry-after", "").strip()
     try:
         return max(0.0, float(value))

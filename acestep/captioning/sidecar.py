@@ -43,7 +43,7 @@ class SongLabels:
     Attributes:
         audio: the audio file.
         values: label -> value.
-        locked: labels that a person wrote.
+        locked: labels that a person edited.
         extra: content of the JSON file.
     """
 
@@ -59,7 +59,7 @@ class SongLabels:
         return existing == "redo" and label not in self.locked
 
     def edited_since(self, before: SongLabels) -> set[str]:
-        """Labels that a person typed since ``before``. A job keeps them with any setting of ``existing``.
+        """Labels that a person edited since ``before``. A job keeps them with any setting of ``existing``.
 
         Lyrics, language and ``is_instrumental`` count as one label.
         """
@@ -90,8 +90,8 @@ def locked_labels(sample: Sample) -> Iterator[SongLabels]:
             label: getattr(sample, label) for label, who in sample.sources.items() if who.lower().endswith(".csv")
         }
         with storage_errors(audio.parent):
-            beside = FolderListing(audio.parent.iterdir())
-        layers = [Labels(Path("table.csv"), from_table, sample.sources), *read_sidecars(audio, beside, [])]
+            neighbors = FolderListing(audio.parent.iterdir())
+        layers = [Labels(Path("table.csv"), from_table, sample.sources), *read_sidecars(audio, neighbors, [])]
         yield read_labels(sample.model_copy(update=merge_labels(layers, all_instrumental=True, problems=[])))
 
 
@@ -99,7 +99,7 @@ def read_labels(sample: Sample) -> SongLabels:
     """The labels of a scanned song. Raises DatasetError if its JSON file cannot be read."""
     audio = Path(sample.audio_path)
     path = sidecar_path(audio)
-    extra = read_json(path, error=DatasetError, hint="Correct it, or delete it.") if path.exists() else {}
+    extra = read_json(path, error=DatasetError, hint="Correct or delete the file.") if path.exists() else {}
     if not isinstance(extra, dict):
         raise DatasetError(f"{path} does not contain labels", hint="Move it to another folder.")
     values = {label: getattr(sample, label) for label in LABELS if label in sample.sources}
@@ -146,9 +146,9 @@ def write_labels(
     if is_failure(str(caption)) or (source != USER and not str(caption).strip()):
         raise CaptionError(f"the caption of {known.audio.name} is empty or an error message")
     shares_stem = has_same_stem(known.audio)
-    own = known.audio.with_name(f"{known.audio.name}.json")
-    if shares_stem and not own.exists():
-        write_json(own, {})  # two songs with the same stem: each gets its own JSON file
+    separate = known.audio.with_name(f"{known.audio.name}.json")
+    if shares_stem and not separate.exists():
+        write_json(separate, {})  # two songs with the same stem: each gets its own JSON file
     changed = [
         known.audio.with_name(f"{known.audio.stem}{TEXT_FILES[label]}") for label in labels if label in TEXT_FILES
     ]
@@ -204,13 +204,13 @@ def has_same_stem(audio: Path) -> bool:
 
 
 def write_caption(audio: Path, caption: str) -> None:
-    """Write ``song.caption.txt`` beside the song, unless the caption is empty."""
+    """Write ``song.caption.txt`` next to the audio file, unless the caption is empty."""
     if caption.strip():
         write_text(audio.with_name(f"{audio.stem}{TEXT_FILES['caption']}"), caption.strip() + "\n")
 
 
 def write_lyrics(audio: Path, lyrics: str) -> None:
-    """Write ``song.lyrics.txt`` beside the song, unless it is instrumental."""
+    """Write ``song.lyrics.txt`` next to the audio file, unless the song is instrumental."""
     if lyrics.strip() not in ("", INSTRUMENTAL):
         write_text(audio.with_name(f"{audio.stem}{TEXT_FILES['lyrics']}"), lyrics.strip() + "\n")
 

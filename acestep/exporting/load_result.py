@@ -1,4 +1,4 @@
-"""What other programs load from an exported file. The types that every export target returns."""
+"""Result types of the export targets: the written adapter, and the weights that the program loads from it."""
 
 from __future__ import annotations
 

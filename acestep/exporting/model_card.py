@@ -1,4 +1,4 @@
-"""The model card of an adapter: README.md beside its files, generated from their metadata."""
+"""The model card of an adapter: the README.md in its folder, generated from its metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export adapters to other programs: write, read back, compare, and only then move into place."""
+"""Export adapters to other programs: write, read back, compare, and then move into place."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def require_replaceable_export(out: Path) -> None:
 
 
 def _is_own_export(folder: Path) -> bool:
-    """Whether ``folder`` holds exactly one adapter of this program with its model card, and no other files.
+    """Whether ``folder`` contains exactly one adapter of this program with its model card, and no other files.
 
     Training writes no model card, so its folders are never replaced.
     """

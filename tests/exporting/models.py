@@ -119,7 +119,7 @@ def probe_output(decoder: nn.Module) -> Tensor:
 
 
 def error(found: Tensor, expected: Tensor, base: Tensor) -> float:
-    """|found - wanted| / |wanted - base|"""
+    """|found - expected| / |expected - base|"""
     return float((found - expected).norm() / (expected - base).norm())
 
 

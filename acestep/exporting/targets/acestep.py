@@ -14,7 +14,7 @@ from acestep.exporting.source import ExportSource, read_tensors, write_adapter_f
 
 
 def write(source: ExportSource, folder: Path, name: str) -> WrittenAdapter:
-    """Write PEFT's two files, or a LoKr with the settings from which the app builds it. ``name`` is not used.
+    """Write PEFT's two files, or a LoKr with the config from which the app builds it. ``name`` is not used.
 
     Raises:
         AdapterError: the app cannot load this kind of adapter.
@@ -31,7 +31,7 @@ def write(source: ExportSource, folder: Path, name: str) -> WrittenAdapter:
 
 
 def _is_loadable(folder: Path) -> bool:
-    """Whether the folder holds any PEFT type, or LyCORIS' LoKr with the settings from which the app builds it."""
+    """Whether the folder holds any PEFT type, or a LyCORIS LoKr with the config from which the app builds it."""
     if (folder / CONFIG).is_file():
         return bool(read_json(folder / CONFIG, error=AdapterError).get("peft_type"))
     return all("lokr_config" in read_tensors(file)[1] for file in folder.glob("*.safetensors"))

@@ -61,7 +61,7 @@ def write(source: ExportSource, folder: Path, name: str) -> WrittenAdapter:
 
 
 def load(tensors: Mapping[str, Tensor]) -> LoadResult:
-    """What ComfyUI loads for ACE-Step 1.5. The scale is alpha / rank if the file has an alpha, else 1."""
+    """The weights that ComfyUI loads for ACE-Step 1.5. The scale is alpha / rank if the file has an alpha, else 1."""
     result, keys = LoadResult(), dict[str, list[str]]()
     for key, tensor in tensors.items():
         module, part = _parse_key(key)

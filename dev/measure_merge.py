@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from acestep.adapters.configs import LoRAConfig
-from acestep.adapters.files import load_adapter, method
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.files import adapter_class, load_adapter
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.core.jobs import write_job
 from acestep.core.paths import PROJECT
 from acestep.exporting.check import probe_decoder
@@ -68,7 +68,8 @@ def write_lora(folder: Path, config: dict[str, Any], family: str) -> None:
             size = 0.002 / _RANK**0.5
             weights[f"{module}.lora_B.weight"] = size * torch.randn(shape[0], _RANK, generator=generator)
     folder.mkdir(parents=True)
-    method("lora").write(folder, weights, LoRAConfig(r=_RANK, alpha=_RANK), AdapterCard(family=family), torch.bfloat16)
+    lora, metadata = LoRAConfig(r=_RANK, alpha=_RANK), AdapterMetadata(family=family)
+    adapter_class("lora").write(folder, weights, lora, metadata, torch.bfloat16)
 
 
 def run_merge(job: Path) -> dict[str, float]:

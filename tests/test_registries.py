@@ -17,7 +17,7 @@ from acestep.adapters.base import StoredAdapter, write_tensors
 from acestep.adapters.configs import ADAPTERS, LoRAConfig
 from acestep.adapters.files import read_adapter
 from acestep.adapters.lora import LoRAAdapter
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.cli.app import app
 from acestep.core.config import fields, groups, option, parse
 from acestep.core.errors import ConfigError
@@ -58,18 +58,19 @@ class ToyAdapter(LoRAAdapter):
     config_type = ToyConfig
 
     @classmethod
-    def recognises(cls, keys: list[str]) -> bool:
+    def matches(cls, keys: list[str]) -> bool:
         return any(key.startswith("toy.") for key in keys)
 
     @classmethod
     def read(cls, file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> StoredAdapter:
         weights = {key.removeprefix("toy.").replace("toy_", "lora_"): value.float() for key, value in tensors.items()}
-        return StoredAdapter(file, cls.kind, ToyConfig(), weights, AdapterCard.from_metadata(metadata))
+        return StoredAdapter(file, cls.kind, ToyConfig(), weights, AdapterMetadata.from_file_metadata(metadata))
 
     @classmethod
-    def write(cls, folder, weights, config, card, dtype) -> None:
+    def write(cls, folder, weights, config, metadata, dtype) -> None:
         tensors = {f"toy.{key.replace('lora_', 'toy_')}": value.to(dtype) for key, value in weights.items()}
-        write_tensors(folder / "toy.safetensors", tensors, card.stamped(cls.kind, config.model_dump()).to_metadata())
+        metadata = metadata.with_config(cls.kind, config.model_dump())
+        write_tensors(folder / "toy.safetensors", tensors, metadata.to_file_metadata())
 
 
 steps = []

@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from acestep.adapters.configs import ADAPTERS, AdapterConfig
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.core.config import fields, parse
 from acestep.core.errors import AdapterError, ConfigError
 from acestep.core.files import write_bytes
@@ -41,7 +41,7 @@ class StoredAdapter:
     kind: str
     config: AdapterConfig
     weights: dict[str, Tensor]
-    card: AdapterCard
+    metadata: AdapterMetadata
     dtype: torch.dtype = torch.bfloat16
     """Of the weights in the file."""
 
@@ -58,7 +58,7 @@ class StoredAdapter:
 C = TypeVar("C", bound=AdapterConfig)
 
 
-def recorded_config(file: Path, config_type: type[C], recorded: Mapping[str, Any]) -> C:
+def parse_config(file: Path, config_type: type[C], recorded: Mapping[str, Any]) -> C:
     """The settings a file was trained with; what this version does not know is left out. Raises AdapterError."""
     try:
         return parse(config_type, {key: recorded[key] for key in fields(config_type) if key in recorded})
@@ -84,16 +84,21 @@ class Adapter(Protocol):
         """Put a finished adapter in, frozen, on the modules of its file."""
 
     @classmethod
-    def recognises(cls, keys: list[str]) -> bool:
+    def matches(cls, keys: list[str]) -> bool:
         """Whether a file with these tensors holds this kind."""
 
     @classmethod
-    def read(cls, file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> StoredAdapter:
+    def read(cls, file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, str]) -> StoredAdapter:
         """Make sense of such a file and what lies beside it. Raises AdapterError."""
 
     @classmethod
     def write(
-        cls, folder: Path, weights: Mapping[str, Tensor], config: Any, card: AdapterCard, dtype: torch.dtype
+        cls,
+        folder: Path,
+        weights: Mapping[str, Tensor],
+        config: Any,
+        metadata: AdapterMetadata,
+        dtype: torch.dtype,
     ) -> None:
         """The files for folded ``weights``; ``config``, as trained, goes into the card. Equal input, equal bytes."""
 
@@ -130,7 +135,7 @@ class Adapter(Protocol):
     def load_folded(self, weights: Mapping[str, Tensor]) -> None:
         """Undo ``folded`` by this adapter's own scale: the same addition, trainable. Raises as ``load_state``."""
 
-    def save(self, folder: Path, card: AdapterCard, *, dtype: torch.dtype = torch.bfloat16) -> None:
+    def save(self, folder: Path, metadata: AdapterMetadata, *, dtype: torch.dtype = torch.bfloat16) -> None:
         """Write the adapter's files into ``folder``, for every program that can read this kind."""
 
     def remove(self) -> nn.Module:
@@ -143,7 +148,7 @@ def split_key(key: str) -> tuple[str, str]:
     return module, part
 
 
-def require_plain(decoder: nn.Module) -> None:
+def require_no_adapter(decoder: nn.Module) -> None:
     """Raises AdapterError if an adapter sits in ``decoder`` already: a second one would wrap the first."""
     layer_types = _layer_types()
     for name, module in decoder.named_modules():
@@ -168,13 +173,13 @@ def fork_cpu_rng(seed: int) -> Iterator[None]:
         torch.set_rng_state(before)
 
 
-def copies(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def cpu_copies(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """fp32 copies on the CPU that share no memory with the parameters."""
     return {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in parameters.items()}
 
 
 @torch.no_grad()
-def fill(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor], what: str) -> None:
+def copy_weights(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor], what: str) -> None:
     """Copy ``values`` into ``parameters``: the same names and shapes, all finite, or nothing is changed.
 
     Raises:
@@ -205,7 +210,7 @@ def require_finite(strength: float) -> float:
     return strength
 
 
-def as_written(value: Tensor, dtype: torch.dtype) -> Tensor:
+def to_file_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
     """``value`` as a file of ``dtype`` holds it: lone numbers and vectors stay exact, they weigh nothing.
 
     DoRA's magnitudes multiply whole rows: rounded to bf16 they would change a weight as much as training does.
@@ -213,11 +218,11 @@ def as_written(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.to(dtype) if value.dim() > 1 else value
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], file_metadata: Mapping[str, str]) -> None:
     """A safetensors file whose bytes depend on the content alone (the library writes metadata in random order)."""
     data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     length = int.from_bytes(data[:8], "little")
-    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8 : 8 + length])}
+    header = {"__metadata__": dict(sorted(file_metadata.items())), **json.loads(data[8 : 8 + length])}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     write_bytes(file, len(text).to_bytes(8, "little") + text + data[8 + length :])

@@ -26,15 +26,15 @@ class DoRAAdapter(LoRAAdapter):
     kind: ClassVar[str] = "dora"
     config_type: ClassVar[type[DoRAConfig]] = DoRAConfig
 
-    def _complete(self, generator: torch.Generator) -> None:
-        super()._complete(generator)
+    def _prepare_layers(self, generator: torch.Generator) -> None:
+        super()._prepare_layers(generator)
         for layer in self._layers.values():
             variant = _Decomposed(layer, self._scale(layer))
             layer.lora_magnitude_vector[NAME] = _Magnitude(variant.row_norms(layer))
             layer.lora_variant[NAME] = variant
 
     @classmethod
-    def recognises(cls, keys: list[str]) -> bool:
+    def matches(cls, keys: list[str]) -> bool:
         return any(MAGNITUDE in key for key in keys)
 
     @staticmethod
@@ -42,8 +42,8 @@ class DoRAAdapter(LoRAAdapter):
         turned = weight + parts["lora_B"] @ parts["lora_A"]
         return turned * (parts[MAGNITUDE] / _row_norms(turned))[:, None] - weight
 
-    def _own(self, layer: Any) -> dict[str, nn.Parameter]:
-        return {**super()._own(layer), MAGNITUDE: layer.lora_magnitude_vector[NAME].weight}
+    def _layer_parameters(self, layer: Any) -> dict[str, nn.Parameter]:
+        return {**super()._layer_parameters(layer), MAGNITUDE: layer.lora_magnitude_vector[NAME].weight}
 
     def set_strength(self, strength: float) -> None:
         for layer in self._layers.values():

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from acestep.adapters.base import Adapter, StoredAdapter
 from acestep.adapters.configs import ADAPTERS, AdapterConfig
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.adapters.targets import decoder_family, target_modules, unknown_modules
 from acestep.core.errors import AdapterError, ModelMismatch
 from acestep.models.key_mapping import original_to_diffusers
 
-__all__ = ["fill_adapter", "find_adapter", "inject", "load_adapter", "read_adapter", "read_card"]
+__all__ = ["find_adapter", "inject", "load_adapter", "load_weights_into", "read_adapter", "read_metadata"]
 
 _EPOCH = re.compile(r"epoch_(\d+)(?:_step_(\d+))?(?:_loss_.*)?")
 
 
-def method(kind: str) -> type[Adapter]:
+def adapter_class(kind: str) -> type[Adapter]:
     """The class behind a name in ``ADAPTERS``. Raises UnknownName."""
     found: type[Adapter] = ADAPTERS[kind].load()
     return found
@@ -43,7 +43,7 @@ def inject(
         AdapterError: the modules asked for are not there, or an adapter sits in the decoder already.
         UnknownName: no such ``kind``.
     """
-    return method(kind)(decoder, target_modules(decoder, attention_type, train_mlp), config, seed=seed)
+    return adapter_class(kind)(decoder, target_modules(decoder, attention_type, train_mlp), config, seed=seed)
 
 
 def load_adapter(decoder: nn.Module, path: Path) -> Adapter:
@@ -55,10 +55,10 @@ def load_adapter(decoder: nn.Module, path: Path) -> Adapter:
     """
     stored = read_adapter(path)
     _require_fit(decoder, stored)
-    return method(stored.kind).from_stored(decoder, stored)
+    return adapter_class(stored.kind).from_stored(decoder, stored)
 
 
-def fill_adapter(adapter: Adapter, path: Path) -> AdapterCard:
+def load_weights_into(adapter: Adapter, path: Path) -> AdapterMetadata:
     """Give a fresh trainable adapter the weights of a file, to go on training where no training state is left.
 
     The file holds the scale in its weights; it is taken out again by the adapter's own alpha, so that the adapter
@@ -76,16 +76,16 @@ def fill_adapter(adapter: Adapter, path: Path) -> AdapterCard:
         )
     _require_fit(adapter.network, stored)
     adapter.load_folded(stored.weights)
-    return stored.card
+    return stored.metadata
 
 
-def read_card(path: Path) -> AdapterCard:
+def read_metadata(path: Path) -> AdapterMetadata:
     """What an adapter tells about itself; the settings it was trained with in ``kind`` and ``config``.
 
     Raises:
         AdapterError: as ``read_adapter``.
     """
-    return read_adapter(path).card
+    return read_adapter(path).metadata
 
 
 def read_adapter(path: Path) -> StoredAdapter:
@@ -95,13 +95,13 @@ def read_adapter(path: Path) -> StoredAdapter:
         AdapterError: no adapter there, damaged, NaN inside, of an unknown kind, or for an unknown module.
     """
     file = find_adapter(path)
-    tensors, metadata = _open(file)
+    tensors, file_metadata = _open(file)
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise AdapterError(f"{file} holds NaN or infinite values in {key}", hint="Use an earlier checkpoint.")
     for entry in ADAPTERS:
-        if method(entry.name).recognises(list(tensors)):
-            stored = method(entry.name).read(file, tensors, metadata)
+        if adapter_class(entry.name).matches(list(tensors)):
+            stored = adapter_class(entry.name).read(file, tensors, file_metadata)
             stored = dataclasses.replace(stored, dtype=_dtype(tensors))
             break
     else:
@@ -171,16 +171,16 @@ def _require_fit(decoder: nn.Module, stored: StoredAdapter) -> None:
     """Raises ModelMismatch, naming both models, before anything is put into the decoder."""
     family, layers = decoder_family(decoder), dict(decoder.named_modules())
     hint = "Choose the model it was trained on."
-    if stored.card.family not in ("", family):
+    if stored.metadata.family not in ("", family):
         raise ModelMismatch(
-            f"{stored.file} was made for {stored.card.name}, this model is of the {family} family", hint=hint
+            f"{stored.file} was made for {stored.metadata.model_name}, this model is of the {family} family", hint=hint
         )
     for name, parts in stored.modules.items():
-        layer, shape = layers.get(original_to_diffusers(name)), method(stored.kind).delta_shape(parts)
+        layer, shape = layers.get(original_to_diffusers(name)), adapter_class(stored.kind).delta_shape(parts)
         if layer is None or shape != _weight_shape(layer):
             there = "no such layer" if layer is None else f"{list(_weight_shape(layer))}"
             raise ModelMismatch(
-                f"{stored.file} was made for {stored.card.name}: {name} is {list(shape)} there; "
+                f"{stored.file} was made for {stored.metadata.model_name}: {name} is {list(shape)} there; "
                 f"this model is of the {family} family and has {there}",
                 hint=hint,
             )

@@ -13,7 +13,7 @@ from acestep.adapters.base import StoredAdapter
 from acestep.adapters.configs import LoHaConfig
 from acestep.adapters.loha_file import SCALED, read_loha, write_loha
 from acestep.adapters.lycoris import LycorisAdapter
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.adapters.targets import module_from_underscores, ranks_of
 from acestep.models.imports import without_bitsandbytes
 from acestep.models.key_mapping import diffusers_to_original
@@ -51,18 +51,23 @@ class LoHaAdapter(LycorisAdapter):
         return _Module(name, layer, lora_dim=rank, alpha=alpha, bypass_mode=True)
 
     @classmethod
-    def recognises(cls, keys: list[str]) -> bool:
+    def matches(cls, keys: list[str]) -> bool:
         return any(".hada_w1_a" in key for key in keys)
 
     @classmethod
-    def read(cls, file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> StoredAdapter:
-        return read_loha(file, tensors, metadata)
+    def read(cls, file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, str]) -> StoredAdapter:
+        return read_loha(file, tensors, file_metadata)
 
     @classmethod
     def write(
-        cls, folder: Path, weights: Mapping[str, Tensor], config: LoHaConfig, card: AdapterCard, dtype: torch.dtype
+        cls,
+        folder: Path,
+        weights: Mapping[str, Tensor],
+        config: LoHaConfig,
+        metadata: AdapterMetadata,
+        dtype: torch.dtype,
     ) -> None:
-        write_loha(folder, weights, card.stamped(cls.kind, config.model_dump()), dtype)
+        write_loha(folder, weights, metadata.with_config(cls.kind, config.model_dump()), dtype)
 
     @staticmethod
     def delta_shape(parts: dict[str, Tensor]) -> tuple[int, int]:

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acestep.adapters.base import StoredAdapter, recorded_config, split_key
+from acestep.adapters.base import StoredAdapter, parse_config, split_key
 from acestep.adapters.configs import LoHaConfig
 from acestep.adapters.lokr_file import PREFIX as LYCORIS_PREFIX
 from acestep.adapters.lokr_file import json_object
 from acestep.adapters.lora_file import PREFIX, Scale, read_settings, scale_rule, write_peft
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.adapters.targets import module_from_underscores
 from acestep.core.errors import AdapterError
 
@@ -25,36 +25,37 @@ PARTS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 SCALED = "hada_w1_a"  # the scale is folded into it
 
 
-def read_loha(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> StoredAdapter:
+def read_loha(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, str]) -> StoredAdapter:
     """Matrices, settings and card of a file, the scale folded in. Raises AdapterError."""
-    card = AdapterCard.from_metadata(metadata)
+    metadata = AdapterMetadata.from_file_metadata(file_metadata)
     weights: dict[str, Tensor] = {}
     alphas: dict[str, float] = {}
     for key, tensor in tensors.items():
-        module, part = _place(key)
+        module, part = _module_and_part(key)
         if part in PARTS and tensor.dim() == 2:
             weights[f"{module}.{part}"] = tensor.float()
         elif part == "alpha":
             alphas[module] = float(tensor)
         else:
             raise AdapterError(f"{file} holds {key}, which is not part of a LoHa", hint="Only plain LoHa is read.")
-    settings, scale = _settings(file, card, metadata, alphas, lycoris=next(iter(tensors)).startswith(LYCORIS_PREFIX))
-    modules = StoredAdapter(file, "loha", LoHaConfig(), weights, card).modules
+    lycoris = next(iter(tensors)).startswith(LYCORIS_PREFIX)
+    settings, scale = _settings(file, metadata, file_metadata, alphas, lycoris=lycoris)
+    modules = StoredAdapter(file, "loha", LoHaConfig(), weights, metadata).modules
     ranks = {module: _rank(file, module, parts) for module, parts in modules.items()}
     for module, rank in ranks.items():
         weights[f"{module}.{SCALED}"] *= scale(module, rank)
-    known = card.config or _known(ranks, scale)
-    return StoredAdapter(file, "loha", recorded_config(file, LoHaConfig, known), weights, card.with_tag(settings))
+    known = metadata.config or _infer_config(ranks, scale)
+    return StoredAdapter(file, "loha", parse_config(file, LoHaConfig, known), weights, metadata.with_tag(settings))
 
 
-def write_loha(folder: Path, weights: Mapping[str, Tensor], card: AdapterCard, dtype: torch.dtype) -> None:
+def write_loha(folder: Path, weights: Mapping[str, Tensor], metadata: AdapterMetadata, dtype: torch.dtype) -> None:
     """The two files, from folded ``weights``. Every alpha equals its rank, so that all programs scale by 1."""
     ranks = {split_key(name)[0]: weights[name].shape[1] for name in sorted(weights) if name.endswith(SCALED)}
     settings = {"rank_dropout": 0.0, "module_dropout": 0.0, "use_effective_conv2d": False}
-    write_peft(folder, weights, ranks, settings, card, dtype, alpha="alpha")
+    write_peft(folder, weights, ranks, settings, metadata, dtype, alpha="alpha")
 
 
-def _place(key: str) -> tuple[str, str]:
+def _module_and_part(key: str) -> tuple[str, str]:
     """Original module name and part of a key in either form; what has no form of ours keeps its prefix."""
     flat, part = split_key(key)
     if flat.startswith(LYCORIS_PREFIX):
@@ -63,16 +64,21 @@ def _place(key: str) -> tuple[str, str]:
 
 
 def _settings(
-    file: Path, card: AdapterCard, metadata: Mapping[str, str], alphas: Mapping[str, float], *, lycoris: bool
+    file: Path,
+    metadata: AdapterMetadata,
+    file_metadata: Mapping[str, str],
+    alphas: Mapping[str, float],
+    *,
+    lycoris: bool,
 ) -> tuple[dict[str, Any], Scale]:
     """What stands beside the matrices, and the scale of each module: LyCORIS keeps an alpha for each in the file."""
     if lycoris:
-        return json_object(metadata.get("loha_config", "{}")), lambda module, rank: alphas.get(module, rank) / rank
-    settings = read_settings(file, card, "loha", alpha="alpha")
+        return json_object(file_metadata.get("loha_config", "{}")), lambda module, rank: alphas.get(module, rank) / rank
+    settings = read_settings(file, metadata, "loha", alpha="alpha")
     return settings, scale_rule(settings, alpha="alpha")
 
 
-def _known(ranks: Mapping[str, int], scale: Scale) -> dict[str, Any]:
+def _infer_config(ranks: Mapping[str, int], scale: Scale) -> dict[str, Any]:
     """What the sizes of another trainer's matrices mean in our settings."""
     module, rank = next(iter(ranks.items()))
     others = {name: each for name, each in ranks.items() if each != rank}

@@ -13,7 +13,7 @@ from acestep.adapters.base import StoredAdapter, split_key
 from acestep.adapters.configs import LoKRConfig
 from acestep.adapters.lokr_file import PARTS, factors, read_lokr, scaled_part, write_lokr
 from acestep.adapters.lycoris import LycorisAdapter
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.models.imports import without_bitsandbytes
 
 with without_bitsandbytes():
@@ -56,23 +56,28 @@ class LoKRAdapter(LycorisAdapter):
         notes = []
         if self.config.use_tucker:
             notes.append("use_tucker has no effect: none of the trained modules is a convolution")
-        if self.config.linear_alpha != LoKRConfig().linear_alpha and all(map(_whole, self._modules.values())):
+        if self.config.linear_alpha != LoKRConfig().linear_alpha and all(map(_full_matrices, self._modules.values())):
             notes.append("linear_alpha has no effect: at this linear_dim both factors are whole")
         return notes
 
     @classmethod
-    def recognises(cls, keys: list[str]) -> bool:
+    def matches(cls, keys: list[str]) -> bool:
         return any(".lokr_w1" in key for key in keys)
 
     @classmethod
-    def read(cls, file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> StoredAdapter:
-        return read_lokr(file, tensors, metadata)
+    def read(cls, file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, str]) -> StoredAdapter:
+        return read_lokr(file, tensors, file_metadata)
 
     @classmethod
     def write(
-        cls, folder: Path, weights: Mapping[str, Tensor], config: LoKRConfig, card: AdapterCard, dtype: torch.dtype
+        cls,
+        folder: Path,
+        weights: Mapping[str, Tensor],
+        config: LoKRConfig,
+        metadata: AdapterMetadata,
+        dtype: torch.dtype,
     ) -> None:
-        write_lokr(folder, weights, config, card.stamped(cls.kind, config.model_dump()), dtype)
+        write_lokr(folder, weights, config, metadata.with_config(cls.kind, config.model_dump()), dtype)
 
     @staticmethod
     def delta_shape(parts: dict[str, Tensor]) -> tuple[int, int]:
@@ -93,7 +98,7 @@ class LoKRAdapter(LycorisAdapter):
         """The scale, for one factor of each module."""
         name, part = split_key(key)
         module = self._modules.get(name)
-        if module is None or _whole(module) or part != scaled_part(dict(module.named_parameters())):
+        if module is None or _full_matrices(module) or part != scaled_part(dict(module.named_parameters())):
             return 1.0
         return float(module.scale)
 
@@ -103,5 +108,5 @@ class LoKRAdapter(LycorisAdapter):
         module.use_w1, module.use_w2, module.tucker = "lokr_w1" in parts, "lokr_w2" in parts, "lokr_t2" in parts
 
 
-def _whole(module: Any) -> bool:
+def _full_matrices(module: Any) -> bool:
     return bool(module.use_w1 and module.use_w2)

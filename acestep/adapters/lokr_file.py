@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acestep.adapters.base import StoredAdapter, recorded_config, split_key, write_tensors
+from acestep.adapters.base import StoredAdapter, parse_config, split_key, write_tensors
 from acestep.adapters.configs import LoKRConfig
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.adapters.targets import module_from_underscores
 from acestep.core.errors import AdapterError
 from acestep.core.files import read_json, write_json
@@ -24,9 +24,9 @@ PARTS = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b
 _SAME = 0.01  # scales that differ by less are one and the same, rounded to bf16
 
 
-def read_lokr(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> StoredAdapter:
+def read_lokr(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, str]) -> StoredAdapter:
     """Factors, settings and card of a file, the scale folded in. Raises AdapterError."""
-    settings = _settings(file, metadata)
+    settings = _settings(file, file_metadata)
     weights: dict[str, Tensor] = {}
     alphas: dict[str, float] = {}
     for key, tensor in tensors.items():
@@ -38,11 +38,11 @@ def read_lokr(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) 
             alphas[module] = float(tensor)
         else:
             weights[f"{module}.{part}"] = tensor.float()
-    card = AdapterCard.from_metadata(_facts(metadata)).with_tag(settings)
-    config = recorded_config(file, LoKRConfig, card.config or settings)
-    stored = StoredAdapter(file, "lokr", config, weights, card)
+    metadata = AdapterMetadata.from_file_metadata(_facts(file_metadata)).with_tag(settings)
+    config = parse_config(file, LoKRConfig, metadata.config or settings)
+    stored = StoredAdapter(file, "lokr", config, weights, metadata)
     for module, parts in stored.modules.items():
-        _require_whole(file, module, parts)
+        _require_complete(file, module, parts)
         scale = _scale(file, module, parts, alphas.get(module), settings)
         if scale != 1.0:
             weights[f"{module}.{scaled_part(parts)}"] *= scale
@@ -50,7 +50,7 @@ def read_lokr(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) 
 
 
 def write_lokr(
-    folder: Path, weights: Mapping[str, Tensor], config: LoKRConfig, card: AdapterCard, dtype: torch.dtype
+    folder: Path, weights: Mapping[str, Tensor], config: LoKRConfig, metadata: AdapterMetadata, dtype: torch.dtype
 ) -> None:
     """The two files, from folded ``weights``. Every alpha equals its dim, so that all loaders scale by 1."""
     tensors: dict[str, Tensor] = {}
@@ -67,16 +67,16 @@ def write_lokr(
         "use_tucker": config.use_tucker,
         "dropout": 0.0,
         "target_modules": sorted({split_key(name)[0].rpartition(".")[2] for name in weights}),
-        **card.tag(),
+        **metadata.tag(),
     }
-    metadata = {
+    file_metadata = {
         "algo": "lokr",
         "format": "lycoris",
         "adapter_type": "lokr",
         "lokr_config": json.dumps(settings),
-        "run_metadata": json.dumps(card.to_metadata()),
+        "run_metadata": json.dumps(metadata.to_file_metadata()),
     }
-    write_tensors(folder / WEIGHTS, tensors, metadata)
+    write_tensors(folder / WEIGHTS, tensors, file_metadata)
     write_json(folder / CONFIG, {"adapter_type": "lokr", "algo": "lokr", **settings})
 
 
@@ -96,11 +96,11 @@ def scaled_part(parts: Mapping[str, Any]) -> str:
     return "lokr_w2_b" if "lokr_w2_b" in parts else "lokr_w1_b"
 
 
-def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+def _settings(file: Path, file_metadata: Mapping[str, str]) -> dict[str, Any]:
     """What LyCORIS was told when the file was made: in the file, or else beside it. Raises AdapterError."""
     settings: Any = None
-    if "lokr_config" in metadata:
-        settings = json_object(metadata["lokr_config"])
+    if "lokr_config" in file_metadata:
+        settings = json_object(file_metadata["lokr_config"])
     elif (beside := file.parent / CONFIG).is_file():
         settings = read_json(beside, error=AdapterError)
     numbers = [settings.get(name) for name in ("linear_dim", "linear_alpha")] if isinstance(settings, dict) else [None]
@@ -114,9 +114,9 @@ def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     return dict(settings)
 
 
-def _facts(metadata: Mapping[str, str]) -> dict[str, str]:
+def _facts(file_metadata: Mapping[str, str]) -> dict[str, str]:
     """The card's part of the metadata; empty in files of other trainers."""
-    facts = json_object(metadata.get("run_metadata", "{}"))
+    facts = json_object(file_metadata.get("run_metadata", "{}"))
     return {key: value for key, value in facts.items() if isinstance(value, str)}
 
 
@@ -129,7 +129,7 @@ def json_object(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _require_whole(file: Path, module: str, parts: Mapping[str, Tensor]) -> None:
+def _require_complete(file: Path, module: str, parts: Mapping[str, Tensor]) -> None:
     try:
         w1, w2 = factors(parts)
         whole = w1.dim() == 2 and w2.dim() >= 2

@@ -13,10 +13,17 @@ import torch.nn.functional as F  # noqa: N812 - the usual name
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from acestep.adapters.base import StoredAdapter, copies, fill, fork_cpu_rng, require_finite, require_plain
+from acestep.adapters.base import (
+    StoredAdapter,
+    copy_weights,
+    cpu_copies,
+    fork_cpu_rng,
+    require_finite,
+    require_no_adapter,
+)
 from acestep.adapters.configs import LoRAConfig
 from acestep.adapters.lora_file import read_lora, write_lora
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.adapters.pissa import folded_difference, principal_part, unfolded_difference
 from acestep.adapters.targets import ranks_of
 from acestep.core.errors import AdapterError
@@ -34,10 +41,10 @@ class LoRAAdapter:
     config_type: ClassVar[type[LoRAConfig]] = LoRAConfig
 
     def __init__(self, decoder: nn.Module, modules: list[str], config: LoRAConfig, *, seed: int) -> None:
-        require_plain(decoder)
+        require_no_adapter(decoder)
         ranks = ranks_of([diffusers_to_original(name) for name in modules], config.r, config.ranks)
         if config.init == "pissa":
-            _require_exact(decoder, modules, ranks)
+            _require_pissa_start(decoder, modules, ranks)
         decoder.requires_grad_(False)
         with fork_cpu_rng(seed), without_bitsandbytes():
             self._peft = get_peft_model(decoder, _peft_settings(modules, config, ranks))
@@ -45,10 +52,10 @@ class LoRAAdapter:
         self.network = decoder
         self.notes: list[str] = []
         self._layers: dict[str, Any] = {diffusers_to_original(name): decoder.get_submodule(name) for name in modules}
-        self._complete(torch.Generator().manual_seed(seed))
+        self._prepare_layers(torch.Generator().manual_seed(seed))
         decoder.train(decoder.training)
 
-    def _complete(self, generator: torch.Generator) -> None:
+    def _prepare_layers(self, generator: torch.Generator) -> None:
         """What PEFT leaves to do: fp32 matrices over any base, and the start of PiSSA."""
         for layer in self._layers.values():
             a, b = layer.lora_A[NAME].float(), layer.lora_B[NAME].float()
@@ -57,7 +64,7 @@ class LoRAAdapter:
                 for half, value in zip((a, b), start, strict=True):
                     half.weight.data = value.contiguous()
                     half.start = nn.Parameter(half.weight.data.clone(), requires_grad=False)
-                layer.lora_variant[NAME] = _FromStart()
+                layer.lora_variant[NAME] = _DifferenceFromStart()
 
     @classmethod
     def from_stored(cls, decoder: nn.Module, stored: StoredAdapter) -> Self:
@@ -72,18 +79,23 @@ class LoRAAdapter:
         return adapter
 
     @classmethod
-    def recognises(cls, keys: list[str]) -> bool:
+    def matches(cls, keys: list[str]) -> bool:
         return any(".lora_A." in key for key in keys) and not any("lora_magnitude_vector" in key for key in keys)
 
     @classmethod
-    def read(cls, file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> StoredAdapter:
-        return read_lora(file, tensors, metadata, cls.kind)
+    def read(cls, file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, str]) -> StoredAdapter:
+        return read_lora(file, tensors, file_metadata, cls.kind)
 
     @classmethod
     def write(
-        cls, folder: Path, weights: Mapping[str, Tensor], config: LoRAConfig, card: AdapterCard, dtype: torch.dtype
+        cls,
+        folder: Path,
+        weights: Mapping[str, Tensor],
+        config: LoRAConfig,
+        metadata: AdapterMetadata,
+        dtype: torch.dtype,
     ) -> None:
-        write_lora(folder, weights, card.stamped(cls.kind, config.model_dump()), dtype)
+        write_lora(folder, weights, metadata.with_config(cls.kind, config.model_dump()), dtype)
 
     @staticmethod
     def delta_shape(parts: dict[str, Tensor]) -> tuple[int, int]:
@@ -98,14 +110,16 @@ class LoRAAdapter:
     def delta(parts: dict[str, Tensor], weight: Tensor) -> Tensor:
         return parts["lora_B"] @ parts["lora_A"]
 
-    def _own(self, layer: Any) -> dict[str, nn.Parameter]:
+    def _layer_parameters(self, layer: Any) -> dict[str, nn.Parameter]:
         """The parameters of one module under the names of the training state."""
         halves = {"lora_A": layer.lora_A[NAME], "lora_B": layer.lora_B[NAME]}
         return {f"{half}.{name}": value for half, module in halves.items() for name, value in module.named_parameters()}
 
     def _weights(self) -> dict[str, nn.Parameter]:
         return {
-            f"{name}.{part}": value for name, layer in self._layers.items() for part, value in self._own(layer).items()
+            f"{name}.{part}": value
+            for name, layer in self._layers.items()
+            for part, value in self._layer_parameters(layer).items()
         }
 
     def _scale(self, layer: Any) -> float:
@@ -121,15 +135,15 @@ class LoRAAdapter:
             layer.set_scale(NAME, require_finite(strength))
 
     def state(self) -> dict[str, Tensor]:
-        return copies(self._weights())
+        return cpu_copies(self._weights())
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        fill(self._weights(), state, "the saved adapter")
+        copy_weights(self._weights(), state, "the saved adapter")
 
     def folded(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for name, layer in self._layers.items():
-            own, scale = copies(self._own(layer)), self._scale(layer)
+            own, scale = cpu_copies(self._layer_parameters(layer)), self._scale(layer)
             a, b = own.pop("lora_A.weight"), own.pop("lora_B.weight")
             if self.config.init == "pissa":
                 a, b = folded_difference(a, b, own.pop("lora_A.start"), own.pop("lora_B.start"), scale)
@@ -151,10 +165,10 @@ class LoRAAdapter:
                 unfolded |= zip([*keys, *starts], unfolded_difference(a, b, layer.r[NAME], scale), strict=True)
             else:
                 unfolded[keys[1]] = b / scale
-        fill(self._weights(), unfolded, "the adapter file")
+        copy_weights(self._weights(), unfolded, "the adapter file")
 
-    def save(self, folder: Path, card: AdapterCard, *, dtype: torch.dtype = torch.bfloat16) -> None:
-        self.write(folder, self.folded(), self.config, card, dtype)
+    def save(self, folder: Path, metadata: AdapterMetadata, *, dtype: torch.dtype = torch.bfloat16) -> None:
+        self.write(folder, self.folded(), self.config, metadata, dtype)
 
     def remove(self) -> nn.Module:
         self._peft.unload()
@@ -172,7 +186,7 @@ def product(layer: Any, x: Tensor) -> Tensor:
     return found
 
 
-class _FromStart:
+class _DifferenceFromStart:
     """Tells a PEFT layer to add what has changed since the start of PiSSA."""
 
     @staticmethod
@@ -199,7 +213,7 @@ def _peft_settings(modules: list[str], config: LoRAConfig, ranks: Mapping[str, i
     )
 
 
-def _require_exact(decoder: nn.Module, modules: list[str], ranks: Mapping[str, int]) -> None:
+def _require_pissa_start(decoder: nn.Module, modules: list[str], ranks: Mapping[str, int]) -> None:
     """Raises AdapterError where PiSSA has no weight to start from, before anything is put into the decoder."""
     if is_quantized(decoder):
         raise AdapterError(

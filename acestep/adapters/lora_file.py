@@ -14,9 +14,9 @@ import torch
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from acestep.adapters.base import StoredAdapter, as_written, recorded_config, split_key, write_tensors
+from acestep.adapters.base import StoredAdapter, parse_config, split_key, to_file_dtype, write_tensors
 from acestep.adapters.configs import ADAPTERS
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.adapters.targets import shortest_names
 from acestep.core.errors import AdapterError
 from acestep.core.files import read_json, write_json
@@ -30,10 +30,10 @@ _PARTS = {"lora": {"lora_A": 2, "lora_B": 2}, "dora": {"lora_A": 2, "lora_B": 2,
 Scale = Callable[[str, int], float]  # (original module name, rank) -> what B @ A is multiplied by
 
 
-def read_lora(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str], kind: str) -> StoredAdapter:
+def read_lora(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, str], kind: str) -> StoredAdapter:
     """Matrices, settings and card of a file of ``kind`` lora or dora, the scale folded in. Raises AdapterError."""
-    card = AdapterCard.from_metadata(metadata)
-    settings = read_settings(file, card, kind, alpha="lora_alpha")
+    metadata = AdapterMetadata.from_file_metadata(file_metadata)
+    settings = read_settings(file, metadata, kind, alpha="lora_alpha")
     if settings and bool(settings.get("use_dora")) != (kind == "dora"):
         there, here = ("DoRA", "LoRA") if settings.get("use_dora") else ("LoRA", "DoRA")
         raise AdapterError(f"{CONFIG} describes a {there}, and {file} is a {here}", hint="Get both files again.")
@@ -46,16 +46,16 @@ def read_lora(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str], 
             raise AdapterError(f"{file} holds {key}, which is not part of a {label}", hint="Get the file again.")
         factor = scale(module, tensor.shape[1]) if part == "lora_B" else 1.0
         weights[module + (f".{part}" if part == _MAGNITUDE else f".{part}.weight")] = tensor.float() * factor
-    _require_whole(file, weights, kind)
-    config = recorded_config(file, ADAPTERS[kind].config, card.config or _known(settings, weights))
-    return StoredAdapter(file, kind, config, weights, card.with_tag(settings))
+    _require_complete(file, weights, kind)
+    config = parse_config(file, ADAPTERS[kind].config, metadata.config or _infer_config(settings, weights))
+    return StoredAdapter(file, kind, config, weights, metadata.with_tag(settings))
 
 
-def write_lora(folder: Path, weights: Mapping[str, Tensor], card: AdapterCard, dtype: torch.dtype) -> None:
+def write_lora(folder: Path, weights: Mapping[str, Tensor], metadata: AdapterMetadata, dtype: torch.dtype) -> None:
     """The two files, from folded ``weights``. Every alpha equals its rank, so that all programs scale by 1."""
     ranks = {split_key(name)[0]: weights[name].shape[0] for name in sorted(weights) if ".lora_A." in name}
-    extra = {"lora_dropout": 0.0, "bias": "none"} | ({"use_dora": True} if card.kind == "dora" else {})
-    write_peft(folder, weights, ranks, extra, card, dtype, alpha="lora_alpha")
+    extra = {"lora_dropout": 0.0, "bias": "none"} | ({"use_dora": True} if metadata.kind == "dora" else {})
+    write_peft(folder, weights, ranks, extra, metadata, dtype, alpha="lora_alpha")
 
 
 def write_peft(
@@ -63,7 +63,7 @@ def write_peft(
     weights: Mapping[str, Tensor],
     ranks: Mapping[str, int],
     settings: Mapping[str, Any],
-    card: AdapterCard,
+    metadata: AdapterMetadata,
     dtype: torch.dtype,
     *,
     alpha: str,
@@ -71,25 +71,25 @@ def write_peft(
     """PEFT's two files for modules of these ``ranks``; PEFT calls the alpha of this kind ``alpha``."""
     rank = max(ranks.values())
     others = {name: each for name, each in ranks.items() if each != rank}
-    tensors = {f"{PREFIX}{name}": as_written(value, dtype) for name, value in weights.items()}
+    tensors = {f"{PREFIX}{name}": to_file_dtype(value, dtype) for name, value in weights.items()}
     content = {
-        "peft_type": PEFT_TYPES[card.kind],
+        "peft_type": PEFT_TYPES[metadata.kind],
         **settings,
         "task_type": None,
-        "base_model_name_or_path": card.base_model,
+        "base_model_name_or_path": metadata.base_model,
         "r": rank,
         alpha: rank,
         "target_modules": shortest_names(list(ranks)),
         "rank_pattern": others,
         "alpha_pattern": others,
         "inference_mode": True,
-        **card.tag(),
+        **metadata.tag(),
     }
-    write_tensors(folder / WEIGHTS, tensors, {"format": "pt", **card.to_metadata()})
+    write_tensors(folder / WEIGHTS, tensors, {"format": "pt", **metadata.to_file_metadata()})
     write_json(folder / CONFIG, content)
 
 
-def read_settings(file: Path, card: AdapterCard, kind: str, *, alpha: str) -> dict[str, Any]:
+def read_settings(file: Path, metadata: AdapterMetadata, kind: str, *, alpha: str) -> dict[str, Any]:
     """PEFT's settings beside the file; nothing if it is missing and the file is one of ours, whose scale is 1.
 
     Raises:
@@ -97,7 +97,7 @@ def read_settings(file: Path, card: AdapterCard, kind: str, *, alpha: str) -> di
     """
     beside = file.parent / CONFIG
     if not beside.is_file():
-        if card.program.startswith("acestep "):
+        if metadata.program.startswith("acestep "):
             return {}
         raise AdapterError(
             f"{file} has no {CONFIG} beside it, so its scale is unknown", hint="Keep both files in one folder."
@@ -122,7 +122,7 @@ def scale_rule(settings: Mapping[str, Any], *, alpha: str) -> Scale:
     return scale if settings else lambda module, rank: 1.0
 
 
-def _known(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+def _infer_config(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
     """What the settings of another trainer mean in ours."""
     rank = settings["r"]
     ranks = {split_key(name)[0]: value.shape[0] for name, value in weights.items() if ".lora_A." in name}
@@ -134,7 +134,7 @@ def _known(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[s
     }
 
 
-def _require_whole(file: Path, weights: Mapping[str, Tensor], kind: str) -> None:
+def _require_complete(file: Path, weights: Mapping[str, Tensor], kind: str) -> None:
     for module in {split_key(name)[0] for name in weights}:
         a, b = (weights.get(f"{module}.lora_{part}.weight") for part in "AB")
         fits = a is not None and b is not None and a.shape[0] == b.shape[1]

@@ -19,8 +19,15 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from acestep.adapters.base import StoredAdapter, copies, fill, fork_cpu_rng, require_finite, require_plain
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.base import (
+    StoredAdapter,
+    copy_weights,
+    cpu_copies,
+    fork_cpu_rng,
+    require_finite,
+    require_no_adapter,
+)
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.models.key_mapping import diffusers_to_original, original_to_diffusers
 
 
@@ -30,7 +37,7 @@ class LycorisAdapter:
     kind: ClassVar[str]  # also the name of the adapter's module inside the layer it sits on
 
     def __init__(self, decoder: nn.Module, modules: list[str], config: Any, *, seed: int) -> None:
-        require_plain(decoder)
+        require_no_adapter(decoder)
         decoder.requires_grad_(False)
         self.config = config
         self.network = decoder
@@ -80,7 +87,12 @@ class LycorisAdapter:
 
     @classmethod
     def write(
-        cls, folder: Path, weights: Mapping[str, Tensor], config: Any, card: AdapterCard, dtype: torch.dtype
+        cls,
+        folder: Path,
+        weights: Mapping[str, Tensor],
+        config: Any,
+        metadata: AdapterMetadata,
+        dtype: torch.dtype,
     ) -> None:
         raise NotImplementedError
 
@@ -99,20 +111,20 @@ class LycorisAdapter:
             module.multiplier = require_finite(strength)
 
     def state(self) -> dict[str, Tensor]:
-        return copies(self._weights())
+        return cpu_copies(self._weights())
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        fill(self._weights(), state, "the saved adapter")
+        copy_weights(self._weights(), state, "the saved adapter")
 
     def folded(self) -> dict[str, Tensor]:
         return {key: value * self._scale(key) for key, value in self.state().items()}
 
     def load_folded(self, weights: Mapping[str, Tensor]) -> None:
         unfolded = {key: value / self._scale(key) for key, value in weights.items()}
-        fill(self._weights(), unfolded, "the adapter file")
+        copy_weights(self._weights(), unfolded, "the adapter file")
 
-    def save(self, folder: Path, card: AdapterCard, *, dtype: torch.dtype = torch.bfloat16) -> None:
-        self.write(folder, self.folded(), self.config, card, dtype)
+    def save(self, folder: Path, metadata: AdapterMetadata, *, dtype: torch.dtype = torch.bfloat16) -> None:
+        self.write(folder, self.folded(), self.config, metadata, dtype)
 
     def remove(self) -> nn.Module:
         for module in self._modules.values():

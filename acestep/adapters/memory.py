@@ -14,7 +14,7 @@ FP32 = 4  # bytes per element
 
 
 @dataclass(frozen=True, slots=True)
-class Arithmetic:
+class ComputeDtype:
     """Dtype of the forward pass: ``size`` bytes per element; ``fused`` if dropout has a fused kernel."""
 
     size: int
@@ -73,49 +73,49 @@ class Cost:
     working: int = 0
 
 
-MemoryCost = Callable[[Any, Layer, Arithmetic], Cost]  # (config of the adapter, layer, arithmetic)
+MemoryCost = Callable[[Any, Layer, ComputeDtype], Cost]  # (config of the adapter, layer, arithmetic)
 
 
-def numbers(shapes: Iterable[tuple[int, ...]]) -> int:
+def numel(shapes: Iterable[tuple[int, ...]]) -> int:
     """Total number of elements of matrices of these shapes."""
     return sum(shape[0] * (shape[1] if len(shape) > 1 else 1) for shape in shapes)
 
 
-def lora_cost(config: Any, layer: Layer, arithmetic: Arithmetic, *, decomposed: bool = False) -> Cost:
+def lora_cost(config: Any, layer: Layer, compute: ComputeDtype, *, decomposed: bool = False) -> Cost:
     """B @ A @ dropout(x). PEFT casts x to fp32; autocast, dropout, PiSSA and DoRA (``decomposed``) each copy it."""
     rank = _rank(config, layer.name)
     a, b = (rank, layer.into), (layer.out, rank)
     started = config.init == "pissa"  # the initial A and B are kept as well and subtracted
     varied = started or decomposed
-    copied = arithmetic.mixed or config.dropout > 0 or not layer.kept or (varied and layer.strided)
-    saved = layer.rows * arithmetic.size * (rank + (layer.into if copied else 0))
+    copied = compute.mixed or config.dropout > 0 or not layer.kept or (varied and layer.strided)
+    saved = layer.rows * compute.size * (rank + (layer.into if copied else 0))
     if config.dropout and layer.passes:
-        saved += layer.rows * layer.into * arithmetic.mask(FP32)
-    half = arithmetic.size * numbers((a, b)) if arithmetic.mixed else 0
+        saved += layer.rows * layer.into * compute.mask(FP32)
+    half = compute.size * numel((a, b)) if compute.mixed else 0
     return Cost(
         weights=(a, b),
         zeros=() if started else (b,),
         saved=saved,
         casts=half * (2 if started and layer.passes else 1),
-        constants=numbers((a, b)) if started else 0,
-        working=layer.rows * layer.into * 2 * FP32 if arithmetic.mixed else 0,  # the gradient of x in fp32, two copies
+        constants=numel((a, b)) if started else 0,
+        working=layer.rows * layer.into * 2 * FP32 if compute.mixed else 0,  # the gradient of x in fp32, two copies
     )
 
 
-def dora_cost(config: Any, layer: Layer, arithmetic: Arithmetic) -> Cost:
+def dora_cost(config: Any, layer: Layer, compute: ComputeDtype) -> Cost:
     """m * (W + BA) / |W + BA|: LoRA, both unscaled products, and a full fp32 weight for the norms of its rows."""
-    plain = lora_cost(config, layer, arithmetic, decomposed=True)
+    plain = lora_cost(config, layer, compute, decomposed=True)
     return Cost(
         weights=(*plain.weights, (layer.out,)),
         zeros=plain.zeros,
-        saved=plain.saved + 2 * layer.rows * layer.out * arithmetic.size,
+        saved=plain.saved + 2 * layer.rows * layer.out * compute.size,
         casts=plain.casts,
         constants=plain.constants,
         working=plain.working + 2 * FP32 * layer.out * layer.into,
     )
 
 
-def lokr_cost(config: Any, layer: Layer, arithmetic: Arithmetic) -> Cost:
+def lokr_cost(config: Any, layer: Layer, compute: ComputeDtype) -> Cost:
     """kron(w1, w2) x, as w2 on each group of x, then w1 across the groups (LyCORIS 4.1.3, functional/lokr.py)."""
     (out_small, out_large), (in_small, in_large) = (factorize(n, config.factor) for n in (layer.out, layer.into))
     dim = config.linear_dim
@@ -125,9 +125,9 @@ def lokr_cost(config: Any, layer: Layer, arithmetic: Arithmetic) -> Cost:
     per_row = in_small * (out_large + (dim if len(second) == 2 else 0)) + (
         0 if layer.kept and not layer.strided else layer.into
     )
-    mask = arithmetic.mask(arithmetic.size)
-    saved = layer.rows * (per_row * arithmetic.size + (layer.out * mask if config.dropout else 0))
-    casts = arithmetic.size * numbers((*w1, *second)) if arithmetic.mixed else 0
+    mask = compute.mask(compute.size)
+    saved = layer.rows * (per_row * compute.size + (layer.out * mask if config.dropout else 0))
+    casts = compute.size * numel((*w1, *second)) if compute.mixed else 0
     return Cost(weights=(*w1, *second), zeros=zeros, saved=saved, casts=casts)
 
 
@@ -136,18 +136,18 @@ def _factor(rows: int, columns: int, dim: int) -> tuple[tuple[int, int], ...]:
     return ((rows, dim), (dim, columns)) if dim < max(rows, columns) / 2 else ((rows, columns),)
 
 
-def loha_cost(config: Any, layer: Layer, arithmetic: Arithmetic) -> Cost:
+def loha_cost(config: Any, layer: Layer, compute: ComputeDtype) -> Cost:
     """((w1a w1b) * (w2a w2b)) x: the update is a full matrix, saved to compute the gradient of x."""
     rank = _rank(config, layer.name)
     halves = ((rank, layer.into), (layer.out, rank)) * 2
-    mask = layer.out * arithmetic.mask(arithmetic.size) if config.dropout else 0
-    per_row = (0 if layer.kept else layer.into * arithmetic.size) + mask
+    mask = layer.out * compute.mask(compute.size) if config.dropout else 0
+    per_row = (0 if layer.kept else layer.into * compute.size) + mask
     return Cost(
         weights=halves,
         zeros=(halves[-1],),
-        saved=layer.rows * per_row + (layer.out * layer.into * arithmetic.size if layer.passes else 0),
-        casts=arithmetic.size * numbers(halves) if arithmetic.mixed else 0,
-        working=4 * arithmetic.size * layer.out * layer.into,
+        saved=layer.rows * per_row + (layer.out * layer.into * compute.size if layer.passes else 0),
+        casts=compute.size * numel(halves) if compute.mixed else 0,
+        working=4 * compute.size * layer.out * layer.into,
     )
 
 

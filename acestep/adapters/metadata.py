@@ -16,7 +16,7 @@ from acestep import __version__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterCard:
+class AdapterMetadata:
     """Facts about one adapter; empty where unknown (files of other trainers tell little).
 
     Attributes:
@@ -47,7 +47,7 @@ class AdapterCard:
     program: str = ""
 
     @property
-    def name(self) -> str:
+    def model_name(self) -> str:
         """The model it was made for, in words."""
         return f"{self.base_model or 'an unnamed model'} ({self.family or 'unknown family'})"
 
@@ -57,31 +57,31 @@ class AdapterCard:
             return {}
         return {"trigger_word": self.trigger_word, "tag_position": self.tag_position}
 
-    def stamped(self, kind: str, config: Mapping[str, Any]) -> AdapterCard:
+    def with_config(self, kind: str, config: Mapping[str, Any]) -> AdapterMetadata:
         """As it goes into a file of ours."""
         return dataclasses.replace(self, kind=kind, config=dict(config), program=f"acestep {__version__}")
 
-    def with_tag(self, settings: Mapping[str, Any]) -> AdapterCard:
+    def with_tag(self, settings: Mapping[str, Any]) -> AdapterMetadata:
         """The same with the tag that stands in the JSON beside the weights, if it has none of its own."""
         if self.trigger_word or not isinstance(settings.get("trigger_word"), str):
             return self
         position = str(settings.get("tag_position") or "")
         return dataclasses.replace(self, trigger_word=settings["trigger_word"], tag_position=position)
 
-    def to_metadata(self) -> dict[str, str]:
+    def to_file_metadata(self) -> dict[str, str]:
         """Strings only, as safetensors demands; what is empty is left out."""
-        unknown = dataclasses.asdict(AdapterCard())
+        unknown = dataclasses.asdict(AdapterMetadata())
         known = {key: value for key, value in dataclasses.asdict(self).items() if value != unknown[key]}
         return {key: value if isinstance(value, str) else json.dumps(value) for key, value in known.items()}
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str]) -> AdapterCard:
+    def from_file_metadata(cls, file_metadata: Mapping[str, str]) -> AdapterMetadata:
         """Undo ``to_metadata``; what other programs wrote beside it, or in another form, is left out."""
         found: dict[str, Any] = {}
         for each in dataclasses.fields(cls):
             wanted = bool if each.name == "train_mlp" else type(getattr(cls(), each.name))
-            if each.name in metadata:
-                value = metadata[each.name] if wanted is str else _plain(metadata[each.name])
+            if each.name in file_metadata:
+                value = file_metadata[each.name] if wanted is str else _plain(file_metadata[each.name])
                 found |= {each.name: value} if type(value) is wanted else {}
         return cls(**found)
 

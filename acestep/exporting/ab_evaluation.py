@@ -14,7 +14,7 @@ from torch import Tensor
 
 from acestep.adapters.base import StoredAdapter
 from acestep.adapters.files import load_adapter, read_adapter
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.audio.files import write_audio
 from acestep.core.events import LogMessage, Progressed, Saved, Started
 from acestep.core.files import replace_folder
@@ -68,7 +68,7 @@ def prove_job(config: ProveJob, context: Context) -> dict[str, Any]:
     base.check_compatible(adapter)
     require_replaceable(config.out, MARKER, _KIND)
     delta_norms = relative_delta_norms(ExportSource(adapter, base, strength=config.strength), base)
-    requests = _requests(config, adapter.card)
+    requests = _requests(config, adapter.metadata)
     context.emit(Started(job="prove", total=2 * len(requests), unit="generations"))
     with replace_folder(config.out) as fresh:
         metrics = _ABEvaluator(config, context, fresh, checkpoint, adapter).compare(requests)
@@ -174,7 +174,7 @@ def _file(number: int, request: GenerationConfig, which: str) -> str:
     return f"{number + 1:02}-seed-{request.seed}-{which}.wav"
 
 
-def _requests(config: ProveJob, card: AdapterCard) -> list[GenerationConfig]:
+def _requests(config: ProveJob, card: AdapterMetadata) -> list[GenerationConfig]:
     """Every prompt with every seed. A missing trigger word is inserted at its position in training."""
     prompts = [
         prompt if card.trigger_word in prompt else caption_with_tag(prompt, card.trigger_word, tag_position(card))

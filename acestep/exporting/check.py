@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from acestep.adapters.files import load_adapter, method
+from acestep.adapters.files import adapter_class, load_adapter
 from acestep.core.errors import AdapterError
 from acestep.exporting.delta import BaseWeights, ModuleTensors, delta
 from acestep.exporting.load_result import WrittenAdapter
@@ -71,7 +71,7 @@ def compare(source: ExportSource, written: WrittenAdapter) -> ExportMetrics:
 def _norms(source: ExportSource, name: str, parts: ModuleTensors | None) -> tuple[float, float, float]:
     """Norms for one module: of the trained delta, of its difference to the loaded delta, and of the loaded delta."""
     if parts and source.same_kind and _equal(parts, same_kind := source.same_kind_modules[name]):
-        size = method(source.same_kind.kind).delta_norm(dict(same_kind))
+        size = adapter_class(source.same_kind.kind).delta_norm(dict(same_kind))
         return size, 0.0, size
     trained, found = _deltas(source, name, parts)
     return float(trained.norm()), float((found - trained).norm()), float(found.norm())
@@ -108,7 +108,7 @@ def _flat(parts: ModuleTensors, like: ModuleTensors) -> Tensor:
 
 def require_learned(source: ExportSource) -> None:
     """Raise AdapterError if the weight delta of a module is zero or below the rounding error of its weight."""
-    kind, unchanged = method(source.adapter.kind), []
+    kind, unchanged = adapter_class(source.adapter.kind), []
     for name, parts in source.modules.items():
         if not kind.delta_norm(parts) > _MIN_RMS * math.sqrt(math.prod(kind.delta_shape(parts))):
             unchanged.append(name)

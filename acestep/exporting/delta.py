@@ -16,7 +16,7 @@ from torch import Tensor
 
 from acestep.adapters.base import StoredAdapter
 from acestep.adapters.configs import ADAPTERS
-from acestep.adapters.files import method
+from acestep.adapters.files import adapter_class
 from acestep.core.errors import AdapterError, CheckpointError, ModelMismatch
 from acestep.exporting.safetensors_stream import read_tensor
 from acestep.models.checkpoint import Checkpoint, find_checkpoint, tensor_infos
@@ -50,10 +50,10 @@ class BaseWeights:
         """Raise ModelMismatch if ``adapter`` was trained on a model of another family or shape."""
         family, hint = self.checkpoint.family, "Choose the model it was trained on."
         here = f"{self.checkpoint.name} belongs to the {family} family"
-        if adapter.card.family not in ("", family):
-            raise ModelMismatch(f"{adapter.file} was made for {adapter.card.name}; {here}", hint=hint)
+        if adapter.metadata.family not in ("", family):
+            raise ModelMismatch(f"{adapter.file} was made for {adapter.metadata.model_name}; {here}", hint=hint)
         for name, parts in adapter.modules.items():
-            expected, shape = self.shape(name), method(adapter.kind).delta_shape(parts)
+            expected, shape = self.shape(name), adapter_class(adapter.kind).delta_shape(parts)
             if expected is None or shape != (expected[0], math.prod(expected[1:])):
                 there = f"expects {list(expected)}" if expected else "has no such module"
                 raise ModelMismatch(f"{adapter.file}: {name} has shape {list(shape)}; {here} and {there}", hint=hint)
@@ -69,10 +69,10 @@ def find_base(adapter: StoredAdapter, checkpoint: str | Path | None, root: Path 
         CheckpointError: ``checkpoint`` does not exist.
         ModelMismatch: the adapter was trained on another model.
     """
-    if checkpoint is None and not adapter.card.base_model:
+    if checkpoint is None and not adapter.metadata.base_model:
         return None
     try:
-        base = BaseWeights(find_checkpoint(checkpoint or adapter.card.base_model, root))
+        base = BaseWeights(find_checkpoint(checkpoint or adapter.metadata.base_model, root))
     except CheckpointError:
         if checkpoint is None:
             return None
@@ -92,7 +92,7 @@ def delta(parts: ModuleTensors, base: Tensor | None = None) -> Tensor:
     """
     if DIFF in parts:
         return parts[DIFF].float().flatten(1)
-    kind, tensors = method(detect_kind(parts)), {name: value.float() for name, value in parts.items()}
+    kind, tensors = adapter_class(detect_kind(parts)), {name: value.float() for name, value in parts.items()}
     weight = _UNKNOWN_WEIGHT.expand(kind.delta_shape(tensors)) if base is None else base.float().flatten(1)
     found = kind.delta(tensors, weight).flatten(1)
     if base is None and not torch.isfinite(found[0]).all():
@@ -106,7 +106,7 @@ def detect_kind(parts: ModuleTensors) -> str:
     """The adapter kind (a name in ``ADAPTERS``) with these parts. Raises AdapterError."""
     keys = [f"module.{part}.weight" for part in parts]
     for entry in ADAPTERS:
-        if method(entry.name).recognises(keys):
+        if adapter_class(entry.name).matches(keys):
             return entry.name
     raise AdapterError(f"no adapter kind has the parts {', '.join(sorted(parts))}")
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from acestep.adapters.base import StoredAdapter
 from acestep.adapters.configs import LoHaConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import read_adapter
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.core.errors import AdapterError
 from acestep.exporting.delta import DIFF, BaseWeights, delta, detect_kind
 from acestep.exporting.lokr_config import Modules, find_lokr_config
@@ -51,14 +51,14 @@ def import_adapter(
     """
     stored = read_any(adapter)
     base = BaseWeights(find_checkpoint(checkpoint)) if checkpoint is not None else None
-    card = stored.card
+    card = stored.metadata
     if base:
         base.check_compatible(stored)
         model = base.checkpoint
         card = dataclasses.replace(card, base_model=model.name, family=model.family, variant=model.variant)
     if trigger_word:
         card = dataclasses.replace(card, trigger_word=trigger_word, tag_position=card.tag_position or "prepend")
-    return write_for(ExportSource(dataclasses.replace(stored, card=card), base, rank=rank), "acestep", out)
+    return write_for(ExportSource(dataclasses.replace(stored, metadata=card), base, rank=rank), "acestep", out)
 
 
 def read_any(path: Path) -> StoredAdapter:
@@ -92,7 +92,7 @@ def _read_other(path: Path) -> StoredAdapter | None:
         return None
     modules = {name: {part: value.float() for part, value in parts.items()} for name, parts in loaded.modules.items()}
     dtype = next((value.dtype for value in tensors.values() if value.dim() > 1), next(iter(tensors.values())).dtype)
-    empty = StoredAdapter(files[0], "", LoRAConfig(), {}, AdapterCard.from_metadata(metadata), dtype)
+    empty = StoredAdapter(files[0], "", LoRAConfig(), {}, AdapterMetadata.from_file_metadata(metadata), dtype)
     return _as_kind(empty, modules)
 
 

@@ -59,7 +59,7 @@ def merge_job(config: MergeJob, context: Context) -> dict[str, Any]:
     with replace_folder(config.out) as fresh:
         rounding = _Merger(source, context).write(plan, fresh)
         facts = {"base": checkpoint.name, "adapter": str(adapter.file), "strength": config.strength}
-        write_marker(fresh, MARKER, _KIND, {**facts, "card": adapter.card.to_metadata()})
+        write_marker(fresh, MARKER, _KIND, {**facts, "card": adapter.metadata.to_file_metadata()})
         check_checkpoint(find_checkpoint(fresh))
     context.emit(Saved(path=str(config.out), role="model"))
     _warn(config.out, rounding, context)

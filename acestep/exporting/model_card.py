@@ -6,7 +6,7 @@ import json
 from typing import Any, get_args
 
 from acestep.adapters.configs import ADAPTERS
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.dataset.prompt import caption_with_tag
 from acestep.dataset.sample import TagPosition
 from acestep.exporting.targets import ExportTarget
@@ -17,7 +17,7 @@ _USAGE_UNKNOWN = "See the documentation of {}."
 _LICENSE = "not stated. Ask the author, and respect the rights to the training songs and the license of the base model."
 
 
-def sample_prompt(card: AdapterCard) -> str:
+def sample_prompt(card: AdapterMetadata) -> str:
     """A prompt for the style: the one in the metadata, else the trigger word with a generic prompt."""
     prompt = card.facts.get("sample_prompt")
     if isinstance(prompt, str) and prompt:
@@ -25,12 +25,12 @@ def sample_prompt(card: AdapterCard) -> str:
     return caption_with_tag("a melodic song with a clear beat", card.trigger_word, tag_position(card))
 
 
-def tag_position(card: AdapterCard) -> TagPosition:
+def tag_position(card: AdapterMetadata) -> TagPosition:
     """Position of the trigger word in the captions; the beginning if unknown."""
     return next((each for each in get_args(TagPosition) if each == card.tag_position), "prepend")
 
 
-def model_card(name: str, card: AdapterCard, *, target: ExportTarget, form: str, residual: float) -> str:
+def model_card(name: str, card: AdapterMetadata, *, target: ExportTarget, form: str, residual: float) -> str:
     """Text of the model card.
 
     Args:
@@ -60,7 +60,7 @@ def model_card(name: str, card: AdapterCard, *, target: ExportTarget, form: str,
     return "\n\n".join(line for line in lines if line) + "\n"
 
 
-def _header(card: AdapterCard) -> str:
+def _header(card: AdapterMetadata) -> str:
     """The YAML metadata that model hubs read."""
     values: dict[str, Any] = {"tags": ["ace-step", "music", "text-to-audio", card.kind or "adapter"]}
     if card.base_model:
@@ -70,7 +70,7 @@ def _header(card: AdapterCard) -> str:
     return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in values.items()), "---"])
 
 
-def _facts(card: AdapterCard) -> dict[str, Any]:
+def _facts(card: AdapterMetadata) -> dict[str, Any]:
     facts = {
         "kind": card.kind,
         **card.config,

@@ -105,17 +105,17 @@ def run_name(file: Path) -> str:
 
 def _with_facts(stored: StoredAdapter, prompt: str, license: str, dtype: str | None) -> StoredAdapter:
     """The adapter with the metadata and dtype of the exported files."""
-    facts = {**stored.card.facts, "sample_prompt": prompt or sample_prompt(stored.card)}
+    facts = {**stored.metadata.facts, "sample_prompt": prompt or sample_prompt(stored.metadata)}
     facts |= {"license": license} if license else {}
-    card = dataclasses.replace(stored.card, facts=facts)
-    return dataclasses.replace(stored, card=card, dtype=DTYPES[dtype] if dtype else stored.dtype)
+    card = dataclasses.replace(stored.metadata, facts=facts)
+    return dataclasses.replace(stored, metadata=card, dtype=DTYPES[dtype] if dtype else stored.dtype)
 
 
 def write_for(source: ExportSource, to: str, out: Path, comparison: OutputComparison | None = None) -> dict[str, Any]:
     """Write ``source`` for one program and verify it, with ``comparison`` also by decoder outputs."""
     write = TARGETS[to].load()
     require_replaceable_export(out)
-    card = source.adapter.card
+    card = source.adapter.metadata
     with replace_folder(out) as fresh:
         written = write(source, fresh, out.name)
         found = compare(source, written)

@@ -64,7 +64,7 @@ def blend_adapters(
     if len(adapters) < 2:
         raise AdapterError("a blend needs at least two adapters", hint="Add another adapter.")
     stored = [read_any(path) for path, _ in adapters]
-    if len(families := {each.card.family for each in stored if each.card.family}) > 1:
+    if len(families := {each.metadata.family for each in stored if each.metadata.family}) > 1:
         raise AdapterError(f"adapters of the families {' and '.join(sorted(families))} cannot be blended")
     weights = [weight for _, weight in adapters]
     pairs = zip(stored, weights, strict=True)
@@ -73,7 +73,7 @@ def blend_adapters(
         blend, residual = lora_from_weights(stored[0], _concatenated(sources)), 0.0
     else:
         blend, residual = _sum_as_lora(stored[0], sources, rank)
-    blend = dataclasses.replace(blend, card=dataclasses.replace(blend.card, **_blend_metadata(stored, weights)))
+    blend = dataclasses.replace(blend, metadata=dataclasses.replace(blend.metadata, **_blend_metadata(stored, weights)))
     result = write_for(ExportSource(blend, None), "acestep", out)
     return {**result, "residual": max(residual, result["residual"]), "blended": len(stored)}
 
@@ -109,9 +109,9 @@ def _modules(sources: list[ExportSource]) -> list[str]:
 
 def _blend_metadata(stored: list[StoredAdapter], weights: list[float]) -> dict[str, Any]:
     """Metadata of a blend: all trigger words, and the adapters with their weights."""
-    trigger_words = dict.fromkeys(each.card.trigger_word for each in stored if each.card.trigger_word)
+    trigger_words = dict.fromkeys(each.metadata.trigger_word for each in stored if each.metadata.trigger_word)
     parts = [
-        {"name": each.file.parent.name, "kind": each.kind, "base_model": each.card.base_model, "weight": weight}
+        {"name": each.file.parent.name, "kind": each.kind, "base_model": each.metadata.base_model, "weight": weight}
         for each, weight in zip(stored, weights, strict=True)
     ]
     return {

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from acestep.adapters.base import StoredAdapter
-from acestep.adapters.files import find_adapter, method
+from acestep.adapters.files import adapter_class, find_adapter
 from acestep.exporting.delta import BaseWeights, delta, needs_base, scale_adapter
 from acestep.exporting.low_rank import convert_to_lora
 
@@ -84,7 +84,7 @@ class ExportSource:
 
 def write_adapter_files(adapter: StoredAdapter, folder: Path) -> None:
     """Write the files of an adapter in its own kind."""
-    method(adapter.kind).write(folder, adapter.weights, adapter.config, adapter.card, adapter.dtype)
+    adapter_class(adapter.kind).write(folder, adapter.weights, adapter.config, adapter.metadata, adapter.dtype)
 
 
 def serialize_adapter(adapter: StoredAdapter) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from acestep.adapters.files import read_card
+from acestep.adapters.files import read_metadata
 from acestep.core.config import groups
 from acestep.core.errors import ModelMismatch, TensorError
 from acestep.core.events import ItemFailed, LogMessage
@@ -136,7 +136,7 @@ def prepare(
     if source is not None and source.exact:
         require_resumable(source, fixed)
     elif source is not None:
-        read_card(source.folder)
+        read_metadata(source.folder)
     device, dtype = torch.device(placement.device.value), placement.dtype.value
     prepared = Prepared(
         job=job,

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from acestep.adapters.base import Adapter
-from acestep.adapters.files import fill_adapter, inject, load_adapter
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.files import inject, load_adapter, load_weights_into
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.core.errors import TrainingError
 from acestep.core.events import Event, LogMessage
 from acestep.models.device import empty_cache
@@ -188,11 +188,11 @@ class Session:
 
     def _initialize_from(self, source: ResumeSource) -> None:
         """Start from the weights of an adapter and its epoch count, with a new optimizer."""
-        card = fill_adapter(self.adapter, source.folder)
+        metadata = load_weights_into(self.adapter, source.folder)
         if self.ema is not None:
             self.ema.restart()
         ours = self.prepared.run.root.resolve() in source.folder.resolve().parents
-        self.progress.epoch = source.epochs or (card.epochs if ours else 0)
+        self.progress.epoch = source.epochs or (metadata.epochs if ours else 0)
         if self.progress.epoch >= self.prepared.training.max_epochs:
             raise TrainingError(
                 f"{source.folder} has been trained for {self.progress.epoch} epochs already, "
@@ -203,11 +203,11 @@ class Session:
         message = f"{source.folder} holds adapter weights only: starting with a new optimizer"
         self._emit(LogMessage(message=f"{message}, after epoch {self.progress.epoch}", warning=True))
 
-    def card(self) -> AdapterCard:
+    def metadata(self) -> AdapterMetadata:
         """Metadata written into the adapter file."""
         prepared, training = self.prepared, self.prepared.training
         facts = {name: getattr(training, name) for name in _RECORDED_SETTINGS}
-        return AdapterCard(
+        return AdapterMetadata(
             base_model=prepared.checkpoint.name,
             family=prepared.checkpoint.family,
             variant=prepared.checkpoint.variant,

@@ -78,7 +78,7 @@ class _Run:
         self.checkpoint_writer = CheckpointWriter(
             prepared.run,
             session.adapter,
-            card=session.card,
+            metadata=session.metadata,
             state=session.state,
             ema=session.ema,
             writes=self.processes.is_main,

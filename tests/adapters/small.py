@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from acestep.adapters.base import Adapter
 from acestep.adapters.configs import AdapterConfig, DoRAConfig, LoHaConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import inject
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.models.dit import AceStepDiT
 from acestep.models.quantize import QUANTIZED, quantize
 
@@ -35,7 +35,7 @@ VARIANTS: list[tuple[str, AdapterConfig]] = [
 ]
 EVERY = KINDS + VARIANTS
 BASES = ("fp32", "bf16", *QUANTIZED)
-CARD = AdapterCard(
+CARD = AdapterMetadata(
     base_model="acestep-v15-tiny", family="2b", variant="turbo", trigger_word="zyx", tag_position="append"
 )
 
@@ -111,9 +111,9 @@ def relative(found: Tensor, wanted: Tensor, base: Tensor) -> float:
     return float((found - wanted).norm() / (wanted - base).norm())
 
 
-def save(adapter: Adapter, folder: Path, card: AdapterCard = CARD, dtype: torch.dtype = torch.float32) -> Path:
+def save(adapter: Adapter, folder: Path, metadata: AdapterMetadata = CARD, dtype: torch.dtype = torch.float32) -> Path:
     folder.mkdir(parents=True)
-    adapter.save(folder, card, dtype=dtype)
+    adapter.save(folder, metadata, dtype=dtype)
     return folder
 
 

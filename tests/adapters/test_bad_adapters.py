@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from acestep.adapters.configs import AdapterConfig
-from acestep.adapters.files import fill_adapter, inject, load_adapter, read_adapter
+from acestep.adapters.files import inject, load_adapter, load_weights_into, read_adapter
 from acestep.core.errors import AdapterError, ModelMismatch
 from tests.adapters.small import CARD, DORA, EVERY, KINDS, LOHA, LOKR, LORA, answer, make_decoder, save, trained
 
@@ -53,8 +53,8 @@ def change_settings(file: Path, **settings: object) -> None:
 def test_an_xl_adapter_on_a_2b_model_is_refused_with_both_names(
     tmp_path: Path, kind: str, config: AdapterConfig
 ) -> None:
-    card = dataclasses.replace(CARD, base_model="acestep-v15-xl-base", family="xl")
-    folder = save(trained(make_decoder("xl"), kind, config), tmp_path / "a", card)
+    metadata = dataclasses.replace(CARD, base_model="acestep-v15-xl-base", family="xl")
+    folder = save(trained(make_decoder("xl"), kind, config), tmp_path / "a", metadata)
     decoder = make_decoder()
     base, names = answer(decoder), list(decoder.state_dict())
     with pytest.raises(ModelMismatch, match=r"acestep-v15-xl-base \(xl\).*2b family"):
@@ -62,15 +62,15 @@ def test_an_xl_adapter_on_a_2b_model_is_refused_with_both_names(
     assert list(decoder.state_dict()) == names
     assert torch.equal(answer(decoder), base)
     with pytest.raises(ModelMismatch, match=r"acestep-v15-xl-base \(xl\).*2b family"):
-        fill_adapter(inject(decoder, kind, config, "both", True), folder)
+        load_weights_into(inject(decoder, kind, config, "both", True), folder)
 
 
 @every_kind
 def test_an_adapter_that_does_not_tell_its_family_is_refused_by_its_shapes(
     tmp_path: Path, kind: str, config: AdapterConfig
 ) -> None:
-    card = dataclasses.replace(CARD, base_model="", family="")
-    folder = save(trained(make_decoder("xl"), kind, config), tmp_path / "a", card)
+    metadata = dataclasses.replace(CARD, base_model="", family="")
+    folder = save(trained(make_decoder("xl"), kind, config), tmp_path / "a", metadata)
     decoder = make_decoder()
     with pytest.raises(ModelMismatch, match=r"k_proj is \[32, 80\] there.*2b family and has \[32, 64\]"):
         load_adapter(decoder, folder)

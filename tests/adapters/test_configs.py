@@ -10,7 +10,7 @@ import pytest
 
 from acestep.adapters.base import Adapter
 from acestep.adapters.configs import ADAPTERS, DoRAConfig, LoHaConfig, LoKRConfig, LoRAConfig
-from acestep.adapters.files import method
+from acestep.adapters.files import adapter_class
 from acestep.core.config import Config, parse
 from acestep.core.errors import ConfigError
 
@@ -30,8 +30,8 @@ def test_every_kind_has_a_label_a_help_and_all_that_an_adapter_must_do(name: str
     assert entry.label
     assert entry.help
     promised = {each for each in vars(Adapter) if not each.startswith("_")}
-    assert method(name).kind == name
-    assert promised <= set(dir(method(name)))
+    assert adapter_class(name).kind == name
+    assert promised <= set(dir(adapter_class(name)))
 
 
 @pytest.mark.parametrize(

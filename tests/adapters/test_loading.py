@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from acestep.adapters.configs import AdapterConfig, DoRAConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.configs import LoHaConfig as OurLoHaConfig
-from acestep.adapters.files import fill_adapter, find_adapter, inject, load_adapter, read_adapter, read_card
+from acestep.adapters.files import find_adapter, inject, load_adapter, load_weights_into, read_adapter, read_metadata
 from acestep.core.errors import AdapterError
 from tests.adapters.small import (
     DORA,
@@ -97,8 +97,8 @@ def test_training_goes_on_from_a_file_where_no_state_is_left(tmp_path: Path, kin
     first = trained(make_decoder(), kind, config)
     folder = save(first, tmp_path / "a")
     second = inject(make_decoder(), kind, config, "both", True)
-    card = fill_adapter(second, folder)
-    assert card.config == config.model_dump()
+    metadata = load_weights_into(second, folder)
+    assert metadata.config == config.model_dump()
     assert relative(answer(second.network), answer(first.network), answer(make_decoder())) < 1e-5
     train_steps(second)
     assert not torch.equal(answer(second.network), answer(first.network))
@@ -108,7 +108,7 @@ def test_a_file_fills_an_adapter_with_another_alpha_by_what_it_adds(tmp_path: Pa
     base = answer(make_decoder())
     first = trained(make_decoder(), "lora", LORA)
     second = inject(make_decoder(), "lora", LoRAConfig(r=4, alpha=32, dropout=0.0), "both", True)
-    fill_adapter(second, save(first, tmp_path / "a"))
+    load_weights_into(second, save(first, tmp_path / "a"))
     assert relative(answer(second.network), answer(first.network), base) < 1e-5
 
 
@@ -127,7 +127,7 @@ def test_a_file_for_other_settings_does_not_fill_the_adapter(
     adapter = inject(make_decoder(), *other)
     before = adapter.state()
     with pytest.raises(AdapterError, match=words):
-        fill_adapter(adapter, folder)
+        load_weights_into(adapter, folder)
     assert all(torch.equal(value, before[key]) for key, value in adapter.state().items())
 
 
@@ -185,7 +185,7 @@ def test_a_run_cannot_go_on_from_a_leaky_lokr(tmp_path: Path) -> None:
     stock_lokr(tmp_path)
     adapter = inject(make_decoder(), "lokr", LoKRConfig(linear_dim=2, factor=4), "both", False)
     with pytest.raises(AdapterError, match="is not part of this adapter.*and 3[0-9] more"):
-        fill_adapter(adapter, tmp_path)
+        load_weights_into(adapter, tmp_path)
 
 
 @pytest.mark.usefixtures("lycoris_settings")
@@ -204,7 +204,7 @@ def test_a_loha_of_side_step_sounds_as_it_did_there(tmp_path: Path) -> None:
     assert relative(answer(decoder), answer(model), base) < 1e-5
     stored = read_adapter(tmp_path)
     assert stored.config == OurLoHaConfig(r=2, alpha=4)
-    assert stored.card.trigger_word == "x"
+    assert stored.metadata.trigger_word == "x"
 
 
 def test_a_loha_made_by_peft_sounds_as_it_did_there(tmp_path: Path) -> None:
@@ -228,8 +228,8 @@ def test_the_settings_of_another_trainer_are_told_in_our_words(tmp_path: Path) -
 
 def test_the_tag_of_the_existing_trainer_is_found(tmp_path: Path) -> None:
     stock_lora(tmp_path)
-    card = read_card(tmp_path)
-    assert (card.trigger_word, card.tag_position) == ("old", "prepend")
+    metadata = read_metadata(tmp_path)
+    assert (metadata.trigger_word, metadata.tag_position) == ("old", "prepend")
     stored = read_adapter(tmp_path)
     assert stored.config == LoRAConfig(r=4, alpha=8, dropout=0.1)
 

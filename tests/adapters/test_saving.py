@@ -11,8 +11,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from acestep.adapters.configs import AdapterConfig, LoKRConfig, LoRAConfig
-from acestep.adapters.files import inject, read_adapter, read_card
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.files import inject, read_adapter, read_metadata
+from acestep.adapters.metadata import AdapterMetadata
 from tests.adapters.small import (
     CARD,
     DORA,
@@ -122,7 +122,7 @@ def test_equal_adapters_are_equal_files(tmp_path: Path, kind: str, config: Adapt
 
 @every_kind
 def test_the_card_comes_back(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
-    card = AdapterCard(
+    metadata = AdapterMetadata(
         base_model="acestep-v15-xl-base",
         family="xl",
         variant="base",
@@ -137,13 +137,13 @@ def test_the_card_comes_back(tmp_path: Path, kind: str, config: AdapterConfig) -
     )
     adapter = inject(make_decoder(), kind, config, "self", False)
     adapter.load_state({key: value + 0.1 for key, value in adapter.state().items()})
-    found = read_card(save(adapter, tmp_path / "a", card))
-    assert found == card.stamped(kind, config.model_dump())
+    found = read_metadata(save(adapter, tmp_path / "a", metadata))
+    assert found == metadata.with_config(kind, config.model_dump())
 
 
 @every_kind
 def test_without_a_tag_no_tag_is_written(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
-    folder = save(trained(make_decoder(), kind, config), tmp_path / "a", AdapterCard(tag_position="prepend"))
+    folder = save(trained(make_decoder(), kind, config), tmp_path / "a", AdapterMetadata(tag_position="prepend"))
     settings = json.loads(next(folder.glob("*.json")).read_text())
     assert "trigger_word" not in settings
     assert "tag_position" not in settings
@@ -158,7 +158,7 @@ def test_metadata_of_strangers_does_no_harm() -> None:
         "ss_network_dim": "4",
         "epochs": "true",
     }
-    assert AdapterCard.from_metadata(odd | {"config": "{broken"}) == AdapterCard(base_model="x")
+    assert AdapterMetadata.from_file_metadata(odd | {"config": "{broken"}) == AdapterMetadata(base_model="x")
 
 
 def test_a_dora_file_is_a_lora_file_with_exact_magnitudes(tmp_path: Path) -> None:

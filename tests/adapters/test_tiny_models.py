@@ -9,7 +9,7 @@ import torch
 
 from acestep.adapters.configs import AdapterConfig
 from acestep.adapters.files import load_adapter
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.adapters.targets import decoder_family
 from acestep.core.errors import ModelMismatch
 from acestep.models.checkpoint import find_checkpoint
@@ -47,7 +47,7 @@ def test_an_adapter_saved_from_one_model_sounds_the_same_in_the_next(
         decoder_family(load_dit(tiny_root / name)),
     )
     base = answer(first)
-    folder = save(trained(first, kind, config), tmp_path / "a", AdapterCard(base_model=name, family=family))
+    folder = save(trained(first, kind, config), tmp_path / "a", AdapterMetadata(base_model=name, family=family))
     load_adapter(second, folder)
     assert relative(answer(second), answer(first), base) < 1e-5
 
@@ -56,14 +56,14 @@ def test_an_adapter_saved_from_one_model_sounds_the_same_in_the_next(
 def test_an_adapter_fits_its_own_family_alone(
     tiny_root: Path, tmp_path: Path, kind: str, config: AdapterConfig
 ) -> None:
-    card = AdapterCard(base_model=XL, family="xl")
-    folder = save(trained(load_dit(tiny_root / XL), kind, config), tmp_path / "xl", card)
+    metadata = AdapterMetadata(base_model=XL, family="xl")
+    folder = save(trained(load_dit(tiny_root / XL), kind, config), tmp_path / "xl", metadata)
     with pytest.raises(
         ModelMismatch, match=r"made for acestep-v15-tiny-xl-base \(xl\), this model is of the 2b family"
     ):
         load_adapter(load_dit(tiny_root / BASE), folder)
-    card = AdapterCard(base_model=TURBO, family="2b")
-    folder = save(trained(load_dit(tiny_root / TURBO), kind, config), tmp_path / "2b", card)
+    metadata = AdapterMetadata(base_model=TURBO, family="2b")
+    folder = save(trained(load_dit(tiny_root / TURBO), kind, config), tmp_path / "2b", metadata)
     load_adapter(load_dit(tiny_root / BASE), folder)
     with pytest.raises(ModelMismatch, match=r"made for acestep-v15-tiny \(2b\), this model is of the xl family"):
         load_adapter(load_dit(tiny_root / XL), folder)

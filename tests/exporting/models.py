@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from acestep.adapters.base import Adapter
 from acestep.adapters.configs import ADAPTERS, AdapterConfig
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.exporting.check import probe_decoder
 from acestep.models.dit import AceStepDiT
 from acestep.models.key_mapping import diffusers_to_original
@@ -107,7 +107,7 @@ def make_run(
     """A run folder with a final adapter; returns the output of the trained decoder for ``probe_decoder``."""
     decoder = load_dit(checkpoint)
     adapter = train(decoder, kind, setting, train_mlp=train_mlp)
-    card = AdapterCard(base_model=checkpoint.name, family="2b", variant="turbo", trigger_word="zyx", steps=9)
+    card = AdapterMetadata(base_model=checkpoint.name, family="2b", variant="turbo", trigger_word="zyx", steps=9)
     save(adapter, folder / "final" / "adapter", card, dtype)
     return probe_output(decoder)
 

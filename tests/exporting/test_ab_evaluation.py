@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from acestep.adapters.files import inject
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.audio.files import load_audio
 from acestep.core.config import parse
 from acestep.core.errors import ConfigError, ModelMismatch, StorageError
@@ -23,7 +23,7 @@ from acestep.models.load import load_dit
 from tests.adapters.small import LORA, save, trained
 from tests.exporting.models import train
 
-CARD = AdapterCard(family="2b", trigger_word="zyx", tag_position="append")
+CARD = AdapterMetadata(family="2b", trigger_word="zyx", tag_position="append")
 
 
 @pytest.fixture(scope="module")

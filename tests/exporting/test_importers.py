@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from acestep.adapters.configs import AdapterConfig
-from acestep.adapters.files import load_adapter, read_adapter, read_card
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.files import load_adapter, read_adapter, read_metadata
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.core.errors import AdapterError, ModelMismatch
 from acestep.exporting.importers import import_adapter
 from acestep.exporting.package import export_adapter
@@ -61,7 +61,7 @@ def test_a_lora_in_any_key_format_gives_the_same_output(tmp_path: Path, form: st
     base = probe_output(decoder)
     adapter = trained(decoder, "lora", LORA)
     expected = probe_output(decoder)
-    adapter.save(tmp_path / "ours", AdapterCard(), dtype=torch.float32)
+    adapter.save(tmp_path / "ours", AdapterMetadata(), dtype=torch.float32)
     tensors = FORMS[form](load_file(tmp_path / "ours" / "adapter_model.safetensors"))
     save_file(tensors, tmp_path / "theirs.safetensors")
     result = import_adapter(tmp_path / "theirs.safetensors", out=tmp_path / "out", trigger_word="abc")
@@ -69,7 +69,7 @@ def test_a_lora_in_any_key_format_gives_the_same_output(tmp_path: Path, form: st
     found = make_decoder()
     load_adapter(found, tmp_path / "out")
     assert error(probe_output(found), expected, base) < 1e-4
-    assert read_card(tmp_path / "out").trigger_word == "abc"
+    assert read_metadata(tmp_path / "out").trigger_word == "abc"
 
 
 @pytest.mark.parametrize("stock", [stock_lora, stock_lokr])
@@ -83,8 +83,8 @@ def test_ace_lora_trainer_folders_are_imported_with_their_trigger_word(
     load_adapter(before, tmp_path / "theirs" / "adapter")
     load_adapter(after, tmp_path / "out")
     assert error(probe_output(after), probe_output(before), base) < 1e-4
-    assert read_card(tmp_path / "out").trigger_word == "old"
-    assert read_card(tmp_path / "out").program.startswith("acestep ")
+    assert read_metadata(tmp_path / "out").trigger_word == "old"
+    assert read_metadata(tmp_path / "out").program.startswith("acestep ")
 
 
 @pytest.mark.parametrize(("kind", "config"), [KINDS[1], KINDS[2], ("loha", LOHA)])
@@ -130,7 +130,7 @@ def test_the_base_model_can_be_set_and_is_verified(tmp_path: Path, small_checkpo
     file = tmp_path / "run" / "final" / "adapter" / "adapter_model.safetensors"
     save_file(FORMS["kohya"](load_file(file)), tmp_path / "theirs.safetensors")
     import_adapter(tmp_path / "theirs.safetensors", out=tmp_path / "out", checkpoint=small_checkpoint)
-    card = read_card(tmp_path / "out")
+    card = read_metadata(tmp_path / "out")
     assert (card.base_model, card.family, card.variant) == ("acestep-v15-small", "2b", "turbo")
     other = tiny_root / "acestep-v15-tiny-xl-base"
     with pytest.raises(ModelMismatch, match="xl family"):
@@ -146,7 +146,7 @@ def test_peft_weights_without_a_config_are_rejected_because_their_scale_is_unkno
 
 def test_a_comfyui_dora_is_rejected_because_programs_compute_it_differently(tmp_path: Path) -> None:
     adapter = trained(make_decoder(), "lora", LORA)
-    adapter.save(tmp_path / "a", AdapterCard())
+    adapter.save(tmp_path / "a", AdapterMetadata())
     tensors = FORMS["Side-Step for ComfyUI, native"](load_file(tmp_path / "a" / "adapter_model.safetensors"))
     tensors["base_model.model.layers.0.mlp.up_proj.dora_scale"] = torch.ones(96)
     save_file(tensors, tmp_path / "theirs.safetensors")

@@ -12,7 +12,7 @@ import torch
 from diffusers import AceStepPipeline
 from safetensors.torch import load_file, save_file
 
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.core.errors import CheckpointError, JobCancelled, ModelMismatch, StorageError
 from acestep.core.event_log import EventLog
 from acestep.core.events import Event, Finished, LogMessage, Progressed, Saved
@@ -235,7 +235,7 @@ def test_the_diffusers_layout_has_the_keys_and_configs_of_save_pretrained(tmp_pa
     base = tiny_root / "acestep-v15-tiny-xl-base"
     decoder = load_dit(base)
     adapter = trained(decoder, "lora", LORA)
-    save(adapter, tmp_path / "run" / "final" / "adapter", AdapterCard(family="xl"))
+    save(adapter, tmp_path / "run" / "final" / "adapter", AdapterMetadata(family="xl"))
     expected = probe_output(decoder)
     adapter.remove()
     merge(base, tmp_path / "run", tmp_path / "merged", layout="diffusers")

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from acestep.adapters.configs import AdapterConfig
-from acestep.adapters.files import inject, read_adapter, read_card
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.files import inject, read_adapter, read_metadata
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.core.errors import AdapterError, ModelMismatch, StorageError, UnknownName
 from acestep.exporting.package import export_adapter
 from acestep.exporting.targets import comfyui
@@ -124,7 +124,7 @@ def test_the_scale_of_another_trainers_lora_is_multiplied_into_its_weights(tmp_p
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["lora_alpha"] == 4
     app = PeftModel.from_pretrained(with_original_names(make_decoder()), tmp_path / "out")
     assert relative(answer(app), answer(adapter.network), base) < 1e-5
-    config = read_card(tmp_path / "out").config
+    config = read_metadata(tmp_path / "out").config
     assert (config["r"], config["alpha"]) == (4, 8)
     export_adapter(folder, out=tmp_path / "out")
 
@@ -238,7 +238,7 @@ def test_a_file_that_fails_verification_does_not_replace_the_earlier_export(
 
 
 def test_an_unknown_target_is_rejected_with_the_known_targets(tmp_path: Path) -> None:
-    folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a", AdapterCard())
+    folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a", AdapterMetadata())
     with pytest.raises(UnknownName, match="'garageband'") as caught:
         export_adapter(folder, to="garageband", out=tmp_path / "out")
     assert "acestep" in caught.value.hint
@@ -253,7 +253,7 @@ def test_every_exported_file_contains_the_metadata_of_the_run(tmp_path: Path) ->
         ("comfyui", "run.safetensors"),
         ("diffusers", "pytorch_lora_weights.safetensors"),
     ):
-        found = AdapterCard.from_metadata(metadata(tmp_path / "out" / target / "run" / name))
+        found = AdapterMetadata.from_file_metadata(metadata(tmp_path / "out" / target / "run" / name))
         assert found.facts == {"sample_prompt": "a zyx song", "license": "CC-BY-4.0"}
         assert (found.trigger_word, found.tag_position) == ("zyx", "append")
         assert (found.base_model, found.family, found.variant) == ("acestep-v15-tiny", "2b", "turbo")
@@ -267,15 +267,15 @@ def test_every_exported_file_contains_the_metadata_of_the_run(tmp_path: Path) ->
 def test_the_sample_prompt_has_the_trigger_word_at_its_position_in_training(tmp_path: Path) -> None:
     folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a")
     export_adapter(folder, out=tmp_path / "out")
-    assert read_card(tmp_path / "out").facts["sample_prompt"].endswith(", zyx")
+    assert read_metadata(tmp_path / "out").facts["sample_prompt"].endswith(", zyx")
     assert CARD.tag_position == "append"
 
 
 def test_an_adapter_of_another_family_is_rejected_with_a_clear_error(tmp_path: Path, small_checkpoint: Path) -> None:
-    folder = save(trained(make_decoder("xl"), "lora", LORA), tmp_path / "a", AdapterCard(family="xl"))
+    folder = save(trained(make_decoder("xl"), "lora", LORA), tmp_path / "a", AdapterMetadata(family="xl"))
     with pytest.raises(ModelMismatch, match=r"\(xl\); acestep-v15-small belongs to the 2b family"):
         export_adapter(folder, out=tmp_path / "out", checkpoint=small_checkpoint)
-    unnamed = save(trained(make_decoder("xl"), "lora", LORA), tmp_path / "b", AdapterCard())
+    unnamed = save(trained(make_decoder("xl"), "lora", LORA), tmp_path / "b", AdapterMetadata())
     with pytest.raises(
         ModelMismatch, match=r"has shape \[32, 80\]; acestep-v15-small belongs to the 2b family and expects \[64, 128\]"
     ):
@@ -316,7 +316,7 @@ def test_a_file_that_is_not_an_adapter_is_rejected_with_a_clear_error(tmp_path: 
 
 
 def test_a_dora_without_a_base_model_is_exported_to_programs_that_need_no_delta(tmp_path: Path) -> None:
-    folder = save(trained(make_decoder(), *EVERY[5]), tmp_path / "a", AdapterCard(base_model="gone"))
+    folder = save(trained(make_decoder(), *EVERY[5]), tmp_path / "a", AdapterMetadata(base_model="gone"))
     result = export_adapter(folder, "all", out=tmp_path / "out")
     assert set(result["targets"]) == {"acestep", "diffusers"}
     assert "--checkpoint" in result["refused"]["comfyui"]

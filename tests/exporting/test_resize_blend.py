@@ -10,8 +10,8 @@ from torch import Tensor
 
 from acestep.adapters.base import fork_cpu_rng
 from acestep.adapters.configs import LoRAConfig
-from acestep.adapters.files import load_adapter, read_adapter, read_card
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.files import load_adapter, read_adapter, read_metadata
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.core.errors import AdapterError
 from acestep.exporting.delta import delta
 from acestep.exporting.low_rank import low_rank_factors
@@ -54,7 +54,7 @@ def test_a_lora_is_resized_and_its_residual_is_reported(tmp_path: Path) -> None:
     assert all(parts["lora_A"].shape[0] == 3 for parts in read_adapter(tmp_path / "small").modules.values())
     wide = resize_adapter(folder, 9, out=tmp_path / "wide")
     assert wide["residual"] < 1e-5
-    assert read_card(tmp_path / "wide").trigger_word == "zyx"
+    assert read_metadata(tmp_path / "wide").trigger_word == "zyx"
 
 
 @pytest.mark.parametrize(("kind", "config"), [("lokr", LOKR), ("loha", LOHA)])
@@ -64,13 +64,14 @@ def test_other_kinds_are_converted_to_a_lora(tmp_path: Path, kind: str, config: 
     before, after = weight_deltas(folder), weight_deltas(tmp_path / "out")
     assert result["residual"] < 1e-4
     assert all(torch.allclose(after[name], before[name], atol=1e-4, rtol=1e-3) for name in before)
-    assert read_card(tmp_path / "out").facts["converted_from"] == kind
+    assert read_metadata(tmp_path / "out").facts["converted_from"] == kind
 
 
 def test_blending_loras_is_exact(tmp_path: Path) -> None:
-    first = save(trained(make_decoder(), "lora", LORA), tmp_path / "a", AdapterCard(trigger_word="one", family="2b"))
+    metadata = AdapterMetadata(trigger_word="one", family="2b")
+    first = save(trained(make_decoder(), "lora", LORA), tmp_path / "a", metadata)
     adapter = trained(make_decoder(), "lora", LoRAConfig(r=3, alpha=3, dropout=0.0), train_mlp=False)
-    second = save(adapter, tmp_path / "b", AdapterCard(trigger_word="two"))
+    second = save(adapter, tmp_path / "b", AdapterMetadata(trigger_word="two"))
     result = blend_adapters([(first, 0.75), (second, -0.5)], out=tmp_path / "out")
     one, two, found = weight_deltas(first), weight_deltas(second), weight_deltas(tmp_path / "out")
     assert found.keys() == one.keys()
@@ -78,8 +79,8 @@ def test_blending_loras_is_exact(tmp_path: Path) -> None:
         expected = 0.75 * one[name] - (0.5 * two[name] if name in two else 0)
         torch.testing.assert_close(value, expected)
     assert result["residual"] < 1e-6
-    assert read_card(tmp_path / "out").trigger_word == "one, two"
-    assert [part["weight"] for part in read_card(tmp_path / "out").facts["blended"]] == [0.75, -0.5]
+    assert read_metadata(tmp_path / "out").trigger_word == "one, two"
+    assert [part["weight"] for part in read_metadata(tmp_path / "out").facts["blended"]] == [0.75, -0.5]
 
 
 def test_adapters_of_different_kinds_are_blended_into_a_lora_of_the_requested_rank(
@@ -111,12 +112,12 @@ def test_the_output_of_a_blend_is_that_of_the_weighted_sum(tmp_path: Path) -> No
 
 def test_invalid_blends_are_rejected_with_a_clear_error(tmp_path: Path) -> None:
     first = save(trained(make_decoder(), "lora", LORA), tmp_path / "a")
-    other = save(trained(make_decoder("xl"), "lora", LORA), tmp_path / "b", AdapterCard(family="xl"))
+    other = save(trained(make_decoder("xl"), "lora", LORA), tmp_path / "b", AdapterMetadata(family="xl"))
     with pytest.raises(AdapterError, match="at least two adapters"):
         blend_adapters([(first, 1.0)], out=tmp_path / "out")
     with pytest.raises(AdapterError, match="families 2b and xl cannot be blended"):
         blend_adapters([(first, 1.0), (other, 1.0)], out=tmp_path / "out")
-    dora = save(trained(make_decoder(), "dora", DORA), tmp_path / "c", AdapterCard())
+    dora = save(trained(make_decoder(), "dora", DORA), tmp_path / "c", AdapterMetadata())
     with pytest.raises(AdapterError, match="depends on the base model"):
         blend_adapters([(first, 1.0), (dora, 1.0)], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

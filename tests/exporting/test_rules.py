@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from acestep.adapters.files import load_adapter
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.exporting.package import export_adapter
 from acestep.exporting.targets import comfyui, diffusers
 from tests.adapters.small import LOKR, LOKR_WHOLE, LORA, make_decoder, save, trained
@@ -104,7 +104,7 @@ def test_a_lokr_config_that_the_app_cannot_load_is_corrected(tmp_path: Path, wro
     base = probe_output(decoder)
     adapter = trained(decoder, "lokr", LOKR_WHOLE if "linear_dim" in wrong else LOKR)
     expected = probe_output(decoder)
-    folder = save(adapter, tmp_path / "run" / "final" / "adapter", AdapterCard())
+    folder = save(adapter, tmp_path / "run" / "final" / "adapter", AdapterMetadata())
     file = folder / "lokr_weights.safetensors"
     with safe_open(file, framework="pt") as opened:
         metadata = dict(opened.metadata())

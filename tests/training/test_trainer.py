@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from acestep.adapters.files import read_card
+from acestep.adapters.files import read_metadata
 from acestep.core.errors import (
     AdapterError,
     CheckpointError,
@@ -71,7 +71,7 @@ def test_a_run_learns_and_leaves_all_that_it_promises(kind, tiny_checkpoint, tmp
 
 def test_the_adapter_tells_what_it_was_trained_on_and_with(job):
     result, _ = run(job())
-    card = read_card(job().out / "final")
+    card = read_metadata(job().out / "final")
     assert (card.trigger_word, card.tag_position) == ("zyxtag", "append")
     assert (card.family, card.variant, card.kind) == ("2b", "turbo", "lora")
     assert (card.steps, card.epochs) == (result["steps"], result["epochs"]) == (12, 4)
@@ -272,7 +272,7 @@ def test_an_xl_model_is_trained_on_its_narrower_conditions(tiny_root, tmp_path):
     checkpoint = tiny_root / "acestep-v15-tiny-xl-base"
     tensors = tensors_for(tmp_path / "tensors", checkpoint)
     result, _ = run(make_job(tensors, checkpoint, tmp_path / "run", max_steps=2, cfg_dropout_prob=0.5))
-    card = read_card(tmp_path / "run" / "final")
+    card = read_metadata(tmp_path / "run" / "final")
     assert result["steps"] == 2
     assert (card.family, card.variant) == ("xl", "base")
 

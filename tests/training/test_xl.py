@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from acestep.adapters.files import read_card
+from acestep.adapters.files import read_metadata
 from acestep.cli.app import main
 from acestep.core.errors import JobCancelled
 from acestep.core.jobs import Context
@@ -79,7 +79,7 @@ def test_an_xl_model_goes_the_whole_way(tiny_root, tmp_path):
     sounds = sorted(path.parent.name for path in stopped.out.rglob("samples/*/*.wav"))
     assert sounds == ["epoch_0", "epoch_2", "epoch_4"]
 
-    card = read_card(whole.out)
+    card = read_metadata(whole.out)
     assert (card.family, card.variant, card.base_model) == ("xl", "base", XL)
     for target in ("acestep", "comfyui", "diffusers"):
         exported = export_adapter(whole.out, target, out=tmp_path / target, checkpoint=checkpoint)

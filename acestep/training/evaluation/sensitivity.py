@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from acestep.adapters.base import require_plain
+from acestep.adapters.base import require_no_adapter
 from acestep.adapters.configs import ADAPTERS, LoHaConfig, LoRAConfig
 from acestep.adapters.targets import target_modules
 from acestep.core.device_lock import lock_device
@@ -126,7 +126,7 @@ def gradient_norms(
     Raises:
         AdapterError: the decoder carries an adapter. LossNotFinite: no sample gave finite gradients. JobCancelled.
     """
-    require_plain(decoder)
+    require_no_adapter(decoder)
     found: dict[str, float] = {}
     hooks = [_record_norm(decoder.get_submodule(name), diffusers_to_original(name), found) for name in modules]
     sums = dict.fromkeys(map(diffusers_to_original, modules), 0.0)

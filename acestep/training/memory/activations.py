@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from acestep.adapters.configs import ADAPTERS, AdapterConfig
-from acestep.adapters.memory import FP32, Arithmetic, Cost, Layer
+from acestep.adapters.memory import FP32, ComputeDtype, Cost, Layer
 from acestep.models.weight_shapes import encoder_sizes
 
 PATCH = 2  # latent frames in a patch
@@ -52,7 +52,7 @@ class Passes:
     tokens: int
     batch_size: int
     padded: bool
-    arithmetic: Arithmetic
+    arithmetic: ComputeDtype
     scores: str
 
     @property

@@ -17,7 +17,7 @@ from math import prod
 from typing import Any
 
 from acestep.adapters.configs import ADAPTERS
-from acestep.adapters.memory import FP32, numbers
+from acestep.adapters.memory import FP32, numel
 from acestep.models.weight_shapes import expected_shapes
 from acestep.training.memory.spec import PACKED, SIZES, MemorySpec
 from acestep.training.optim.optimizer_memory import Shapes
@@ -123,7 +123,7 @@ def resident(spec: MemorySpec) -> dict[str, int]:
     costs = [cost for index in range(spec.passes.depth) for cost in spec.passes.costs(index)]
     weights = [shape for cost in costs for shape in cost.weights]
     zeros = [shape for cost in costs for shape in cost.zeros]
-    trained = numbers(weights)
+    trained = numel(weights)
     return {
         "model": frozen_bytes(spec.config, spec.base, spec.compute),
         "adapter": FP32 * (trained + sum(cost.constants for cost in costs)),
@@ -137,7 +137,7 @@ def _moments(spec: MemorySpec) -> Iterator[dict[str, int]]:
     """The bytes that vary within a step, at each point that can be the peak."""
     passes, unpacked = spec.passes, _unpacked(spec)
     costs = [passes.costs(index) for index in range(passes.depth)]
-    trained = [FP32 * sum(numbers(cost.weights) for cost in block) for block in costs]
+    trained = [FP32 * sum(numel(cost.weights) for cost in block) for block in costs]
     stages = [passes.stages(index, unpacked) for index in range(passes.depth)]
     again = [spec.checkpoint_every > 0 and index % spec.checkpoint_every == 0 for index in range(passes.depth)]
     full = [sum(stage.saved for stage in block) for block in stages]

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from acestep.adapters.configs import AdapterConfig
-from acestep.adapters.memory import Arithmetic
+from acestep.adapters.memory import ComputeDtype
 from acestep.models.weight_shapes import DEFAULTS
 from acestep.training.configs import TrainingConfig
 from acestep.training.memory.activations import Passes
@@ -90,7 +90,7 @@ class MemorySpec:
             tokens=self.tokens,
             batch_size=self.batch_size,
             padded=self.padded and self.batch_size > 1,
-            arithmetic=Arithmetic(SIZES[self.compute], fused=self.device in ("cuda", "xpu")),
+            arithmetic=ComputeDtype(SIZES[self.compute], fused=self.device in ("cuda", "xpu")),
             scores=self._scores,
         )
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from acestep.adapters.base import Adapter
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.core.errors import TrainingError
 from acestep.core.files import replace_folder, require_space
 from acestep.training.state.ema import ExponentialMovingAverage
@@ -33,14 +33,14 @@ class CheckpointWriter:
         run: RunFolder,
         adapter: Adapter,
         *,
-        card: Callable[[], AdapterCard],
+        metadata: Callable[[], AdapterMetadata],
         state: Callable[[], dict[str, Any]],
         ema: ExponentialMovingAverage | None = None,
         writes: bool = True,
     ) -> None:
         """``card`` and ``state`` are called at each save. Without ``writes`` only paths are given."""
         self.run, self._writes = run, writes
-        self._adapter, self._card, self._state, self._ema = adapter, card, state, ema
+        self._adapter, self._metadata, self._state, self._ema = adapter, metadata, state, ema
 
     def require_space(self, saves: int) -> None:
         """Raises DiskFull if the next ``saves`` checkpoints would not fit."""
@@ -87,11 +87,11 @@ class CheckpointWriter:
     def _save_adapter(self, folder: Path) -> None:
         """Save the current adapter, and its EMA if there is one."""
         (folder / ADAPTER).mkdir()
-        self._adapter.save(folder / ADAPTER, self._card())
+        self._adapter.save(folder / ADAPTER, self._metadata())
         if self._ema is not None:
             (folder / EMA_ADAPTER).mkdir()
             with self._ema.applied():
-                self._adapter.save(folder / EMA_ADAPTER, self._card())
+                self._adapter.save(folder / EMA_ADAPTER, self._metadata())
 
 
 def require_resumable(source: ResumeSource, fixed: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from acestep.adapters.base import Adapter
 from acestep.adapters.configs import AdapterConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import inject, load_adapter
-from acestep.adapters.metadata import AdapterCard
+from acestep.adapters.metadata import AdapterMetadata
 from acestep.core.errors import AceStepError, DiskFull
 from acestep.models.load import load_dit, load_null_condition
 from acestep.training.data import ExampleSampler, StepPlan, collate
@@ -167,7 +167,7 @@ def delivered(decoder: Any, adapter: Adapter, null_condition: Tensor, folder: Pa
     with torch.no_grad():
         losses.append(FlowMatching(adapter.network, null_condition)(batch))
         folder.mkdir()
-        adapter.save(folder, AdapterCard(base_model="tiny", family="2b"), dtype=torch.float32)
+        adapter.save(folder, AdapterMetadata(base_model="tiny", family="2b"), dtype=torch.float32)
         adapter.remove()
         load_adapter(decoder, folder)
         losses.append(FlowMatching(decoder, null_condition)(batch))

@@ -46,9 +46,9 @@ def compare(source: ExportSource, written: WrittenAdapter) -> ExportMetrics:
     """
     loaded, where = written.loaded, source.adapter.file
     lost = [name for name in source.modules if name not in loaded.modules and name not in CONVOLUTIONS]
-    if loaded.left_out or lost or loaded.modules.keys() - source.modules.keys():
+    if loaded.ignored_keys or lost or loaded.modules.keys() - source.modules.keys():
         raise AdapterError(
-            f"{where} was not written completely: {', '.join([*loaded.left_out, *lost][:3])} cannot be read"
+            f"{where} was not written completely: {', '.join([*loaded.ignored_keys, *lost][:3])} cannot be read"
         )
     if not_finite := [name for name, parts in loaded.modules.items() if not all(map(_finite, parts.values()))]:
         raise AdapterError(f"{where} cannot be written: {not_finite[0]} would contain NaN or infinite values")

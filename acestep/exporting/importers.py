@@ -86,9 +86,9 @@ def _read_other(path: Path) -> StoredAdapter | None:
     if low_rank and not alphas and all(key.startswith(_AMBIGUOUS) for key in tensors):
         return None
     loaded = comfyui.load(tensors)
-    if loaded.left_out:
+    if loaded.ignored_keys:
         loaded = diffusers.load(tensors)
-    if loaded.left_out or not loaded.modules:
+    if loaded.ignored_keys or not loaded.modules:
         return None
     modules = {name: {part: value.float() for part, value in parts.items()} for name, parts in loaded.modules.items()}
     dtype = next((value.dtype for value in tensors.values() if value.dim() > 1), next(iter(tensors.values())).dtype)

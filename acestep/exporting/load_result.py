@@ -15,16 +15,16 @@ class LoadResult:
 
     Attributes:
         modules: original module name -> weights by part, with the program's scaling applied.
-        left_out: keys that the program ignores.
+        ignored_keys: keys that the program ignores.
     """
 
     modules: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
+    ignored_keys: list[str] = field(default_factory=list)
 
     def drop(self, module: str, keys: list[str]) -> None:
         """Record that the program ignores ``module``, whose keys are ``keys``."""
         self.modules.pop(module, None)
-        self.left_out.extend(keys)
+        self.ignored_keys.extend(keys)
 
 
 @dataclass(frozen=True, slots=True)

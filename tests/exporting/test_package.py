@@ -333,5 +333,5 @@ def test_the_base_model_of_a_dora_is_found_by_the_name_in_its_metadata(
     result = export_adapter(tmp_path / "run", "comfyui", out=tmp_path / "out")
     assert result["form"] == "full weight differences (diff)"
     tensors = load_file(result["adapter"])
-    assert comfyui.load(tensors).left_out == []
+    assert comfyui.load(tensors).ignored_keys == []
     assert {key.rpartition(".")[2] for key in tensors} == {"diff"}

@@ -35,7 +35,7 @@ A, B = torch.ones(2, 3), torch.ones(4, 2)
 def test_comfyui_recognizes_four_prefixes(prefix: str) -> None:
     tensors = {f"{prefix}.lora_up.weight": B, f"{prefix}.lora_down.weight": A, f"{prefix}.alpha": torch.tensor(4.0)}
     found = comfyui.load(tensors)
-    assert found.left_out == []
+    assert found.ignored_keys == []
     assert torch.equal(found.modules["layers.0.self_attn.q_proj"]["lora_B"], 2 * B)
     assert prefix in key_map(make_decoder())
 
@@ -53,14 +53,14 @@ def test_comfyui_recognizes_four_prefixes(prefix: str) -> None:
 )
 def test_comfyui_ignores_other_prefixes(tmp_path: Path, prefix: str) -> None:
     tensors = {f"{prefix}.lora_A.weight": A, f"{prefix}.lora_B.weight": B}
-    assert sorted(comfyui.load(tensors).left_out) == sorted(tensors)
+    assert sorted(comfyui.load(tensors).ignored_keys) == sorted(tensors)
     save_file(tensors, tmp_path / "a.safetensors")
     assert sorted(load_into(make_decoder(), tmp_path / "a.safetensors")) == sorted(tensors)
 
 
 def test_diffusers_recognizes_original_names_only_with_an_attention_key() -> None:
     mlp = {f"base_model.model.layers.0.mlp.up_proj.lora_{x}.weight": tensor for x, tensor in (("A", A), ("B", B))}
-    assert sorted(diffusers.load(mlp).left_out) == sorted(mlp)
+    assert sorted(diffusers.load(mlp).ignored_keys) == sorted(mlp)
     attention = {key.replace("mlp.up_proj", "self_attn.q_proj"): tensor for key, tensor in mlp.items()}
     assert set(diffusers.load(mlp | attention).modules) == {"layers.0.mlp.up_proj", "layers.0.self_attn.q_proj"}
     own = {"transformer.layers.0.self_attn.to_out.0.lora_A.weight": A}

@@ -49,7 +49,9 @@ def write(source: ExportSource, folder: Path, name: str) -> WrittenAdapter:
     tensors, metadata = source.same_kind_file if source.rank is None else serialize_adapter(source.lora)
     card = source.adapter.metadata.with_config(source.adapter.kind, source.adapter.metadata.config)
     loaded = load(tensors)
-    as_delta = {source.module_of_key(key) for key in loaded.left_out} | (source.modules.keys() - loaded.modules.keys())
+    as_delta = {source.module_of_key(key) for key in loaded.ignored_keys} | (
+        source.modules.keys() - loaded.modules.keys()
+    )
     tensors = {key: tensor for key, tensor in tensors.items() if source.module_of_key(key) not in as_delta}
     form = " and ".join(
         ([adapter.kind] if adapter and tensors else []) + (["full weight differences (diff)"] if as_delta else [])
@@ -66,7 +68,7 @@ def load(tensors: Mapping[str, Tensor]) -> LoadResult:
     for key, tensor in tensors.items():
         module, part = _parse_key(key)
         if not module:
-            result.left_out.append(key)
+            result.ignored_keys.append(key)
             continue
         keys.setdefault(module, []).append(key)
         result.modules.setdefault(module, {})[part] = tensor

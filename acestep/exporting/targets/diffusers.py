@@ -39,7 +39,7 @@ def write(source: ExportSource, folder: Path, name: str) -> WrittenAdapter:
             hint="Train attention layers too, or merge the adapter into the model in the diffusers layout.",
         )
     adapter, (tensors, metadata) = source.same_kind, source.same_kind_file
-    if adapter is None or load(tensors).left_out:
+    if adapter is None or load(tensors).ignored_keys:
         adapter = source.lora
         tensors, metadata = serialize_adapter(adapter)
     write_tensors(folder / _FILE, tensors, metadata)
@@ -54,7 +54,7 @@ def load(tensors: Mapping[str, Tensor]) -> LoadResult:
     with one key without "lora" is ignored completely.
     """
     if not all("lora" in key for key in tensors):
-        return LoadResult(left_out=list(tensors))
+        return LoadResult(ignored_keys=list(tensors))
     original = any(_RENAMED.search(key) for key in tensors)
     result = LoadResult()
     for key, tensor in tensors.items():
@@ -64,7 +64,7 @@ def load(tensors: Mapping[str, Tensor]) -> LoadResult:
         module = module if original else diffusers_to_original(module)
         known = suffix and not unknown_modules([module]) and (original or key.startswith("transformer."))
         if not known or "proj_in" in module:  # diffusers does not map the name of this convolution
-            result.left_out.append(key)
+            result.ignored_keys.append(key)
         else:
             result.modules.setdefault(module, {})[_PARTS[suffix]] = tensor
     for module, parts in list(result.modules.items()):

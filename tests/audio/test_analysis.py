@@ -1,4 +1,4 @@
-"""Tempo, meter and key of songs whose tempo, meter and key are known. All of them: ``tests/eval_analysis.py``."""
+"""Tempo, meter and key of songs whose tempo, meter and key are known. All of them: ``python -m dev.analysis_accuracy``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from acestep.audio.analysis import MAJOR_KEYS, MINOR_KEYS, analyse, key_number, same_key
-from tests.eval_analysis import compare_key, compare_tempo, evaluate
+from dev.analysis_accuracy import compare_key, compare_tempo, evaluate
 from tests.synth_songs import KEYS, RATE_HZ, Song, play
 
 HANDFUL = [

@@ -1,4 +1,4 @@
-"""How well tempo, meter and key are measured, over songs made for it: ``python -m tests.eval_analysis``.
+"""How well tempo, meter and key are measured, over songs made for it: ``python -m dev.analysis_accuracy``.
 
 Not part of the test run. ``--per-style N`` and ``--seed N`` choose the songs.
 """

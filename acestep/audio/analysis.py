@@ -85,8 +85,8 @@ def _key(mono: Array, rate: int) -> tuple[str, float]:
 def _pitch_classes(mono: Array, rate: int) -> tuple[Array, Array]:
     """Pitch-class energy [T, 12] of all notes, and [T, 12] of those below 190 Hz, normalized per frame.
 
-    Only spectral peaks count, refined by a parabola through the log magnitudes (``librosa.piptrack`` gives the same keys
-    in twice the time). The tuning of the song is subtracted before pitches are rounded.
+    Only spectral peaks count, refined by a parabola through the log magnitudes (``librosa.piptrack``
+    gives the same keys in twice the time). The tuning of the song is subtracted before pitches are rounded.
     """
     import librosa
 

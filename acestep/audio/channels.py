@@ -1,4 +1,4 @@
-"""Any number of channels to two."""
+"""Downmix of any number of channels to stereo."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 _HALF = 0.5**0.5  # -3 dB: ITU-R BS.775-3, annex 4
 
-# How loud each speaker is in (left, right). Low frequencies are left out, as players do: they double the bass.
+# Gain of each speaker in (left, right). The LFE channel is dropped, as players do: it repeats the bass.
 _GAINS = {
     "L": (1.0, 0.0),
     "R": (0.0, 1.0),
@@ -18,7 +18,7 @@ _GAINS = {
     "LFE": (0.0, 0.0),
 }
 
-# Which speaker each channel is for: WAV, FLAC and AIFF in one order, Ogg in Vorbis' (RFC 7845, 5.1.1.2).
+# Speaker of each channel: WAV, FLAC and AIFF share one order, Ogg uses that of Vorbis (RFC 7845, 5.1.1.2).
 _WAV_ORDER = {
     3: "L R C",
     4: "L R Ls Rs",
@@ -40,9 +40,9 @@ _VORBIS_ORDER = {
 def to_stereo(samples: NDArray[np.float32], *, vorbis_order: bool = False) -> NDArray[np.float32]:
     """[2, S] of [S, channels].
 
-    Mono goes to both sides unchanged. Surround sound (3 to 8 channels) is mixed down as a player does it: the
-    centre, where the voice is, and the surround channels 3 dB lower to their sides; if the sum exceeds full scale, all
-    of it is turned down. Of more channels than 8 the first two are taken: nothing tells what the others are.
+    Mono is copied to both sides. Surround sound (3 to 8 channels) is mixed down by ITU-R BS.775-3: the center and the
+    surround channels go to their sides 3 dB lower; a mix above full scale is scaled down. Of more than 8 channels, whose
+    order is undefined, the first two are used.
     """
     num_channels = samples.shape[1]
     if num_channels == 1:

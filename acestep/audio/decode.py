@@ -1,4 +1,4 @@
-"""Opening a sound file of any kind, and noticing that it is not what it seems to be. Does not import torch."""
+"""Opens audio files of any format and detects damaged ones. Importing this does not import torch."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ SOUNDFILE_EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif
 FFMPEG_EXTENSIONS = (".m4a", ".aac", ".wma")
 MIN_DURATION_S = 1.0
 
-_TOLERANCE_S = 0.1  # encoders pad the ends by a few frames
-_UNKNOWN_LENGTH = 2**48  # frames; libsndfile answers 2**63 - 1 for a FLAC that was written to a pipe
-_STREAMED_SIZE = 2**31 - 2**16  # bytes; programs that write to a pipe claim about this, or 2**32, or nothing
+_TOLERANCE_S = 0.1  # encoders pad by a few frames
+_UNKNOWN_LENGTH = 2**48  # frames; libsndfile reports 2**63 - 1 for a FLAC that was written to a pipe
+_STREAMED_SIZE = 2**31 - 2**16  # bytes; programs that write to a pipe state about this size, or 2**32, or none
 
-# What libsndfile's log says of a WAV or AIFF that is shorter than its header.
+# libsndfile's log line for a WAV or AIFF file that is shorter than its header states.
 _CLAIM = re.compile(r"(?:data|SSND) *: (\d+) \(should be (\d+)\)")
 
 
 class Stream(Protocol):
-    """An open sound file, read from its beginning to its end."""
+    """An open audio file, read sequentially."""
 
     duration_s: float
     sample_rate_hz: int
     num_channels: int
-    subtype: str  # how precise the samples are, in soundfile's words
-    vorbis_order: bool  # the order of more than two channels: Ogg's, or that of WAV
+    subtype: str  # sample format, as soundfile names it
+    vorbis_order: bool  # whether more than two channels are in Vorbis order, not in that of WAV
 
     def read(self, frames: int) -> NDArray[np.float32]:
-        """The next [n, channels], n < frames only at the end. Raises AudioError where the file is damaged."""
+        """The next [n, channels]; n < frames only at the end. Raises AudioError if the file is damaged."""
 
     def close(self) -> None: ...
 
 
 @contextmanager
 def open_audio(path: Path) -> Iterator[Stream]:
-    """Open any sound file; soundfile first, ffmpeg for what it refuses.
+    """Open an audio file with soundfile, or with ffmpeg if soundfile cannot read it.
 
     Raises:
-        AudioError: not readable, empty, no sound, cut off, shorter than a second.
+        AudioError: the file is unreadable, empty, not audio, truncated, or shorter than one second.
     """
     _check_readable(path)
     with closing(_open(path)) as stream:
@@ -59,7 +59,7 @@ def open_audio(path: Path) -> Iterator[Stream]:
 def _check_length(path: Path, seconds: float) -> None:
     if seconds < MIN_DURATION_S:
         raise AudioError(
-            f"{path} is {seconds:.2f} s long, less than {MIN_DURATION_S:g} s", hint="Remove it, or use a longer piece."
+            f"{path} is {seconds:.2f} s long, less than {MIN_DURATION_S:g} s", hint="Remove it, or use a longer file."
         )
 
 
@@ -90,7 +90,7 @@ class _SoundFileStream:
 
     def _cut_off(self, promised_s: float) -> AudioError:
         return AudioError(
-            f"{self._path} is damaged or cut off: its header promises {promised_s:.1f} s",
+            f"{self._path} is damaged or truncated: its header states {promised_s:.1f} s",
             hint="Copy or download it again.",
         )
 
@@ -121,17 +121,17 @@ def _open(path: Path) -> Stream:
     if path.suffix.lower() in FFMPEG_EXTENSIONS:
         message, hint = f"{path}: {path.suffix} files need ffmpeg, which is not installed", "Install ffmpeg, or convert"
     else:
-        message, hint = f"{path} is not a sound file, or of a kind that is not known", "Remove it, or convert"
+        message, hint = f"{path} is not an audio file, or its format is not supported", "Remove it, or convert"
     raise AudioError(message, hint=f"{hint} the file to WAV, FLAC or MP3.")
 
 
 def _soundfile(path: Path) -> Any:
-    """The file as soundfile opens it; None where it cannot."""
+    """The file opened by soundfile; None if soundfile cannot read it."""
     try:
         file = soundfile.SoundFile(with_length(path) or str(path))
-    except (soundfile.LibsndfileError, TypeError):  # TypeError: a kind without a header
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: a headerless format
         return None
     if file.frames >= _UNKNOWN_LENGTH:
         file.close()
-        raise AudioError(f"{path} does not say how long it is", hint="Open it in an audio editor and save it again.")
+        raise AudioError(f"{path} does not state its length", hint="Open it in an audio editor and save it again.")
     return file

@@ -1,4 +1,4 @@
-"""Sound that soundfile cannot read, decoded by the ffmpeg program if it is installed. Never through a shell."""
+"""Decodes files that soundfile cannot read with the ffmpeg program, if it is installed. Never uses a shell."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from acestep.core.errors import AudioError
 
-# No network, whatever a file claims to be. The prefix "file:" before each name keeps "-x" from being an option and
-# "a:b" from being an address.
+# No network access, whatever a file contains. The prefix "file:" keeps a name such as "-x" from being an option and
+# "a:b" from being a URL.
 _INPUT = ("-v", "error", "-protocol_whitelist", "file,pipe", "-i")
 
-# The length of raw AAC is guessed from its first seconds, so it proves nothing.
+# ffprobe guesses the length of raw AAC from its first seconds.
 _GUESSED = (".aac",)
 _TOLERANCE_S = 1.0
 
@@ -41,7 +41,7 @@ class FfmpegStream:
             self.sample_rate_hz, self.num_channels = int(track["sample_rate"]), int(track["channels"])
         except (KeyError, IndexError, ValueError):
             raise AudioError(
-                f"{path} holds no sound that ffmpeg can read", hint="Copy it again, or convert it to WAV."
+                f"{path} has no audio track that ffmpeg can read", hint="Copy it again, or convert it to WAV."
             ) from None
         self._path = path
         self._process: subprocess.Popen[bytes] | None = None
@@ -49,7 +49,7 @@ class FfmpegStream:
         self._num_read = 0
 
     def read(self, frames: int) -> NDArray[np.float32]:
-        """[n, channels], n < frames only at the end. Raises AudioError where the file is damaged or cut off."""
+        """[n, channels], n < frames only at the end. Raises AudioError where the file is damaged or truncated."""
         if self._process is None:
             command = ["ffmpeg", "-nostdin", *_INPUT, f"file:{self._path}", "-map", "0:a:0", "-f", "f32le", "pipe:1"]
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._messages)
@@ -74,7 +74,9 @@ class FfmpegStream:
         if self._process.wait() or short:
             self._messages.seek(0)
             why = "".join(self._messages.read().decode(errors="replace").strip().splitlines()[:1])
-            message = f"{self._path} is damaged or cut off after {seconds:.1f} of {self.duration_s:.1f} s {why}".strip()
+            message = (
+                f"{self._path} is damaged or truncated after {seconds:.1f} of {self.duration_s:.1f} s {why}".strip()
+            )
             raise AudioError(message, hint="Copy or download it again.")
 
 

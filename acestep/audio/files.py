@@ -1,7 +1,7 @@
-"""Sound files in and out. Knowing what a file is does not import torch; loading it does.
+"""Reads and writes audio files. Probing a file does not import torch; loading it does.
 
-What users meet: the format is told by the content, truncated files by their own header; whatever cannot be trained
-on is refused by name, with the reason.
+The format is detected from the content, and truncation from the header. A file that cannot be used for training is
+rejected with an error that names it and the reason.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 SAMPLE_RATE_HZ = 48_000
 AUDIO_EXTENSIONS = SOUNDFILE_EXTENSIONS + FFMPEG_EXTENSIONS
 
-SILENCE = 1e-4  # -80 dBFS: a peak below it is the noise of a converter
+SILENCE = 1e-4  # -80 dBFS: a lower peak is converter noise
 
-# Format, kind of samples and how hard to compress (0 to 1: about 270 kbit/s for MP3 and Opus alike).
-# Opus in .ogg: 60 s of Vorbis in one write crash libsndfile 1.2.2.
+# Format, subtype and compression level (0 to 1; these give about 270 kbit/s for both MP3 and Opus).
+# .ogg holds Opus: writing 60 s of Vorbis at once crashes libsndfile 1.2.2.
 _FORMATS = {
     ".wav": ("WAV", "PCM_24", None),
     ".flac": ("FLAC", "PCM_24", None),
@@ -44,7 +44,7 @@ _BLOCK_S = 30
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """What the header of a sound file says."""
+    """What the header of an audio file states."""
 
     duration_s: float
     sample_rate_hz: int
@@ -52,24 +52,24 @@ class AudioInfo:
 
 
 def probe_audio(path: Path) -> AudioInfo:
-    """Length and form of a file without decoding it. Raises AudioError for what can be seen to be unusable."""
+    """Duration and format of a file, without decoding it. Raises AudioError if it is visibly unusable."""
     with open_audio(path) as stream:
         return AudioInfo(stream.duration_s, stream.sample_rate_hz, stream.num_channels)
 
 
 def load_audio(path: Path, *, max_duration_s: float | None = None) -> Tensor:
-    """[2, S] float32 at 48 kHz, cut to ``max_duration_s``; no more than that is decoded.
+    """[2, S] float32 at 48 kHz, truncated to ``max_duration_s``; only that much is decoded.
 
-    Mono is doubled and surround sound mixed down with its centre (``channels.to_stereo``). Levels stay as they are.
+    Other channel counts are mixed to stereo (``channels.to_stereo``). Levels are unchanged.
 
     Raises:
-        AudioError: not readable, no sound, damaged or cut off, not a number somewhere, silent, shorter than a second.
+        AudioError: the file is unreadable, damaged, truncated, silent, shorter than one second, or has NaN samples.
     """
     import torch
 
     samples, rate_hz = _decode(path, max_duration_s)
     if not np.isfinite(samples).all():
-        raise AudioError(f"{path} holds samples that are not numbers", hint="Export it again from its source.")
+        raise AudioError(f"{path} contains NaN or infinite samples", hint="Export it again from its source.")
     if np.abs(samples).max(initial=0.0) < SILENCE:
         raise AudioError(f"{path} is silent", hint="Remove it, or check its export.")
     audio = resample(torch.from_numpy(samples), rate_hz)
@@ -79,9 +79,8 @@ def load_audio(path: Path, *, max_duration_s: float | None = None) -> Tensor:
 def resample(audio: Tensor, rate_hz: int) -> Tensor:
     """[C, S] at 48 kHz of [C, S'] at ``rate_hz``.
 
-    The filter is the one that librosa calls "kaiser_best" (torchaudio's tutorial on resampling names the figures).
-    A rate that shares no large factor with 48,000 would need a filter of gigabytes: it is taken to the nearest 10 Hz,
-    which no ear can tell.
+    The filter equals librosa's "kaiser_best"; its parameters are from torchaudio's resampling tutorial. A rate without
+    a large common factor with 48,000 would need a filter of gigabytes, so it is rounded to 10 Hz, which is inaudible.
     """
     from torchaudio.functional import resample as filtered
 
@@ -102,12 +101,12 @@ def resample(audio: Tensor, rate_hz: int) -> Tensor:
 
 
 def write_audio(path: Path, audio: Tensor, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
-    """Write [C, S] in [-1, 1] (what is beyond is clipped) in the format of the suffix, whole or not at all.
+    """Write [C, S] in [-1, 1] atomically, in the format of the suffix; values outside are clipped.
 
     WAV and FLAC have 24 bits; MP3 and Opus are written at 48 kHz, ``.ogg`` holds Opus.
 
     Raises:
-        AudioError: unknown suffix, nothing to write, or samples that are not numbers.
+        AudioError: the suffix is unknown, or the audio is empty or has NaN or infinite samples.
         DiskFull, NotWritable, StorageError.
     """
     if path.suffix.lower() not in _FORMATS:
@@ -117,14 +116,14 @@ def write_audio(path: Path, audio: Tensor, sample_rate_hz: int = SAMPLE_RATE_HZ)
         audio, sample_rate_hz = resample(audio.detach().cpu().float(), sample_rate_hz), SAMPLE_RATE_HZ
     samples = audio.detach().cpu().float().numpy().T
     if not samples.size or not np.isfinite(samples).all():
-        raise AudioError(f"{path} is not written: the sound is empty or holds samples that are not numbers")
+        raise AudioError(f"{path} was not written: the audio is empty or contains NaN or infinite samples")
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, sample_rate_hz, subtype, format=kind, compression_level=compression)
     write_bytes(path, buffer.getvalue())
 
 
 def _decode(path: Path, max_duration_s: float | None) -> tuple[NDArray[np.float32], int]:
-    """[2, S] and the rate in Hz, in blocks: what a header claims is not believed with memory."""
+    """[2, S] and the rate in Hz. Reads in blocks, so that a wrong length in a header allocates no memory."""
     with open_audio(path) as stream:
         rate_hz = stream.sample_rate_hz
         left = math.inf if max_duration_s is None else math.ceil(max_duration_s * rate_hz)

@@ -1,8 +1,8 @@
-"""MP3 files that do not say how long they are.
+"""MP3 files without a length header.
 
-Players count the frames; libsndfile (1.2.2) guesses from the size of the file and the bit rate of its first frame
-and stops there, which can lose most of a song with a variable bit rate. Such a file is given the header it lacks:
-a silent first frame that holds the number of frames ("Xing", http://gabriel.mp3-tech.org/mp3infotag.html).
+libsndfile 1.2.2 estimates their length from the file size and the bit rate of the first frame and stops there, which
+can lose most of a song with a variable bit rate. Such a file gets a silent first frame that holds the number of frames
+(the "Xing" header, http://gabriel.mp3-tech.org/mp3infotag.html).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Frame:
 
 
 def with_length(path: Path) -> io.BytesIO | None:
-    """The content of an MP3 file with its number of frames in front; None if it has that already, or is no MP3."""
+    """The content of an MP3 file with a length header; None if it has one already, or is not an MP3 file."""
     with path.open("rb") as file:
         start = _skip_tags(file.read(10))
         file.seek(start)
@@ -42,14 +42,14 @@ def with_length(path: Path) -> io.BytesIO | None:
 
 
 def _skip_tags(head: bytes) -> int:
-    """Where the sound begins behind an ID3v2 tag; its size is written with seven bits a byte."""
+    """Offset of the audio after an ID3v2 tag, whose size has seven bits per byte."""
     if head[:3] != b"ID3":
         return 0
     return 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
 
 
 def _frame(data: bytes, at: int) -> _Frame | None:
-    """The layer III frame whose header stands at ``at``."""
+    """The layer III frame whose header is at offset ``at``."""
     if len(data) < at + 4 or data[at] != 0xFF or data[at + 1] & 0xE6 != 0xE2:
         return None
     version, rate, bits = data[at + 1] >> 3 & 3, data[at + 2] >> 2 & 3, data[at + 2] >> 4
@@ -61,7 +61,7 @@ def _frame(data: bytes, at: int) -> _Frame | None:
 
 
 def _count(data: bytes, first: _Frame) -> int:
-    """Whole frames like the first; what lies between them (tags, damage) is passed over."""
+    """Number of complete frames like the first; tags and damaged data between them are skipped."""
     count, at = 0, 0
     while at >= 0:
         frame = _frame(data, at)
@@ -74,7 +74,7 @@ def _count(data: bytes, first: _Frame) -> int:
 
 
 def _length_frame(data: bytes, first: _Frame, count: int) -> bytes:
-    """A frame like the first, without sound, at 128 (MPEG 1) or 64 kbit/s: there is room for the count in it."""
+    """A silent frame like the first, at 128 (MPEG 1) or 64 kbit/s, with room for the count."""
     side_bytes = (17 if first.mono else 32) if first.version == 3 else (9 if first.mono else 17)
     bits = (9 if first.version == 3 else 8) << 4
     header = bytes([0xFF, data[1] | 1, bits | data[2] & 0x0C, data[3]])

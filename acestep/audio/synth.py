@@ -1,4 +1,4 @@
-"""Small pieces of music from nothing but arithmetic, with known tempo and key: the songs of the demo."""
+"""Synthesizes short songs with known tempo and key, for the demo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Wave = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Tune:
-    """What a synthesised piece is: ``key`` is a note and a mode, such as "A Minor"."""
+    """Parameters of a synthesized song; ``key`` is a note and a mode, such as "A Minor"."""
 
     bpm: int
     key: str
@@ -54,7 +54,7 @@ def play(tune: Tune) -> Wave:
 
 
 def _pitch(scale: tuple[int, ...], degree: int) -> int:
-    """Semitones above the root of a scale degree, which may lie above the octave."""
+    """Semitones above the root of a scale degree, which may exceed an octave."""
     return scale[degree % 7] + 12 * (degree // 7)
 
 

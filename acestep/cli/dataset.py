@@ -53,4 +53,4 @@ def split(
         print_status(f"[{done}/{total}] {name}")
 
     result = split_folder(audio_dir, out, seconds, on_progress=_print_progress)
-    print_result({"pieces": [str(path) for path in result.pieces], "left_out": result.left_out}, json_output)
+    print_result({"pieces": [str(path) for path in result.segments], "left_out": result.left_out}, json_output)

@@ -46,5 +46,5 @@ class SplitPanel:
         folder = self._workspace.folder(source, "Input Folder")
         target = self._workspace.path(out, "Output Folder")
         made = split_folder(folder, target, seconds, on_progress=report)
-        words = f"{html.count(len(made.pieces), 'piece')} in {target}"
+        words = f"{html.count(len(made.segments), 'segment')} in {target}"
         return html.notice(words, made.left_out[:_SHOWN], "warn" if made.left_out else "good")

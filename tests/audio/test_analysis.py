@@ -1,4 +1,4 @@
-"""Tempo, meter and key of songs whose tempo, meter and key are known. All of them: ``python -m dev.analysis_accuracy``."""
+"""Tempo, meter and key of synthesized songs; ``python -m dev.analysis_accuracy`` measures many more."""
 
 from __future__ import annotations
 

@@ -107,11 +107,11 @@ def test_only_what_is_asked_for_is_decoded(tmp_path):
     ("name", "make", "reason"),
     [
         ("empty.wav", bad_files.empty, "is empty"),
-        ("list.mp3", bad_files.text_named_audio, "is not a sound file"),
-        ("cut.flac", bad_files.truncated, "cut off: its header promises 5.0 s"),
-        ("cut.mp3", bad_files.truncated, "cut off: its header promises 5.0 s"),
-        ("cut.wav", bad_files.truncated, "cut off: its header promises 5.0 s"),
-        ("cut.aiff", bad_files.truncated, "cut off: its header promises 5.0 s"),
+        ("list.mp3", bad_files.text_named_audio, "is not an audio file"),
+        ("cut.flac", bad_files.truncated, "truncated: its header states 5.0 s"),
+        ("cut.mp3", bad_files.truncated, "truncated: its header states 5.0 s"),
+        ("cut.wav", bad_files.truncated, "truncated: its header states 5.0 s"),
+        ("cut.aiff", bad_files.truncated, "truncated: its header states 5.0 s"),
         ("nan.wav", bad_files.with_nan, "not numbers"),
         ("silent.flac", bad_files.silent, "is silent"),
         ("short.wav", bad_files.too_short, "0.20 s long"),
@@ -156,7 +156,7 @@ def test_a_flac_that_does_not_tell_its_length_is_refused(tmp_path):
     data[21] &= 0xF0  # STREAMINFO: 36 bits of total samples
     data[22:26] = bytes(4)
     path.write_bytes(data)
-    with pytest.raises(AudioError, match="does not say how long it is"):
+    with pytest.raises(AudioError, match="does not state its length"):
         probe_audio(path)
 
 
@@ -183,12 +183,12 @@ def test_with_ffmpeg_its_formats_are_read_whatever_the_name(m4a, ffmpeg):
 
 def test_what_ffmpeg_cannot_read_to_its_end_is_refused(tmp_path, ffmpeg):
     path = shutil.move(bad_files.song(tmp_path / "song.wav", 4.0), tmp_path / "FAIL.wma")
-    with pytest.raises(AudioError, match=r"FAIL.wma is damaged or cut off after 2.0 of 4.0 s"):
+    with pytest.raises(AudioError, match=r"FAIL.wma is damaged or truncated after 2.0 of 4.0 s"):
         load_audio(path)
 
 
 def test_what_neither_can_read_is_refused(tmp_path, ffmpeg):
-    with pytest.raises(AudioError, match="holds no sound"):
+    with pytest.raises(AudioError, match="has no audio track"):
         probe_audio(bad_files.text_named_audio(tmp_path / "list.mp3"))
 
 

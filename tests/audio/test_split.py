@@ -43,7 +43,7 @@ def test_a_second_run_writes_nothing_and_counts_what_is_there(songs, tmp_path):
     times = [path.stat().st_mtime_ns for path in first.written]
     second = split_folder(songs, tmp_path / "out", 10)
     assert second.written == []
-    assert second.pieces == second.up_to_date == first.pieces
+    assert second.segments == second.up_to_date == first.segments
     assert [path.stat().st_mtime_ns for path in first.written] == times
 
 
@@ -71,7 +71,7 @@ def test_a_broken_file_is_told_and_the_rest_goes_on(songs, tmp_path):
     result = split_folder(songs, tmp_path / "out", 10)
     assert len(result.written) >= 5
     assert "a list.mp3" in result.left_out[0]
-    assert any("cut.flac is damaged or cut off" in line for line in result.left_out)
+    assert any("cut.flac is damaged or truncated" in line for line in result.left_out)
 
 
 def test_stopping_keeps_what_is_written(songs, tmp_path):
@@ -85,10 +85,10 @@ def test_nothing_to_do_is_an_error(songs, tmp_path):
     (tmp_path / "empty").mkdir()
     bad_files.song(tmp_path / "brief" / "jingle.wav", 5)
     for source, out, seconds, reason in (
-        (tmp_path / "empty", tmp_path / "out", 30, "holds no sound files"),
+        (tmp_path / "empty", tmp_path / "out", 30, "has no audio files"),
         (tmp_path / "absent", tmp_path / "out", 30, "cannot be read"),
-        (tmp_path / "brief", tmp_path / "out", 30, "no piece could be cut.*jingle.wav: the last 5.0 s"),
-        (songs, songs, 30, "is the folder of the songs"),
+        (tmp_path / "brief", tmp_path / "out", 30, "no segment could be written.*jingle.wav: the last 5.0 s"),
+        (songs, songs, 30, "is the input folder"),
         (songs, tmp_path / "out", 5, "too short"),
     ):
         with pytest.raises(AudioError, match=reason):

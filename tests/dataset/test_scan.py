@@ -165,7 +165,7 @@ def test_unusable_audio_files_are_reported_by_name_and_the_others_are_used(tmp_p
     assert {name: message[:19] for name, message in messages(result).items()} == {
         "cut.wav": "is damaged or cut o",
         "empty.wav": "is empty",
-        "list.mp3": "is not a sound file",
+        "list.mp3": "is not an audio file",
         "phone.m4a": ".m4a files need ffm",
         "short.wav": "is 0.20 s long, les",
     }

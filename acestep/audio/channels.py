@@ -41,8 +41,8 @@ def to_stereo(samples: NDArray[np.float32], *, vorbis_order: bool = False) -> ND
     """[2, S] of [S, channels].
 
     Mono is copied to both sides. Surround sound (3 to 8 channels) is mixed down by ITU-R BS.775-3: the center and the
-    surround channels go to their sides 3 dB lower; a mix above full scale is scaled down. Of more than 8 channels, whose
-    order is undefined, the first two are used.
+    surround channels go to their sides 3 dB lower; a mix above full scale is scaled down. Of more than 8 channels,
+    whose order is undefined, the first two are used.
     """
     num_channels = samples.shape[1]
     if num_channels == 1:

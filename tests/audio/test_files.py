@@ -112,7 +112,7 @@ def test_only_what_is_asked_for_is_decoded(tmp_path):
         ("cut.mp3", bad_files.truncated, "truncated: its header states 5.0 s"),
         ("cut.wav", bad_files.truncated, "truncated: its header states 5.0 s"),
         ("cut.aiff", bad_files.truncated, "truncated: its header states 5.0 s"),
-        ("nan.wav", bad_files.with_nan, "not numbers"),
+        ("nan.wav", bad_files.with_nan, "NaN or infinite"),
         ("silent.flac", bad_files.silent, "is silent"),
         ("short.wav", bad_files.too_short, "0.20 s long"),
         ("absent.wav", lambda path: path, "does not exist"),

@@ -163,9 +163,9 @@ def test_unusable_audio_files_are_reported_by_name_and_the_others_are_used(tmp_p
     result = scan_folder(tmp_path)
     assert [sample.filename for sample in result.dataset.samples] == ["good.wav"]
     assert {name: message[:19] for name, message in messages(result).items()} == {
-        "cut.wav": "is damaged or cut o",
+        "cut.wav": "is damaged or trunc",
         "empty.wav": "is empty",
-        "list.mp3": "is not an audio file",
+        "list.mp3": "is not an audio fil",
         "phone.m4a": ".m4a files need ffm",
         "short.wav": "is 0.20 s long, les",
     }

@@ -20,7 +20,7 @@ from acestep.ui import html
 from acestep.ui.chart import Series, line_chart
 from acestep.ui.system_memory import free_bytes
 from acestep.ui.trainer.audio_clips import BASE_MODEL, latest_previews, previews_of, source_of, strengths
-from acestep.ui.trainer.audio_grid import Row, render_grid
+from acestep.ui.trainer.audio_grid import GridRow, render_grid
 from acestep.ui.trainer.memory_panel import Forecast, told
 from acestep.ui.workspace import Workspace
 
@@ -42,25 +42,27 @@ def gains(page: str) -> list[float]:
 
 def test_louder_sounds_are_turned_down_to_the_quietest(tmp_path: Path) -> None:
     loud, quiet = write_noise(tmp_path / "loud.wav", 0.8), write_noise(tmp_path / "quiet.wav", 0.2)
-    rows = [Row("loud", "", [loud]), Row("quiet", "", [quiet])]
+    rows = [GridRow("loud", "", [loud]), GridRow("quiet", "", [quiet])]
     assert gains(render_grid(["a"], rows, matched=True)) == pytest.approx([0.25, 1.0], abs=0.01)
     assert gains(render_grid(["a"], rows, matched=False)) == [1.0, 1.0]
 
 
 def test_silence_does_not_silence_the_others(tmp_path: Path) -> None:
-    rows = [Row(name, "", [write_noise(tmp_path / f"{name}.wav", level)]) for name, level in (("a", 0.5), ("b", 0.0))]
+    rows = [
+        GridRow(name, "", [write_noise(tmp_path / f"{name}.wav", level)]) for name, level in (("a", 0.5), ("b", 0.0))
+    ]
     assert gains(render_grid(["x"], rows, matched=True)) == [1.0, 1.0]
 
 
 def test_what_is_no_sound_leaves_its_cell_empty(tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"nothing")
-    page = render_grid(["a", "b"], [Row("x", "x", [tmp_path / "broken.wav", tmp_path / "gone.wav"])], matched=True)
+    page = render_grid(["a", "b"], [GridRow("x", "x", [tmp_path / "broken.wav", tmp_path / "gone.wav"])], matched=True)
     assert page.count('class="ac-none"') == 2
 
 
 def test_names_and_requests_are_text_and_never_markup(tmp_path: Path) -> None:
     evil = '<img src=x onerror=alert(1)>"'
-    page = render_grid([evil], [Row(evil, evil, [write_noise(tmp_path / "a.wav", 0.5)])], matched=True, picked=evil)
+    page = render_grid([evil], [GridRow(evil, evil, [write_noise(tmp_path / "a.wav", 0.5)])], matched=True, picked=evil)
     page += line_chart([Series(evil, [(0, 1.0), (1, 2.0)]), Series("other", [(0, 1.0)])], evil, evil)
     assert "<img" not in page
     assert 'onerror=alert(1)>"' not in page

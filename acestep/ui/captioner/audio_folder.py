@@ -20,7 +20,7 @@ from acestep.dataset.scan import scan_folder
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class SongEntry:
     """One song. ``name`` is its path below the folder; ``doubts`` describe what to check."""
 
     name: str
@@ -53,7 +53,7 @@ class AudioFolder:
     def __init__(self) -> None:
         self._lock, self._edits = threading.Lock(), EditHistory()
         self.root: Path | None = None
-        self.entries: list[Entry] = []
+        self.entries: list[SongEntry] = []
         self.problems: list[Problem] = []
         self.version = 0
 
@@ -74,7 +74,7 @@ class AudioFolder:
                     problems.append(Problem(Path(sample.audio_path), str(error), error.hint))
                 disagreements = known.extra.get("disagreements") if known else None
                 differ = [str(line) for line in disagreements] if isinstance(disagreements, list) else []
-                entries.append(Entry(names[sample.id], sample, known, [*differ, *doubts[sample.id]]))
+                entries.append(SongEntry(names[sample.id], sample, known, [*differ, *doubts[sample.id]]))
             self.root, self.entries, self.problems = root, entries, problems
             self.version += 1
 
@@ -86,7 +86,7 @@ class AudioFolder:
             except AceStepError:
                 return
 
-    def find(self, name: str) -> Entry:
+    def find(self, name: str) -> SongEntry:
         """Raises DatasetError."""
         for entry in self.entries:
             if entry.name == name:

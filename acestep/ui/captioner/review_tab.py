@@ -12,7 +12,7 @@ from acestep.core.config import option
 from acestep.dataset.sample import Dataset
 from acestep.ui import html, layout
 from acestep.ui.bulk_edit import BulkEdit, BulkPanel
-from acestep.ui.captioner.audio_folder import Entry
+from acestep.ui.captioner.audio_folder import SongEntry
 from acestep.ui.captioner.page_context import CaptionerContext
 from acestep.ui.captioner.run_tab import status_of
 from acestep.ui.captioner.song_editor import FolderSongEditor
@@ -71,7 +71,7 @@ class ReviewTab:
         return there, there, gr.update(value=rows), quality_report(entries)
 
 
-def quality_report(entries: list[Entry]) -> str:
+def quality_report(entries: list[SongEntry]) -> str:
     """The findings of the caption checks."""
     if not entries:
         return html.notice("No songs yet.")
@@ -87,7 +87,7 @@ def quality_report(entries: list[Entry]) -> str:
     return html.notice(title, tone="warn") + html.table(["Song", "What", "Details"], rows, "Quality report")
 
 
-def _row(entry: Entry, failed: bool) -> list[Any]:
+def _row(entry: SongEntry, failed: bool) -> list[Any]:
     song = entry.sample
     return [
         entry.name,

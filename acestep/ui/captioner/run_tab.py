@@ -14,7 +14,7 @@ from acestep.captioning.time_estimate import backends_without_typical_time, list
 from acestep.core.errors import AceStepError, ConfigError
 from acestep.ui import html
 from acestep.ui.captioner.app_state import FOLDER, AppState
-from acestep.ui.captioner.audio_folder import Entry
+from acestep.ui.captioner.audio_folder import SongEntry
 from acestep.ui.captioner.engine_tab import host_of, option_names
 from acestep.ui.captioner.page_context import CaptionerContext, paragraph
 from acestep.ui.errors import describe_error
@@ -136,7 +136,7 @@ def _result(result: dict[str, Any]) -> str:
     return html.notice(f"{html.count(result.get('songs', 0), 'song')} ready", lines, "good")
 
 
-def _row(entry: Entry, failed: bool) -> list[object]:
+def _row(entry: SongEntry, failed: bool) -> list[object]:
     song = entry.sample
     return [
         entry.name,
@@ -150,7 +150,7 @@ def _row(entry: Entry, failed: bool) -> list[object]:
     ]
 
 
-def status_of(entry: Entry, failed: bool) -> str:
+def status_of(entry: SongEntry, failed: bool) -> str:
     """The status of a song in one word."""
     if failed:
         return "failed"

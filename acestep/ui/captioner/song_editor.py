@@ -13,7 +13,7 @@ from acestep.core.errors import DatasetError
 from acestep.dataset.labels import INSTRUMENTAL, parse_bpm
 from acestep.dataset.sample import Sample
 from acestep.ui import html, layout
-from acestep.ui.captioner.audio_folder import Entry
+from acestep.ui.captioner.audio_folder import SongEntry
 from acestep.ui.captioner.page_context import CaptionerContext
 from acestep.ui.errors import notify
 from acestep.ui.form import Data, Form
@@ -108,17 +108,17 @@ def _inserter(section: str) -> Callable[[str], str]:
     return insert
 
 
-def _measured(entry: Entry) -> dict[str, Any]:
+def _measured(entry: SongEntry) -> dict[str, Any]:
     found = entry.known.extra.get("measured") if entry.known else None
     return found if isinstance(found, dict) else {}
 
 
-def _alternatives(entry: Entry) -> list[float]:
+def _alternatives(entry: SongEntry) -> list[float]:
     values = _measured(entry).get("bpm_alternatives")
     return [value for value in values if isinstance(value, int | float)] if isinstance(values, list) else []
 
 
-def _facts(entry: Entry) -> str:
+def _facts(entry: SongEntry) -> str:
     """Length, measured values with their confidence, answers of the model, and disagreements."""
     measured = _measured(entry)
     rows: dict[str, object] = {"Length": html.duration(entry.sample.duration)}

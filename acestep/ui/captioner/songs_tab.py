@@ -12,7 +12,7 @@ from acestep.dataset.labels import is_sung
 from acestep.ui import html, layout
 from acestep.ui.captioner import config_file
 from acestep.ui.captioner.app_state import FOLDER
-from acestep.ui.captioner.audio_folder import Entry
+from acestep.ui.captioner.audio_folder import SongEntry
 from acestep.ui.captioner.page_context import CaptionerContext, paragraph
 from acestep.ui.errors import describe_error, notify, warn
 from acestep.ui.split_panel import SplitPanel
@@ -103,7 +103,7 @@ class SongsTab:
             body += html.table(["File", "Problem", "What to do"], rows, "Skipped files")
         return self._summary(songs.entries), gr.update(visible=True), body
 
-    def _summary(self, entries: list[Entry]) -> str:
+    def _summary(self, entries: list[SongEntry]) -> str:
         words = [
             html.count(len(entries), "song"),
             html.duration(sum(entry.sample.duration for entry in entries)),
@@ -114,14 +114,14 @@ class SongsTab:
         return paragraph(", ".join(words))
 
 
-def lacks(entry: Entry) -> list[str]:
+def lacks(entry: SongEntry) -> list[str]:
     """The labels that a song does not have."""
     song = entry.sample
     there = {"caption": song.has_caption, "lyrics": entry.has_lyrics, "BPM": bool(song.bpm), "key": bool(song.keyscale)}
     return [label for label, found in there.items() if not found]
 
 
-def _row(entry: Entry) -> list[object]:
+def _row(entry: SongEntry) -> list[object]:
     song = entry.sample
     return [
         entry.name,

@@ -22,7 +22,7 @@ _SCRIPT = Path(__file__).with_name("audio_grid.js")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class GridRow:
     """One source: its name, the value of a pick ("" if it cannot be picked), and its audio files."""
 
     name: str
@@ -35,7 +35,7 @@ def make_grid(elem_id: str) -> gr.HTML:
     return gr.HTML(elem_id=elem_id, js_on_load=_SCRIPT.read_text(encoding="utf-8"))
 
 
-def render_grid(columns: Sequence[str], rows: Sequence[Row], *, matched: bool, picked: str = "") -> str:
+def render_grid(columns: Sequence[str], rows: Sequence[GridRow], *, matched: bool, picked: str = "") -> str:
     """The grid as HTML. The cell of an unplayable file is empty.
 
     Args:
@@ -74,7 +74,7 @@ def _cell(sound: Path | None, gains: dict[Path, float], label: str, row: int, co
     )
 
 
-def _picker(row: Row, picked: str) -> str:
+def _picker(row: GridRow, picked: str) -> str:
     if not row.pick:
         return ""
     chosen = row.pick == picked

@@ -15,7 +15,7 @@ from acestep.core.runs import read_run
 from acestep.ui import html
 from acestep.ui.errors import notify
 from acestep.ui.trainer.audio_clips import Clip, generations_of, newest, previews_of, request_label, requests, strengths
-from acestep.ui.trainer.audio_grid import Row, make_grid, render_grid
+from acestep.ui.trainer.audio_grid import GridRow, make_grid, render_grid
 from acestep.ui.trainer.page_context import TrainerContext
 
 _MOST_ROWS, _MOST_COLUMNS = 12, 3
@@ -123,7 +123,7 @@ class ComparePanel:
         lines = []
         for name, sound in rows:
             found = [newest(shown, sound.source, request) for request in columns]
-            lines.append(Row(name, name, [each.path if each else None for each in found]))
+            lines.append(GridRow(name, name, [each.path if each else None for each in found]))
         matched = bool(self._app.settings.get("compare.matched", True))
         return render_grid(
             [request_label(request) for request in columns], lines, matched=matched, picked=self._name_of_pick(rows)

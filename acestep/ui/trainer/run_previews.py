@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from acestep.ui.trainer.audio_clips import Clip, latest_previews, request_label, requests
-from acestep.ui.trainer.audio_grid import Row, render_grid
+from acestep.ui.trainer.audio_grid import GridRow, render_grid
 
 _MAX_COLUMNS = 3
 
@@ -18,7 +18,7 @@ def latest_preview_grid(runs: Sequence[Path]) -> str:
         return ""
     columns = requests(sound for sounds in found.values() for sound in sounds)[:_MAX_COLUMNS]
     rows = [
-        Row(f"{name}, {sounds[0].source}", "", [_first(sounds, request) for request in columns])
+        GridRow(f"{name}, {sounds[0].source}", "", [_first(sounds, request) for request in columns])
         for name, sounds in found.items()
     ]
     title = '<h3 class="ac-title">Latest samples</h3>'

@@ -1,9 +1,9 @@
 @echo off
-rem Installs what the program needs into the folder env beside this file. Running it again only checks, and repairs.
+rem Installs the requirements into the folder env next to this file. Running it again verifies and repairs them.
 rem
-rem   install.bat          what the program needs
-rem   install.bat --cpu    go on although torch cannot use the NVIDIA card
-rem   install.bat --quick  do nothing if the last installation was made from the same files (start.bat asks so)
+rem   install.bat          the requirements of the program
+rem   install.bat --cpu    continue even if torch cannot use the NVIDIA GPU
+rem   install.bat --quick  do nothing if the requirements have not changed since the last installation (used by start.bat)
 setlocal
 cd /d "%~dp0"
 set "PYTHONUTF8=1"

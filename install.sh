@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Installs what the program needs into the folder env/ beside this file. Running it again only checks, and repairs.
+# Installs the requirements into the folder env/ next to this file. Running it again verifies and repairs them.
 #
-#   ./install.sh          what the program needs
-#   ./install.sh --dev    what its tests need, too
-#   ./install.sh --cpu    go on although torch cannot use the NVIDIA card
-#   ./install.sh --quick  do nothing if the last installation was made from the same files (start.sh asks so)
+#   ./install.sh          the requirements of the program
+#   ./install.sh --dev    also the requirements of the tests
+#   ./install.sh --cpu    continue even if torch cannot use the NVIDIA GPU
+#   ./install.sh --quick  do nothing if the requirements have not changed since the last installation (used by start.sh)
 set -euo pipefail
 cd -P "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 export PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUTF8=1
 
-files="requirements.txt" # names without spaces: word splitting is meant
+files="requirements.txt" # names without spaces: word splitting is intended
 options=""
 quick=no
 for argument in "$@"; do

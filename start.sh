@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs what is missing and starts the program.
+# Installs missing requirements and starts the program.
 #
-#   ./start.sh [options]          the pages; options of launch.py, e.g. --mode both
-#   ./start.sh --demo [options]   the whole way from songs to an adapter, on a tiny model; options of "acestep demo"
+#   ./start.sh [options]          the web pages; options of launch.py, e.g. --mode both
+#   ./start.sh --demo [options]   the complete workflow on a tiny model; options of "python -m acestep demo"
 set -euo pipefail
 cd -P "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 

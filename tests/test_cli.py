@@ -1,4 +1,4 @@
-"""The command line as a user meets it: a process, its exit code, its two streams."""
+"""The command line as a process: exit code, stdout and stderr."""
 
 import json
 import signal
@@ -23,7 +23,7 @@ def last_json(done):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_help_appears_at_once_and_without_torch():
+def test_help_does_not_import_torch():
     code = (
         "import sys; from acestep.cli.app import main; code = main(['--help']); "
         "sys.exit(code or any(name in sys.modules for name in ('torch', 'diffusers', 'gradio')))"
@@ -47,18 +47,18 @@ def test_help_appears_at_once_and_without_torch():
 
 
 @pytest.mark.parametrize("command", ["preprocess", "train", "generate", "scan", "export"])
-def test_each_command_explains_its_flags(command):
+def test_each_command_has_help(command):
     done = acestep(command, "--help")
     assert done.returncode == 0
     assert "--json" in done.stdout
 
 
-def test_wrong_usage_ends_with_2():
+def test_wrong_usage_exits_with_2():
     assert acestep("trian").returncode == 2
     assert acestep("scan").returncode == 2
 
 
-def test_a_users_mistake_ends_with_1_a_message_and_a_hint_but_no_traceback(tmp_path):
+def test_a_user_error_exits_with_1_a_message_and_a_hint_but_no_traceback(tmp_path):
     done = acestep("scan", tmp_path, "--tag", "x", "--out", tmp_path / "d.json", "--json")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -70,23 +70,23 @@ def test_a_users_mistake_ends_with_1_a_message_and_a_hint_but_no_traceback(tmp_p
     assert not (tmp_path / "d.json").exists()
 
 
-def test_an_unknown_checkpoint_is_told_with_the_places_searched(tmp_path):
+def test_an_unknown_checkpoint_is_named_in_the_error(tmp_path):
     done = acestep("generate", "--checkpoint", "acestep-v15-nope", "--prompt", "x", "--out", tmp_path / "a.wav")
     assert done.returncode == 1
     assert "acestep-v15-nope" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_runs_of_an_empty_folder_are_none(tmp_path):
+def test_an_empty_folder_has_no_runs(tmp_path):
     assert last_json(acestep("runs", tmp_path, "--json")) == {"ok": True, "runs": []}
 
 
-def test_a_folder_without_a_job_is_refused(tmp_path):
+def test_a_folder_without_a_job_is_rejected(tmp_path):
     done = acestep("run", tmp_path, "--json")
     assert (done.returncode, last_json(done)["error"]) == (1, "JobError")
 
 
-def test_sigterm_stops_a_training_run_which_then_goes_on(tmp_path, tiny_checkpoint):
+def test_sigterm_stops_a_training_run_that_can_be_resumed(tmp_path, tiny_checkpoint):
     tensors = write_samples(tmp_path / "tensors", tiny_checkpoint, [(20, 6), (24, 8)])
     run = tmp_path / "my run"
     steps = ["--set", "max_epochs=100000", "--set", "lora.r=4", "--set", "measure_every_n_epochs=0"]
@@ -122,7 +122,7 @@ def wait_for(happened, process, seconds=90):
         time.sleep(0.05)
 
 
-def test_a_setting_is_looked_up_by_its_name(tmp_path):
+def test_a_setting_is_found_by_name(tmp_path):
     rows = last_json(acestep("settings", "lora.r", "--json"))["settings"]
     assert [(row["default"], row["takes"]) for row in rows] == [("64", "whole number from 1 to 4096")]
     done = acestep("settings", "lora.rnak")

@@ -1,4 +1,4 @@
-"""The environment check tells what is wrong and what to do, without needing any package itself."""
+"""The checks of this computer report what is wrong and what to do, and need no package themselves."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def named(name: str, checks: list[Check]) -> Check:
     return next(check for check in checks if check.name == name)
 
 
-def test_it_runs_on_the_standard_library_alone() -> None:
+def test_the_checks_need_only_the_standard_library() -> None:
     code = "import acestep.system.doctor, acestep.system.installed; acestep.system.doctor.diagnose()"
     assert subprocess.run([sys.executable, "-S", "-c", code], cwd=PROJECT, check=False).returncode == 0
 
 
-def test_here_everything_is_as_it_should_be_and_fits_into_json() -> None:
+def test_all_checks_pass_here_and_are_json_serializable() -> None:
     checks = diagnose()
     assert {"python", "torch", "gradio", "ffmpeg", "disk", "models", "ports", "proxy"} <= {
         check.name for check in checks
@@ -47,17 +47,17 @@ def test_here_everything_is_as_it_should_be_and_fits_into_json() -> None:
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
-def test_every_line_of_the_requirements_is_understood(name: str) -> None:
+def test_every_line_of_the_requirements_is_parsed(name: str) -> None:
     assert len(read_requirements(PROJECT / name)) >= 6
 
 
-def test_a_line_that_pins_nothing_is_refused(tmp_path: Path) -> None:
+def test_a_requirement_without_a_pin_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("torch>=2\n")
     with pytest.raises(ValueError, match="torch>=2"):
         read_requirements(tmp_path / "requirements.txt")
 
 
-def test_lines_for_another_system_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requirements_of_other_platforms_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "requirements.txt"
     path.write_text('a==1  # why\nb==2.*; sys_platform != "darwin"\nc==3; sys_platform == "win32"\n')
     monkeypatch.setattr(sys, "platform", "darwin")
@@ -84,19 +84,19 @@ def test_versions_are_compared_as_pip_does(
     assert check_packages([Requirement("torch", wanted)])[0].ok is ok
 
 
-def test_a_missing_package_is_named_with_what_to_do() -> None:
+def test_a_missing_package_is_reported_with_a_hint() -> None:
     [check] = check_packages([Requirement("no-such-package", "1.0")])
     assert check == Check("no-such-package", False, "not installed", f"Run {doctor.INSTALL}.")
 
 
-def test_another_python_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_python_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 10, 13, "final", 0))
     check = doctor.check_python()
     assert not check.ok
     assert "3.11 to 3.13" in check.hint
 
 
-def test_a_package_that_does_not_start_is_named_with_its_last_words() -> None:
+def test_a_package_that_cannot_be_imported_is_reported_with_its_error() -> None:
     [check] = check_imports(["json", "no_such_module", "wave"])
     assert not check.ok
     assert check.detail == "importing no_such_module failed: ModuleNotFoundError: No module named 'no_such_module'"
@@ -111,20 +111,20 @@ def test_a_driver_without_cuda_in_torch_is_a_failure_with_a_hint(monkeypatch: py
     assert "NVIDIA driver" in device.hint
 
 
-def test_a_disk_that_is_nearly_full_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nearly_full_disk_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 10**12 - 10**9, 10**9))
     check = named("disk", diagnose())
     assert (check.ok, check.detail) == (False, "1 GB free")
 
 
-def test_a_folder_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_folder_without_write_access_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert doctor.check_writable(tmp_path).ok
     check = doctor.check_writable(tmp_path / "gone")
     assert not check.ok
     assert "gone" in check.detail
 
 
-def test_ports_in_use_are_told_but_are_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ports_in_use_are_reported_but_do_not_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -137,14 +137,14 @@ def test_ports_in_use_are_told_but_are_no_failure(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("name", ["ALL_PROXY", "https_proxy"])
-def test_a_socks_proxy_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socks_proxy_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "socks5://127.0.0.1:9")
     check = named("proxy", diagnose())
     assert not check.ok
     assert name in check.detail
 
 
-def test_models_that_are_there_are_listed(tmp_path: Path) -> None:
+def test_present_models_are_listed(tmp_path: Path) -> None:
     assert "download main" in named("models", diagnose(checkpoints=tmp_path)).detail
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "config.json").write_text("{}")
@@ -152,7 +152,7 @@ def test_models_that_are_there_are_listed(tmp_path: Path) -> None:
     assert named("models", diagnose(checkpoints=tmp_path)).detail == "vae"
 
 
-def test_an_environment_counts_as_installed_until_the_files_change(
+def test_an_environment_is_installed_until_the_requirements_change(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "good.txt").write_text("pytest==9.*\n")

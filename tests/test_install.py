@@ -82,7 +82,7 @@ def test_a_fresh_folder_is_installed_and_the_second_run_only_checks(copy: Copy) 
     assert time.monotonic() - start < 5
 
 
-def test_the_packages_of_the_tests_are_asked_for_and_do_not_unsettle_the_rest(copy: Copy) -> None:
+def test_test_packages_are_installed_without_changing_the_others(copy: Copy) -> None:
     assert copy.run("install.sh", "--dev").returncode == 0
     assert copy.calls()[1].endswith("-r requirements.txt -r requirements-dev.txt")
     assert copy.run("install.sh").returncode == 0
@@ -97,7 +97,7 @@ def test_new_requirements_are_installed(copy: Copy) -> None:
     assert [call for call in copy.calls() if "pip install" in call]
 
 
-def test_a_package_that_vanished_is_named_and_brought_back(copy: Copy) -> None:
+def test_a_missing_package_is_reported_and_reinstalled(copy: Copy) -> None:
     copy.run("install.sh")
     shutil.rmtree(next(copy.root.glob("env/lib/*/site-packages/peft-1.dist-info")))
     again = copy.run("install.sh")
@@ -106,13 +106,13 @@ def test_a_package_that_vanished_is_named_and_brought_back(copy: Copy) -> None:
     assert copy.calls()
 
 
-def test_a_package_that_does_not_start_is_named_with_its_reason(copy: Copy) -> None:
+def test_a_package_that_cannot_be_imported_is_reported_with_its_error(copy: Copy) -> None:
     result = copy.run("install.sh", FAKE_BROKEN="soundfile")
     assert result.returncode == 1
     assert "importing soundfile failed: ImportError: libfake.so: cannot open" in result.stderr
 
 
-def test_a_failed_installation_is_told_and_tried_again(copy: Copy) -> None:
+def test_a_failed_installation_is_reported_and_retried(copy: Copy) -> None:
     failed = copy.run("install.sh", FAKE_FAIL="gradio")
     assert failed.returncode == 1
     assert "no package gradio" in failed.stderr
@@ -121,13 +121,13 @@ def test_a_failed_installation_is_told_and_tried_again(copy: Copy) -> None:
     assert copy.calls() == ["uv pip install --python env/bin/python -r requirements.txt"]
 
 
-def test_with_an_nvidia_driver_the_build_that_fits_is_asked_for(copy: Copy) -> None:
+def test_with_an_nvidia_driver_the_matching_torch_build_is_requested(copy: Copy) -> None:
     copy.tool("nvidia-smi", "exit 0")
     assert copy.run("install.sh", FAKE_CUDA="1").returncode == 0
     assert "--torch-backend=auto" in copy.calls()[1]
 
 
-def test_a_driver_that_torch_cannot_use_is_a_failure_unless_told_otherwise(copy: Copy) -> None:
+def test_a_driver_that_torch_cannot_use_fails_unless_cpu_is_requested(copy: Copy) -> None:
     copy.tool("nvidia-smi", "exit 0")
     failed = copy.run("install.sh")
     assert failed.returncode == 1
@@ -139,13 +139,13 @@ def test_a_driver_that_torch_cannot_use_is_a_failure_unless_told_otherwise(copy:
     assert not copy.calls()
 
 
-def test_a_driver_that_does_not_answer_counts_as_none(copy: Copy) -> None:
+def test_a_driver_that_does_not_respond_is_ignored(copy: Copy) -> None:
     copy.tool("nvidia-smi", "exit 9")
     assert copy.run("install.sh").returncode == 0
     assert "--torch-backend" not in copy.calls()[1]
 
 
-def test_without_uv_python_and_pip_do_it(tmp_path: Path) -> None:
+def test_without_uv_venv_and_pip_are_used(tmp_path: Path) -> None:
     copy = Copy(tmp_path)
     copy.tool("python3.11", "exit 127  # found, but broken, as the shims of pyenv are")
     copy.tool(
@@ -156,7 +156,7 @@ def test_without_uv_python_and_pip_do_it(tmp_path: Path) -> None:
     assert copy.calls() == ["python -m venv env", "pip install -r requirements.txt"]
 
 
-def test_too_old_a_python_is_told_with_what_to_install(tmp_path: Path) -> None:
+def test_an_old_python_is_reported_with_a_hint(tmp_path: Path) -> None:
     copy = Copy(tmp_path)
     copy.tool("python3", '[ "$1" = --version ] && echo Python 3.10.13; exit 1')
     result = copy.run("install.sh")
@@ -166,7 +166,7 @@ def test_too_old_a_python_is_told_with_what_to_install(tmp_path: Path) -> None:
     assert not (copy.root / "env").exists()
 
 
-def test_a_disk_that_is_too_small_is_told_first(copy: Copy) -> None:
+def test_too_little_disk_space_is_reported_first(copy: Copy) -> None:
     (copy.bin / "df").unlink()
     copy.tool("df", "echo head; echo /dev/x 100 99 1000000 99% /")
     result = copy.run("install.sh")
@@ -175,27 +175,27 @@ def test_a_disk_that_is_too_small_is_told_first(copy: Copy) -> None:
     assert not copy.calls()
 
 
-def test_something_else_called_env_is_not_deleted(copy: Copy) -> None:
+def test_an_unrelated_folder_named_env_is_not_deleted(copy: Copy) -> None:
     (copy.root / "env").mkdir()
     (copy.root / "env" / "precious").touch()
     assert copy.run("install.sh").returncode == 1
     assert (copy.root / "env" / "precious").exists()
 
 
-def test_an_environment_whose_python_is_gone_is_made_anew(copy: Copy) -> None:
+def test_an_environment_without_python_is_recreated(copy: Copy) -> None:
     copy.run("install.sh")
     (copy.root / "env" / "bin" / "python").unlink()
     assert copy.run("install.sh").returncode == 0
     assert copy.calls()[0].startswith("uv venv")
 
 
-def test_an_unknown_option_is_refused(copy: Copy) -> None:
+def test_an_unknown_option_is_rejected(copy: Copy) -> None:
     result = copy.run("install.sh", "--gpu")
     assert result.returncode == 2
     assert "--gpu" in result.stderr
 
 
-def test_start_installs_and_hands_its_arguments_to_launch(copy: Copy, tmp_path: Path) -> None:
+def test_start_installs_and_passes_its_arguments_to_launch(copy: Copy, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(copy.root / "start.sh")
     result = copy.run("../link", "--mode", "both", "--auth", "a b:c", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -208,7 +208,7 @@ def test_start_demo_runs_the_demo_with_the_other_arguments(copy: Copy) -> None:
     assert result.stdout == "demo|--json|--workdir|my demo\n"
 
 
-def test_start_ends_when_the_installation_fails(copy: Copy) -> None:
+def test_start_exits_if_the_installation_fails(copy: Copy) -> None:
     result = copy.run("start.sh", FAKE_FAIL="torch")
     assert result.returncode == 1
     assert result.stdout == ""

@@ -21,4 +21,4 @@ def demo(
     """Run the complete workflow on a tiny model and generated songs: scan, preprocess, train, export, generate."""
     from acestep.demo.run import run_demo
 
-    print_result(run_demo(workdir, steps=steps, say=print_status), json_output)
+    print_result(run_demo(workdir, steps=steps, write_line=print_status), json_output)

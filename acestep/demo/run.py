@@ -1,4 +1,4 @@
-"""The whole main job in small: songs made here, the tiny checkpoint, an adapter, and proof that it learned."""
+"""The complete workflow on generated songs and a tiny model, with a check that the adapter learned."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.configs import LoRAConfig, TrainingConfig, TrainJob
 
 
-def run_demo(workdir: Path, *, steps: int, say: WriteLine) -> dict[str, Any]:
-    """Scan, label, preprocess, train, export and listen, in ``workdir``; returns the figures.
+def run_demo(workdir: Path, *, steps: int, write_line: WriteLine) -> dict[str, Any]:
+    """Scan, preprocess, train, export and generate in ``workdir``; returns the metrics and paths.
 
     Raises:
         AceStepError: a step failed, or the adapter did not learn.
     """
-    begin = time.monotonic()
+    start = time.monotonic()
     checkpoint = create_tiny_checkpoint(workdir / "checkpoints")
-    say(f"tiny checkpoint: {checkpoint}")
+    write_line(f"Tiny model: {checkpoint}")
     dataset = _songs(workdir)
-    say(f"{len(TUNES)} labelled songs of {SECONDS:.0f} s: {dataset}")
+    write_line(f"{len(TUNES)} labeled songs of {SECONDS:.0f} s: {dataset}")
     tensors, run = workdir / "tensors", _free_run_folder(workdir / "lora_output")
     preprocessing = PreprocessJob(source=dataset, checkpoint=str(checkpoint), out=tensors)
-    _job("preprocess", preprocessing, tensors / "_job", say)
-    trained = _job("train", _training(tensors, checkpoint, run, steps), run, say)
-    say("exporting and listening")
+    _job("preprocess", preprocessing, tensors / "_job", write_line)
+    trained = _job("train", _training(tensors, checkpoint, run, steps), run, write_line)
+    write_line("Exporting and generating")
     exported = export_adapter(run, to="acestep", out=workdir / "export" / run.name)
-    heard = _listen(checkpoint, run / "final" / "adapter", Path(exported["adapter"]), workdir / "audio")
-    figures = {key: trained[key] for key in ("fit_loss_before", "fit_loss", "zero_loss", "steps")}
-    _judge(figures, heard)
-    return {**figures, **heard, "export": exported["adapter"], "run": str(run), "seconds": time.monotonic() - begin}
+    audio = _generate(checkpoint, run / "final" / "adapter", Path(exported["adapter"]), workdir / "audio")
+    metrics = {key: trained[key] for key in ("fit_loss_before", "fit_loss", "zero_loss", "steps")}
+    _require_learned(metrics, audio)
+    return {**metrics, **audio, "export": exported["adapter"], "run": str(run), "seconds": time.monotonic() - start}
 
 
 def _songs(workdir: Path) -> Path:
@@ -57,7 +57,7 @@ def _songs(workdir: Path) -> Path:
 
 
 def _training(tensors: Path, checkpoint: Path, run: Path, steps: int) -> TrainJob:
-    """A short, brisk run: every song in each step, a high learning rate, nothing dropped."""
+    """A short run: every song in each step, a high learning rate, no dropout."""
     training = TrainingConfig(
         max_epochs=steps,
         batch_size=3,
@@ -74,9 +74,9 @@ def _training(tensors: Path, checkpoint: Path, run: Path, steps: int) -> TrainJo
     return parse(TrainJob, values)
 
 
-def _job(name: str, config: Config, folder: Path, say: WriteLine) -> dict[str, Any]:
+def _job(name: str, config: Config, folder: Path, write_line: WriteLine) -> dict[str, Any]:
     write_job(folder, name, config)
-    with stop_on_signals(folder, say), follow_events(folder, say):
+    with stop_on_signals(folder, write_line), follow_events(folder, write_line):
         last = run_job(folder)
     if isinstance(last, Finished):
         return last.result
@@ -85,8 +85,8 @@ def _job(name: str, config: Config, folder: Path, say: WriteLine) -> dict[str, A
     raise JobCancelled(str(last))
 
 
-def _listen(checkpoint: Path, trained: Path, exported: Path, out: Path) -> dict[str, Any]:
-    """The same request without and with the adapter, and with the exported one; written as files and compared."""
+def _generate(checkpoint: Path, trained: Path, exported: Path, out: Path) -> dict[str, Any]:
+    """Generate the same request without an adapter, with the trained one and with the exported one, and compare."""
     handler = AceStepHandler(checkpoint)
     request = GenerationConfig(prompt=f"{TAG}, {TUNES[0].caption}", bpm=TUNES[0].bpm, duration_s=6, seed=7)
     before = handler.generate(request)
@@ -106,19 +106,19 @@ def _listen(checkpoint: Path, trained: Path, exported: Path, out: Path) -> dict[
 
 
 def _difference(one: Tensor, other: Tensor) -> float:
-    """Root mean square of the difference, relative to the first piece's own."""
+    """Root mean square of the difference, relative to that of the first audio."""
     return float((one - other).square().mean().sqrt() / one.square().mean().sqrt())
 
 
-def _judge(figures: dict[str, Any], heard: dict[str, Any]) -> None:
-    if not figures["fit_loss"] < 0.9 * min(figures["fit_loss_before"], figures["zero_loss"]):
-        raise TrainingError(f"the adapter did not learn: {figures}", hint="Train for more steps.")
-    if not heard["audio_difference"] > 0.01 or heard["export_difference"] > 1e-6:
-        raise TrainingError(f"the audio does not show the adapter: {heard}", hint="Train for more steps.")
+def _require_learned(metrics: dict[str, Any], audio: dict[str, Any]) -> None:
+    if not metrics["fit_loss"] < 0.9 * min(metrics["fit_loss_before"], metrics["zero_loss"]):
+        raise TrainingError(f"The adapter did not learn: {metrics}", hint="Train for more steps.")
+    if not audio["audio_difference"] > 0.01 or audio["export_difference"] > 1e-6:
+        raise TrainingError(f"The adapter does not change the audio as expected: {audio}", hint="Train for more steps.")
 
 
 def _free_run_folder(root: Path) -> Path:
-    """The first of ``demo-1``, ``demo-2`` ... that does not exist: the demo may be run again and again."""
+    """The first of ``demo-1``, ``demo-2`` ... that does not exist, so that the demo can be repeated."""
     number = 1
     while (root / f"demo-{number}").exists():
         number += 1

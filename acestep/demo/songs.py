@@ -1,4 +1,4 @@
-"""The songs of the demo: short pieces made of arithmetic, with true labels beside them. Does not import torch."""
+"""The songs of the demo: short synthesized songs with exact labels. Does not import torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TUNES = [
 
 
 def write_songs(folder: Path) -> None:
-    """Write each song with its labels beside it; sounds that are there stay. Raises StorageError."""
+    """Write each song and its labels; existing audio files are kept. Raises StorageError."""
     for tune in TUNES:
         path = folder / f"demo song {tune.seed + 1}.wav"
         if not path.exists():

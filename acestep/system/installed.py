@@ -17,31 +17,38 @@ import sys
 from pathlib import Path
 
 from acestep.core.paths import PROJECT
-from acestep.system.doctor import MORE_IMPORTS, QUICK_IMPORTS, Check, check_imports, check_packages, check_python
-from acestep.system.doctor import read_requirements as read
+from acestep.system.doctor import (
+    MORE_IMPORTS,
+    QUICK_IMPORTS,
+    Check,
+    check_imports,
+    check_packages,
+    check_python,
+    read_requirements,
+)
 
 _STAMP = "acestep-installed.json"
 
 
 def main(argv: list[str], environment: Path | None = None) -> int:
-    """Exit code of one of the two commands. ``environment`` is the venv's folder."""
+    """Run one of the two commands and return its exit code. ``environment`` is the folder of the venv."""
     stamp = (environment or Path(sys.prefix)) / _STAMP
     command, *rest = argv
     files = [PROJECT / name for name in rest if not name.startswith("--")]
     if command == "same":
         return 0 if _recorded(stamp).items() >= _facts(files).items() else 1
-    wrong = _wrong(files, full="--full" in rest, cpu="--cpu" in rest)
-    for check in wrong:
+    failed = _failed_checks(files, full="--full" in rest, cpu="--cpu" in rest)
+    for check in failed:
         sys.stderr.write(f"FAILED {check.name}: {check.detail}\n       {check.hint}\n")
-    if not wrong:
+    if not failed:
         stamp.write_text(json.dumps(_recorded(stamp) | _facts(files)), encoding="utf-8")
-    return 1 if wrong else 0
+    return 1 if failed else 0
 
 
-def _wrong(files: list[Path], *, full: bool, cpu: bool) -> list[Check]:
+def _failed_checks(files: list[Path], *, full: bool, cpu: bool) -> list[Check]:
     checks = [check_python()]
     for file in files:
-        checks += check_packages(read(file))
+        checks += check_packages(read_requirements(file))
     if all(check.ok for check in checks):
         checks += check_imports(QUICK_IMPORTS + (MORE_IMPORTS if full else ()))
     return [check for check in checks if not check.ok and not (cpu and check.name == "device")]

@@ -4,7 +4,7 @@ Two forms of the weights are told apart everywhere:
 
     state     the trained parameters themselves, fp32, exact; for going on with a run
     folded    the same with the scale multiplied in, so that the addition at strength 1 needs no alpha;
-              what adapter files hold and other programs read (INTEROP B5, B6)
+              what adapter files hold and other programs read
 
 Both are flat: ``<original module name>.<part>`` -> tensor.
 """
@@ -59,11 +59,11 @@ C = TypeVar("C", bound=AdapterConfig)
 
 
 def parse_config(file: Path, config_type: type[C], recorded: Mapping[str, Any]) -> C:
-    """The settings a file was trained with; what this version does not know is left out. Raises AdapterError."""
+    """The settings a file was trained with; unknown keys are ignored. Raises AdapterError."""
     try:
         return parse(config_type, {key: recorded[key] for key in fields(config_type) if key in recorded})
     except ConfigError as problem:
-        raise AdapterError(f"{file} tells impossible settings: {problem}", hint="Get the file again.") from None
+        raise AdapterError(f"{file} contains invalid settings: {problem}", hint="Get the file again.") from None
 
 
 class Adapter(Protocol):

@@ -1,4 +1,4 @@
-"""LoHa files: written in PEFT's form, whose folder the ACE-Step app loads and whose file ComfyUI does (INTEROP B6).
+"""LoHa files: written in PEFT's form, whose folder the ACE-Step app loads and whose file ComfyUI does.
 
 Read in LyCORIS' form too, which other trainers write.
 """

@@ -1,4 +1,4 @@
-"""LoKr files: LyCORIS' tensors under original names, with the settings that its loaders ask for (INTEROP B1, B6)."""
+"""LoKr files: LyCORIS' tensors under original names, with the settings that its loaders ask for."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def scaled_part(parts: Mapping[str, Any]) -> str:
 
 
 def _settings(file: Path, file_metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What LyCORIS was told when the file was made: in the file, or else beside it. Raises AdapterError."""
+    """The LyCORIS settings of the file, from its metadata or from the JSON file beside it. Raises AdapterError."""
     settings: Any = None
     if "lokr_config" in file_metadata:
         settings = json_object(file_metadata["lokr_config"])
@@ -106,7 +106,7 @@ def _settings(file: Path, file_metadata: Mapping[str, str]) -> dict[str, Any]:
     numbers = [settings.get(name) for name in ("linear_dim", "linear_alpha")] if isinstance(settings, dict) else [None]
     if not all(isinstance(number, int | float) and number > 0 for number in numbers):
         raise AdapterError(
-            f"{file} does not tell its linear_dim and linear_alpha, so its scale is unknown",
+            f"{file} does not contain linear_dim and linear_alpha, so its scale is unknown",
             hint=f"Keep {CONFIG} beside it, or get the file again.",
         )
     if settings.get("weight_decompose"):

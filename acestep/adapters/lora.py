@@ -217,8 +217,8 @@ def _require_pissa_start(decoder: nn.Module, modules: list[str], ranks: Mapping[
     """Raises AdapterError where PiSSA has no weight to start from, before anything is put into the decoder."""
     if is_quantized(decoder):
         raise AdapterError(
-            "PiSSA starts from the strongest parts of the weights, and those of a quantised base are not exact",
-            hint="Set init to default, or choose bf16 for the base.",
+            "PiSSA starts from the principal singular vectors of the weights; those of a quantized base are inexact",
+            hint="Set init to default, or train in bf16 without quantization.",
         )
     for name, rank in zip(modules, ranks.values(), strict=True):
         weight: Any = decoder.get_submodule(name).weight

@@ -1,4 +1,4 @@
-"""Files of LoRA and DoRA: PEFT's two files under original names, the scale folded into lora_B (INTEROP B5, B7).
+"""Files of LoRA and DoRA: PEFT's two files under original names, the scale folded into lora_B.
 
 What all kinds have in common that are written in PEFT's form is here too.
 """

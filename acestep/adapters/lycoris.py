@@ -1,7 +1,7 @@
 """What LoKr and LoHa share: one of LyCORIS' modules inside each layer, placed by us.
 
 LyCORIS' own network keeps its targets in class attributes and, by default, adapts every linear and convolution
-layer whatever names it is given (INTEROP B6). Here one of its modules is made for each target and becomes a
+layer whatever names it is given. Here one of its modules is made for each target and becomes a
 child of that layer, so the decoder alone is the network and nothing outside it changes.
 
 All modules are in bypass mode, x -> Wx + (dW)x, which is exact over a bf16 or quantised W; LyCORIS' other mode adds

@@ -19,7 +19,7 @@ from acestep.models.weight_shapes import is_xl
 _PROJECTIONS = r"(to_q|to_k|to_v|to_out\.0)"
 _BRANCHES = {"both": ("self_attn", "cross_attn"), "self": ("self_attn",), "cross": ("cross_attn",)}
 
-# Original names of every linear or convolution layer that an adapter of any trainer may sit on (INTEROP B4).
+# Original names of every linear or convolution layer that an adapter of any trainer may sit on.
 _LAYER = r"layers\.\d+\.((self_attn|cross_attn)\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 _KNOWN = re.compile(rf"{_LAYER}|condition_embedder|time_embed(_r)?\.(linear_1|linear_2|time_proj)|proj_in\.1")
 _UNDERSCORES = (

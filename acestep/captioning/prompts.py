@@ -27,7 +27,7 @@ def merge(descriptions: list[str]) -> str:
     parts = "\n\n".join(f"Part {number}: {text}" for number, text in enumerate(descriptions, start=1))
     return (
         "These are descriptions of the parts of one song, in order. Write one description of the whole song. "
-        f"Keep to what they say, and tell how the song develops.\n\n{parts}{_ANSWER_FORMAT}"
+        f"Use only what they say, and describe how the song develops.\n\n{parts}{_ANSWER_FORMAT}"
     )
 
 

@@ -13,7 +13,7 @@ _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt
 
 
 def checkpoint_roots(custom: Path | None = None) -> list[Path]:
-    """Folders that may hold models, in the order they are searched (SPEC 5.2)."""
+    """Folders that may hold models, in the order they are searched."""
     roots = [custom, custom / "checkpoints"] if custom else []
     return [*roots, PROJECT / "ACE-Step-1.5" / "checkpoints", PROJECT / "checkpoints"]
 

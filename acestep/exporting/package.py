@@ -137,7 +137,7 @@ def write_for(source: ExportSource, to: str, out: Path, comparison: OutputCompar
 
 def _notes(source: ExportSource, written: WrittenAdapter, residual: float) -> list[str]:
     dropped = unsupported_convolutions(source, written.loaded)
-    notes = [f"{module} is left out: this program does not support it" for module in dropped]
+    notes = [f"{module} is skipped: this program does not support it" for module in dropped]
     if not written.exact and residual > EXACT:
         notes.append(f"the LoRA approximation has a relative error of {residual:.2%}; a higher rank reduces it")
     return notes

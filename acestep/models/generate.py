@@ -82,7 +82,7 @@ def generate_latents(
 
     def after_step(pipeline: Any, step: int, _timestep: float, _tensors: dict[str, Any]) -> dict[str, Any]:
         if should_stop and should_stop():
-            raise JobCancelled("generation was cancelled")
+            raise JobCancelled("generation was canceled")
         if on_step:
             on_step(step + 1, steps)
         return {}

@@ -34,7 +34,7 @@ class PreprocessJob(Config):
         None, "Genre Ratio", "Percentage of samples that use the genre instead of the caption.", unit="%", ge=0, le=100
     )
     include_unlabelled: bool = option(
-        False, "Include unlabelled", "Include samples without a caption, described by the tag alone."
+        False, "Include unlabeled", "Include samples without a caption, described by the tag alone."
     )
     seed: int = option(
         42,

@@ -216,14 +216,19 @@ class TrainJob(Config):
     checkpoint: str = option(..., "Model", "Name or folder of the model to train.")
     out: Path = option(..., "Output Dir", "Run folder.")
     resume: str | None = option(
-        None, "Resume", "auto goes on with what the run folder holds; or the folder of a run, checkpoint or adapter."
+        None, "Resume", "auto: resume from the run folder. Or the path of a run, checkpoint or adapter."
     )
     device: str = option("auto", "Device", "auto, cpu, cuda, cuda:1, mps or xpu.", advanced=True)
     devices: int = option(
-        1, "Devices", "Graphics cards of this machine to share each step; as many batches are taken.", ge=1, le=64
+        1, "Devices", "Number of GPUs for data-parallel training, each with its own batch.", ge=1, le=64
     )
     num_nodes: int = option(
-        1, "Nodes", "Machines that share each step; see the guide for what they need.", ge=1, le=256, advanced=True
+        1,
+        "Nodes",
+        "Number of machines for multi-node training; see the guide for the setup.",
+        ge=1,
+        le=256,
+        advanced=True,
     )
     strategy: Literal["ddp", "fsdp"] = option(
         "ddp",

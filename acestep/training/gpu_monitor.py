@@ -179,7 +179,7 @@ class GPUMonitor:
 
 
 def read_memory(device_index: int = 0) -> GPUSnapshot | None:
-    """A reading of a CUDA or Intel card; None when there is none or it does not answer."""
+    """Current memory of a CUDA or XPU device; None if there is none or the driver returns an error."""
     module = _torch_module()
     if module is None:
         return None
@@ -187,7 +187,7 @@ def read_memory(device_index: int = 0) -> GPUSnapshot | None:
         free, total = module.mem_get_info(device_index)
         allocated, reserved = module.memory_allocated(device_index), module.memory_reserved(device_index)
     except RuntimeError as problem:
-        logger.warning("the graphics card does not tell its memory: {}", problem)
+        logger.warning("cannot read the GPU memory: {}", problem)
         return None
     return GPUSnapshot(time.time(), allocated / _MIB, reserved / _MIB, free / _MIB, total / _MIB)
 

@@ -18,18 +18,18 @@ from acestep.core.errors import ConfigError
 
 Settings = dict[str, Any]  # "lora.r" -> 32
 
-# What the existing trainer can be told and this one cannot, with the reason; its files may hold these.
+# Settings of ace-lora-trainer files that have no counterpart here, with the reason.
 NOT_HERE = {
-    "audio_normalization": "it is chosen when songs are preprocessed",
+    "audio_normalization": "set during preprocessing",
     "dynamic_shift": "it never had an effect",
-    "encoder_offloading": "the encoders are never on the device while training",
-    "guidance_scale": "it matters where music is made, not in training",
-    "model_type": "the checkpoint tells it",
-    "num_inference_steps": "it matters where music is made, not in training",
-    "num_workers": "the songs are held in memory, there is nothing to load",
-    "output_dir": "the folder of a run is given with the run",
-    "pin_memory": "the songs are held in memory, there is nothing to load",
-    "shift": "it matters where music is made, not in training",
+    "encoder_offloading": "the encoders are not loaded during training",
+    "guidance_scale": "used by generation, not by training",
+    "model_type": "read from the checkpoint",
+    "num_inference_steps": "used by generation, not by training",
+    "num_workers": "the dataset is held in memory",
+    "output_dir": "set when a run is started",
+    "pin_memory": "the dataset is held in memory",
+    "shift": "used by generation, not by training",
     "torch_compile": "the model is not compiled",
 }
 

@@ -19,15 +19,17 @@ class SplitPanel:
         self._workspace = workspace
         with layout.section("Split Long Audio Files", "tr-split"):
             with layout.grid():
-                source = gr.Textbox(
-                    label="Input Folder", info="Only its own files, no sub-folders.", elem_id="tr-split-in"
+                source = gr.Textbox(label="Input Folder", info="Subfolders are not searched.", elem_id="tr-split-in")
+                out = gr.Textbox(
+                    label="Output Folder",
+                    info="Folder for the segments; must differ from the input folder.",
+                    elem_id="tr-split-out",
                 )
-                out = gr.Textbox(label="Output Folder", info="Another folder, for the pieces.", elem_id="tr-split-out")
                 seconds = gr.Radio(
                     _SECONDS,
                     value=_SECONDS[0],
                     label="Segment Duration (s)",
-                    info="Rests below 10 s are left out.",
+                    info="Remainders under 10 s are dropped.",
                     elem_id="tr-split-seconds",
                 )
             button = gr.Button("Split Audio Files", elem_id="tr-split-start")

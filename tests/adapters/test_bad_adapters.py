@@ -163,7 +163,7 @@ def test_half_a_module_is_refused_by_its_name(
 def test_a_lokr_without_metadata_is_refused(tmp_path: Path) -> None:
     file = lokr(tmp_path)
     save_file(load_file(file), tmp_path / "bare.safetensors")
-    with pytest.raises(AdapterError, match="does not tell its linear_dim and linear_alpha"):
+    with pytest.raises(AdapterError, match="does not contain linear_dim and linear_alpha"):
         read_adapter(tmp_path / "bare.safetensors")
 
 
@@ -171,7 +171,7 @@ def test_a_lokr_without_metadata_is_refused(tmp_path: Path) -> None:
 def test_a_lokr_with_unusable_metadata_is_refused(tmp_path: Path, settings: str) -> None:
     file = lokr(tmp_path)
     save_file(load_file(file), file, {"lokr_config": settings})
-    with pytest.raises(AdapterError, match="does not tell its linear_dim and linear_alpha"):
+    with pytest.raises(AdapterError, match="does not contain linear_dim and linear_alpha"):
         read_adapter(file)
 
 

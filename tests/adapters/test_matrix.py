@@ -176,19 +176,19 @@ def test_under_autocast_the_answer_is_finite_and_gradients_are_fp32(case: Case) 
 
 @pytest.mark.parametrize("base", QUANTIZED)
 @pytest.mark.parametrize(("kind", "config"), [("lora", PISSA), ("dora", DORA_PISSA)])
-def test_pissa_over_a_quantised_base_is_refused_before_anything_is_put_in(
+def test_pissa_over_a_quantized_base_is_rejected_before_the_decoder_changes(
     kind: str, config: AdapterConfig, base: str
 ) -> None:
     decoder = make_base(base)
     names, before = list(decoder.state_dict()), answer(decoder)
-    with pytest.raises(AdapterError, match="PiSSA.*quantised base"):
+    with pytest.raises(AdapterError, match="PiSSA.*quantized base"):
         inject(decoder, kind, config, "both", True)
     assert list(decoder.state_dict()) == names
     assert torch.equal(answer(decoder), before)
 
 
 @pytest.mark.parametrize("base", QUANTIZED)
-def test_a_dora_made_over_a_quantised_base_keeps_the_lengths_of_the_exact_one(tmp_path: Path, base: str) -> None:
+def test_dora_on_a_quantized_base_keeps_the_weight_norms_of_the_exact_base(tmp_path: Path, base: str) -> None:
     folder = save(inject(make_base(base), "dora", DORA, "both", True), tmp_path / "a", dtype=torch.float32)
     exact = make_base("fp32")
     before = answer(exact)

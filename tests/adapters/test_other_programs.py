@@ -124,7 +124,7 @@ def _lycoris(model: Any, preset: dict[str, Any], settings: dict[str, Any]) -> Ly
 
 
 def _comfyui(file: Path) -> dict[str, Tensor]:
-    """Deltas by ComfyUI's rules (INTEROP B2): original module name -> what is added. Every key must be used."""
+    """Deltas by ComfyUI's rules: original module name -> what is added. Every key must be used."""
     names = [name.removesuffix(".weight") for name in with_original_names(make_decoder()).state_dict()]
     tensors, found = load_file(file), {}
     for name in names:

@@ -73,7 +73,7 @@ def test_the_true_2b_model_gets_as_many_parameters_as_published() -> None:
     with torch.device("meta"):
         decoder = AceStepDiT()
     adapter = inject(decoder, "lora", LoRAConfig(r=4, alpha=4), "both", False)
-    assert 16 * sum(parameter.numel() for parameter in adapter.parameters()) == 44_040_192  # INTEROP B4: rank 64
+    assert 16 * sum(parameter.numel() for parameter in adapter.parameters()) == 44_040_192  # rank 64
 
 
 def test_targets_come_in_the_order_of_the_decoder() -> None:

@@ -24,7 +24,7 @@ from tests.training.runs import make_job, run, tensors_for
 
 SEVEN = ["high_quality", "quick_test", "recommended", "vram_12gb", "vram_16gb", "vram_24gb_plus", "vram_8gb"]
 
-# SPEC 10.5; where the best would have been looked for after the last epoch, half of the epochs.
+# Where the best would have been looked for after the last epoch, half of the epochs.
 COLUMNS = (
     "optimizer_type learning_rate batch_size gradient_accumulation_steps max_epochs save_every_n_epochs warmup_steps "
     "gradient_checkpointing max_latent_length lora_r lora_alpha lora_dropout loss_weighting auto_save_best_after"
@@ -46,7 +46,7 @@ COMMON = {
     "cfg_dropout_prob": 0.15,
 }
 
-# SPEC 5.6; Prodigy finds its own rate and wants it constant, and the guide's batch for LoKr on 16-24 GB.
+# Prodigy finds its own rate and wants it constant, and the guide's batch for LoKr on 16-24 GB.
 GPU_COLUMNS = (
     "lora_r lora_alpha learning_rate max_epochs batch_size gradient_accumulation_steps optimizer_type scheduler_type "
     "attention_type gradient_checkpointing early_stop_patience auto_save_best_after save_every_n_epochs "

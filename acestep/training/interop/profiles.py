@@ -1,4 +1,4 @@
-"""Profiles: the whole page of the trainer in one JSON file that the existing trainer reads and writes too (SPEC 1.11).
+"""Profiles: the whole page of the trainer in one JSON file that the existing trainer reads and writes too.
 
 What its file has a name for stands under that name. What it cannot say stands beside it under our qualified name, such
 as ``training.train_mlp``, which it does not look at. Only settings and the names below are ever written, so no key of

@@ -1,4 +1,4 @@
-"""The 69 keys of a Side-Step preset, and what each is here (INTEROP F 2.1)."""
+"""The 69 keys of a Side-Step preset, and what each is here."""
 
 from __future__ import annotations
 
@@ -111,10 +111,10 @@ KEYS: dict[str, Key] = {
     "warmup_start_factor": Key(here=WARMUP_START, why=f"the warm-up always begins at {WARMUP_START} of the rate"),
     "cosine_eta_min_ratio": Key(here=FLOOR, why=f"the rate always falls to {FLOOR} of its peak"),
     "cosine_restarts_count": Key(here=4, why="the first cosine always takes a quarter of the run"),
-    "save_best_every_n_steps": Key(here=0, why="the best is looked for between epochs"),
+    "save_best_every_n_steps": Key(here=0, why="the best model is selected between epochs"),
 }
 
-# Names of the same keys in Side-Step's command-line files and in what it writes into the folder of a run (F 2.2).
+# Names of the same keys in Side-Step's command-line files and in what it writes into a run folder.
 ALIASES = {
     "lr": "learning_rate",
     "grad_accum": "gradient_accumulation",

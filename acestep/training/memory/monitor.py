@@ -39,12 +39,12 @@ class MemoryMonitor:
                 self._emit(LogMessage(message=self._monitor.format_summary()))
 
     def tell(self) -> None:
-        """Pass the alerts on. Called by the thread that trains: the log of events has one writer."""
+        """Emit pending alerts. Called from the training thread: the event log has one writer."""
         while self._alerts:
             reading = self._alerts.popleft()
             self._emit(
                 LogMessage(
-                    message=f"the graphics card's memory is {reading.utilization_pct:.0f} % full, "
+                    message=f"GPU memory is {reading.utilization_pct:.0f} % full, "
                     f"{reading.free_mb / 1024:.1f} GB are free",
                     warning=True,
                 )

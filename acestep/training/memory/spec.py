@@ -33,7 +33,7 @@ FAMILIES: dict[str, Mapping[str, Any]] = {
         "encoder_num_key_value_heads": 8,
     },
 }
-"""config.json of both families, as far as shapes go (INTEROP B8)."""
+"""config.json of both families, as far as shapes go."""
 
 
 FRAMES_PER_S = 25

@@ -31,7 +31,7 @@ GPU_FOLDER = FOLDER / "gpu"
 BY_MEMORY = ((24, "vram_24gb_plus"), (16, "vram_16gb"), (12, "vram_12gb"), (0, "vram_8gb"))
 SHORTFALL = 0.1  # a card reports up to this share less than its box says: 22.0 GiB of an L4's 24, 14.6 of a T4's 16
 
-# Up to so many songs: epochs, and epochs between two checkpoints (SPEC 5.8).
+# Up to so many songs: epochs, and epochs between two checkpoints.
 EPOCHS = ((0, 1000, 200), (3, 1500, 200), (6, 1000, 200), (10, 700, 100), (20, 500, 100), (50, 300, 50))
 EPOCHS_BEYOND = (200, 50)
 

@@ -12,7 +12,7 @@ from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.configs import PreviewConfig, TrainingConfig, TrainJob
 from acestep.training.interop.profiles import CONTROLS, FIXED, SETTINGS, read_profile, write_profile
 
-# What the existing trainer saves, in its order (SPEC 1.11), with its own defaults.
+# What the existing trainer saves, in its order, with its own defaults.
 UI_STATE = {
     "custom_ckpt_dir": "",
     "checkpoint_dropdown": "acestep-v15-turbo",

@@ -225,7 +225,7 @@ class TrainJob(Config):
     num_nodes: int = option(
         1,
         "Nodes",
-        "Number of machines for multi-node training; see the guide for the setup.",
+        "Number of machines for multi-node training; the guide describes the setup.",
         ge=1,
         le=256,
         advanced=True,

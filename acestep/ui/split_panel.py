@@ -22,7 +22,7 @@ class SplitPanel:
                 source = gr.Textbox(label="Input Folder", info="Subfolders are not searched.", elem_id="tr-split-in")
                 out = gr.Textbox(
                     label="Output Folder",
-                    info="Folder for the segments; must differ from the input folder.",
+                    info="Must differ from the input folder.",
                     elem_id="tr-split-out",
                 )
                 seconds = gr.Radio(

@@ -77,10 +77,10 @@ class TrainingConfig(Config):
         ge=0,
         le=15_000,
     )
-    seed: int = option(42, "Seed", "The same seed gives the same run.", ge=0, le=2**63 - 1)
+    seed: int = option(42, "Seed", "Random seed; the same seed reproduces a run.", ge=0, le=2**63 - 1)
     save_every_n_epochs: int = option(10, "Save Every N Epochs", "Checkpoint interval; 0 saves at the end only.", ge=0)
     early_stop_patience: int = option(
-        0, "Patience", "Stop after this many epochs without a better moving average; 0 never stops early.", ge=0
+        0, "Patience", "Early stopping: epochs without improvement of the moving average; 0 disables it.", ge=0
     )
     auto_save_best_after: int = option(
         200,
@@ -99,7 +99,7 @@ class TrainingConfig(Config):
     base_precision: Literal["auto", "int8", "nf4"] = option(
         "auto",
         "Base Precision",
-        "8 or 4 bits need a half or a quarter of the memory; auto keeps Precision.",
+        "Quantize the base model to 8 or 4 bits: about 1/2 or 1/4 of its memory; auto keeps Precision.",
         advanced=True,
     )
     gradient_checkpointing: bool = option(
@@ -119,7 +119,7 @@ class TrainingConfig(Config):
     warmup_steps: int = option(
         100,
         "Warm-up",
-        "The learning rate rises over these steps, at most a tenth of the run.",
+        "Linear warmup steps of the learning rate, at most a tenth of the run.",
         unit="steps",
         ge=0,
         advanced=True,
@@ -164,7 +164,10 @@ class TrainingConfig(Config):
         advanced=True,
     )
     nan_detection_max: int = option(
-        10, "NaN Halt Threshold", "Stop after this many consecutive samples without a finite loss; 0 never stops.", ge=0
+        10,
+        "NaN Halt Threshold",
+        "Stop after this many consecutive samples with a non-finite loss; 0 disables it.",
+        ge=0,
     )
     ema_decay: float = option(
         0.0,
@@ -174,45 +177,50 @@ class TrainingConfig(Config):
         le=0.99999,
         advanced=True,
     )
-    max_steps: int = option(
-        0, "Max Steps", "End after this many optimizer steps; 0 sets no limit.", ge=0, advanced=True
-    )
+    max_steps: int = option(0, "Max Steps", "Maximum number of optimizer steps; 0 sets no limit.", ge=0, advanced=True)
     save_every_n_steps: int = option(
-        0, "Save Every N Steps", "Checkpoints between epochs as well; 0 saves none.", ge=0, advanced=True
+        0, "Save Every N Steps", "Additional checkpoints every N optimizer steps; 0 disables them.", ge=0, advanced=True
     )
     save_every_n_minutes: float = option(
-        0.0, "Save Every N Minutes", "Checkpoints by the clock as well; 0 saves none.", unit="min", ge=0, advanced=True
+        0.0,
+        "Save Every N Minutes",
+        "Additional checkpoints every N minutes; 0 disables them.",
+        unit="min",
+        ge=0,
+        advanced=True,
     )
     keep_last_n_checkpoints: int = option(
         0,
         "Keep Last Checkpoints",
-        "Older ones are removed; 0 keeps all. Best and final stay, and so does a checkpoint that was renamed or in "
-        "which anything else was put, such as a file called keep.",
+        "Number of latest checkpoints to keep; 0 keeps all. The best and the final adapter stay, and so does a "
+        "checkpoint folder that you rename or add a file to, such as keep.",
         ge=0,
         advanced=True,
     )
     measure_every_n_epochs: int = option(
         25,
         "Measure Every N Epochs",
-        "How often fit and validation loss are measured; 0: at the start and the end.",
+        "Evaluation interval of fit and validation loss; 0: only at the start and the end.",
         ge=0,
     )
     validation_percent: int = option(
         15,
         "Validation Share",
-        "Share of the songs that are not trained on but measured, if there are six or more.",
+        "Percentage of the samples held out for validation, if there are at least six.",
         unit="%",
         ge=0,
         le=50,
         advanced=True,
     )
-    log_every_n_steps: int = option(10, "Log Every N Steps", "How often a step is reported.", ge=1, advanced=True)
+    log_every_n_steps: int = option(
+        10, "Log Every N Steps", "Logging interval in optimizer steps.", ge=1, advanced=True
+    )
 
 
 class TrainJob(Config):
     """One training run. Each adapter kind in ``ADAPTERS`` adds a field of its name that holds its config."""
 
-    tensor_dir: Path = option(..., "Tensors Directory", "Folder of preprocessed songs.")
+    tensor_dir: Path = option(..., "Tensors Directory", "Folder of preprocessed tensors.")
     checkpoint: str = option(..., "Model", "Name or folder of the model to train.")
     out: Path = option(..., "Output Dir", "Run folder.")
     resume: str | None = option(
@@ -233,7 +241,7 @@ class TrainJob(Config):
     strategy: Literal["ddp", "fsdp"] = option(
         "ddp",
         "Strategy",
-        "Of several devices: ddp keeps the model on each, fsdp splits its frozen part between them. fsdp needs CUDA.",
+        "With several devices: ddp replicates the model, fsdp shards the frozen base model. fsdp requires CUDA.",
         advanced=True,
     )
     training: TrainingConfig = group(TrainingConfig, "Training")
@@ -241,13 +249,13 @@ class TrainJob(Config):
 
     @property
     def folder(self) -> Path:
-        """Where this node keeps the job: the run folder, or for further nodes one of their own below it."""
+        """The job folder of this node: the run folder, or a subfolder of it on nodes other than the first."""
         node = os.environ.get("NODE_RANK", "0") if self.num_nodes > 1 else "0"
         return self.out if node == "0" else self.out / WORKERS / f"node_{node}"
 
     @property
     def num_processes(self) -> int:
-        """One for each device of each node."""
+        """The number of processes: devices per node times nodes."""
         return self.devices * self.num_nodes
 
     @property

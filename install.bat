@@ -14,7 +14,7 @@ set "QUICK="
 if "%~1"=="" goto check
 if /i "%~1"=="--cpu" set "OPTIONS=--cpu" & shift & goto arguments
 if /i "%~1"=="--quick" set "QUICK=yes" & shift & goto arguments
-echo install.bat: unknown option %1, known are --cpu and --quick
+echo install.bat: unknown option %1 (known: --cpu --quick)
 exit /b 2
 
 :check
@@ -28,7 +28,7 @@ echo Everything is installed. Start with start.bat
 exit /b 0
 
 :make
-echo Making the environment env
+echo Creating the environment env
 if exist "env\pyvenv.cfg" rmdir /s /q env
 where uv >nul 2>nul
 if errorlevel 1 goto make_with_python
@@ -74,11 +74,11 @@ exit /b 0
 
 :no_python
 echo.
-echo Python 3.11, 3.12 or 3.13 is needed and was not found.
+echo Python 3.11, 3.12 or 3.13 is required and was not found.
 echo Install it from python.org with "Add to PATH" ticked, or install uv, and run install.bat again.
 exit /b 1
 
 :failed
 echo.
-echo The installation did not succeed: the lines above say what failed. Then run install.bat again.
+echo Installation failed, see the messages above. Fix the problem and run install.bat again.
 exit /b 1

@@ -25,7 +25,7 @@ for argument in "$@"; do
 done
 
 fail() {
-  printf '\nThe installation did not succeed: %s\n' "$1" >&2
+  printf '\nInstallation failed: %s\n' "$1" >&2
   exit 1
 }
 
@@ -41,23 +41,23 @@ find_python() {
       return
     fi
   done
-  fail "Python 3.11, 3.12 or 3.13 is needed, found is $(python3 --version 2>&1 || true).
+  fail "Python 3.11, 3.12 or 3.13 is required, found $(python3 --version 2>&1 || true).
 Debian, Ubuntu: sudo apt install python3.11 python3.11-venv
 macOS:          brew install python@3.11
-Or install uv, which brings a Python of its own, and run ./install.sh again."
+Or install uv, which installs Python itself, and run ./install.sh again."
 }
 
 make_environment() {
   if [ -e env ] && ! [ -f env/pyvenv.cfg ]; then
-    fail "there is something else called env here. Move it away and run ./install.sh again."
+    fail "env exists but is not a virtual environment. Move it away and run ./install.sh again."
   fi
   if [ "$(df -Pk . | awk 'NR == 2 { print $4 }')" -lt 8000000 ]; then
-    fail "the packages take 8 GB, and the disk of this folder has less."
+    fail "the packages need 8 GB, and less is free on this disk."
   fi
   rm -rf env
-  echo "Making the environment env/" >&2
+  echo "Creating the environment env/" >&2
   if command -v uv >/dev/null; then
-    uv venv --quiet --python ">=3.11,<3.14" env || fail "uv could not make it (see above)."
+    uv venv --quiet --python ">=3.11,<3.14" env || fail "uv could not create the environment (see above)."
   else
     local python
     python="$(find_python)"
@@ -89,12 +89,12 @@ if fits env/bin/python; then
       echo "Everything is installed. Start with ./start.sh" >&2
       exit 0
     fi
-    echo "Repairing" >&2
+    echo "Repairing the environment" >&2
   fi
 else
   make_environment
 fi
 install_packages
 # shellcheck disable=SC2086
-env/bin/python -m acestep.system.installed verify --full $options $files || fail "see the lines above."
+env/bin/python -m acestep.system.installed verify --full $options $files || fail "see the messages above."
 echo "Installed. Start with ./start.sh" >&2

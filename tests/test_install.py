@@ -116,7 +116,7 @@ def test_a_failed_installation_is_reported_and_retried(copy: Copy) -> None:
     failed = copy.run("install.sh", FAKE_FAIL="gradio")
     assert failed.returncode == 1
     assert "no package gradio" in failed.stderr
-    assert "did not succeed" in failed.stderr
+    assert "Installation failed" in failed.stderr
     assert copy.run("install.sh").returncode == 0
     assert copy.calls() == ["uv pip install --python env/bin/python -r requirements.txt"]
 
@@ -161,7 +161,7 @@ def test_an_old_python_is_reported_with_a_hint(tmp_path: Path) -> None:
     copy.tool("python3", '[ "$1" = --version ] && echo Python 3.10.13; exit 1')
     result = copy.run("install.sh")
     assert result.returncode == 1
-    assert "Python 3.11, 3.12 or 3.13 is needed, found is Python 3.10.13" in result.stderr
+    assert "Python 3.11, 3.12 or 3.13 is required, found Python 3.10.13" in result.stderr
     assert "apt install python3.11" in result.stderr
     assert not (copy.root / "env").exists()
 

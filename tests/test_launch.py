@@ -113,7 +113,7 @@ def test_the_first_address_printed_is_the_trainers_alone_on_its_line(pages: Runn
     assert [line for line in pages.lines if line.startswith("READY")]
 
 
-def test_the_proxy_that_cannot_be_used_is_told(pages: Running) -> None:
+def test_an_unusable_proxy_is_reported(pages: Running) -> None:
     assert any("ALL_PROXY is not used" in line for line in pages.lines)
 
 
@@ -138,7 +138,7 @@ def test_each_page_opens_after_the_login_and_not_before(pages: Running, page: st
         {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"},
     ],
 )
-def test_other_web_pages_are_kept_out(pages: Running, page: str, headers: dict[str, str]) -> None:
+def test_requests_of_other_web_pages_are_rejected(pages: Running, page: str, headers: dict[str, str]) -> None:
     assert httpx2.get(pages.url(page), headers=headers, trust_env=False).status_code == 403
 
 
@@ -152,25 +152,25 @@ def test_other_web_pages_can_neither_send_files_nor_start_anything(
     assert sent.status_code == 403
 
 
-def test_the_browser_is_told_to_talk_to_this_server_alone(pages: Running) -> None:
+def test_responses_restrict_the_browser_to_this_server(pages: Running) -> None:
     answer = httpx2.get(pages.url("trainer"), trust_env=False)
     assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_nobody_can_read_the_login_from_the_list_of_processes(pages: Running) -> None:
+def test_the_login_is_not_visible_in_the_process_list(pages: Running) -> None:
     assert len(pages.family()) == 2
     for process in pages.family():
         assert LOGIN[1] not in " ".join(process.cmdline())
 
 
-def test_torch_is_not_loaded_to_show_a_page(pages: Running) -> None:
+def test_a_page_opens_without_importing_torch(pages: Running) -> None:
     for process in pages.family():
         assert not [file for file in process.memory_maps() if "libtorch" in file.path]
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
-def test_when_the_launcher_ends_no_process_stays(tmp_path: Path, kind: signal.Signals) -> None:
+def test_no_process_remains_after_the_launcher_exits(tmp_path: Path, kind: signal.Signals) -> None:
     with both(tmp_path) as running:
         captioner = running.family()[1:]
         running.process.send_signal(kind)
@@ -179,7 +179,7 @@ def test_when_the_launcher_ends_no_process_stays(tmp_path: Path, kind: signal.Si
     assert not [line for line in running.lines if "Traceback" in line or "Fatal" in line]
 
 
-def test_ctrl_c_in_the_terminal_ends_both_pages(tmp_path: Path) -> None:
+def test_ctrl_c_stops_both_pages(tmp_path: Path) -> None:
     with both(tmp_path) as running:
         captioner = running.family()[1:]
         assert len(captioner) == 1
@@ -200,7 +200,7 @@ def test_a_killed_captioner_leaves_the_trainer_open(tmp_path: Path) -> None:
         assert running.process.wait(10) == 0
 
 
-def test_before_it_knows_what_is_installed_it_needs_the_standard_library_alone() -> None:
+def test_the_checks_before_start_need_only_the_standard_library() -> None:
     command = [sys.executable, "-S", "launch.py", "--help"]
     result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -208,7 +208,7 @@ def test_before_it_knows_what_is_installed_it_needs_the_standard_library_alone()
     assert "skip-env-check" not in result.stdout
 
 
-def test_a_missing_package_is_told_with_what_to_do(
+def test_a_missing_package_is_reported_with_a_hint(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(launch, "read_requirements", lambda: [Requirement("no-such-package", "1.0")])
@@ -218,7 +218,7 @@ def test_a_missing_package_is_told_with_what_to_do(
     assert "http" not in said.out
 
 
-def test_check_says_what_is_installed_and_starts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_lists_what_is_installed_and_starts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert launch.main(["--check"]) == 0
     assert "torch: 2.11" in capsys.readouterr().out
 
@@ -226,13 +226,13 @@ def test_check_says_what_is_installed_and_starts_nothing(capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     "arguments", [["--share"], ["--host", "0.0.0.0"], ["--host", "192.168.0.7"], ["--host", "::"], ["--host", ""]]
 )
-def test_others_are_let_in_only_with_a_login(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_computers_require_a_login(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert launch.main(arguments) == 1
     assert "--auth NAME:PASSWORD" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("login", ["me", "me:", ":word"])
-def test_half_a_login_is_refused(login: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_incomplete_login_is_rejected(login: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert launch.main(["--auth", login]) == 1
     assert "NAME:PASSWORD" in capsys.readouterr().err
 
@@ -241,7 +241,7 @@ def test_half_a_login_is_refused(login: str, capsys: pytest.CaptureFixture[str])
     ("mode", "taken", "chosen"),
     [("train", 0, True), ("both", 1, True), ("train", 7861, False), ("caption", 7862, False)],
 )
-def test_a_port_in_use_is_told_in_one_line(
+def test_a_port_in_use_is_reported_in_one_line(
     mode: str, taken: int, chosen: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = free_ports() if chosen else 0
@@ -257,7 +257,7 @@ def test_a_port_in_use_is_told_in_one_line(
     assert "--port" in line
 
 
-def test_a_port_that_does_not_exist_is_refused() -> None:
+def test_an_invalid_port_is_rejected() -> None:
     with pytest.raises(ConfigError, match="70000"):
         Address(port=70000)
 

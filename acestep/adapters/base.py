@@ -1,6 +1,6 @@
 """What every kind of adapter can do, and the small things they share.
 
-Two forms of the weights are told apart everywhere:
+The weights have two forms:
 
     state     the trained parameters themselves, fp32, exact; for going on with a run
     folded    the same with the scale multiplied in, so that the addition at strength 1 needs no alpha;
@@ -100,7 +100,7 @@ class Adapter(Protocol):
         metadata: AdapterMetadata,
         dtype: torch.dtype,
     ) -> None:
-        """The files for folded ``weights``; ``config``, as trained, goes into the card. Equal input, equal bytes."""
+        """The files for folded ``weights``; ``config``, as trained, goes into the metadata. Deterministic."""
 
     @staticmethod
     def delta_shape(parts: dict[str, Tensor]) -> tuple[int, int]:
@@ -110,7 +110,7 @@ class Adapter(Protocol):
     def delta_norm(parts: dict[str, Tensor]) -> float:
         """Frobenius norm of what one module's folded parts add to its weight at strength 1.
 
-        Without the weight at hand: DoRA gives that of its low-rank part.
+        Computed without the base weight: for DoRA, that of its low-rank part.
         """
 
     @staticmethod

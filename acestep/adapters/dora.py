@@ -64,7 +64,7 @@ class _Decomposed:
     def __init__(self, layer: Any, scale: float) -> None:
         self.strength, self._scale = 1.0, scale
         base = layer.get_base_layer()
-        # A quantised row is a little shorter or longer than the true one, on which the file will be used.
+        # A quantized row is a little shorter or longer than the true one, on which the file will be used.
         self._correction = (
             base.row_norms / _row_norms(dequantized_weight(base)) if isinstance(base, QuantizedLinear) else None
         )

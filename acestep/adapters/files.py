@@ -59,10 +59,10 @@ def load_adapter(decoder: nn.Module, path: Path) -> Adapter:
 
 
 def load_weights_into(adapter: Adapter, path: Path) -> AdapterMetadata:
-    """Give a fresh trainable adapter the weights of a file, to go on training where no training state is left.
+    """Give a fresh trainable adapter the weights of a file, to continue training without a training state.
 
     The file holds the scale in its weights; it is taken out again by the adapter's own alpha, so that the adapter
-    adds what the file adds. Returns the card, which tells the settings the file was trained with.
+    adds what the file adds. Returns the metadata, with the settings of its training.
 
     Raises:
         AdapterError: unreadable, of another kind, or for other modules or ranks; then nothing changed.
@@ -187,7 +187,7 @@ def _require_fit(decoder: nn.Module, stored: StoredAdapter) -> None:
 
 
 def _weight_shape(layer: nn.Module) -> tuple[int, int]:
-    """(out, in) of a linear layer, quantised ones included, or of a convolution, whose kernel counts into ``in``."""
+    """(out, in) of a linear layer, quantized ones included, or of a convolution, whose kernel counts into ``in``."""
     any_layer: Any = layer
     if hasattr(layer, "out_features"):
         return any_layer.out_features, any_layer.in_features

@@ -26,7 +26,7 @@ SCALED = "hada_w1_a"  # the scale is folded into it
 
 
 def read_loha(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, str]) -> StoredAdapter:
-    """Matrices, settings and card of a file, the scale folded in. Raises AdapterError."""
+    """Matrices, settings and metadata of a file, the scale folded in. Raises AdapterError."""
     metadata = AdapterMetadata.from_file_metadata(file_metadata)
     weights: dict[str, Tensor] = {}
     alphas: dict[str, float] = {}

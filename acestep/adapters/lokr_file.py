@@ -25,7 +25,7 @@ _SAME = 0.01  # scales that differ by less are one and the same, rounded to bf16
 
 
 def read_lokr(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, str]) -> StoredAdapter:
-    """Factors, settings and card of a file, the scale folded in. Raises AdapterError."""
+    """Factors, settings and metadata of a file, the scale folded in. Raises AdapterError."""
     settings = _settings(file, file_metadata)
     weights: dict[str, Tensor] = {}
     alphas: dict[str, float] = {}
@@ -115,7 +115,7 @@ def _settings(file: Path, file_metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _facts(file_metadata: Mapping[str, str]) -> dict[str, str]:
-    """The card's part of the metadata; empty in files of other trainers."""
+    """This program's part of the metadata; empty in files of other trainers."""
     facts = json_object(file_metadata.get("run_metadata", "{}"))
     return {key: value for key, value in facts.items() if isinstance(value, str)}
 

@@ -158,7 +158,7 @@ class LoRAAdapter:
         for name, layer in self._layers.items():
             keys = [f"{name}.lora_{half}.weight" for half in "AB"]
             if not all(key in weights for key in keys):
-                continue  # told below, together with all that is missing
+                continue  # reported below, with all missing modules
             (a, b), scale = (weights[key] for key in keys), self._scale(layer)
             if self.config.init == "pissa":
                 starts = [f"{name}.lora_{half}.start" for half in "AB"]

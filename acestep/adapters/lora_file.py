@@ -31,7 +31,7 @@ Scale = Callable[[str, int], float]  # (original module name, rank) -> what B @ 
 
 
 def read_lora(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, str], kind: str) -> StoredAdapter:
-    """Matrices, settings and card of a file of ``kind`` lora or dora, the scale folded in. Raises AdapterError."""
+    """Matrices, settings and metadata of a file of ``kind`` lora or dora, the scale folded in. Raises AdapterError."""
     metadata = AdapterMetadata.from_file_metadata(file_metadata)
     settings = read_settings(file, metadata, kind, alpha="lora_alpha")
     if settings and bool(settings.get("use_dora")) != (kind == "dora"):

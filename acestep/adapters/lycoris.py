@@ -4,7 +4,7 @@ LyCORIS' own network keeps its targets in class attributes and, by default, adap
 layer whatever names it is given. Here one of its modules is made for each target and becomes a
 child of that layer, so the decoder alone is the network and nothing outside it changes.
 
-All modules are in bypass mode, x -> Wx + (dW)x, which is exact over a bf16 or quantised W; LyCORIS' other mode adds
+All modules are in bypass mode, x -> Wx + (dW)x, which is exact over a bf16 or quantized W; LyCORIS' other mode adds
 dW to W first and so rounds it to the precision of W.
 """
 
@@ -50,7 +50,7 @@ class LycorisAdapter:
 
     def _add(self, layer: Any, name: str) -> None:
         module = self._module(name.replace(".", "_"), layer)
-        module.drop = nn.Dropout(self.config.dropout)  # told to the constructor it only prints a warning
+        module.drop = nn.Dropout(self.config.dropout)  # as a constructor argument it only prints a warning
         module.to(device=layer.weight.device)
         module.apply_to()
         layer.add_module(self.kind, module)

@@ -1,6 +1,6 @@
-"""The memory of the graphics card: how much there is, who takes it, and a watch over it while a job runs.
+"""GPU memory: total, used, by which processes, and a monitor that samples it during a job.
 
-Importing this does not import torch, so the window can show the card before anything is loaded.
+Importing this does not import torch, so a page can show the GPU before any model is loaded.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class GPUSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class VRAMStatus:
-    """How full the card is, and who else is on it."""
+    """Memory usage of the GPU, and the processes on it."""
 
     name: str
     used_gb: float
@@ -73,7 +73,7 @@ class VRAMStatus:
 class GPUMonitor:
     """Reads the memory every few seconds in a thread of its own, warns when it gets scarce, and sums up.
 
-    ``read`` gives one reading, or None without a card; by default it asks torch about ``device_index``.
+    ``read`` returns one reading, or None without a GPU; by default torch is queried for ``device_index``.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class GPUMonitor:
         self._thread = None
 
     def snapshot(self) -> GPUSnapshot | None:
-        """Take one reading now; it counts like the others. None without a card."""
+        """Take one reading now, included in the statistics. None without a GPU."""
         reading = self._read()
         if reading is None:
             return None
@@ -193,13 +193,13 @@ def read_memory(device_index: int = 0) -> GPUSnapshot | None:
 
 
 def get_available_vram_mb(device_index: int = 0) -> float:
-    """What is free on the card, whoever uses the rest, in MiB; 0 without one."""
+    """Free GPU memory in MiB, all processes considered; 0 without a GPU."""
     reading = read_memory(device_index)
     return reading.free_mb if reading else 0.0
 
 
 def vram_status() -> VRAMStatus | None:
-    """How full the first card is. Asks nvidia-smi, or torch if it is loaded already; None if neither knows."""
+    """Memory usage of the first GPU, from nvidia-smi, or torch if already loaded; None if unknown."""
     card = card_memory()
     if card is not None:
         return VRAMStatus(card.name, card.used_gb, card.total_gb, other_processes())
@@ -238,7 +238,7 @@ def _described(backend: str, name: str, num_bytes: int, capability: str = "", dr
 
 
 def _torch_module() -> Any:
-    """``torch.cuda`` or ``torch.xpu``, whichever has a card; None if neither."""
+    """``torch.cuda`` or ``torch.xpu``, whichever has a device; None if neither."""
     import torch
 
     return next((module for module in (torch.cuda, torch.xpu) if module.is_available()), None)

@@ -1,4 +1,4 @@
-"""What NVIDIA's command-line tool tells of the graphics card. Needs no torch; without the tool, nothing is known."""
+"""Queries nvidia-smi. Needs no torch; without nvidia-smi, everything is unknown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MIB_PER_GB = 1024
 
 @dataclass(frozen=True, slots=True)
 class GPUProcess:
-    """A program that computes on the card. The memory is None where the system does not tell it (Windows)."""
+    """A process on the GPU. ``memory`` is None where the system does not report it (Windows)."""
 
     name: str
     pid: int
@@ -26,7 +26,7 @@ class GPUProcess:
 
 @dataclass(frozen=True, slots=True)
 class CardMemory:
-    """The name of a card and its memory, whoever uses it."""
+    """The name of a GPU and its memory, all processes included."""
 
     name: str
     used_gb: float
@@ -48,7 +48,7 @@ def driver_version() -> str:
 
 
 def card_memory() -> CardMemory | None:
-    """Of the first card that this program may use."""
+    """Of the first visible GPU."""
     for used, total, name in _ask("--query-gpu=memory.used,memory.total,name", 3):
         if used.isdecimal() and total.isdecimal():
             return CardMemory(name, int(used) / _MIB_PER_GB, int(total) / _MIB_PER_GB)
@@ -56,7 +56,7 @@ def card_memory() -> CardMemory | None:
 
 
 def other_processes() -> list[GPUProcess]:
-    """The programs that compute on that card beside this one, the largest first."""
+    """The other processes on that GPU, largest first."""
     found = []
     for pid, memory, name in _ask("--query-compute-apps=pid,used_memory,process_name", 3):
         if pid.isdecimal() and int(pid) != os.getpid():

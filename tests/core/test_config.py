@@ -77,8 +77,8 @@ def test_an_entry_carries_facts_and_imports_its_target_when_loaded():
     assert registry["dict"].load() is dict
     with pytest.raises(ModuleNotFoundError):
         registry["corner"].load()
-    with pytest.raises(TypeError, match="colour"):
-        registry.register("red", target="builtins:dict", label="Red", colour="red")
+    with pytest.raises(TypeError, match="color"):
+        registry.register("red", target="builtins:dict", label="Red", color="red")
 
 
 def test_a_config_field_accepts_names_registered_after_its_class_was_defined():

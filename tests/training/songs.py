@@ -16,10 +16,10 @@ WIDTH = 64  # of the conditions of the tiny checkpoints' 2B family
 
 
 def make_record(frames: int, tokens: int, *, seed: int, width: int = WIDTH, **metadata: str) -> TensorRecord:
-    """A tone colour that holds for the whole song, with a little noise, so that there is something to learn."""
+    """A tone color that holds for the whole song, with a little noise, so that there is something to learn."""
     generator = torch.Generator().manual_seed(seed)
-    colour = torch.randn(1, 64, generator=generator)
-    latents = colour + 0.1 * torch.randn(frames, 64, generator=generator)
+    color = torch.randn(1, 64, generator=generator)
+    latents = color + 0.1 * torch.randn(frames, 64, generator=generator)
     context = torch.cat([torch.zeros(frames, 64), torch.ones(frames, 64)], dim=1)
     return TensorRecord(latents, context, torch.randn(tokens, width, generator=generator), dict(metadata))
 

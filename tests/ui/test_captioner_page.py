@@ -222,7 +222,7 @@ def load_again(page: Page) -> None:
 
 
 @browser_test
-def test_lyrics_are_written_alone_and_captions_left_alone(
+def test_lyrics_can_be_written_without_changing_captions(
     browser: Browser, site: Site, songs: Path, models: Path
 ) -> None:
     settings(site, songs, **local(models, transcriber="local"))
@@ -257,7 +257,7 @@ def use_key(page: Page) -> None:
 
 
 @browser_test
-def test_a_service_is_stopped_gone_on_with_and_tried_again(
+def test_a_service_run_is_stopped_resumed_and_retried(
     browser: Browser, site: Site, songs: Path, cloud: FakeCloud
 ) -> None:
     """The second song waits for a busy service: stopped there, seen after a reload, and gone on with."""
@@ -326,7 +326,7 @@ def test_a_song_is_edited_while_the_run_waits_for_its_answer(
 
 
 @browser_test
-def test_the_card_is_shown_as_it_fills(browser: Browser, site: Site, card: Path) -> None:
+def test_gpu_memory_is_shown_while_it_fills(browser: Browser, site: Site, card: Path) -> None:
     with visit(browser, site) as page:
         tab(page, "3. Run")
         expect(page.locator("#cp-gpu-memory")).to_have_text("")
@@ -337,9 +337,7 @@ def test_the_card_is_shown_as_it_fills(browser: Browser, site: Site, card: Path)
 
 
 @browser_test
-def test_a_run_that_waits_for_the_card_may_go_on_beside_the_other(
-    browser: Browser, site: Site, songs: Path, models: Path
-) -> None:
+def test_a_run_that_waits_for_the_gpu_can_share_it(browser: Browser, site: Site, songs: Path, models: Path) -> None:
     """A run of another program, which says that the trainer has the card."""
     settings(site, songs, **local(models))
     folder = songs / ".captioning"
@@ -416,7 +414,7 @@ def test_another_program_captions_through_the_page(site: Site, songs: Path, mode
     assert [song["caption"].split()[:1] for song in found] == [[], ["A"], ["Written"]]
 
 
-def test_settings_of_the_existing_captioner_are_read_and_faults_told(tmp_path: Path) -> None:
+def test_settings_of_ace_lora_trainer_are_read_and_errors_reported(tmp_path: Path) -> None:
     state = {
         "model_path_input": "C:\\models\\captioner",
         "caption_input_dir": "/music",
@@ -442,7 +440,7 @@ def test_settings_of_the_existing_captioner_are_read_and_faults_told(tmp_path: P
     assert ignored == ["new_box is not known", "split_duration cannot be 45"]
 
 
-def test_the_command_line_of_before_captions_a_folder(
+def test_the_command_line_of_ace_lora_trainer_captions_a_folder(
     tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_song(tmp_path / "in" / "song.wav", 2.0)

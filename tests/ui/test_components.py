@@ -54,7 +54,7 @@ def test_silence_does_not_silence_the_others(tmp_path: Path) -> None:
     assert gains(render_grid(["x"], rows, matched=True)) == [1.0, 1.0]
 
 
-def test_what_is_no_sound_leaves_its_cell_empty(tmp_path: Path) -> None:
+def test_an_unreadable_audio_file_leaves_its_cell_empty(tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"nothing")
     page = render_grid(["a", "b"], [GridRow("x", "x", [tmp_path / "broken.wav", tmp_path / "gone.wav"])], matched=True)
     assert page.count('class="ac-none"') == 2
@@ -68,7 +68,7 @@ def test_names_and_requests_are_text_and_never_markup(tmp_path: Path) -> None:
     assert 'onerror=alert(1)>"' not in page
 
 
-def test_samples_of_a_run_go_from_the_model_alone_to_the_last_epoch(tmp_path: Path) -> None:
+def test_previews_of_a_run_are_ordered_from_the_base_model_to_the_last_epoch(tmp_path: Path) -> None:
     for epoch, strength in ((20, 1.0), (0, 0.0), (100, 0.5), (100, 1.0)):
         name = f"strength_{strength:.2f}".replace(".", "_")
         path = write_noise(tmp_path / "samples" / f"epoch_{epoch}" / f"{name}.wav", 0.5)
@@ -97,7 +97,7 @@ def test_samples_of_a_run_go_from_the_model_alone_to_the_last_epoch(tmp_path: Pa
         ("checkpoints/kept by hand/adapter", ""),
     ],
 )
-def test_an_adapter_is_called_by_its_place_in_the_run(adapter: str, source: str) -> None:
+def test_an_adapter_is_named_after_its_position_in_the_run(adapter: str, source: str) -> None:
     assert source_of(Path("/runs/one"), Path("/runs/one") / adapter) == source
 
 
@@ -116,7 +116,7 @@ def forecast(free_gb: float | None) -> Forecast:
     return Forecast(estimate(spec), "cuda", "a card", None if free_gb is None else free_gb * GIB, advice)
 
 
-def test_a_run_that_will_not_fit_is_told_with_what_to_change() -> None:
+def test_a_run_that_does_not_fit_is_reported_with_suggestions() -> None:
     page = told(forecast(8.0))
     assert "does not fit" in page
     assert "To make it fit" in page
@@ -145,9 +145,9 @@ def test_the_memory_of_this_computer_is_known() -> None:
     assert free > 50 * 2**20
 
 
-def test_sizes_are_told_in_units_that_suit_them() -> None:
+def test_sizes_have_suitable_units() -> None:
     assert [html.size(number) for number in (520, 1_048_576, 5 * 2**30)] == ["520 B", "1.0 MB", "5.0 GB"]
 
 
-def test_places_are_told_from_the_programs_folder_on(tmp_path: Path) -> None:
+def test_paths_are_shown_relative_to_the_workspace(tmp_path: Path) -> None:
     assert Workspace(tmp_path).relative(tmp_path / "runs" / "one") == "runs/one"

@@ -66,7 +66,7 @@ def test_nothing_is_written_outside_the_programs_folder(app: AppState, tmp_path:
 @pytest.mark.parametrize(
     "path", ["\\\\server\\share", "//server/share", '"\\\\server\\share"', "a\0b", " ", "~nobody-here/x"]
 )
-def test_paths_that_are_none_of_this_computer_are_refused(workspace: Workspace, path: str) -> None:
+def test_network_paths_are_rejected(workspace: Workspace, path: str) -> None:
     for ask in (workspace.path, workspace.folder, workspace.file, workspace.inside):
         with pytest.raises(StorageError):
             ask(path, "Folder")
@@ -86,7 +86,7 @@ def test_only_the_name_of_a_run_removes_one(app: AppState, name: str) -> None:
     assert (run / "final" / "adapter" / "adapter_model.safetensors").is_file()
 
 
-def test_a_folder_with_something_of_somebody_else_is_not_removed(app: AppState) -> None:
+def test_a_folder_with_foreign_files_is_not_removed(app: AppState) -> None:
     run = make_run(app.workspace.root / "lora_output" / "run")
     (run / "my song.wav").write_bytes(b"music")
     with pytest.raises(JobError, match="my song.wav"):
@@ -115,7 +115,7 @@ def test_runs_outside_the_programs_folder_are_not_removed(app: AppState, tmp_pat
     assert (run / "training.json").is_file()
 
 
-def test_a_new_training_does_not_mix_with_one_that_is_there(app: AppState) -> None:
+def test_a_new_run_does_not_mix_with_an_existing_one(app: AppState) -> None:
     run = make_run(app.workspace.root / "lora_output" / "run")
     before = (run / "job.json").read_bytes()
     with pytest.raises(TrainingError, match="already holds a run"):
@@ -123,7 +123,7 @@ def test_a_new_training_does_not_mix_with_one_that_is_there(app: AppState) -> No
     assert (run / "job.json").read_bytes() == before
 
 
-def test_a_run_that_another_program_works_in_is_neither_removed_nor_begun(app: AppState) -> None:
+def test_a_run_of_another_process_is_neither_removed_nor_started(app: AppState) -> None:
     from filelock import FileLock
 
     run = make_run(app.workspace.root / "lora_output" / "run")
@@ -137,7 +137,7 @@ def test_a_run_that_another_program_works_in_is_neither_removed_nor_begun(app: A
     assert (run / "checkpoints").is_dir()
 
 
-def test_a_run_goes_on_from_its_newest_state_or_any_checkpoint_in_the_order_of_steps(tmp_path: Path) -> None:
+def test_a_run_resumes_from_its_newest_state_or_any_checkpoint_in_step_order(tmp_path: Path) -> None:
     for name in ("epoch_9", "epoch_10", "epoch_2", "epoch_10_step_70"):
         (tmp_path / "checkpoints" / name / "adapter").mkdir(parents=True)
     for name in ("best", "final"):

@@ -5,13 +5,13 @@ from pathlib import Path
 from acestep.ui.settings import Settings
 
 
-def test_values_are_there_after_a_restart(tmp_path: Path) -> None:
+def test_values_are_restored_after_a_restart(tmp_path: Path) -> None:
     Settings(tmp_path / "settings.json").put({"training.max_epochs": 7, "folder": "Müsik & more"})
     again = Settings(tmp_path / "settings.json")
     assert (again.get("training.max_epochs"), again.text("folder")) == (7, "Müsik & more")
 
 
-def test_a_page_takes_over_only_what_the_program_has_set_since_it_last_looked(tmp_path: Path) -> None:
+def test_a_page_updates_only_values_set_since_its_last_poll(tmp_path: Path) -> None:
     settings = Settings(tmp_path / "settings.json")
     settings.put({"typed": "by a person", "epochs": 5})
     settings.push({"epochs": 80})
@@ -23,7 +23,7 @@ def test_a_page_takes_over_only_what_the_program_has_set_since_it_last_looked(tm
     assert settings.pushed_after(-1) == {"typed": "by a person", "epochs": 90, "rank": 16}
 
 
-def test_a_damaged_file_is_put_aside_and_the_page_starts_afresh(tmp_path: Path) -> None:
+def test_a_corrupt_file_is_moved_aside_and_defaults_are_used(tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
     path.write_text("{not json")
     assert Settings(path).get("anything") is None

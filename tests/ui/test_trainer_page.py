@@ -160,12 +160,12 @@ def test_every_tab_is_shown_without_torch(empty_page: list[str]) -> None:
     assert empty_page == []
 
 
-def test_the_page_opens_without_asking_anyone_outside(browser: Browser, site: Site, empty_page: list[str]) -> None:
+def test_the_page_opens_without_external_requests(browser: Browser, site: Site, empty_page: list[str]) -> None:
     with visit(browser, site) as page:
         expect(page).to_have_title("ACE-Step trainer")
 
 
-def test_what_was_typed_is_there_after_a_reload(browser: Browser, site: Site, songs: Path) -> None:
+def test_entered_values_survive_a_reload(browser: Browser, site: Site, songs: Path) -> None:
     with visit(browser, site) as page:
         tab(page, "2. Dataset")
         expect(box(page, "tr-dataset-folder")).to_have_value(str(songs))
@@ -173,7 +173,7 @@ def test_what_was_typed_is_there_after_a_reload(browser: Browser, site: Site, so
         expect(box(page, "tr-song-caption")).to_have_value("calm synthesiser piece 1")
 
 
-def test_a_song_can_be_heard(browser: Browser, site: Site, songs: Path) -> None:
+def test_a_song_can_be_played(browser: Browser, site: Site, songs: Path) -> None:
     with visit(browser, site) as page:
         tab(page, "2. Dataset")
         expect(page.locator("#tr-song-player")).to_contain_text("0:04")
@@ -181,7 +181,7 @@ def test_a_song_can_be_heard(browser: Browser, site: Site, songs: Path) -> None:
         expect(page.locator("#tr-song-player").get_by_label("Pause", exact=True)).to_be_visible()
 
 
-def test_many_songs_are_changed_after_a_look_and_changed_back(browser: Browser, site: Site, songs: Path) -> None:
+def test_a_bulk_edit_is_previewed_applied_and_undone(browser: Browser, site: Site, songs: Path) -> None:
     with visit(browser, site) as page:
         tab(page, "2. Dataset")
         page.get_by_role("button", name="Edit many songs").click()
@@ -198,7 +198,7 @@ def test_many_songs_are_changed_after_a_look_and_changed_back(browser: Browser, 
         expect(page.locator("#tr-songs-table")).to_contain_text("calm synthesiser")
 
 
-def test_a_wrong_value_is_told_at_its_field(browser: Browser, site: Site, tensors: Path) -> None:
+def test_an_invalid_value_is_reported_at_its_field(browser: Browser, site: Site, tensors: Path) -> None:
     with visit(browser, site) as page:
         tab(page, "4. Train")
         before = box(page, "training-max-epochs").input_value()
@@ -208,7 +208,7 @@ def test_a_wrong_value_is_told_at_its_field(browser: Browser, site: Site, tensor
         fill(page, "training-max-epochs", before)
 
 
-def test_the_memory_of_a_run_is_told_while_its_settings_change(browser: Browser, site: Site, tensors: Path) -> None:
+def test_the_memory_estimate_follows_the_settings(browser: Browser, site: Site, tensors: Path) -> None:
     def told() -> float:
         return float(re.findall(r"About ([\d.]+) GB", page.locator("#tr-train-memory").inner_text())[0])
 
@@ -223,7 +223,7 @@ def test_the_memory_of_a_run_is_told_while_its_settings_change(browser: Browser,
         expect(page.locator("#tr-train-memory")).to_contain_text(f"About {before} GB")
 
 
-def test_gradient_sensitivity_is_measured_and_its_ranks_are_taken(browser: Browser, site: Site, adapter: Path) -> None:
+def test_ranks_of_a_sensitivity_analysis_are_applied(browser: Browser, site: Site, adapter: Path) -> None:
     with visit(browser, site) as page:
         tab(page, "4. Train")
         page.locator("#tr-sensitivity > button").click()
@@ -247,9 +247,7 @@ def until_kept(site: Site, key: str, value: Any) -> None:
     time.sleep(1)  # leaving the field tells it once more
 
 
-def test_a_profile_gives_back_all_settings_and_songs(
-    browser: Browser, site: Site, tensors: Path, tmp_path: Path
-) -> None:
+def test_a_profile_restores_all_settings_and_songs(browser: Browser, site: Site, tensors: Path, tmp_path: Path) -> None:
     with visit(browser, site) as page:
         page.locator("#tr-profiles > button").click()
         fill(page, "tr-profile-path", str(tmp_path / "outside.json"))
@@ -280,7 +278,7 @@ def test_a_profile_gives_back_all_settings_and_songs(
     assert not (tmp_path / "outside.json").exists()
 
 
-def test_a_resumed_run_comes_to_its_end(adapter: Path) -> None:
+def test_a_resumed_run_finishes(adapter: Path) -> None:
     assert (adapter / "adapter_model.safetensors").is_file()
 
 
@@ -299,7 +297,7 @@ _PLAYER = (
 )
 
 
-def test_going_to_another_sample_keeps_the_place_in_the_music(browser: Browser, site: Site, adapter: Path) -> None:
+def test_switching_samples_keeps_the_playback_position(browser: Browser, site: Site, adapter: Path) -> None:
     with visit(browser, site) as page:
         tab(page, "5. Listen")
         expect(page.locator("#tr-compare-grid")).to_contain_text("base model")
@@ -317,7 +315,7 @@ def test_going_to_another_sample_keeps_the_place_in_the_music(browser: Browser, 
         expect(page.locator("#tr-compare-grid .ac-now")).to_contain_text("Paused: epoch")
 
 
-def test_a_choice_between_hidden_names_shows_them_and_leads_to_the_export(
+def test_a_blind_comparison_reveals_the_names_and_leads_to_the_export(
     browser: Browser, site: Site, adapter: Path
 ) -> None:
     with visit(browser, site) as page:
@@ -336,7 +334,7 @@ def test_a_choice_between_hidden_names_shows_them_and_leads_to_the_export(
         expect(box(page, "tr-export-adapter")).to_have_value(re.compile("epoch_"))
 
 
-def test_music_is_made_with_the_adapter_and_heard(browser: Browser, site: Site, adapter: Path) -> None:
+def test_audio_is_generated_with_the_adapter_and_played(browser: Browser, site: Site, adapter: Path) -> None:
     with visit(browser, site) as page:
         tab(page, "5. Listen")
         expect(page.locator("#tr-listen-tag")).to_contain_text("zx_band")
@@ -350,7 +348,7 @@ def test_music_is_made_with_the_adapter_and_heard(browser: Browser, site: Site, 
         page.wait_for_function("document.querySelector('#tr-listen-generations audio').currentTime > 0.2")
 
 
-def test_one_piece_is_made_with_several_checkpoints_and_compared(browser: Browser, site: Site, adapter: Path) -> None:
+def test_generations_of_several_checkpoints_are_compared(browser: Browser, site: Site, adapter: Path) -> None:
     with visit(browser, site) as page:
         tab(page, "5. Listen")
         expect(page.locator("#tr-compare-grid")).to_contain_text("base model")
@@ -384,7 +382,7 @@ def test_nothing_is_exported_outside_the_programs_folder(
     assert not (tmp_path / "stolen").exists()
 
 
-def test_the_adapter_becomes_part_of_the_model(browser: Browser, site: Site, adapter: Path, tmp_path: Path) -> None:
+def test_the_adapter_is_merged_into_the_model(browser: Browser, site: Site, adapter: Path, tmp_path: Path) -> None:
     with visit(browser, site) as page:
         tab(page, "6. Export")
         fill(page, "tr-merge-out", str(tmp_path / "stolen"))
@@ -407,7 +405,7 @@ def test_the_run_is_listed_with_its_settings(browser: Browser, site: Site, adapt
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_nothing_reaches_beyond_the_edge_of_a_phone(browser: Browser, site: Site, adapter: Path, theme: str) -> None:
+def test_nothing_overflows_the_width_of_a_phone(browser: Browser, site: Site, adapter: Path, theme: str) -> None:
     phone = {"viewport": {"width": 390, "height": 844}, "color_scheme": theme, "is_mobile": True, "has_touch": True}
     with visit(browser, site, **phone) as page:
         assert page.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
@@ -417,7 +415,7 @@ def test_nothing_reaches_beyond_the_edge_of_a_phone(browser: Browser, site: Site
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
 
 
-def test_the_browser_is_given_copies_and_no_file_of_the_user(site: Site, songs: Path, adapter: Path) -> None:
+def test_the_browser_gets_copies_and_never_a_user_file(site: Site, songs: Path, adapter: Path) -> None:
     outside = [
         songs / "track 1.wav",
         songs,
@@ -449,7 +447,7 @@ def test_the_browser_is_given_copies_and_no_file_of_the_user(site: Site, songs: 
     assert httpx2.get(f"{site.url}/gradio_api/file={copy}", trust_env=False).status_code == 200
 
 
-def test_health_tells_what_is_in_memory(site: Site, adapter: Path) -> None:
+def test_health_reports_what_is_in_memory(site: Site, adapter: Path) -> None:
     answer = httpx2.get(f"{site.url}/health", trust_env=False).json()
     assert answer["status"] == "ok"
     assert answer["llm_loaded"] is False
@@ -476,7 +474,7 @@ def until_done(client: Client, run_id: str) -> dict[str, Any]:
     return answer
 
 
-def test_other_programs_see_the_functions_made_for_them_and_no_others(client: Client) -> None:
+def test_only_the_documented_functions_are_in_the_api(client: Client) -> None:
     shown = client.view_api(print_info=False, return_format="dict")["named_endpoints"]
     assert set(shown) == {
         "/health",
@@ -495,7 +493,7 @@ def test_other_programs_see_the_functions_made_for_them_and_no_others(client: Cl
     }
 
 
-def test_another_program_does_the_whole_job(
+def test_the_whole_workflow_runs_through_the_api(
     client: Client, site: Site, model: Path, songs: Path, tensors: Path, adapter: Path
 ) -> None:
     assert ask(client, "check_dataset", str(songs))["counts"]["songs"] == 3
@@ -527,9 +525,7 @@ def test_another_program_does_the_whole_job(
     assert until_done(client, ask(client, "start_estimating", measuring)["run_id"])["result"]["modules"] > 0
 
 
-def test_runs_are_laid_over_each_other_and_one_is_deleted_by_its_name(
-    browser: Browser, site: Site, adapter: Path
-) -> None:
+def test_runs_are_overlaid_in_a_chart_and_one_is_deleted_by_name(browser: Browser, site: Site, adapter: Path) -> None:
     with visit(browser, site) as page:
         tab(page, "Runs")
         expect(page.locator("#tr-runs-list")).to_contain_text("by_program")
@@ -550,7 +546,7 @@ def test_runs_are_laid_over_each_other_and_one_is_deleted_by_its_name(
     assert adapter.is_dir()
 
 
-def test_another_program_is_told_what_is_wrong(client: Client, tmp_path: Path, adapter: Path) -> None:
+def test_api_errors_describe_the_problem(client: Client, tmp_path: Path, adapter: Path) -> None:
     run = "lora_output/my_lora_dataset"
     assert "epohcs" in ask(client, "start_training", {"epohcs": 3})["error"]["message"]
     assert ask(client, "export", run, "final", "acestep", str(tmp_path / "out"))["error"]["code"] == "StorageError"

@@ -212,7 +212,7 @@ def _dataset(data: Any, path: Path, remarks: list[Remark]) -> tuple[Dataset | No
 
 
 def _old_value(key: str, value: Any) -> Any:
-    """What the existing trainer is told for a value; it knows no empty fields and not every choice."""
+    """The value to write for ace-lora-trainer, which has no empty fields and fewer choices."""
     if value is None:
         return _WHEN_EMPTY[key]
     choices = _CHOICES.get(key)

@@ -103,7 +103,7 @@ class Passes:
     def stages(self, index: int, unpacked: int) -> list[Stage]:
         """Self-attention, cross-attention and MLP of a block.
 
-        ``unpacked`` bytes hold a quantised weight while its product is made.
+        ``unpacked`` bytes hold a quantized weight while its product is made.
         """
         size, (width, queries, keys, inner), (n, m) = self.arithmetic.size, self._widths, self._rows
         layers = self._layers(index)

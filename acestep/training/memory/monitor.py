@@ -1,4 +1,4 @@
-"""The watch over the graphics card's memory while a run lasts: warnings as they come, a summary at the end."""
+"""Monitors GPU memory during a run: emits warnings, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from acestep.training.gpu_monitor import GPUMonitor, GPUSnapshot
 
 
 class MemoryMonitor:
-    """Watches inside a ``with`` block; without a graphics card it does nothing."""
+    """Monitors inside a ``with`` block; does nothing without a GPU."""
 
     def __init__(
         self, device: torch.device, emit: Callable[[Event], None], *, monitor: GPUMonitor | None = None
@@ -52,5 +52,5 @@ class MemoryMonitor:
 
     @property
     def summary(self) -> dict[str, float] | None:
-        """Peaks and averages so far, in MiB and percent; None without a card."""
+        """Peaks and averages so far, in MiB and percent; None without a GPU."""
         return self._monitor.get_summary() or None

@@ -19,7 +19,7 @@ _TILE_FRAMES = 512  # the VAE makes longer pieces of music in parts (models/vae.
 _SAMPLES_PER_FRAME = 1920
 _KEPT, _TAKEN = 2, 2
 """In the last block of the VAE's decoder (diffusers 0.42.1, autoencoder_oobleck.py): signals of its width that are
-kept beside its input, and that its activation takes for a moment. On graphics cards autocast computes the activation
+kept beside its input, and that its activation takes for a moment. On GPUs autocast computes the activation
 in fp32."""
 
 

@@ -17,7 +17,7 @@ SIZES = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes of a number."""
 
 PACKED = {"int8": 1.0, "nf4": 0.5 + 2 / 64}
-"""Bytes of a number of a quantised base (models/quantize.py): nf4 has a bf16 scale for each 64."""
+"""Bytes of a number of a quantized base (models/quantize.py): nf4 has a bf16 scale for each 64."""
 
 FAMILIES: dict[str, Mapping[str, Any]] = {
     "2b": DEFAULTS,
@@ -37,7 +37,7 @@ FAMILIES: dict[str, Mapping[str, Any]] = {
 
 
 FRAMES_PER_S = 25
-LONGEST_S = 240.0  # the longest song that preprocessing makes unless it is told otherwise
+LONGEST_S = 240.0  # the default maximum duration of preprocessing
 USUAL_TOKENS = 512  # a description and the lyrics of a song; 2,305 at most
 
 _COMPUTE = {"cuda": "bf16", "xpu": "bf16", "mps": "fp16", "cpu": "fp32"}  # what "auto" stands for
@@ -96,8 +96,8 @@ class MemorySpec:
 
     @property
     def _scores(self) -> str:
-        """Grouped queries with a mask have no fused kernel on most graphics cards, and without one only in bf16
-        (PyTorch 2.11, transformers/cuda/sdp_utils.cpp); cards that are given fp16 are too old for it."""
+        """Grouped queries with a mask have no fused kernel on most GPUs, and without one only in bf16
+        (PyTorch 2.11, transformers/cuda/sdp_utils.cpp); GPUs that use fp16 are too old for it."""
         if self.device == "cpu":
             return ""
         return "masked" if self.device != "mps" and self.compute == "bf16" else "all"

@@ -1,4 +1,4 @@
-"""Presets: JSON files of settings in this folder, those for classes of graphics cards in ``gpu/``, and users' own.
+"""Presets: JSON files of settings in this folder, those by GPU memory in ``gpu/``, and users' own.
 
 A file is one flat object: names of ``TrainingConfig``, and those of ``LoRAConfig`` and ``LoKRConfig`` with ``lora_``
 or ``lokr_`` before them. ``adapters`` may hold further settings for each kind of adapter; keys that begin with an
@@ -151,7 +151,7 @@ def apply_preset(
 
 
 def auto_select_preset() -> SelectedPreset:
-    """The preset for the graphics card of this machine, with the reason. Imports torch."""
+    """The preset for the GPU of this machine, with the reason. Imports torch."""
     from acestep.models.device import choose_device, memory_total_bytes
 
     device = choose_device()
@@ -165,7 +165,7 @@ def auto_select_preset() -> SelectedPreset:
 
 
 def preset_for_memory(total_gib: float) -> SelectedPreset:
-    """The preset for a graphics card that reports so many GiB, which is a little less than what its box says."""
+    """The preset for a GPU that reports this many GiB, slightly less than its nominal size."""
     size, name = next((size, name) for size, name in BY_MEMORY if total_gib >= size * (1 - SHORTFALL))
     counts_as = f"counts as {size} GB or more" if size else f"is less than {BY_MEMORY[-2][0]} GB"
     return SelectedPreset(name, f"{total_gib:.1f} GiB of memory {counts_as}")

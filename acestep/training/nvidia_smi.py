@@ -13,7 +13,7 @@ _MIB_PER_GB = 1024
 
 @dataclass(frozen=True, slots=True)
 class GPUProcess:
-    """A process on the GPU. ``memory`` is None where the system does not report it (Windows)."""
+    """A process on the GPU. ``memory_gb`` is None where the system does not report it (Windows)."""
 
     name: str
     pid: int

@@ -53,7 +53,7 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
     progress = CaptionProgress(config, context, len(steps), TimeEstimate(steps))
     open_songs = [song for song in plan.songs if song.is_open]
     context.emit(Started(job="caption", total=progress.total, unit=progress_unit(plan)))
-    if context.whole is None:  # in a worker, the main job reports
+    if context.parent is None:  # in a worker, the main job reports
         report_plan(progress, plan)
     if config.devices > 1 and open_songs:
         _run_on_devices(progress, open_songs)
@@ -62,7 +62,7 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
             _describe_all(progress, plan.to_describe)
             _transcribe_all(progress, plan.to_transcribe)
     if (
-        context.whole is None
+        context.parent is None
         and progress.failed
         and not any(progress.counts.values())
         and len(open_songs) == len(plan.songs)

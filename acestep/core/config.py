@@ -1,7 +1,7 @@
-"""Configurations: each field is declared once, with its type, default, limits, label and help.
+"""Base class of all configurations. Each field is declared once, with its type, default, limits, label and help.
 
-The form of the page, the flags and ``--set`` of the command line, the reader of JSON files, the error
-texts and the tables of the guide are all made from that one line.
+The forms of the pages, the options and ``--set`` of the command line, the validation of JSON files, the error messages
+and the tables of the guide are generated from that declaration.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from acestep.core.registry import NameIn
 
 
 class Config(BaseModel):
-    """Base of all configurations: unknown keys and NaN are refused, assignments are checked."""
+    """Base of all configurations: unknown keys and NaN are rejected, assignments are validated."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -28,7 +28,7 @@ C = TypeVar("C", bound=Config)
 
 
 def option(default: Any, label: str, help: str, *, unit: str = "", advanced: bool = False, **limits: Any) -> Any:
-    """A field with what people read about it. ``limits`` are pydantic's (ge, le, gt, lt …)."""
+    """A field with its label and help. ``limits`` are those of pydantic (ge, le, gt, lt …)."""
     return Field(
         default=default,
         title=label,
@@ -45,40 +45,40 @@ def group(config_type: type[Config], label: str) -> Any:
 
 
 def parse(config_type: type[C], data: Mapping[str, Any]) -> C:
-    """A checked configuration from plain data.
+    """A validated configuration from JSON data.
 
     Raises:
-        ConfigError: with every problem at once, unknown keys with the nearest known one.
+        ConfigError: lists every problem; for an unknown key it suggests the most similar one.
     """
     try:
         return config_type.model_validate(dict(data))
     except ValidationError as error:
-        raise ConfigError([_sentence(config_type, item) for item in error.errors()]) from None
+        raise ConfigError([_describe_problem(config_type, item) for item in error.errors()]) from None
 
 
 def assign(config: Config, key: str, value: Any) -> None:
-    """Set one field, checked. Raises ConfigError."""
+    """Validate and set one field. Raises ConfigError."""
     if key not in type(config).model_fields:
-        raise ConfigError(_unknown(key, type(config)))
+        raise ConfigError(_unknown_option(key, type(config)))
     try:
         setattr(config, key, value)
     except ValidationError as error:
-        raise ConfigError([_sentence(type(config), item, key) for item in error.errors()]) from None
+        raise ConfigError([_describe_problem(type(config), item, key) for item in error.errors()]) from None
 
 
 def fields(config_type: type[Config]) -> dict[str, FieldInfo]:
-    """Name -> declaration, in order."""
+    """Field name -> declaration, in order."""
     return config_type.model_fields
 
 
 def groups(config_type: type[Config]) -> dict[str, type[Config]]:
-    """The fields of ``config_type`` that are configs themselves."""
+    """Field name -> class, for the fields of ``config_type`` that hold another configuration."""
     found = {name: field.annotation for name, field in fields(config_type).items()}
     return {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, Config)}
 
 
 def choices(field: FieldInfo) -> dict[Any, str]:
-    """Value -> label of each valid choice of a field, at this moment; empty if the field is no choice.
+    """Value -> label of each valid choice of a field at this moment; empty if the field is not a choice.
 
     Choices come from a ``Literal`` or, through ``NameIn``, from a registry.
     """
@@ -91,17 +91,17 @@ def choices(field: FieldInfo) -> dict[Any, str]:
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
-    """An annotation, the members of a union, and the metadata of ``Annotated``."""
+    """The annotation itself, the members of a union, and the metadata of ``Annotated``, recursively."""
     yield annotation
     if get_origin(annotation) in (Union, UnionType, Annotated):
         for part in get_args(annotation):
             yield from _parts(part)
 
 
-def _sentence(config_type: type[Config], item: Any, key: str | None = None) -> str:
+def _describe_problem(config_type: type[Config], item: Any, key: str | None = None) -> str:
     where = [str(part) for part in item["loc"]] or [key or ""]
     if item["type"] == "extra_forbidden":
-        return _unknown(where[-1], _owner(config_type, where[:-1]))
+        return _unknown_option(where[-1], _config_at(config_type, where[:-1]))
     text = item["msg"].removeprefix("Value error, ")
     text = "must be " + text.removeprefix("Input should be ") if text.startswith("Input should be ") else text
     if item["type"] == "missing":
@@ -109,7 +109,7 @@ def _sentence(config_type: type[Config], item: Any, key: str | None = None) -> s
     return f"{'.'.join(where)} {text}, got {item['input']!r}" if item["type"] != "value_error" else text
 
 
-def _owner(config_type: type[Config], path: list[str]) -> type[Config]:
+def _config_at(config_type: type[Config], path: list[str]) -> type[Config]:
     for part in path:
         found = config_type.model_fields[part].annotation if part in config_type.model_fields else None
         if not (isinstance(found, type) and issubclass(found, Config)):
@@ -118,6 +118,6 @@ def _owner(config_type: type[Config], path: list[str]) -> type[Config]:
     return config_type
 
 
-def _unknown(key: str, config_type: type[Config]) -> str:
+def _unknown_option(key: str, config_type: type[Config]) -> str:
     near = difflib.get_close_matches(key, config_type.model_fields, n=1)
     return f"unknown option {key!r}" + (f" (did you mean {near[0]!r}?)" if near else "")

@@ -1,4 +1,4 @@
-"""Watch a job from beside it: what a terminal shows, and what a signal does."""
+"""Follows a job from the terminal: prints its events and handles Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ WriteLine = Callable[[str], None]
 
 
 @contextmanager
-def follow_events(folder: Path, say: WriteLine) -> Iterator[None]:
-    """``say`` each event that a job writes to ``folder`` while the block runs.
+def follow_events(folder: Path, write_line: WriteLine) -> Iterator[None]:
+    """Pass each event that a job writes to ``folder`` while the block runs to ``write_line``.
 
-    A failure is left to the caller, who has it with its hint as the job's last event.
+    ``Failed`` is not passed on: the caller has it, with its hint, as the last event of the job.
     """
-    log, over = JobFolder(folder).events, threading.Event()
+    log, finished = JobFolder(folder).events, threading.Event()
     _, start = log.read()
 
     def follow() -> None:
         offset, ended = start, False
         while not ended:
-            ended = over.wait(0.2)
+            ended = finished.wait(0.2)
             events, offset = log.read(offset)
             for event in events:
                 if not isinstance(event, Failed):
-                    say(str(event))
+                    write_line(str(event))
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        finished.set()
         thread.join()
 
 
 @contextmanager
-def stop_on_signals(folder: Path, say: WriteLine) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM asks the job in ``folder`` to stop and save, the second ends the program.
+def stop_on_signals(folder: Path, write_line: WriteLine) -> Iterator[None]:
+    """Make the first Ctrl-C or SIGTERM request a stop of the job in ``folder``, and the second one exit the program.
 
-    For the main thread.
+    Only works in the main thread.
     """
 
-    def ask(_signum: int, _frame: object) -> None:
+    def request_stop(_signum: int, _frame: object) -> None:
         job = JobFolder(folder)
         if job.stop_requested:
             raise KeyboardInterrupt
         job.request_stop()
-        say("stopping after this unit of work (once more to end at once) ...")
+        write_line("stopping after the current step (press Ctrl-C again to exit immediately) ...")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

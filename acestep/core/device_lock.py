@@ -1,8 +1,8 @@
-"""One heavy job at a time on a graphics card, whichever of our programs does it.
+"""A lock per device, so that only one job at a time uses a GPU.
 
-The trainer and the captioner are programs of their own; both loading models onto one small card would end both. A job
-that finds the card taken says by whom and waits. The user may let it go on beside the other one: a file ``share`` in
-its run folder, made by the page's button or by hand.
+The trainer and the captioner are separate programs, and a small GPU does not have enough memory for the models of both.
+A job that finds its device locked reports which job uses it, and waits. The user can run it anyway: with the button on
+the page, or by creating the file ``share`` in its run folder.
 """
 
 from __future__ import annotations
@@ -25,83 +25,85 @@ from acestep.core.files import read_json, write_json
 from acestep.core.job_folder import JobFolder
 from acestep.core.jobs import Context
 
-_LOOK_S = 0.5
+_POLL_S = 0.5
 
 
 @contextmanager
-def lock_device(device: str, what: str, context: Context) -> Iterator[None]:
-    """Keep ``device`` ("cuda", "cuda:1", …) to this job while the block runs; for a processor there is nothing to keep.
+def lock_device(device: str, activity: str, context: Context) -> Iterator[None]:
+    """Lock ``device`` ("cuda", "cuda:1", …) for this job while the block runs. The CPU is never locked.
 
     Args:
-        what: names the work for whoever waits: "training", "captioning".
+        activity: what the job does, shown to jobs that wait: "training", "captioning".
 
     Raises:
-        JobCancelled: stopped by the user while it waited.
+        JobCancelled: the user stopped the job while it waited.
     """
     if device.partition(":")[0] == "cpu":
         yield
         return
-    place = _place(device)
-    lock = FileLock(place.with_suffix(".lock"))
-    if not _taken(lock, device, place, context):
+    holder_file = _holder_file(device)
+    lock = FileLock(holder_file.with_suffix(".lock"))
+    if not _acquire(lock, device, holder_file, context):
         yield
         return
     try:
-        with suppress(StorageError):  # whoever waits is then not told for whom
-            write_json(place, {"what": what, "folder": _name(context)})
+        with suppress(StorageError):  # jobs that wait then cannot name this one
+            write_json(holder_file, {"what": activity, "folder": _job_id(context)})
         yield
     finally:
         lock.release()
 
 
 def share_device(folder: Path) -> None:
-    """Let the job of that run folder, which waits for the card, go on beside the other one."""
+    """Let the job in ``folder``, which waits for a device, run at the same time as the job that uses it."""
     JobFolder(folder).request_sharing()
 
 
-def _taken(lock: FileLock, device: str, place: Path, context: Context) -> bool:
-    """Wait for the lock. False when this job goes on without it."""
-    JobFolder(context.folder).clear_sharing()  # of an earlier time
-    told = False
+def _acquire(lock: FileLock, device: str, holder_file: Path, context: Context) -> bool:
+    """Wait for the lock. False if the job runs without it."""
+    JobFolder(context.folder).clear_sharing()  # a request of an earlier run
+    waiting = False
     while True:
         try:
             lock.acquire(timeout=0)
         except Timeout:
             pass
-        except OSError as problem:  # a folder that cannot be written is no reason not to work
-            context.emit(LogMessage(message=f"other jobs do not see that {device} is taken: {problem}", warning=True))
+        except OSError as problem:  # an unwritable folder must not prevent the job
+            message = f"{device} could not be locked, so other jobs may use it at the same time: {problem}"
+            context.emit(LogMessage(message=message, warning=True))
             return False
         else:
-            if told:
+            if waiting:
                 context.emit(LogMessage(message=f"{device} is free"))
             return True
-        holder = _holder(place)
-        if holder.get("folder") == _name(context):
+        holder = _read_holder(holder_file)
+        if holder.get("folder") == _job_id(context):
             return False  # another process of the same job
-        if not told:
-            context.emit(_waiting(device, holder, context.whole or context.folder))
-            told = True
+        if not waiting:
+            context.emit(_waiting_event(device, holder, context.parent or context.folder))
+            waiting = True
         if context.requested("sharing"):
             context.emit(LogMessage(message=f"two jobs share {device}; its memory may not be enough", warning=True))
             return False
         context.stop_if_cancelled()
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
 
 
-def _name(context: Context) -> str:
-    return str((context.whole or context.folder).absolute())
+def _job_id(context: Context) -> str:
+    """The same for all processes of a job: its absolute run folder."""
+    return str((context.parent or context.folder).absolute())
 
 
-def _holder(place: Path) -> dict[str, Any]:
-    """What the job that has the card wrote about itself; empty if it has not yet."""
+def _read_holder(holder_file: Path) -> dict[str, Any]:
+    """The description that the job which uses the device wrote; empty if there is none yet."""
     try:
-        told = read_json(place, error=JobError)
+        holder = read_json(holder_file, error=JobError)
     except JobError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return holder if isinstance(holder, dict) else {}
 
 
-def _waiting(device: str, holder: dict[str, Any], folder: Path) -> Waiting:
+def _waiting_event(device: str, holder: dict[str, Any], folder: Path) -> Waiting:
     """Which job uses the device, and what the user can do."""
     what, where = str(holder.get("what", "a job")), str(holder.get("folder", "another program"))
     share = str(JobFolder(folder).share_path)
@@ -113,11 +115,14 @@ def _waiting(device: str, holder: dict[str, Any], folder: Path) -> Waiting:
     return Waiting(message=message, device=device, holder=what, holder_folder=where, share_file=share)
 
 
-def _place(device: str) -> Path:
-    """Where it stands who has the card: one file for a card and a user, in the system's folder for passing things."""
+def _holder_file(device: str) -> Path:
+    """The file that names the job which uses ``device``: one per user and physical GPU, in the temporary folder.
+
+    CUDA_VISIBLE_DEVICES renumbers the GPUs of a process, so the index is mapped back.
+    """
     kind, _, number = device.partition(":")
     index = int(number or 0)
-    shown = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    card = shown[index] if kind == "cuda" and index < len(shown) else str(index)
-    name = "".join(letter if letter.isalnum() else "-" for letter in f"acestep-{getpass.getuser()}-{kind}-{card}")
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    physical = visible[index] if kind == "cuda" and index < len(visible) else str(index)
+    name = "".join(letter if letter.isalnum() else "-" for letter in f"acestep-{getpass.getuser()}-{kind}-{physical}")
     return Path(tempfile.gettempdir()) / f"{name}.json"

@@ -1,4 +1,4 @@
-"""The tree of errors that this program raises on purpose.
+"""The exceptions of this program.
 
     AceStepError
     +-- ConfigError
@@ -25,7 +25,7 @@
         +-- JobCancelled
         +-- WorkerCrashed
 
-``str(error)`` says what happened, with the value and the file; ``error.hint`` says what to do next.
+``str(error)`` says what failed, with the value and the file; ``error.hint`` says what to do.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from __future__ import annotations
 import difflib
 from typing import ClassVar
 
-# Codes that earlier versions wrote -> the present code.
+# Code of an earlier version -> current code.
 _ALIASES = {"MemoryError": "OutOfMemory", "OutOfMemoryError": "OutOfMemory"}
 
 
 class AceStepError(Exception):
-    """Base class: a problem that the user can read and act on. Never shown with a traceback.
+    """Base class of errors that the user can fix. Never shown with a traceback.
 
     ``code`` is the name of the class in files, in JSON output and over HTTP. It stays when the class is renamed.
     """
@@ -57,7 +57,7 @@ class AceStepError(Exception):
 
 
 class ConfigError(AceStepError):
-    """One or more settings are wrong. All problems are reported at once."""
+    """One or more settings are invalid. All problems are reported together."""
 
     code = "ConfigError"
 
@@ -67,13 +67,13 @@ class ConfigError(AceStepError):
 
 
 class UnknownName(ConfigError):
-    """A registry holds no entry of that name."""
+    """A registry has no entry with this name."""
 
     code = "UnknownName"
 
 
 class AudioError(AceStepError):
-    """An audio file cannot be read, or holds no usable audio."""
+    """An audio file cannot be read or contains no usable audio."""
 
     code = "AudioError"
 
@@ -187,7 +187,7 @@ class JobBusy(JobError):
 
 
 class JobCancelled(JobError):
-    """The user asked the job to stop. Control flow, not a failure."""
+    """The user stopped the job. Control flow, not a failure."""
 
     code = "JobCancelled"
 
@@ -199,18 +199,18 @@ class WorkerCrashed(JobError):
 
 
 def error_class(code: str) -> type[AceStepError] | None:
-    """The class of a code that was read from a file; None for a code that is not of this tree, such as "KeyError"."""
+    """The class of a code that was read from a file; None if it is not one of these classes, such as "KeyError"."""
     code = current_code(code)
     return AceStepError if code == AceStepError.code else AceStepError._classes.get(code)
 
 
 def current_code(code: str) -> str:
-    """The present name of a code; earlier versions wrote other names for some errors."""
+    """The current name of a code; earlier versions used other names for some errors."""
     return _ALIASES.get(code, code)
 
 
 def code_of(error: BaseException) -> str:
-    """The name under which ``error`` is written: its ``code``, or the class name of any other exception."""
+    """The name of ``error`` in files: its ``code``, or the class name of any other exception."""
     return error.code if isinstance(error, AceStepError) else type(error).__name__
 
 

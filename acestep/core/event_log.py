@@ -1,6 +1,6 @@
 """Writes and reads ``events.jsonl``: one JSON object per line, ``{"type": ..., "time_s": ..., ...}``.
 
-Readers poll the file. No reader is called from the job, so no reader can make the job fail.
+Readers poll the file. The job does not call them, so an error of a reader cannot make the job fail.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from acestep.core.events import (
     ItemFailed,
     LogMessage,
     Paused,
+    PhaseStarted,
     Progressed,
     Resumed,
     Saved,
@@ -35,6 +36,7 @@ TYPES: dict[str, type[Event]] = {
     for kind in (
         Started,
         LogMessage,
+        PhaseStarted,
         Waiting,
         Paused,
         Resumed,
@@ -48,9 +50,9 @@ TYPES: dict[str, type[Event]] = {
         Failed,
     )
 }
-_ALIASES: dict[str, str] = {}  # a name that an earlier version wrote -> the present one
+_ALIASES: dict[str, str] = {}  # type name of an earlier version -> current type name
 
-# Earlier versions wrote these sentences as plain messages; their meaning is in the type of the event today.
+# Earlier versions wrote these as plain messages; now they are typed events.
 _OLD_PAUSED = "paused"
 _OLD_RESUMED = "goes on after a pause"
 _OLD_WAITING = "waiting for the graphics card: "
@@ -68,13 +70,13 @@ class EventLog:
         line = json.dumps(encode(event)).encode()
         with self.path.open("ab+") as file:
             if file.tell() and not _ends_with_newline(file):
-                line = b"\n" + line  # the last writer was killed in the middle of a line
+                line = b"\n" + line  # the previous writer was killed while it wrote a line
             file.write(line + b"\n")
 
     def read(self, offset: int = 0) -> tuple[list[Event], int]:
         """The events written since byte ``offset``, and the offset for the next call.
 
-        A line that is still being written is left for the next call; a line that was never finished is dropped.
+        An incomplete last line is left for the next call; an incomplete line before others is dropped.
         """
         if not self.path.exists():
             return [], offset
@@ -92,7 +94,7 @@ def encode(event: Event) -> dict[str, Any]:
 
 
 def decode(data: Mapping[str, Any]) -> Event:
-    """The event of a JSON object; UnknownEvent for a type, or a set of fields, that this version does not know."""
+    """The event of a JSON object; UnknownEvent if its type is unknown or a required field is missing."""
     name = str(data.get("type"))
     kind = TYPES.get(_ALIASES.get(name, name))
     if kind is not None:
@@ -107,7 +109,7 @@ def decode(data: Mapping[str, Any]) -> Event:
 
 
 def _upgrade(event: Event) -> Event:
-    """An event that an earlier version wrote, in its present form."""
+    """The current form of an event of an earlier version."""
     if isinstance(event, LogMessage) and not event.warning:
         if event.message == _OLD_PAUSED:
             return Paused(time_s=event.time_s)
@@ -127,7 +129,7 @@ def _ends_with_newline(file: BinaryIO) -> bool:
 
 
 def _decode_line(line: bytes) -> Event | None:
-    """None for a line that a crash cut off."""
+    """None for an incomplete line."""
     try:
         data = json.loads(line)
     except (json.JSONDecodeError, UnicodeDecodeError):

@@ -1,6 +1,6 @@
 """The events that a job reports. ``core.event_log`` writes and reads them.
 
-``str(event)`` is the line that people read, the same on the page, in the terminal and in the log.
+``str(event)`` is the line that the pages, the terminal and the log show.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Started(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogMessage(Event):
-    """A message for the user: an automatic choice with its reason, the present phase, or a warning."""
+    """A message for the user, such as an automatic choice with its reason, or a warning."""
 
     type_name: ClassVar[str] = "Noted"
 
@@ -53,11 +53,23 @@ class LogMessage(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseStarted(Event):
+    """The job enters a phase, such as "Loading the model". It ends with the next phase or progress."""
+
+    type_name: ClassVar[str] = "PhaseStarted"
+
+    phase: str
+
+    def __str__(self) -> str:
+        return self.phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting(Event):
     """The job waits for a device that another job uses.
 
     Attributes:
-        message: the sentence that people read.
+        message: the text for the user.
         device: the device, such as "cuda:0".
         holder: what the other job does, such as "training"; holder_folder: its run folder.
         share_file: creating this file makes the job run at the same time as the other one.
@@ -77,7 +89,7 @@ class Waiting(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paused(Event):
-    """The user paused the job. It keeps its memory."""
+    """The user paused the job. Its memory stays allocated."""
 
     type_name: ClassVar[str] = "Paused"
 
@@ -87,7 +99,7 @@ class Paused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed(Event):
-    """The pause is over."""
+    """The user resumed the paused job."""
 
     type_name: ClassVar[str] = "Resumed"
 
@@ -233,7 +245,7 @@ class Failed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownEvent(Event):
-    """A line of ``events.jsonl`` that this version does not know, for example one that a newer version wrote."""
+    """A line of ``events.jsonl`` with an unknown type or unknown fields, for example from a newer version."""
 
     type_name: ClassVar[str] = "UnknownEvent"
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, versioned JSON, folders replaced in one move."""
+"""Atomic writes of files and folders, and versioned JSON."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from acestep.core.errors import AceStepError, DiskFull, NotWritable, StorageErro
 
 _TEMPORARY = ".tmp"
 _PREVIOUS = ".old"
-_LEFTOVER = re.compile(rf"\..+\.(\d+)\{_TEMPORARY}")  # as ``write_bytes`` calls them
+_LEFTOVER = re.compile(rf"\..+\.(\d+)\{_TEMPORARY}")  # the temporary files of ``write_bytes``
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write ``path`` so that a reader, or a crash at any moment, sees the old content or the new, never a part.
+    """Write ``path`` atomically: readers see the old content or the new one, also after a crash, never a part.
 
     Raises:
         DiskFull, NotWritable, StorageError.
     """
-    short = path.name.encode()[:100].decode(errors="ignore")  # 255 bytes is the limit of a name
+    short = path.name.encode()[:100].decode(errors="ignore")  # file names are limited to 255 bytes
     temporary = path.with_name(f".{short}.{os.getpid()}{_TEMPORARY}")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,15 +40,15 @@ def write_bytes(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writes left directly in ``folder``. Raises OSError."""
+def remove_temporary_files(folder: Path) -> None:
+    """Remove the temporary files directly in ``folder`` that killed processes did not remove. Raises OSError."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        if (found := _LEFTOVER.fullmatch(path.name)) and path.is_file() and not _runs(int(found[1])):
+        if (found := _LEFTOVER.fullmatch(path.name)) and path.is_file() and not _is_other_process(int(found[1])):
             path.unlink(missing_ok=True)
 
 
-def _runs(pid: int) -> bool:
-    """Whether there is another process of that number here. Windows is not asked: there the question would end it."""
+def _is_other_process(pid: int) -> bool:
+    """Whether another process with this id is running. Assumed on Windows, where ``os.kill(pid, 0)`` would end it."""
     if os.name == "nt":
         return pid != os.getpid()
     try:
@@ -66,7 +66,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Indented UTF-8 JSON, non-ASCII kept."""
+    """Write indented JSON in UTF-8, without escaping non-ASCII characters."""
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -78,34 +78,37 @@ def read_json(path: Path, *, error: type[AceStepError], hint: str = "") -> Any:
         raise error(f"{path} does not exist", hint=hint) from None
     except OSError as problem:
         raise error(f"{path} cannot be read: {problem.strerror}", hint=hint) from None
-    except (ValueError, RecursionError) as problem:  # bad JSON or UTF-8, endless digits, endless nesting
+    except (ValueError, RecursionError) as problem:  # invalid JSON or UTF-8, too many digits, too deeply nested
         raise error(f"{path} is not valid JSON: {problem}", hint=hint) from None
 
 
 def write_versioned(path: Path, kind: str, version: int, data: dict[str, Any]) -> None:
-    """One of our own JSON files: ``kind`` and ``version`` stand in it, so that a reader knows what it holds."""
+    """Write a JSON file with its ``kind`` and format ``version`` in it."""
     write_json(path, {"kind": kind, "version": version, **data})
 
 
 def read_versioned(path: Path, kind: str, version: int, *, error: type[AceStepError]) -> dict[str, Any]:
-    """Undo ``write_versioned``. Raises ``error`` for another kind or a newer version."""
+    """The content of a file of ``write_versioned``. Raises ``error`` for another kind or a newer version."""
     data = read_json(path, error=error)
     if not isinstance(data, dict) or data.get("kind") != kind:
         raise error(f"{path} is not a {kind} file")
     if not isinstance(data.get("version"), int) or data["version"] > version:
-        raise error(f"{path} has version {data.get('version')}, this program reads up to {version}", hint="Update it.")
+        raise error(
+            f"{path} has version {data.get('version')}, this program reads up to {version}", hint="Update this program."
+        )
     return data
 
 
 @contextmanager
 def replace_folder(target: Path) -> Iterator[Path]:
-    """Fill the yielded empty folder; when the block ends well it becomes ``target``, replacing what was there.
+    """Replace the folder ``target`` atomically.
 
-    After a crash between the two renames ``settle_folder`` brings the previous content back.
+    Yields an empty folder to fill. When the block ends without an error, that folder becomes ``target``. After a crash
+    between the two renames, ``recover_folder`` restores the previous content.
     """
     fresh = target.with_name(f".{target.name}{_TEMPORARY}")
     previous = target.with_name(f".{target.name}{_PREVIOUS}")
-    settle_folder(target)
+    recover_folder(target)
     with storage_errors(target):
         try:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -122,8 +125,8 @@ def replace_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(previous, ignore_errors=True)
 
 
-def settle_folder(target: Path) -> None:
-    """Finish or undo a ``replace_folder`` that was killed half-way. Harmless otherwise."""
+def recover_folder(target: Path) -> None:
+    """Finish or undo a ``replace_folder`` that was killed between its two renames. Otherwise does nothing."""
     previous = target.with_name(f".{target.name}{_PREVIOUS}")
     if previous.exists():
         if target.exists():
@@ -133,7 +136,7 @@ def settle_folder(target: Path) -> None:
 
 
 def require_space(folder: Path, num_bytes: int) -> None:
-    """Raises DiskFull unless ``num_bytes`` fit on the disk that holds ``folder``, which need not exist yet."""
+    """Raise DiskFull unless ``num_bytes`` fit on the disk of ``folder``, which may not exist yet."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < num_bytes:
@@ -151,7 +154,7 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the system's errors of writing into ours, naming ``path``."""
+    """Convert an OSError of the block to StorageError, DiskFull or NotWritable with ``path`` in the message."""
     try:
         yield
     except OSError as problem:
@@ -168,7 +171,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def _sync(path: Path) -> None:
-    """Push a file, or (where the system can) a folder's entries, to the disk."""
+    """Flush a file or, where the system supports it, the entries of a folder to the disk."""
     if path.is_dir() and os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)

@@ -1,14 +1,14 @@
-"""The folder of a job: this module is the only one that knows the names of its files.
+"""The folder of a job. No other module spells out the names of its files.
 
-job.json       the job's name and its configuration
-events.jsonl   what the job reports (core.event_log)
-cancel         exists once the user asked the job to stop
-pause          exists while the user wants the job to wait
-share          exists once the user wants the job to run although another one uses its device
-lock           held by the one program that works in this folder
-log.txt        the job's log
-output.txt     what a separate process of the job wrote to stdout and stderr
-workers/       the folders of the processes that do the job together, if there are several (core.workers)
+job.json       the name and the configuration of the job
+events.jsonl   the events of the job (core.event_log)
+cancel         exists if the user requested a stop
+pause          exists while the job is paused
+share          exists if the user requested that the job runs although another job uses its device
+lock           held by the process that uses this folder
+log.txt        the log of the job
+output.txt     stdout and stderr of a job in a separate process
+workers/       the folders of the worker processes, if there are several (core.workers)
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ NAMES = frozenset({_JOB, _EVENTS, _LOG, _OUTPUT, _LOCK, _STOP, _PAUSE, _SHARE, W
 
 @dataclass(frozen=True, slots=True)
 class JobFolder:
-    """Reads and writes the files of the job in ``path``."""
+    """Reads and writes the files of the job in the folder ``path``."""
 
     path: Path
 
     @property
     def exists(self) -> bool:
-        """Whether a job was written here."""
+        """Whether the folder contains a job."""
         return (self.path / _JOB).is_file()
 
     @property
@@ -64,40 +64,40 @@ class JobFolder:
         return self.path / _SHARE
 
     def worker(self, number: int) -> JobFolder:
-        """The folder of one of the processes that do this job together."""
+        """The folder of a worker process of this job."""
         return JobFolder(self.path / WORKERS / str(number))
 
     def write_job(self, job: str, config: dict[str, Any]) -> None:
-        """Describe the job. Raises StorageError."""
+        """Write the name and the configuration of the job. Raises StorageError."""
         write_versioned(self.path / _JOB, "job", 1, {"job": job, "config": config})
 
     def read_job(self) -> tuple[str, dict[str, Any]]:
-        """The name and the unchecked configuration of the job. Raises JobError if there is none."""
+        """The name and the unvalidated configuration of the job. Raises JobError if there is none."""
         data = read_versioned(self.path / _JOB, "job", 1, error=JobError)
         config = data.get("config", {})
         return str(data.get("job")), config if isinstance(config, dict) else {}
 
     def request_stop(self) -> None:
-        """Ask the job to stop after its present unit of work; it saves first."""
+        """Request that the job saves and stops after its current sample or step."""
         (self.path / _STOP).touch()
 
     def request_pause(self) -> None:
-        """Ask the job to wait before its next unit of work. A stop ends a pause."""
+        """Pause the job before its next sample or step. A stop ends the pause."""
         (self.path / _PAUSE).touch()
 
     def request_resume(self) -> None:
-        """End a pause."""
+        """Resume a paused job."""
         (self.path / _PAUSE).unlink(missing_ok=True)
 
     def request_sharing(self) -> None:
-        """Let the job, which waits for a device, run at the same time as the job that uses it."""
+        """Let a job that waits for a device run at the same time as the job that uses it."""
         self.share_path.touch()
 
     def clear_sharing(self) -> None:
         self.share_path.unlink(missing_ok=True)
 
     def clear_requests(self) -> None:
-        """Drop the requests to stop or pause that were made for an earlier job here."""
+        """Clear the requests to stop or pause an earlier job in this folder."""
         (self.path / _STOP).unlink(missing_ok=True)
         self.request_resume()
 
@@ -115,13 +115,13 @@ class JobFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other programs from working in this folder while the block runs. Raises JobBusy."""
+        """Prevent other processes from using this folder while the block runs. Raises JobBusy."""
         lock = FileLock(self.path / _LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             raise JobBusy(
-                f"another program is at work in {self.path}", hint="Wait until it is done, or stop it."
+                f"another process is using {self.path}", hint="Wait until it has finished, or stop it."
             ) from None
         try:
             yield
@@ -130,7 +130,7 @@ class JobFolder:
 
     @property
     def locked(self) -> bool:
-        """Whether a program works in this folder now."""
+        """Whether a process is using this folder."""
         if not (self.path / _LOCK).exists():
             return False
         try:
@@ -160,6 +160,6 @@ class JobFolder:
 
 
 def job_folders(root: Path) -> list[Path]:
-    """Every job folder at or below ``root``, without those of workers."""
+    """Every job folder at or below ``root``, except those of workers."""
     found = root.rglob(_JOB) if root.is_dir() else []
     return sorted({file.parent for file in found if file.parts[-3] != WORKERS})

@@ -1,4 +1,4 @@
-"""Starts, pauses and stops one job of this program, in a thread or in a separate process."""
+"""Starts, pauses and stops a job in a thread or in a separate process."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ class JobRunner:
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, job: str, config: Config, folder: Path, *, own_process: bool = False) -> None:
-        """Begin a job and return at once. Raises JobBusy while another is at work."""
+        """Start a job and return immediately. Raises JobBusy while another job is running."""
         with self._guard:
             if self.busy:
-                raise JobBusy(f"a job is already running in {self.folder}", hint="Stop it, or wait until it is done.")
+                raise JobBusy(
+                    f"a job is already running in {self.folder}", hint="Wait until it has finished, or stop it."
+                )
             write_job(folder, job, config)
             self.folder, self._thread, self._process = folder, None, None
             if own_process:
@@ -46,36 +48,46 @@ class JobRunner:
                 self._thread.start()
 
     def poll(self, offset: int = 0) -> tuple[list[Event], int]:
-        """New events since byte ``offset``; a process that died silently is given a last event, once."""
+        """The events since byte ``offset``, and the next offset.
+
+        If the process of the job exited without a final event, ``Failed`` is appended, once.
+        """
         if self.folder is None:
             return [], offset
         log = JobFolder(self.folder).events
-        with self._guard:  # one page settles the account, the others only read
+        with self._guard:  # of several page sessions that poll, one appends the event
             if self._process is not None and not self.busy:
                 events, _ = log.read()
                 if not events or not isinstance(events[-1], FINAL_EVENTS):
                     code, output = self._process.returncode, JobFolder(self.folder).output_path
                     log.emit(
                         Failed(
-                            error=WorkerCrashed.code, message=f"exit code {code}", hint=f"See {output}.", is_bug=True
+                            error=WorkerCrashed.code,
+                            message=f"the process exited unexpectedly, exit code {code}",
+                            hint=f"Its output is in {output}.",
+                            is_bug=True,
                         )
                     )
                 self._process = None
         return log.read(offset)
 
-    def pause(self, wanted: bool = True) -> None:
-        """Let the job wait before its next unit of work, or go on. A stop ends a pause."""
+    def pause(self) -> None:
+        """Pause the job before its next sample or step. A stop ends the pause."""
         if self.folder is not None:
-            folder = JobFolder(self.folder)
-            folder.request_pause() if wanted else folder.request_resume()
+            JobFolder(self.folder).request_pause()
+
+    def resume(self) -> None:
+        """Resume a paused job."""
+        if self.folder is not None:
+            JobFolder(self.folder).request_resume()
 
     def cancel(self) -> None:
-        """Ask the job to stop at the next unit of work; it saves what it has."""
+        """Request that the job saves and stops after its current sample or step."""
         if self.folder is not None:
             JobFolder(self.folder).request_stop()
 
     def join(self, timeout_s: float | None = None) -> bool:
-        """Wait for the job's end; a process that outlasts the time is killed. True when it ended by itself."""
+        """Wait until the job has ended. A process that exceeds the timeout is killed. False if the job did not end."""
         if self._thread is not None:
             self._thread.join(timeout_s)
         if self._process is not None:

@@ -1,9 +1,8 @@
-"""Long jobs: what one may do, how it is run, started, watched and stopped.
+"""Defines, registers and runs jobs.
 
-A job is a function ``run(config, context) -> result``. It emits events, asks between two units of work
-whether to stop, and returns plain JSON. It runs in the calling thread (command line), in a thread of the
-app, or in a process of its own; it cannot tell which.
-``core.job_folder`` describes the files of a job.
+A job is a function ``run(config, context) -> result``. It emits events, checks between steps whether it should stop,
+and returns JSON data. It runs in the calling thread (command line), in a thread of the app, or in a separate process,
+and behaves the same in each. ``core.job_folder`` describes the files of a job.
 """
 
 from __future__ import annotations
@@ -31,29 +30,31 @@ from acestep.core.errors import (
     code_of,
 )
 from acestep.core.events import Cancelled, Event, Failed, Finished, Paused, Resumed
-from acestep.core.files import remove_leftovers, storage_errors
+from acestep.core.files import remove_temporary_files, storage_errors
 from acestep.core.job_folder import JobFolder, Request
 from acestep.core.log import job_log
 from acestep.core.registry import nearest_hint
 
-# With a run folder behind it: its job, just as it is described there, in a process of its own.
+# Followed by a run folder: runs the job of that folder in a separate process, with the configuration written there.
 COMMAND = [sys.executable, "-m", "acestep", "run", "--as-written"]
-WHOLE = "ACESTEP_WHOLE_JOB"  # in the environment of a worker: the run folder of the job that it does a share of
-_PAUSE_LOOK_S = 0.2
+PARENT_JOB = "ACESTEP_WHOLE_JOB"  # environment variable of a worker: the run folder of the main job
+_PAUSE_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
 class Context:
-    """A job's only way to the outside: tell an event, learn that it should stop.
+    """The interface of a running job: emits events, and reads the requests of the user.
 
-    ``whole`` is the run folder of the job that this one is a share of, if it is one (``core.workers``).
+    Attributes:
+        folder: the run folder.
+        parent: in a worker, the run folder of the main job (``core.workers``).
     """
 
     folder: Path
-    whole: Path | None = None
+    parent: Path | None = None
 
     def emit(self, event: Event) -> None:
-        """Tell the world. Raises StorageError when the run folder cannot take it."""
+        """Append an event to the log of the job. Raises StorageError if the run folder cannot be written."""
         logger.info("{}", event)
         log = JobFolder(self.folder).events
         with storage_errors(log.path):
@@ -64,18 +65,18 @@ class Context:
         return self.requested("stop")
 
     def stop_if_cancelled(self) -> None:
-        """Call between units of work (a song, a step); it waits while the user wants a pause. Raises JobCancelled."""
+        """Call between samples or steps. Waits while the job is paused. Raises JobCancelled."""
         if self._paused:
             self.emit(Paused())
             while self._paused:
-                time.sleep(_PAUSE_LOOK_S)
+                time.sleep(_PAUSE_POLL_S)
             self.emit(Resumed())
         if self.cancelled:
             raise JobCancelled("stopped by the user")
 
     def requested(self, request: Request) -> bool:
-        """Whether the user requested this of the job, or of the whole of which it is a share."""
-        folders = [JobFolder(folder) for folder in (self.folder, self.whole) if folder is not None]
+        """Whether the user requested this of the job or, in a worker, of the main job."""
+        folders = [JobFolder(folder) for folder in (self.folder, self.parent) if folder is not None]
         return any(getattr(folder, f"{request}_requested") for folder in folders)
 
     @property
@@ -88,7 +89,7 @@ Job = Callable[[Any, Context], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class JobType:
-    """The import paths of a job and its configuration, so that torch is imported with the first job."""
+    """Import paths of a job and its configuration class. They are imported when the job runs, and torch with them."""
 
     config: str
     run: str
@@ -98,11 +99,14 @@ JOBS: dict[str, JobType] = {}
 
 
 def register_job(name: str, *, config: str, run: str) -> None:
-    """Add a job to those that ``run_job`` knows; called beside the job's configuration, in its own layer.
+    """Register a job. Call it in the module that defines the configuration of the job.
 
     Args:
         config: ``module:Class`` of the configuration.
         run: ``module:function``, called with the configuration and a Context. Imported when the job runs.
+
+    Raises:
+        ValueError: the name is taken.
     """
     if name in JOBS:
         raise ValueError(f"job {name!r} is registered twice")
@@ -110,13 +114,15 @@ def register_job(name: str, *, config: str, run: str) -> None:
 
 
 def write_job(folder: Path, job: str, config: Config) -> None:
-    """Describe a job in ``folder``, to be done by ``run_job`` here or by ``python -m acestep run FOLDER``.
+    """Write the description of a job to ``folder``, for ``run_job`` or ``python -m acestep run FOLDER``.
 
-    An earlier wish to stop or wait is forgotten here and not when the job starts: a stop asked for in between counts.
+    Earlier requests to stop or pause are cleared here and not when the job starts, so that a stop requested in between
+    takes effect.
 
     Raises:
-        JobBusy: another program works in this folder; it is left alone.
-        JobError, StorageError.
+        JobBusy: another process is using this folder; nothing was changed.
+        JobError: no job has this name.
+        StorageError: the folder cannot be written.
     """
     if job not in JOBS:
         raise JobError(f"no job is called {job!r}", hint=nearest_hint(job, list(JOBS)))
@@ -132,43 +138,43 @@ def read_job(folder: Path) -> tuple[str, Config]:
     """The name and checked configuration of the job in ``folder``. Raises JobError, ConfigError."""
     name, config = JobFolder(folder).read_job()
     if name not in JOBS:
-        raise JobError(f"{folder} asks for an unknown job {name!r}", hint=f"Known: {', '.join(JOBS)}.")
+        raise JobError(f"{folder} contains an unknown job {name!r}", hint=f"Known: {', '.join(JOBS)}.")
     config_type: type[Config] = pkgutil.resolve_name(JOBS[name].config)
     return name, parse(config_type, config)
 
 
 def run_job(folder: Path) -> Event:
-    """Do the job described in ``folder`` here and now. Returns its last event, which is also in the file.
+    """Run the job in ``folder`` in this thread. Returns its last event, which is also in the event log.
 
     Raises:
-        JobBusy: another program works in this folder.
-        JobError, ConfigError: the folder describes no job that can be run.
+        JobBusy: another process is using this folder.
+        JobError, ConfigError: the folder contains no valid job.
     """
     name, config = read_job(folder)
     with JobFolder(folder).lock(), job_log(JobFolder(folder).log_path):
         with storage_errors(folder):
-            remove_leftovers(folder)
-        context = Context(folder, _whole_of(folder))
+            remove_temporary_files(folder)
+        context = Context(folder, _parent_of(folder))
         last = _outcome(pkgutil.resolve_name(JOBS[name].run), config, context)
         try:
             context.emit(last)
-        except StorageError as full:  # the caller is told all the same
-            logger.error("the end of the job is not in its folder: {}", full)
+        except StorageError as problem:  # the caller still receives the event
+            logger.error("the last event of the job could not be written: {}", problem)
     return last
 
 
-def _whole_of(folder: Path) -> Path | None:
-    """The run folder that a worker's ``folder`` is a share of. When the process that started it ends, it stops."""
-    whole = os.environ.get(WHOLE)
-    if whole is None:
+def _parent_of(folder: Path) -> Path | None:
+    """The run folder of the main job if this process is a worker; it then stops when the main process exits."""
+    parent = os.environ.get(PARENT_JOB)
+    if parent is None:
         return None
 
-    def stop_with_starter() -> None:
-        os.read(0, 1)  # waits until the other end is closed
+    def stop_with_parent() -> None:
+        os.read(0, 1)  # returns when the main process closes the pipe
         JobFolder(folder).request_stop()
 
-    threading.Thread(target=stop_with_starter, name="starter", daemon=True).start()
-    return Path(whole)
+    threading.Thread(target=stop_with_parent, name="parent", daemon=True).start()
+    return Path(parent)
 
 
 def _outcome(job: Job, config: Config, context: Context) -> Event:
@@ -181,7 +187,7 @@ def _outcome(job: Job, config: Config, context: Context) -> Event:
     except AceStepError as error:
         is_bug = isinstance(error, WorkerCrashed)
         return Failed(error=error.code, message=str(error), hint=error.hint, is_bug=is_bug)
-    except Exception as error:  # noqa: BLE001 - the border of a job: it never ends without a last event
+    except Exception as error:  # noqa: BLE001 - the border of a job, which always ends with a final event
         logger.exception("the job failed")
         if _is_out_of_memory(error):
             hint = "Close other programs that use it, or choose settings that need less. Saved files are kept."
@@ -191,12 +197,12 @@ def _outcome(job: Job, config: Config, context: Context) -> Event:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Also torch's error, recognized by its class name because this module does not import torch."""
+    """MemoryError or the error of torch, which is recognized by its class name because torch is not imported here."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def exit_code(last: Event) -> int:
-    """0 done, 1 a user's mistake, 3 our fault, 130 stopped."""
+    """0 finished, 1 failed because of settings or input, 3 failed because of a bug, 130 stopped."""
     if isinstance(last, Failed):
         return 3 if last.is_bug else 1
     return 130 if isinstance(last, Cancelled) else 0

@@ -1,4 +1,4 @@
-"""Logs: loguru's sinks, set up by the faces and the command line only. Secrets and home paths are masked."""
+"""Sets up logging with loguru. Only the pages and the command line call it. Secrets and the home folder are masked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loguru import logger
 
 _FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} {name}:{line} {message}"
 
-# What keys look like: Hugging Face, OpenAI, Google, ElevenLabs and whatever follows a telling name.
+# API keys of Hugging Face, OpenAI, Google and ElevenLabs, and any value after a name such as "token" or "password".
 _SECRET = re.compile(
     r"\b(hf_|sk-|sk_|AIza)[\w-]{8,}"
     r"|(?i:(?P<name>api[-_]?key|xi-api-key|authorization|token|password|secret)"
@@ -23,17 +23,17 @@ _SECRET = re.compile(
 
 
 def mask(text: str) -> str:
-    """``text`` without secrets and without the user's home folder."""
+    """``text`` with secrets replaced by ``***`` and the home folder by ``~``."""
     text = _SECRET.sub(lambda m: f"{m['name']}{m['mark']}***" if m["name"] else f"{m[1]}***", text)
     return text.replace(str(Path.home()), "~") if Path.home() != Path("/") else text
 
 
 def set_up_logging(*, verbose: bool = False, stderr: TextIO | None = None) -> None:
-    """Log to the terminal: warnings and worse, or everything when ``verbose``."""
+    """Log to the terminal: warnings and errors, or everything if ``verbose``."""
     logger.remove()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it names an optional package at each import
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a warning about an optional package at import
     stream = stderr or sys.stderr
-    if stream is not None:  # pythonw has none
+    if stream is not None:  # None under pythonw
 
         def write(line: str) -> None:
             stream.write(mask(line))
@@ -43,18 +43,18 @@ def set_up_logging(*, verbose: bool = False, stderr: TextIO | None = None) -> No
 
 @contextmanager
 def job_log(path: Path) -> Iterator[None]:
-    """While the block runs, what this thread logs goes to ``path`` as well."""
+    """Also write the log messages of this thread to ``path`` while the block runs."""
     with path.open("a", encoding="utf-8") as file:
 
         def write(line: str) -> None:
             file.write(mask(line))
             file.flush()
 
-        def mine(record: dict[str, object]) -> bool:
+        def is_of_this_job(record: dict[str, object]) -> bool:
             extra = record["extra"]
             return isinstance(extra, dict) and extra.get("job_log") == str(path)
 
-        sink = logger.add(write, format=_FORMAT, filter=mine, diagnose=False)  # type: ignore[arg-type]
+        sink = logger.add(write, format=_FORMAT, filter=is_of_this_job, diagnose=False)  # type: ignore[arg-type]
         try:
             with logger.contextualize(job_log=str(path)):
                 yield

@@ -1,4 +1,4 @@
-"""Where things are, and what a typed path means."""
+"""The folders of this program, and conversion of user input to paths and file names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt
 
 
 def checkpoint_roots(custom: Path | None = None) -> list[Path]:
-    """Folders that may hold models, in the order they are searched."""
+    """The folders that are searched for models, in order."""
     roots = [custom, custom / "checkpoints"] if custom else []
     return [*roots, PROJECT / "ACE-Step-1.5" / "checkpoints", PROJECT / "checkpoints"]
 

@@ -1,4 +1,4 @@
-"""The history of runs on disk: what was asked, how far it came, how it ended."""
+"""Lists the runs on disk with their configuration, progress and result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from acestep.core.job_folder import ACTIVE_STATES, JobFolder, job_folders
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """One run folder. ``state``: "running", "done", "stopped", "failed" or "interrupted" (killed: it can go on)."""
+    """A run folder. ``state``: "running", "done", "stopped", "failed" or "interrupted" (killed; it can be resumed)."""
 
     folder: Path
     job: str
@@ -30,10 +30,7 @@ class RunSummary:
 
 
 def list_runs(root: Path) -> list[RunSummary]:
-    """Every run folder at or below ``root``, newest first. Folders that cannot be read are not runs.
-
-    Neither are those of the workers that share a job.
-    """
+    """Every run folder at or below ``root``, newest first, except those of workers and those that cannot be read."""
     runs = []
     for folder in job_folders(root):
         try:
@@ -44,7 +41,7 @@ def list_runs(root: Path) -> list[RunSummary]:
 
 
 def read_run(folder: Path) -> RunSummary:
-    """What is known of one run folder. Raises JobError when it describes no job."""
+    """The summary of one run folder. Raises JobError if it contains no job."""
     job_folder = JobFolder(folder)
     job, config = job_folder.read_job()
     events, _ = job_folder.events.read()

@@ -1,13 +1,13 @@
-"""A job shared by several processes of this program, each with a device of its own.
+"""Runs one job in several worker processes, each on its own device.
 
-The process that was asked for the job does none of the work. It starts the workers, hears what they tell, and sees
-to it that none of them outlives the others, so it alone writes the job's events. Nothing is forked: each worker is a
-job in a folder of its own, as if someone had typed ``python -m acestep run FOLDER``.
+The main process does none of the computation. It starts the workers, forwards their events and stops all of them when
+one fails, so it is the only writer of the job's events. Workers are separate programs, not forks: each one is a job in
+its own folder, as if someone had run ``python -m acestep run FOLDER``.
 
 run folder/workers/<number>/    a worker's job.json, events.jsonl, log.txt and output.txt
 
-Wishes to stop or wait are made in the run folder, where each worker looks too (``Context.whole``). A worker whose
-starter is gone stops by itself.
+Requests to stop or pause are made in the run folder, which every worker reads too (``Context.parent``). A worker stops
+when the main process exits.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ from acestep.core.events import (
     Finished,
     LogMessage,
     Paused,
+    PhaseStarted,
     Progressed,
     Resumed,
     Started,
     Waiting,
 )
 from acestep.core.job_folder import JobFolder
-from acestep.core.jobs import COMMAND, WHOLE, write_job
+from acestep.core.jobs import COMMAND, PARENT_JOB, write_job
 from acestep.core.paths import PROJECT
 
-_LOOK_S = 0.1
-_GRACE_S = 120.0  # to save and end after another worker has failed; what still runs then hangs
+_POLL_S = 0.1
+_STOP_TIMEOUT_S = 120.0  # time to save after a stop request; a worker that takes longer is killed
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerJob:
-    """What one worker does, and what it finds in its environment beside ours."""
+    """The job of one worker. ``environment`` is added to the environment variables of this process."""
 
     job: str
     config: Config
@@ -53,39 +54,39 @@ class WorkerJob:
 
 
 def run_workers(
-    shares: Sequence[WorkerJob],
+    jobs: Sequence[WorkerJob],
     folder: Path,
     on_event: Callable[[int, Event], None],
     *,
     command: Sequence[str] = COMMAND,
 ) -> list[dict[str, Any]]:
-    """Do each share in a process of its own; gives their results, in order.
+    """Run each job in a separate process and return their results, in order.
 
     Args:
-        folder: the run folder of the whole job.
-        on_event: told the number of a worker and what it tells, but not its last event. What it raises ends the
-            workers, as a stop would, and is raised here.
+        folder: the run folder of the main job.
+        on_event: called with the number of a worker and each of its events except the last one. An exception that it
+            raises stops the workers and is raised again here.
 
     Raises:
-        JobCancelled: the workers were stopped; with what the first of them said.
-        WorkerCrashed: one ended without a word, or by a fault of ours.
-        AceStepError: what a worker failed with. All others have ended by then.
+        JobCancelled: the workers were stopped; with the message of the first one.
+        WorkerCrashed: a worker exited unexpectedly or failed because of a bug.
+        AceStepError: the error of a worker that failed. All workers have exited by then.
     """
     workers: list[_Worker] = []
     try:
-        for number, share in enumerate(shares):
-            workers.append(_Worker(share, folder, number, command, threads=_threads(len(shares))))
+        for number, job in enumerate(jobs):
+            workers.append(_Worker(job, folder, number, command, threads=_threads_per_worker(len(jobs))))
         while any(worker.running for worker in workers) and not any(worker.failed for worker in workers):
-            _pass_on(workers, on_event)
-            time.sleep(_LOOK_S)
+            _forward_events(workers, on_event)
+            time.sleep(_POLL_S)
     finally:
-        _end(workers)
-    _pass_on(workers, on_event)
+        _stop(workers)
+    _forward_events(workers, on_event)
     return _results(workers)
 
 
 class MergedEvents:
-    """Tells what workers tell as one job would: their counts added up, what all of them say once."""
+    """Reports the events of several workers as one job: sums progress, and reports messages of all workers once."""
 
     def __init__(self, emit: Callable[[Event], None], total: int) -> None:
         self._emit, self._total = emit, total
@@ -95,36 +96,39 @@ class MergedEvents:
         if isinstance(event, Progressed):
             self._done[number] = event.done
             self._emit(replace(event, done=sum(self._done.values()), total=self._total))
-        elif not isinstance(event, Started) and (number == 0 or not _is_plain(event)):
+        elif not isinstance(event, Started) and (number == 0 or not _is_common(event)):
             self._emit(event)
 
 
-def _is_plain(event: Event) -> bool:
-    return isinstance(event, Waiting | Paused | Resumed) or (isinstance(event, LogMessage) and not event.warning)
+def _is_common(event: Event) -> bool:
+    """Whether every worker reports this event."""
+    if isinstance(event, LogMessage):
+        return not event.warning
+    return isinstance(event, PhaseStarted | Waiting | Paused | Resumed)
 
 
 class _Worker:
     """One process and its folder."""
 
-    def __init__(self, share: WorkerJob, whole: Path, number: int, command: Sequence[str], *, threads: int) -> None:
-        self.number, self.folder = number, JobFolder(whole).worker(number)
-        write_job(self.folder.path, share.job, share.config)
+    def __init__(self, job: WorkerJob, parent: Path, number: int, command: Sequence[str], *, threads: int) -> None:
+        self.number, self.folder = number, JobFolder(parent).worker(number)
+        write_job(self.folder.path, job.job, job.config)
         self.last: Event | None = None
         self.killed = False
         self._log = self.folder.events
-        _, self._offset = self._log.read()  # those are of an earlier run
+        _, self._offset = self._log.read()  # skip the events of an earlier run
         environment = {
             "OMP_NUM_THREADS": str(threads),
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-            **share.environment,
-            WHOLE: str(whole.resolve()),
+            **job.environment,
+            PARENT_JOB: str(parent.resolve()),
         }
         with self.folder.output_path.open("wb") as output:
             self.process = subprocess.Popen(
                 [*command, str(self.folder.path.resolve())],
                 env=environment,
-                stdin=subprocess.PIPE,  # closes when this process ends, however it does
+                stdin=subprocess.PIPE,  # closed by the system when this process exits, even if it is killed
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -137,30 +141,30 @@ class _Worker:
     def failed(self) -> bool:
         return not self.running and self.process.returncode != 0
 
-    def news(self) -> list[Event]:
-        """What it told since it was last asked, but for its last event, which is kept."""
+    def new_events(self) -> list[Event]:
+        """The events since the last call, without the final event, which is kept in ``last``."""
         events, self._offset = self._log.read(self._offset)
         self.last = next((event for event in events if isinstance(event, FINAL_EVENTS)), self.last)
         return [event for event in events if not isinstance(event, FINAL_EVENTS)]
 
 
-def _threads(num_workers: int) -> int:
-    """How many each may use of this machine's processors, unless OMP_NUM_THREADS says it."""
+def _threads_per_worker(num_workers: int) -> int:
+    """An equal part of the processors of this machine; OMP_NUM_THREADS, if set, takes precedence."""
     return max(1, (os.cpu_count() or 1) // num_workers)
 
 
-def _pass_on(workers: Sequence[_Worker], on_event: Callable[[int, Event], None]) -> None:
+def _forward_events(workers: Sequence[_Worker], on_event: Callable[[int, Event], None]) -> None:
     for worker in workers:
-        for event in worker.news():
+        for event in worker.new_events():
             on_event(worker.number, event)
 
 
-def _end(workers: Sequence[_Worker]) -> None:
-    """Ask those that still run to save and stop; whoever hangs is killed."""
+def _stop(workers: Sequence[_Worker]) -> None:
+    """Ask running workers to save and stop; kill those that exceed the timeout."""
     running = [worker for worker in workers if worker.running]
     for worker in running:
         worker.folder.request_stop()
-    deadline = time.monotonic() + _GRACE_S
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
     for worker in running:
         try:
             worker.process.wait(max(0.0, deadline - time.monotonic()))
@@ -178,22 +182,24 @@ def _results(workers: Sequence[_Worker]) -> list[dict[str, Any]]:
     failed = [last for last in lasts if isinstance(last, Failed)]
     for worker in workers:
         if worker.last is None and not worker.killed:
-            hint = f"What it wrote is in {worker.folder.output_path}."
+            hint = f"Its output is in {worker.folder.output_path}."
             raise WorkerCrashed(
-                f"process {worker.number + 1} of {len(workers)} ended without a word, "
+                f"process {worker.number + 1} of {len(workers)} exited unexpectedly, "
                 f"exit code {worker.process.returncode}",
                 hint=" ".join([hint, *(last.hint for last in failed[:1])]),
             )
     if failed:
-        raise _as_raised(failed[0])
+        raise _to_error(failed[0])
     for last in lasts:
         if not isinstance(last, Finished):
-            raise JobCancelled(last.message if isinstance(last, Cancelled) else "a process hung and was ended")
+            raise JobCancelled(
+                last.message if isinstance(last, Cancelled) else "a process did not respond and was killed"
+            )
     return [last.result for last in lasts if isinstance(last, Finished)]
 
 
-def _as_raised(failed: Failed) -> AceStepError:
-    """The error that a worker told; ``WorkerCrashed`` for a fault of ours."""
+def _to_error(failed: Failed) -> AceStepError:
+    """The error that a worker reported; ``WorkerCrashed`` for a bug."""
     kind = error_class(failed.error) or WorkerCrashed
     text = f"{failed.error}: {failed.message}" if failed.is_bug else failed.message
     return kind(text, hint=failed.hint)

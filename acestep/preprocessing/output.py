@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from acestep.core.files import remove_leftovers, require_space, storage_errors, write_bytes
+from acestep.core.files import remove_temporary_files, require_space, storage_errors, write_bytes
 from acestep.preprocessing.sample_sources import SampleSource, up_to_date
 from acestep.tensors.manifest import SampleDetails, list_tensor_files, sample_details, write_manifest
 from acestep.tensors.record import TensorRecord, encode_record
@@ -47,7 +47,7 @@ class OutputFolder:
             probe.touch()
             probe.unlink()
             for folder in (self.folder, self.folder / INTERMEDIATES):
-                remove_leftovers(folder)
+                remove_temporary_files(folder)
 
     def save(self, sample: SampleSource, record: TensorRecord) -> Path:
         """Write the tensor file of a sample and update the manifest. Raises DiskFull, NotWritable, StorageError."""

@@ -43,7 +43,7 @@ def train_job(config: TrainJob, context: Context) -> dict[str, Any]:
             StorageError.
     """
     placement = choose_placement(config)
-    if config.num_processes > 1 and context.whole is None:
+    if config.num_processes > 1 and context.parent is None:
         return train_in_workers(config, context)
     fabric = make_fabric(
         torch.device(placement.device.value),

@@ -58,10 +58,10 @@ class JobControls:
         page.live.add(outputs, self._version, self._render)
 
     def _version(self) -> tuple[object, ...]:
-        return self._watch.look()[0], bool(self._blocked_by()), tuple(each.available() for each in self._offered)
+        return self._watch.read()[0], bool(self._blocked_by()), tuple(each.available() for each in self._offered)
 
     def _render(self) -> list[Any]:
-        state, _ = self._watch.look()
+        state, _ = self._watch.read()
         blocked_by = self._blocked_by()
         can_start = state not in ACTIVE and not blocked_by
         can_stop = gr.update(interactive=state in ("running", "paused"))
@@ -93,7 +93,7 @@ def request_stop(watch: Watch) -> bool:
 
 def toggle_pause(watch: Watch) -> bool:
     """Ask a job to pause, or to resume if it is paused. False if it is not active."""
-    state, _ = watch.look()
+    state, _ = watch.read()
     if watch.folder is None or state not in ACTIVE:
         return False
     folder = JobFolder(watch.folder)

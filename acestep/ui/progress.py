@@ -12,9 +12,9 @@ from acestep.core.device_lock import share_device
 from acestep.core.events import Cancelled, Failed, Finished
 from acestep.ui import html
 from acestep.ui.live import LiveUpdates
-from acestep.ui.watch import ACTIVE, Account, State, Watch
+from acestep.ui.watch import ACTIVE, JobView, State, Watch
 
-WORDS: dict[State, str] = {
+STATE_LABELS: dict[State, str] = {
     "idle": "not started",
     "running": "running",
     "paused": "paused",
@@ -24,7 +24,7 @@ WORDS: dict[State, str] = {
     "failed": "failed",
     "interrupted": "interrupted",
 }
-TONES: dict[State, html.Tone] = {
+STATE_TONES: dict[State, html.Tone] = {
     "running": "busy",
     "paused": "warn",
     "stopping": "warn",
@@ -37,53 +37,55 @@ _SHOWN_WARNINGS = 5
 
 
 class JobPanel:
-    """The newest job of one kind, painted into the present gradio context."""
+    """Components that show the latest job of one kind. Creates them in the current Gradio context."""
 
     def __init__(
         self, live: LiveUpdates, watch: Watch, name: str, *, nothing_yet: str, result: Callable[[dict[str, Any]], str]
     ) -> None:
         """
         Args:
-            name: begins the ids of the widgets.
-            nothing_yet: what the place says before the first job.
-            result: HTML of what a finished job gave back.
+            name: prefix of the element ids.
+            nothing_yet: text before the first job.
+            result: HTML for the result of a finished job.
         """
         self._watch, self._nothing_yet, self._result = watch, nothing_yet, result
         self._status = gr.HTML(elem_id=f"{name}-status")
-        self._beside = gr.Button("Run anyway (share the GPU)", visible=False, size="sm", elem_id=f"{name}-beside")
-        live.after(self._beside.click(self._share, None, None, **live.silent))
+        self._run_anyway = gr.Button("Run anyway (share the GPU)", visible=False, size="sm", elem_id=f"{name}-beside")
+        live.after(self._run_anyway.click(self._share, None, None, **live.silent))
         with gr.Accordion("Log", open=False, elem_classes="ac-fold", elem_id=f"{name}-log"):
             self._log = gr.HTML()
-        live.add([self._status, self._log, self._beside], watch.version, self._render)
+        live.add([self._status, self._log, self._run_anyway], watch.version, self._render)
 
     def _share(self) -> None:
         if self._watch.folder is not None:
             share_device(self._watch.folder)
 
     def _render(self) -> tuple[str, str, Any]:
-        state, account = self._watch.look()
-        run = f"{self._watch.folder}:{account.began_s}"
-        parts = [f'<div class="ac-line">{html.badge(WORDS[state], TONES.get(state, "plain"), state=state, run=run)}']
-        parts.append(f'<span class="ac-phase">{html.text(self._phase(state, account))}</span></div>')
-        if state in ACTIVE or (state in ("stopped", "failed", "interrupted") and account.total):
-            parts.append(_how_far(state, account))
-        parts.append(self._ending(state, account))
-        parts.append(_troubles(account))
+        state, view = self._watch.read()
+        run = f"{self._watch.folder}:{view.began_s}"
+        parts = [
+            f'<div class="ac-line">{html.badge(STATE_LABELS[state], STATE_TONES.get(state, "plain"), state=state, run=run)}'
+        ]
+        parts.append(f'<span class="ac-phase">{html.text(self._phase(state, view))}</span></div>')
+        if state in ACTIVE or (state in ("stopped", "failed", "interrupted") and view.total):
+            parts.append(_progress_html(state, view))
+        parts.append(self._ending(state, view))
+        parts.append(_problems_html(view))
         empty = "The log appears here when the job starts."
-        waits = state == "running" and account.waiting
-        return "".join(parts), html.log_box(account.lines, "Log of the job", empty), gr.update(visible=waits)
+        waits = state == "running" and view.waiting
+        return "".join(parts), html.log_box(view.lines, "Log of the job", empty), gr.update(visible=waits)
 
-    def _phase(self, state: State, account: Account) -> str:
+    def _phase(self, state: State, view: JobView) -> str:
         if state == "idle":
             return self._nothing_yet
         if state == "stopping":
             return "Finishing the current step, then saving."
         if state == "paused":
-            return "Paused. The memory stays in use."
-        return account.phase if state == "running" else ""
+            return "Paused. The memory stays allocated."
+        return view.phase if state == "running" else ""
 
-    def _ending(self, state: State, account: Account) -> str:
-        last = account.last
+    def _ending(self, state: State, view: JobView) -> str:
+        last = view.last
         if state == "done" and isinstance(last, Finished):
             return self._result(last.result)
         if state == "stopped" and isinstance(last, Cancelled):
@@ -96,30 +98,30 @@ class JobPanel:
         return ""
 
 
-def _how_far(state: State, account: Account) -> str:
-    if not account.total:
+def _progress_html(state: State, view: JobView) -> str:
+    if not view.total:
         return html.progress_bar(0, 0, "Progress") if state == "running" else ""
-    share = f"{100 * account.done // account.total} %"
-    words = [f"{account.done} of {account.total} {account.unit}", share]
+    share = f"{100 * view.done // view.total} %"
+    words = [f"{view.done} of {view.total} {view.unit}", share]
     if state in ACTIVE:
-        words.append(f"{html.approximate_time(max(0.0, time.time() - account.began_s))} elapsed")
+        words.append(f"{html.approximate_time(max(0.0, time.time() - view.began_s))} elapsed")
     if state == "running":
-        left, speed = account.seconds_left, account.per_second
+        left, speed = view.seconds_left, view.units_per_second
         if left is not None:
             words.append(f"{html.approximate_time(left)} left")
-        if speed is not None and account.unit == "steps":
+        if speed is not None and view.unit == "steps":
             words.append(f"{speed:.1f} steps/s" if speed >= 1 else f"{1 / speed:.1f} s/step")
-    return html.progress_bar(account.done, account.total, "Progress") + (
+    return html.progress_bar(view.done, view.total, "Progress") + (
         f'<div class="ac-numbers">{html.text(" · ".join(words))}</div>'.replace("·", "&middot;")
     )
 
 
-def _troubles(account: Account) -> str:
+def _problems_html(view: JobView) -> str:
     parts = []
-    if account.warnings:
-        parts.append(html.notice("Warnings", list(dict.fromkeys(account.warnings))[-_SHOWN_WARNINGS:], "warn"))
-    if account.left_out:
-        rows = [(item.item, item.message, item.hint) for item in account.left_out]
+    if view.warnings:
+        parts.append(html.notice("Warnings", list(dict.fromkeys(view.warnings))[-_SHOWN_WARNINGS:], "warn"))
+    if view.skipped:
+        rows = [(item.item, item.message, item.hint) for item in view.skipped]
         title = f"{html.count(len(rows), 'file')} skipped"
         parts.append(html.notice(title, tone="warn") + html.table(["File", "Reason", "What to do"], rows, title))
     return "".join(parts)

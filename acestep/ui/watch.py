@@ -1,4 +1,4 @@
-"""What is known of a job, read from its run folder: the same for every page, whoever does the job."""
+"""The state of a job, computed from the events in its run folder, wherever the job runs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from acestep.core.events import (
     ItemFailed,
     LogMessage,
     Paused,
+    PhaseStarted,
     Progressed,
     Resumed,
     Saved,
@@ -29,18 +30,18 @@ State = Literal["idle", "running", "paused", "stopping", "done", "stopped", "fai
 ACTIVE: tuple[State, ...] = ("running", "paused", "stopping")
 
 _LOG_LINES = 400
-_RATE_OVER = 60  # reports of progress that the speed is taken from
+_SPEED_WINDOW = 60  # progress events that the speed is averaged over
 
 
 @dataclass(slots=True)
-class Account:
-    """Everything the events of a run folder say. It grows with them and is never written back."""
+class JobView:
+    """What the pages show of a job. Built by adding its events in order."""
 
     lines: list[str] = field(default_factory=list)
-    phase: str = ""  # what the job does now
+    phase: str = ""  # what the job is doing
     waiting: bool = False  # for a device that another job uses
     warnings: list[str] = field(default_factory=list)
-    left_out: list[ItemFailed] = field(default_factory=list)
+    skipped: list[ItemFailed] = field(default_factory=list)
     saved: list[Saved] = field(default_factory=list)
     steps: list[StepLogged] = field(default_factory=list)
     epochs: list[EpochLogged] = field(default_factory=list)
@@ -48,15 +49,17 @@ class Account:
     total: int = 0
     done: int = 0
     began_s: float = 0.0
-    last: Event | None = None
-    told_left_s: float | None = None
-    _marks: list[tuple[float, int]] = field(default_factory=list)  # (time, done) since the job began or went on
+    last: Event | None = None  # the final event; None while the job runs
+    reported_seconds_left: float | None = None
+    _marks: list[tuple[float, int]] = field(default_factory=list)  # (time, done) since the job started or resumed
+    _has_phases: bool = False  # whether the log contains PhaseStarted; logs of earlier versions do not
 
     def add(self, event: Event) -> None:
-        """Take one more event into account."""
-        if self.last is not None:  # the job was ended, and is now done again or gone on with
+        """Update the view with the next event."""
+        if self.last is not None:  # the job has ended and is now run again or resumed
             self._set_phase("")
-            self.total, self.left_out, self.warnings, self._marks = 0, [], [], []
+            self.total, self.skipped, self.warnings, self._marks = 0, [], [], []
+            self._has_phases = False
         self.last = event if isinstance(event, FINAL_EVENTS) else None
         if not isinstance(event, Progressed | Saved):
             self.lines = [
@@ -67,6 +70,9 @@ class Account:
             self._begin(event)
         elif isinstance(event, LogMessage):
             self._log(event)
+        elif isinstance(event, PhaseStarted):
+            self._has_phases = True
+            self._set_phase(event.phase)
         elif isinstance(event, Waiting):
             self.phase, self.waiting = event.message, True
         elif isinstance(event, Paused | Resumed):
@@ -76,7 +82,7 @@ class Account:
             self._progress(event.done, event.total, event)
             self._set_phase(event.note)
         elif isinstance(event, ItemFailed):
-            self.left_out = [*(item for item in self.left_out if item.item != event.item), event]
+            self.skipped = [*(item for item in self.skipped if item.item != event.item), event]
         elif isinstance(event, StepLogged):
             self._step(event)
         elif isinstance(event, EpochLogged):
@@ -86,8 +92,8 @@ class Account:
             self.saved.append(event)
 
     @property
-    def per_second(self) -> float | None:
-        """Units of work in a second, of late; None while there is nothing to tell it by."""
+    def units_per_second(self) -> float | None:
+        """The recent speed; None if there is too little progress to compute it."""
         if len(self._marks) < 2:
             return None
         (first_s, first), (last_s, last) = self._marks[0], self._marks[-1]
@@ -95,15 +101,15 @@ class Account:
 
     @property
     def seconds_left(self) -> float | None:
-        """As the job tells it, or from the speed of late; None without either."""
-        if self.told_left_s is not None:
-            return self.told_left_s
-        speed = self.per_second
+        """The estimate of the job itself, or one from the recent speed; None if neither is available."""
+        if self.reported_seconds_left is not None:
+            return self.reported_seconds_left
+        speed = self.units_per_second
         return (self.total - self.done) / speed if speed and self.total else None
 
     def _begin(self, event: Started) -> None:
         self.unit, self.total, self.began_s, self._marks = event.unit, event.total, event.time_s, []
-        self.told_left_s = None
+        self.reported_seconds_left = None
         self.done = 0 if event.unit != "steps" else self.done
         self._set_phase("")
 
@@ -113,11 +119,11 @@ class Account:
     def _log(self, event: LogMessage) -> None:
         if event.warning:
             self.warnings.append(event.message)
-        else:
+        elif self.waiting or not self._has_phases:  # earlier versions wrote phases as messages
             self._set_phase(event.message)
 
     def _step(self, event: StepLogged) -> None:
-        while self.steps and self.steps[-1].step >= event.step:  # gone back to an earlier checkpoint
+        while self.steps and self.steps[-1].step >= event.step:  # resumed from an earlier checkpoint
             self.steps.pop()
         self.steps.append(event)
         self._set_phase("")
@@ -127,61 +133,59 @@ class Account:
         if self._marks and done < self._marks[-1][1]:
             self._marks = []
         self.done, self.total = done, total
-        self.told_left_s = event.seconds_left if isinstance(event, Progressed) else None
-        self._marks = [*self._marks[-_RATE_OVER:], (event.time_s, done)]
+        self.reported_seconds_left = event.seconds_left if isinstance(event, Progressed) else None
+        self._marks = [*self._marks[-_SPEED_WINDOW:], (event.time_s, done)]
 
 
 class Watch:
-    """Follows the job of one folder at a time. Safe to use from several threads."""
+    """Reads the events of one job folder at a time. Thread-safe."""
 
     def __init__(self, runner: JobRunner) -> None:
         self._runner, self._lock = runner, threading.Lock()
         self._folder: Path | None = None
-        self._account, self._offset, self._round = Account(), 0, 0
+        self._view, self._offset, self._generation = JobView(), 0, 0
 
     @property
     def folder(self) -> Path | None:
         return self._folder
 
     def follow(self, folder: Path | None) -> None:
-        """From now on look at this folder."""
+        """Switch to another job folder."""
         with self._lock:
-            self._folder, self._account, self._offset = folder, Account(), 0
-            self._round += 1
+            self._folder, self._view, self._offset = folder, JobView(), 0
+            self._generation += 1
 
-    def look(self) -> tuple[State, Account]:
-        """How the job stands now."""
+    def read(self) -> tuple[State, JobView]:
+        """The current state of the job."""
         with self._lock:
             if self._folder is None or not self._folder.is_dir():
-                return "idle", self._account
-            at_work = self._at_work(self._folder)  # asked first: what ends in between has written all its events
-            if self._ours:
+                return "idle", self._view
+            active = self._is_active(self._folder)  # before the events: a job that has ended has written all of them
+            if self._is_local:
                 events, self._offset = self._runner.poll(self._offset)
             else:
                 events, self._offset = JobFolder(self._folder).events.read(self._offset)
             for event in events:
-                self._account.add(event)
-            return self._state(self._folder, at_work), self._account
+                self._view.add(event)
+            return JobFolder(self._folder).state_after(self._view.last, active=active), self._view
 
     def version(self) -> tuple[object, ...]:
-        """Changes whenever there is something new to see."""
-        state, account = self.look()
-        clock = int(time.time() / 5) if state == "running" and not account.steps else 0
-        return self._round, self._offset, state, clock
+        """A value that changes with the state, and every 5 s before the first step to update the elapsed time."""
+        state, view = self.read()
+        clock = int(time.time() / 5) if state == "running" and not view.steps else 0
+        return self._generation, self._offset, state, clock
 
     @property
     def active(self) -> bool:
-        """Whether the job is at work, here or in another program."""
-        return self.look()[0] in ACTIVE
+        """Whether the job is running, in this program or in another one."""
+        return self.read()[0] in ACTIVE
 
     @property
-    def _ours(self) -> bool:
+    def _is_local(self) -> bool:
+        """Whether this program started the job."""
         return self._runner.folder == self._folder
 
-    def _state(self, folder: Path, at_work: bool) -> State:
-        return JobFolder(folder).state_after(self._account.last, active=at_work)
-
-    def _at_work(self, folder: Path) -> bool:
-        if self._ours:
+    def _is_active(self, folder: Path) -> bool:
+        if self._is_local:
             return self._runner.busy
-        return self._account.last is None and JobFolder(folder).locked
+        return self._view.last is None and JobFolder(folder).locked

@@ -10,7 +10,7 @@ from acestep.captioning.configs import CaptionJob
 from acestep.captioning.labeling_plan import make_plan
 from acestep.captioning.time_estimate import TimeEstimate, list_steps
 from acestep.core.events import Progressed, Started
-from acestep.ui.watch import Account
+from acestep.ui.watch import JobView
 
 
 @pytest.fixture
@@ -51,12 +51,12 @@ def test_the_measured_speed_of_a_backend_applies_to_both_passes(remaining):
 
 
 def test_the_reported_remaining_time_overrides_the_recent_speed():
-    account, now = Account(), time.time()
-    account.add(Started(job="caption", total=6, unit="captions and lyrics", time_s=now))
-    account.add(Progressed(done=1, total=6, time_s=now + 1))
-    account.add(Progressed(done=2, total=6, time_s=now + 2))
-    assert account.seconds_left == pytest.approx(4)
-    account.add(Progressed(done=3, total=6, seconds_left=90.0, time_s=now + 3))
-    assert account.seconds_left == 90
-    account.add(Started(job="caption", total=6, unit="songs", time_s=now + 9))
-    assert account.seconds_left is None
+    view, now = JobView(), time.time()
+    view.add(Started(job="caption", total=6, unit="captions and lyrics", time_s=now))
+    view.add(Progressed(done=1, total=6, time_s=now + 1))
+    view.add(Progressed(done=2, total=6, time_s=now + 2))
+    assert view.seconds_left == pytest.approx(4)
+    view.add(Progressed(done=3, total=6, seconds_left=90.0, time_s=now + 3))
+    assert view.seconds_left == 90
+    view.add(Started(job="caption", total=6, unit="songs", time_s=now + 9))
+    assert view.seconds_left is None

@@ -115,14 +115,14 @@ def test_a_processor_and_another_card_are_free(contexts, place, monkeypatch):
 
 
 def test_the_shares_of_a_job_heed_what_the_user_wants_of_the_whole(contexts, tmp_path):
-    trainer, whole = contexts
+    trainer, parent = contexts
     (tmp_path / "share0").mkdir()
-    share = Context(tmp_path / "share0", whole.folder)
+    share = Context(tmp_path / "share0", parent.folder)
     with lock_device("cuda", "training", trainer):
         waiting = WaitingJob(share)
         waiting.until_told()
-        assert str(whole.folder / "share") in str(told(share)[0])
-        share_device(whole.folder)
+        assert str(parent.folder / "share") in str(told(share)[0])
+        share_device(parent.folder)
         assert waiting.got.wait(10)
 
 

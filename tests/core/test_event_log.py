@@ -21,8 +21,8 @@ from acestep.core.events import (
     UnknownEvent,
     Waiting,
 )
-from acestep.ui.trainer.remedies import remedy_for
-from acestep.ui.watch import Account
+from acestep.ui.trainer.recovery import recovery_for
+from acestep.ui.watch import JobView
 
 SAVED = Path(__file__).parent / "saved"
 ERROR_CODES = (
@@ -36,11 +36,11 @@ def lines() -> list[dict[str, object]]:
     return [json.loads(line) for line in (SAVED / "events.jsonl").read_text().splitlines()]
 
 
-def account(*events: dict[str, object]) -> Account:
-    account = Account()
+def view(*events: dict[str, object]) -> JobView:
+    view = JobView()
     for data in events:
-        account.add(decode({"time_s": 1.0, **data}))
-    return account
+        view.add(decode({"time_s": 1.0, **data}))
+    return view
 
 
 def test_events_are_written_with_the_names_and_keys_of_earlier_versions() -> None:
@@ -73,7 +73,7 @@ def test_an_unknown_event_is_shown_by_its_name_and_not_dropped(tmp_path: Path) -
     assert events[0] == UnknownEvent(time_s=2.0, raw_type="Shouted", data={"volume": 3})
     assert isinstance(events[1], UnknownEvent)
     assert len(events) == 2
-    assert "Shouted" in account({"type": "Shouted", "volume": 3}).lines[0]
+    assert "Shouted" in view({"type": "Shouted", "volume": 3}).lines[0]
 
 
 def test_sentences_of_earlier_versions_become_typed_events() -> None:
@@ -93,17 +93,17 @@ def test_sentences_of_earlier_versions_become_typed_events() -> None:
     ],
 )
 def test_a_job_that_waits_for_a_device_is_recognized_until_it_continues(event: dict[str, object]) -> None:
-    assert account(event).waiting
-    assert account(event).phase == event["message"]
-    assert not account(event, {"type": "Noted", "message": "cuda is free"}).waiting
-    assert account(event, {"type": "Noted", "message": "shared", "warning": True}).waiting
+    assert view(event).waiting
+    assert view(event).phase == event["message"]
+    assert not view(event, {"type": "Noted", "message": "cuda is free"}).waiting
+    assert view(event, {"type": "Noted", "message": "shared", "warning": True}).waiting
 
 
 @pytest.mark.parametrize("end", [{"type": "Resumed"}, {"type": "Noted", "message": "goes on after a pause"}])
 def test_a_pause_does_not_count_for_the_speed(end: dict[str, object]) -> None:
     before = [{"type": "Progressed", "time_s": float(done), "done": done, "total": 9} for done in (1, 2, 3)]
     after = [{"type": "Progressed", "time_s": 100.0 + done, "done": done, "total": 9} for done in (4, 5)]
-    assert account(*before, {**end, "time_s": 99.0}, *after).per_second == 1.0
+    assert view(*before, {**end, "time_s": 99.0}, *after).units_per_second == 1.0
 
 
 @pytest.mark.parametrize(
@@ -117,25 +117,25 @@ def test_a_pause_does_not_count_for_the_speed(end: dict[str, object]) -> None:
     ],
 )
 def test_a_run_that_ran_out_of_memory_is_offered_less_memory(failed: dict[str, object]) -> None:
-    last = account({"type": "Failed", **failed}).last
+    last = view({"type": "Failed", **failed}).last
     assert isinstance(last, Failed)
     assert last.error == OutOfMemory.code
-    remedy = remedy_for("failed", last)
-    assert remedy is not None
-    assert remedy.label == "Use less memory and resume"
+    recovery = recovery_for("failed", last)
+    assert recovery is not None
+    assert recovery.label == "Use less memory and resume"
 
 
 def test_a_sentence_alone_offers_nothing() -> None:
-    assert remedy_for("failed", Failed(error="KeyError", message="torch is out of memory")) is None
+    assert recovery_for("failed", Failed(error="KeyError", message="torch is out of memory")) is None
 
 
 def test_the_page_shows_the_same_state_for_a_file_of_an_earlier_version() -> None:
     events = lines()
-    shown = account(*events[:11])
+    shown = view(*events[:11])
     assert (shown.done, shown.total, shown.unit, shown.warnings) == (4, 8, "steps", [events[2]["message"]])
-    assert [item.item for item in shown.left_out] == ["a.wav"]
+    assert [item.item for item in shown.skipped] == ["a.wav"]
     assert [saved.role for saved in shown.saved] == ["checkpoint"]
-    assert account(*events).last == Finished(time_s=1700000013.0, result=events[-1]["result"])  # type: ignore[arg-type]
+    assert view(*events).last == Finished(time_s=1700000013.0, result=events[-1]["result"])  # type: ignore[arg-type]
 
 
 def test_error_codes_are_those_of_earlier_versions_and_lead_to_their_class() -> None:

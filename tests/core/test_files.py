@@ -70,7 +70,7 @@ def test_a_replacement_killed_between_its_two_moves_is_undone(tmp_path):
     with files.replace_folder(target) as fresh:
         (fresh / "weights").write_text("one")
     target.rename(tmp_path / ".best.old")
-    files.settle_folder(target)
+    files.recover_folder(target)
     assert (target / "weights").read_text() == "one"
 
 

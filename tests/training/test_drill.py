@@ -8,7 +8,7 @@ import torch
 
 from acestep.cli.app import main
 from acestep.core.events import Cancelled, Failed, Finished
-from acestep.core.files import remove_leftovers
+from acestep.core.files import remove_temporary_files
 from acestep.core.job_runner import JobRunner
 from acestep.core.jobs import run_job, write_job
 from acestep.core.paths import PROJECT
@@ -42,7 +42,7 @@ def test_only_what_ended_processes_have_left_is_removed(tmp_path):
     ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True).stdout.strip()
     for name in (f".song.pt.{ended}.tmp", f".other.json.{os.getppid()}.tmp", f"a song.{ended}.tmp", ".note.tmp"):
         (tmp_path / name).touch()
-    remove_leftovers(tmp_path)
+    remove_temporary_files(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         f".other.json.{os.getppid()}.tmp",
         f"a song.{ended}.tmp",

@@ -21,7 +21,7 @@ from acestep.ui.chart import Series, line_chart
 from acestep.ui.system_memory import free_bytes
 from acestep.ui.trainer.audio_clips import BASE_MODEL, latest_previews, previews_of, source_of, strengths
 from acestep.ui.trainer.audio_grid import GridRow, render_grid
-from acestep.ui.trainer.memory_panel import Forecast, told
+from acestep.ui.trainer.memory_panel import Forecast, forecast_html
 from acestep.ui.workspace import Workspace
 
 
@@ -117,16 +117,16 @@ def forecast(free_gb: float | None) -> Forecast:
 
 
 def test_a_run_that_does_not_fit_is_reported_with_suggestions() -> None:
-    page = told(forecast(8.0))
+    page = forecast_html(forecast(8.0))
     assert "does not fit" in page
     assert "To make it fit" in page
     assert "batch_size=1" in page or "gradient_checkpointing=true" in page
-    assert "Even then it does not fit" in told(forecast(0.5))
+    assert "Even then it does not fit" in forecast_html(forecast(0.5))
 
 
 def test_a_run_that_fits_needs_no_advice() -> None:
-    assert "To make it fit" not in told(forecast(80.0))
-    assert "not known" in told(forecast(None))
+    assert "To make it fit" not in forecast_html(forecast(80.0))
+    assert "not known" in forecast_html(forecast(None))
 
 
 def test_each_advice_can_be_followed_by_a_button(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ class ProcessGroup:
 
     def context(self, context: Context) -> Context:
         """A context in which only rank 0 emits events, and all processes stop and pause together."""
-        return context if self.world_size == 1 else _GroupContext(context.folder, context.whole, processes=self)
+        return context if self.world_size == 1 else _GroupContext(context.folder, context.parent, processes=self)
 
     def _portable(self, problem: BaseException | None) -> BaseException | None:
         if problem is None or isinstance(problem, AceStepError | torch.OutOfMemoryError):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep.core.errors import TrainingError
-from acestep.core.files import read_versioned, remove_leftovers, settle_folder, storage_errors, write_versioned
+from acestep.core.files import read_versioned, recover_folder, remove_temporary_files, storage_errors, write_versioned
 from acestep.core.paths import typed_path
 
 ADAPTER, EMA_ADAPTER, STATE = "adapter", "adapter_ema", "state"
@@ -84,12 +84,12 @@ class RunFolder:
     def recover(self) -> None:
         """Complete or roll back writes that a kill interrupted."""
         for leftover in [*self.checkpoints.glob(".*.old"), *self.root.glob(".*.old")]:
-            settle_folder(leftover.with_name(leftover.name[1:].removesuffix(".old")))
+            recover_folder(leftover.with_name(leftover.name[1:].removesuffix(".old")))
         for leftover in [*self.checkpoints.glob(".*.tmp"), *self.root.glob(".best.tmp"), *self.root.glob(".final.tmp")]:
             shutil.rmtree(leftover, ignore_errors=True)
         with storage_errors(self.root):
             for folder in (self.root, self.checkpoints, *self.samples.glob("*/")):
-                remove_leftovers(folder)
+                remove_temporary_files(folder)
 
     def write_settings(self, settings: dict[str, Any]) -> None:
         write_versioned(self.root / _SETTINGS, "training", 1, {"settings": settings})

@@ -32,15 +32,15 @@ class Api:
 
     def status(self) -> dict[str, Any]:
         """The status of the latest run in the scanned folder, with its result or its error."""
-        state, account = self._app.watch.look()
-        last = account.last
+        state, view = self._app.watch.read()
+        last = view.last
         return {
             "state": state,
-            "done": account.done,
-            "total": account.total,
-            "now": account.phase,
-            "seconds_left": account.seconds_left,
-            "failed": {item.item: item.message for item in account.left_out},
+            "done": view.done,
+            "total": view.total,
+            "now": view.phase,
+            "seconds_left": view.seconds_left,
+            "failed": {item.item: item.message for item in view.skipped},
             "result": last.result if isinstance(last, Finished) else None,
             "failure": {"message": last.message, "hint": last.hint} if isinstance(last, Failed) else None,
         }

@@ -13,7 +13,7 @@ from acestep.ui.captioner.review_tab import ReviewTab
 from acestep.ui.captioner.run_tab import RunTab
 from acestep.ui.captioner.songs_tab import SongsTab
 from acestep.ui.captioner.system_tab import SystemTab
-from acestep.ui.progress import TONES, WORDS
+from acestep.ui.progress import STATE_LABELS, STATE_TONES
 from acestep.ui.serve import Page
 from acestep.ui.watch import ACTIVE
 from acestep.ui.workspace import Workspace
@@ -52,10 +52,12 @@ def build(app: AppState) -> gr.Blocks:
 
 
 def _head(app: AppState) -> str:
-    state, account = app.watch.look()
+    state, view = app.watch.read()
     active = state in ACTIVE
-    pill = html.badge(WORDS[state] if active else "idle", TONES.get(state, "plain") if active else "plain", state=state)
-    words = f"{account.done} of {account.total}" if active and account.total else ""
+    pill = html.badge(
+        STATE_LABELS[state] if active else "idle", STATE_TONES.get(state, "plain") if active else "plain", state=state
+    )
+    words = f"{view.done} of {view.total}" if active and view.total else ""
     return f'<div class="ac-line ac-head"><h1>{TITLE}</h1>{pill}<span class="ac-phase">{html.text(words)}</span></div>'
 
 

@@ -112,8 +112,8 @@ class AppState:
 
     def version(self) -> tuple[object, ...]:
         """Changes with the labels of the songs, in this program or in another one."""
-        state, account = self.watch.look()
-        labels = (len(account.saved), state in ACTIVE, self.folder.root)
+        state, view = self.watch.read()
+        labels = (len(view.saved), state in ACTIVE, self.folder.root)
         may_read = time.monotonic() - self._read_at > self._read_took_s / _LOAD_SHARE
         if hash(labels) != self._written and (may_read or state not in ACTIVE):
             start_s = time.monotonic()
@@ -124,9 +124,9 @@ class AppState:
 
     def failed(self) -> list[str]:
         """The songs that failed in the latest job."""
-        _, account = self.watch.look()
+        _, view = self.watch.read()
         names = {entry.name for entry in self.folder.entries}
-        return [item.item for item in account.left_out if item.item in names]
+        return [item.item for item in view.skipped if item.item in names]
 
     def close(self) -> None:
         """Before the program exits: the job stops after the current song."""

@@ -63,8 +63,8 @@ class ReviewTab:
 
     def _render(self) -> Sequence[Any]:
         entries = self._app.folder.entries
-        _, account = self._app.watch.look()
-        failed = {item.item for item in account.left_out}
+        _, view = self._app.watch.read()
+        failed = {item.item for item in view.skipped}
         checked = self._app.settings.get(_FILTER) == _FILTERS[1]
         rows = [_row(entry, entry.name in failed) for entry in entries if entry.doubts or not checked]
         there = gr.update(visible=bool(entries))

@@ -88,8 +88,8 @@ class RunTab:
         return [plan_of(self._app)]
 
     def _render(self) -> list[Any]:
-        _, account = self._app.watch.look()
-        failed = {item.item for item in account.left_out}
+        _, view = self._app.watch.read()
+        failed = {item.item for item in view.skipped}
         rows = [_row(entry, entry.name in failed) for entry in self._app.folder.entries]
         return [html.table(_HEADERS, rows, "Songs and their labels") if rows else ""]
 

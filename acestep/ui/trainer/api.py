@@ -56,18 +56,18 @@ class Api:
     def status(self, run_id: str = "") -> dict[str, Any]:
         """The status of a job; without an id, of the latest training run."""
         watch = self._watch(run_id)
-        state, account = watch.look()
-        last = account.last
+        state, view = watch.read()
+        last = view.last
         return {
             "run_id": "" if watch.folder is None else self._app.workspace.relative(watch.folder),
             "state": state,
-            "phase": account.phase,
-            "done": account.done,
-            "total": account.total,
-            "unit": account.unit,
-            "seconds_left": account.seconds_left,
-            "loss": account.steps[-1].loss if account.steps else None,
-            "left_out": [item.item for item in account.left_out],
+            "phase": view.phase,
+            "done": view.done,
+            "total": view.total,
+            "unit": view.unit,
+            "seconds_left": view.seconds_left,
+            "loss": view.steps[-1].loss if view.steps else None,
+            "left_out": [item.item for item in view.skipped],
             "result": last.result if isinstance(last, Finished) else None,
             "failure": {"code": last.error, "message": last.message, "hint": last.hint}
             if isinstance(last, Failed)

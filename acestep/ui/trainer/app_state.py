@@ -94,8 +94,8 @@ class AppState:
         runner = runner or self.runner
         for name, watch in self.watches.items():
             if runner.busy and self.runner_of(name) is runner and watch.folder == runner.folder:
-                _, account = watch.look()
-                where = f" ({account.done} of {account.total} {account.unit})" if account.total else ""
+                _, view = watch.read()
+                where = f" ({view.done} of {view.total} {view.unit})" if view.total else ""
                 return f"{JOB_NAMES[name]} of {runner.folder.name}{where}" if runner.folder else JOB_NAMES[name]
         return "another job" if runner.busy else ""
 
@@ -190,10 +190,10 @@ class AppState:
         """Look up folders again after one was added or removed."""
         self._cache.clear()
 
-    def _cached(self, name: str, look: Callable[[], T]) -> T:
+    def _cached(self, name: str, read: Callable[[], T]) -> T:
         when, found = self._cache.get(name, (-_LISTING_S, None))
         if found is None or time.monotonic() - when > _LISTING_S:
-            found = look()
+            found = read()
             self._cache[name] = (time.monotonic(), found)
         return cast(T, found)
 

@@ -75,10 +75,10 @@ class ComparePanel:
         if not self._opened:
             return None
         settings, watches = self._app.settings, self._app.watches
-        _, training = watches["train"].look()
-        made = sum(saved.role == "sample" for saved in training.saved), watches["compare"].look()[1].done
+        _, training = watches["train"].read()
+        made = sum(saved.role == "sample" for saved in training.saved), watches["compare"].read()[1].done
         chosen = [settings.get(f"compare.{name}") for name in ("strength", "matched", "shuffled", "picked")]
-        states = tuple(watches[name].look()[0] for name in ("train", "generate", "compare"))
+        states = tuple(watches[name].read()[0] for name in ("train", "generate", "compare"))
         return self.run, len(self._app.run_folders()), made, states, str(chosen)
 
     def _render(self) -> Sequence[Any]:

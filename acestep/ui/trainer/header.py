@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from acestep.ui import html
-from acestep.ui.progress import TONES, WORDS
+from acestep.ui.progress import STATE_LABELS, STATE_TONES
 from acestep.ui.trainer import workflow
 from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.page_context import TrainerContext
@@ -49,9 +49,9 @@ def _head(app: AppState) -> str:
 
 def _state(app: AppState) -> str:
     for name in (name for name in app.watches if name != "download"):
-        state, _ = app.watches[name].look()
+        state, _ = app.watches[name].read()
         if state in ACTIVE:
-            return html.badge(f"{name} {WORDS[state]}", TONES.get(state, "plain"), state=state)
+            return html.badge(f"{name} {STATE_LABELS[state]}", STATE_TONES.get(state, "plain"), state=state)
     return html.badge("idle", state="idle")
 
 

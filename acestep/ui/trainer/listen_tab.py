@@ -65,8 +65,8 @@ class ListenTab:
                 allow_custom_value=True,
                 elem_id="tr-listen-adapter",
             )
-            left_out = ("checkpoint", "adapter")
-            self._strength = Form(GenerateJob, "listen", page.saved_fields, leave_out=left_out)
+            skipped = ("checkpoint", "adapter")
+            self._strength = Form(GenerateJob, "listen", page.saved_fields, leave_out=skipped)
             self._strength.place("strength")
         self._trigger_word = gr.HTML(elem_id="tr-listen-tag")
         self._form = Form(GenerationConfig, "piece", page.saved_fields, lines={"prompt": 4, "lyrics": 4})
@@ -132,7 +132,7 @@ class ListenTab:
 
     def _generations_version(self) -> object:
         watches = self._app.watches
-        return watches["generate"].folder, watches["generate"].look()[0], watches["compare"].look()[1].done
+        return watches["generate"].folder, watches["generate"].read()[0], watches["compare"].read()[1].done
 
     def _render_generations(self) -> list[str]:
         rows = []

@@ -47,16 +47,16 @@ class MemoryPanel:
 
     def __init__(self, page: TrainerContext, settings: TrainSettings) -> None:
         self._app, self._settings, self._forms = page.app, settings, settings.forms
-        words = gr.HTML(elem_id="tr-train-memory")
+        content = gr.HTML(elem_id="tr-train-memory")
         with layout.actions():
             change = gr.Button("Change these settings", size="sm", visible=False, elem_id="tr-train-fit")
         page.on(change.click, self._change, quiet=True)
-        page.live.add([words, change], self._version, self._render)
+        page.live.add([content, change], self._version, self._render)
 
     def _version(self) -> object:
         settings = self._app.settings
         values = tuple(str(settings.get(form.key(name))) for form in self._forms.values() for name in form.names)
-        free = _place(self._app)[2]
+        free = _device_memory(self._app)[2]
         chosen = settings.text("service.checkpoint"), self._app.tensors_version()
         return values, chosen, None if free is None else round(free / GIB / _STEP_GB)
 
@@ -70,7 +70,7 @@ class MemoryPanel:
             ]
         except AceStepError as error:
             return [html.notice("No memory estimate yet", [describe_error(error)]), gr.update(visible=False)]
-        return [told(found), gr.update(visible=bool(found.advice))]
+        return [forecast_html(found), gr.update(visible=bool(found.advice))]
 
     def _change(self) -> None:
         """Apply the suggested changes to the settings on the page."""
@@ -88,7 +88,7 @@ class MemoryPanel:
 
 def forecast(app: AppState, job: TrainJob) -> Forecast:
     """The memory estimate of ``job`` with the selected model and tensors. Raises CheckpointError."""
-    device, where, free = _place(app)
+    device, where, free = _device_memory(app)
     longest, tokens = _longest(app)
     spec = memory_spec(
         app.checkpoint().config, job.training, job.adapter, device=device, longest=longest, tokens=tokens
@@ -97,16 +97,16 @@ def forecast(app: AppState, job: TrainJob) -> Forecast:
     return Forecast(estimate(spec), device, where, free, advice)
 
 
-def told(found: Forecast) -> str:
+def forecast_html(found: Forecast) -> str:
     """A forecast as HTML: the estimate, a bar, suggested changes, and the parts of the estimate."""
     need = found.need.total / GIB
-    pill = html.badge("fits" if found.fits else "does not fit", "good" if found.fits else "bad", fits=found.fits)
+    badge = html.badge("fits" if found.fits else "does not fit", "good" if found.fits else "bad", fits=found.fits)
     if found.free is None:
-        pill, room = html.badge("free memory unknown"), "the free memory is not known"
+        badge, room = html.badge("free memory unknown"), "the free memory is not known"
     else:
         room = f"{found.free / GIB:.1f} GB free"
     least = "At least" if found.need.unknown else "About"
-    words = f"{least} {need:.1f} GB at the peak; {room} ({found.where})."
+    text = f"{least} {need:.1f} GB at the peak; {room} ({found.where})."
     bar = html.progress_bar(min(need, found.free / GIB), found.free / GIB, "Predicted memory") if found.free else ""
     advice = ""
     if not found.fits:
@@ -118,11 +118,11 @@ def told(found: Forecast) -> str:
         advice = html.notice("To make it fit", lines, "warn")
     parts = {PARTS[name].capitalize(): f"{size / GIB:.2f} GB" for name, size in found.need.parts.items() if size}
     parts |= {PARTS[name].capitalize(): "unknown" for name in found.need.unknown}
-    where = f"<details><summary>Where it goes</summary>{html.facts(parts, columns=True)}</details>"
-    return f'<div class="ac-line">{pill}<span class="ac-phase">{html.text(words)}</span></div>{bar}{advice}{where}'
+    where = f"<details><summary>Breakdown</summary>{html.facts(parts, columns=True)}</details>"
+    return f'<div class="ac-line">{badge}<span class="ac-phase">{html.text(text)}</span></div>{bar}{advice}{where}'
 
 
-def _place(app: AppState) -> tuple[str, str, float | None]:
+def _device_memory(app: AppState) -> tuple[str, str, float | None]:
     """The device type that a run would use, its name, and its free memory in bytes.
 
     A model that is loaded only for generation is freed before training starts, but does not count as free here.

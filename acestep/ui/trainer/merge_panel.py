@@ -39,8 +39,8 @@ class MergePanel:
             placeholder=f"checkpoints/{_DEFAULT_NAME}",
             elem_id="tr-merge-out",
         )
-        left_out = ("checkpoint", "adapter", "out", "root")
-        self._form = Form(MergeJob, "merge", page.saved_fields, leave_out=left_out)
+        skipped = ("checkpoint", "adapter", "out", "root")
+        self._form = Form(MergeJob, "merge", page.saved_fields, leave_out=skipped)
         self._form.place_rest()
         controls = page.job_controls("merge", "Merge", "Stop Merging")
         JobPanel(page.live, self._app.watches["merge"], "tr-merge", nothing_yet=_NOTHING_YET, result=_result)

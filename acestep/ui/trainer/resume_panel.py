@@ -81,7 +81,7 @@ class ResumePanel:
         return [(folder.name, str(folder)) for folder in self._app.run_folders()]
 
     def _version(self) -> object:
-        return tuple(self._runs()), self._app.watches["train"].look()[0]
+        return tuple(self._runs()), self._app.watches["train"].read()[0]
 
     def _render(self) -> list[Any]:
         runs = self._runs()

@@ -14,7 +14,7 @@ from acestep.core.job_folder import NAMES, JobFolder
 from acestep.core.runs import RunSummary, list_runs, read_run
 from acestep.training.configs import TrainJob
 from acestep.ui.trainer.app_state import AppState
-from acestep.ui.watch import ACTIVE, Account
+from acestep.ui.watch import ACTIVE, JobView
 
 # What training writes at the top level of a run folder.
 _RUN_FILES = {*NAMES, "checkpoints", "best", "final", "logs", "samples", "training.json"}
@@ -27,12 +27,12 @@ def trainings(app: AppState) -> list[RunSummary]:
     return [run for run in list_runs(app.runs_folder) if run.job == "train"]
 
 
-def account_of(folder: Path) -> Account:
+def view_of(folder: Path) -> JobView:
     """The state of a run from its events."""
-    account = Account()
+    view = JobView()
     for event in JobFolder(folder).events.read()[0]:
-        account.add(event)
-    return account
+        view.add(event)
+    return view
 
 
 def flat_settings(run: RunSummary) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def delete_run(app: AppState, name: str) -> None:
     if read_run(folder).job != "train":
         raise JobError(f"{folder} is not a training run")
     watch = app.watches["train"]
-    if (watch.folder == folder and watch.look()[0] in ACTIVE) or read_run(folder).state == "running":
+    if (watch.folder == folder and watch.read()[0] in ACTIVE) or read_run(folder).state == "running":
         raise JobBusy(f"{name} is running", hint="Stop it first.")
     others = sorted(entry.name for entry in folder.iterdir() if entry.name not in _RUN_FILES)
     if others:

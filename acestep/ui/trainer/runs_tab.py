@@ -18,7 +18,7 @@ from acestep.ui.errors import notify
 from acestep.ui.trainer.audio_grid import make_grid
 from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.trainer.run_previews import latest_preview_grid
-from acestep.ui.trainer.runs import account_of, delete_run, differences, flat_settings, trainings
+from acestep.ui.trainer.runs import delete_run, differences, flat_settings, trainings, view_of
 from acestep.ui.trainer.train_settings import TrainSettings
 from acestep.ui.trainer.training_charts import SMOOTHED
 
@@ -68,7 +68,7 @@ class RunsTab:
         return confirm, delete
 
     def _version(self) -> object:
-        return tuple(self._app.run_folders()), self._app.watches["train"].look()[0]
+        return tuple(self._app.run_folders()), self._app.watches["train"].read()[0]
 
     def _render(self) -> list[Any]:
         runs = trainings(self._app)
@@ -83,7 +83,7 @@ class RunsTab:
         runs = [self._summary(name) for name in names or []]
         curves: list[Series] = []
         for run in runs:
-            raw = [(event.step, event.loss) for event in account_of(run.folder).steps]
+            raw = [(event.step, event.loss) for event in view_of(run.folder).steps]
             curves.append(Series(run.folder.name, thin(smooth(raw, _SMOOTHING))))
         if len(runs) > 1:
             rows = [(setting, *values) for setting, values in differences(runs)]

@@ -24,8 +24,8 @@ class SamplesPanel:
         page.live.add([block, list_], self._version, self._render)
 
     def _version(self) -> object:
-        state, account = self._watch.look()
-        made = sum(saved.role == "sample" for saved in account.saved)
+        state, view = self._watch.read()
+        made = sum(saved.role == "sample" for saved in view.saved)
         return self._watch.folder, made, state
 
     def _render(self) -> tuple[object, str]:

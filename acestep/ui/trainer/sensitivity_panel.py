@@ -43,7 +43,7 @@ class SensitivityPanel:
         page.live.add([use], self._is_done, lambda: [gr.update(visible=self._is_done())])
 
     def _is_done(self) -> bool:
-        return self._watch.look()[0] == "done"
+        return self._watch.read()[0] == "done"
 
     def _start(self, data: Data) -> None:
         self._app.require_idle()
@@ -54,8 +54,8 @@ class SensitivityPanel:
 
     def _use(self) -> None:
         """Set the suggested ranks, and the adapter that they were computed for, in the training settings."""
-        _, account = self._watch.look()
-        result = getattr(account.last, "result", {})
+        _, view = self._watch.read()
+        result = getattr(view.last, "result", {})
         content = read_json(Path(str(result.get("ranks", ""))), error=TrainingError, hint="Run the estimation again.")
         job, kind = TrainJob.model_construct(), content["training"]["adapter_type"]
         values = {"train.preset": CUSTOM}

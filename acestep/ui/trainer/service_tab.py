@@ -44,7 +44,7 @@ class ServiceTab:
                 elem_id="tr-service-folder",
                 scale=4,
             )
-            look = gr.Button("Find models", elem_id="tr-service-look", scale=0)
+            find = gr.Button("Find models", elem_id="tr-service-look", scale=0)
         self._page.saved_fields.add("service.folder", folder)
         self._menu = gr.Dropdown(
             [],
@@ -62,7 +62,7 @@ class ServiceTab:
                 fetch = gr.Button("Download the turbo model (6.4 GB)", elem_id="tr-service-download")
                 tiny = gr.Button("Create the tiny demo model", elem_id="tr-service-tiny")
         on = self._page.on
-        for trigger in (look.click, folder.submit):
+        for trigger in (find.click, folder.submit):
             on(trigger, self._look, [folder], quiet=True)
         on(self._menu.input, self._choose, [self._menu], quiet=True)
         on(load.click, self._load, busy_on=self._menu)

@@ -52,7 +52,7 @@ class SystemTab:
             result=lambda result: html.notice("Downloaded", result.get("folders", []), "good"),
         )
         page.on(controls.start.click, self._download, {self._names, *self._form.inputs}, check=self._form.check)
-        page.live.add([table], lambda: (watch.look()[0], self._app.checkpoints_folder), self._render_models)
+        page.live.add([table], lambda: (watch.read()[0], self._app.checkpoints_folder), self._render_models)
 
     def _render_models(self) -> list[str]:
         roots = checkpoint_roots(self._app.checkpoints_folder)

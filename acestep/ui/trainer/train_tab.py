@@ -17,7 +17,7 @@ from acestep.ui.page_context import Prerequisite
 from acestep.ui.progress import JobPanel
 from acestep.ui.trainer.memory_panel import MemoryPanel
 from acestep.ui.trainer.page_context import TrainerContext
-from acestep.ui.trainer.remedies import Remedy, remedy_for
+from acestep.ui.trainer.recovery import Recovery, recovery_for
 from acestep.ui.trainer.resume_panel import ResumePanel, resume_run
 from acestep.ui.trainer.samples_panel import SamplesPanel
 from acestep.ui.trainer.sensitivity_panel import SensitivityPanel
@@ -80,14 +80,14 @@ class TrainTab:
         notify(f"Training {job.out.name}.")
 
     def _state(self) -> Any:
-        return self._watch.look()[0]
+        return self._watch.read()[0]
 
     def _is_active(self) -> bool:
         return self._watch.active
 
-    def _recovery(self) -> Remedy | None:
-        state, account = self._watch.look()
-        return None if state in ACTIVE or state == "idle" else remedy_for(state, account.last)
+    def _recovery(self) -> Recovery | None:
+        state, view = self._watch.read()
+        return None if state in ACTIVE or state == "idle" else recovery_for(state, view.last)
 
     def _render_recovery(self) -> list[Any]:
         found = self._recovery()

@@ -9,17 +9,17 @@ import gradio as gr
 
 from acestep.ui.chart import Points, Series, line_chart, smooth, thin
 from acestep.ui.trainer.page_context import TrainerContext
-from acestep.ui.watch import Account
+from acestep.ui.watch import JobView
 
 SMOOTHED = "smoothed"
 _DEFAULT_SMOOTHING = 0.9
 
 
-def loss_series(account: Account, smoothing: float) -> list[Series]:
+def loss_series(view: JobView, smoothing: float) -> list[Series]:
     """The series of the loss chart."""
-    steps = [(event.step, event.loss) for event in account.steps]
-    fit = [(event.step, event.fit_loss) for event in account.epochs if event.fit_loss is not None]
-    validation = [(event.step, event.validation_loss) for event in account.epochs if event.validation_loss is not None]
+    steps = [(event.step, event.loss) for event in view.steps]
+    fit = [(event.step, event.fit_loss) for event in view.epochs if event.fit_loss is not None]
+    validation = [(event.step, event.validation_loss) for event in view.epochs if event.validation_loss is not None]
     return [
         Series("each step", thin(steps), "#94a3b8"),
         Series(SMOOTHED, thin(smooth(steps, smoothing)), "#0d9488"),
@@ -50,19 +50,19 @@ class TrainingCharts:
 
     def _version(self) -> object:
         watch = self._app.watches["train"]
-        _, account = watch.look()
-        last = account.steps[-1].step if account.steps else 0
-        return watch.folder, last, len(account.steps), len(account.epochs), self._smoothing
+        _, view = watch.read()
+        last = view.steps[-1].step if view.steps else 0
+        return watch.folder, last, len(view.steps), len(view.epochs), self._smoothing
 
     @property
     def _smoothing(self) -> float:
         return float(self._app.settings.get("train.smoothing", _DEFAULT_SMOOTHING))
 
     def _render(self) -> Sequence[Any]:
-        _, account = self._app.watches["train"].look()
-        rates: Points = thin([(event.step, event.lr) for event in account.steps])
+        _, view = self._app.watches["train"].read()
+        rates: Points = thin([(event.step, event.lr) for event in view.steps])
         return (
-            gr.update(visible=bool(account.steps)),
-            line_chart(loss_series(account, self._smoothing), "Loss", "step"),
+            gr.update(visible=bool(view.steps)),
+            line_chart(loss_series(view, self._smoothing), "Loss", "step"),
             line_chart([Series("learning rate", rates)], "Learning rate", "step"),
         )

@@ -45,7 +45,7 @@ def next_step(app: AppState) -> WorkflowStep:
 def version(app: AppState) -> tuple[object, ...]:
     """Changes whenever the steps may have changed."""
     watches = app.watches
-    jobs = tuple(watch.look()[0] for watch in watches.values())
+    jobs = tuple(watch.read()[0] for watch in watches.values())
     service = app.service
     return app.settings.version, app.dataset.version, jobs, app.tensors_version(), service.loading, service.loaded
 
@@ -73,7 +73,7 @@ def _dataset(app: AppState) -> WorkflowStep:
 
 def _preprocess(app: AppState) -> WorkflowStep:
     action = "Encode the songs as tensors."
-    if app.watches["preprocess"].look()[0] in ACTIVE:
+    if app.watches["preprocess"].read()[0] in ACTIVE:
         return WorkflowStep("preprocess", False, "in progress", "Wait until the songs are encoded.")
     try:
         return WorkflowStep("preprocess", True, f"{count(len(app.tensors().paths), 'song')} ready", action)
@@ -82,7 +82,7 @@ def _preprocess(app: AppState) -> WorkflowStep:
 
 
 def _train(app: AppState) -> WorkflowStep:
-    state, account = app.watches["train"].look()
+    state, view = app.watches["train"].read()
     if state in ACTIVE:
         return WorkflowStep("train", False, "in progress", "Wait for the run to finish, or listen to its checkpoints.")
     if app.adapters():
@@ -92,5 +92,5 @@ def _train(app: AppState) -> WorkflowStep:
 
 def _listen(app: AppState) -> WorkflowStep:
     action = "Listen to the adapter."
-    done = app.watches["generate"].look()[0] == "done"
+    done = app.watches["generate"].read()[0] == "done"
     return WorkflowStep("listen", done, "done" if done else "not done", action)

@@ -63,9 +63,8 @@ class JobPanel:
     def _render(self) -> tuple[str, str, Any]:
         state, view = self._watch.read()
         run = f"{self._watch.folder}:{view.began_s}"
-        parts = [
-            f'<div class="ac-line">{html.badge(STATE_LABELS[state], STATE_TONES.get(state, "plain"), state=state, run=run)}'
-        ]
+        badge = html.badge(STATE_LABELS[state], STATE_TONES.get(state, "plain"), state=state, run=run)
+        parts = [f'<div class="ac-line">{badge}']
         parts.append(f'<span class="ac-phase">{html.text(self._phase(state, view))}</span></div>')
         if state in ACTIVE or (state in ("stopped", "failed", "interrupted") and view.total):
             parts.append(_progress_html(state, view))

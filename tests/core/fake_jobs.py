@@ -1,4 +1,4 @@
-"""Jobs for the tests of the job machinery."""
+"""Jobs for the tests of core."""
 
 import os
 import time
@@ -9,8 +9,8 @@ from acestep.core.events import Progressed
 from acestep.core.jobs import JobType
 
 TABLE = {
-    name: JobType("tests.core.fake_jobs:Count", f"tests.core.fake_jobs:{name}")
-    for name in ("count", "refuse", "stumble", "die")
+    name: JobType("tests.core.fake_jobs:Count", f"tests.core.fake_jobs:run_{name}")
+    for name in ("count", "fail", "crash", "exit")
 }
 
 
@@ -18,7 +18,7 @@ class Count(Config):
     n: int = option(3, "N", "How far to count.")
 
 
-def count(config, context):
+def run_count(config, context):
     for i in range(config.n):
         context.stop_if_cancelled()
         context.emit(Progressed(done=i + 1, total=config.n))
@@ -26,13 +26,13 @@ def count(config, context):
     return {"counted": config.n}
 
 
-def refuse(config, context):
-    raise TrainingError("the songs are too short", hint="Bring longer ones.")
+def run_fail(config, context):
+    raise TrainingError("the samples are too short", hint="Use longer files.")
 
 
-def stumble(config, context):
+def run_crash(config, context):
     return {}[config.n]
 
 
-def die(config, context):
+def run_exit(config, context):
     os._exit(9)

@@ -18,23 +18,23 @@ class Outer(Config):
     inner: Inner = group(Inner, "Inner")
 
 
-def test_every_problem_is_told_at_once_with_the_nearest_name():
+def test_every_problem_is_reported_with_the_most_similar_name():
     with pytest.raises(ConfigError) as caught:
         parse(Outer, {"epoch": 3, "epochs": 0, "rate": "fast", "inner": {"rnk": 4}})
-    told = caught.value.problems
-    assert "unknown option 'epoch' (did you mean 'epochs'?)" in told
-    assert "unknown option 'rnk' (did you mean 'rank'?)" in told
-    assert any(line.startswith("epochs must be greater than or equal to 1, got 0") for line in told)
-    assert any(line.startswith("rate must be a valid number") for line in told)
+    problems = caught.value.problems
+    assert "unknown option 'epoch' (did you mean 'epochs'?)" in problems
+    assert "unknown option 'rnk' (did you mean 'rank'?)" in problems
+    assert any(line.startswith("epochs must be greater than or equal to 1, got 0") for line in problems)
+    assert any(line.startswith("rate must be a valid number") for line in problems)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), None, "fast"])
-def test_what_is_not_a_number_is_refused(bad):
+def test_a_value_that_is_not_a_number_is_rejected(bad):
     with pytest.raises(ConfigError, match="rate"):
         parse(Outer, {"rate": bad})
 
 
-def test_an_assignment_is_checked_and_leaves_the_old_value():
+def test_an_invalid_assignment_is_rejected_and_keeps_the_old_value():
     config = Outer()
     with pytest.raises(ConfigError, match="epochs must be greater than or equal to 1, got -2"):
         assign(config, "epochs", -2)
@@ -45,7 +45,7 @@ def test_an_assignment_is_checked_and_leaves_the_old_value():
     assert config.epochs == 12
 
 
-def test_a_configuration_survives_json():
+def test_a_configuration_is_the_same_after_json():
     config = Outer(epochs=3, inner=Inner(rank=4))
     assert parse(Outer, config.model_dump(mode="json")) == config
 
@@ -61,7 +61,7 @@ def shops() -> Registry[Shop]:
     return registry
 
 
-def test_an_unknown_name_raises_with_the_nearest_one_and_a_taken_name_is_rejected():
+def test_an_unknown_name_is_an_error_with_a_suggestion_and_a_taken_name_is_rejected():
     registry = shops()
     with pytest.raises(UnknownName) as caught:
         registry["cornr"]
@@ -70,7 +70,7 @@ def test_an_unknown_name_raises_with_the_nearest_one_and_a_taken_name_is_rejecte
         registry.register("corner", target="builtins:dict", label="Another")
 
 
-def test_an_entry_carries_facts_and_imports_its_target_when_loaded():
+def test_an_entry_has_facts_and_imports_its_target_when_loaded():
     registry = shops()
     registry.register("dict", target="builtins:dict", label="Dict")
     assert (registry["corner"].price, registry["dict"].price) == (2.5, None)

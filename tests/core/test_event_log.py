@@ -1,4 +1,4 @@
-"""Names on disk: every event and error is written under an explicit name, and files of earlier versions load."""
+"""Events and errors are written with explicit names, and files of earlier versions load."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def view(*events: dict[str, object]) -> JobView:
 
 
 def test_events_are_written_with_the_names_and_keys_of_earlier_versions() -> None:
-    old_sentences = ("paused", "goes on after a pause")
-    same = [data for data in lines() if data.get("message") not in old_sentences]
+    old_messages = ("paused", "goes on after a pause")
+    same = [data for data in lines() if data.get("message") not in old_messages]
     assert [encode(decode(data)) for data in same] == same
-    assert {data["type"] for data in lines()} == TYPES.keys() - {"Waiting", "Paused", "Resumed"}
+    assert {data["type"] for data in lines()} == TYPES.keys() - {"PhaseStarted", "Waiting", "Paused", "Resumed"}
 
 
 def test_a_field_that_was_renamed_keeps_its_key() -> None:
@@ -55,7 +55,7 @@ def test_a_field_that_was_renamed_keeps_its_key() -> None:
     assert decode({"type": "Failed", "error": "KeyError", "message": "x", "ours": True}).is_bug  # type: ignore[attr-defined]
 
 
-def test_every_event_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_every_event_is_read_as_it_was_written(tmp_path: Path) -> None:
     examples = {"str": "x", "int": 1, "float": 1.5, "bool": True}
     log, events = EventLog(tmp_path / "events.jsonl"), []
     for kind in TYPES.values():
@@ -66,7 +66,7 @@ def test_every_event_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert log.read()[0] == events
 
 
-def test_an_unknown_event_is_shown_by_its_name_and_not_dropped(tmp_path: Path) -> None:
+def test_an_unknown_event_is_shown_by_its_name(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.jsonl")
     log.path.write_text('{"type": "Shouted", "time_s": 2.0, "volume": 3}\n{"type": "Progressed"}\n[1]\n3\n{"type"\n')
     events, _ = log.read()
@@ -76,7 +76,7 @@ def test_an_unknown_event_is_shown_by_its_name_and_not_dropped(tmp_path: Path) -
     assert "Shouted" in view({"type": "Shouted", "volume": 3}).lines[0]
 
 
-def test_sentences_of_earlier_versions_become_typed_events() -> None:
+def test_messages_of_earlier_versions_become_typed_events() -> None:
     note = {"type": "Noted", "time_s": 3.0, "warning": False}
     assert decode({**note, "message": "paused"}) == Paused(time_s=3.0)
     assert decode({**note, "message": "goes on after a pause"}) == Resumed(time_s=3.0)
@@ -138,7 +138,7 @@ def test_the_page_shows_the_same_state_for_a_file_of_an_earlier_version() -> Non
     assert view(*events).last == Finished(time_s=1700000013.0, result=events[-1]["result"])  # type: ignore[arg-type]
 
 
-def test_error_codes_are_those_of_earlier_versions_and_lead_to_their_class() -> None:
+def test_error_codes_of_earlier_versions_map_to_their_classes() -> None:
     found = {code: error_class(code) for code in ERROR_CODES.split()}
     assert all(kind is not None and kind.code == code for code, kind in found.items())
     assert error_class("OutOfMemoryError") is error_class("MemoryError") is OutOfMemory
@@ -146,12 +146,12 @@ def test_error_codes_are_those_of_earlier_versions_and_lead_to_their_class() -> 
     assert (code_of(JobCancelled("x")), code_of(KeyError("x"))) == ("JobCancelled", "KeyError")
 
 
-def test_an_error_class_needs_a_code_of_its_own() -> None:
+def test_an_error_class_needs_its_own_code() -> None:
     with pytest.raises(TypeError, match="code"):
         type("Nameless", (AceStepError,), {})
 
 
-def test_what_is_read_is_what_is_written(tmp_path: Path) -> None:
+def test_events_are_written_with_their_type_names(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.jsonl")
     log.emit(Started(job="train", total=2, unit="steps"))
     log.emit(Progressed(done=1, total=2))

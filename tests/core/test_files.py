@@ -8,7 +8,7 @@ from acestep.core.errors import ConfigError, DiskFull, NotWritable
 from acestep.core.paths import safe_name, typed_path
 
 
-def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path):
+def test_a_file_is_replaced_atomically_and_leaves_no_temporary_file(tmp_path):
     target = tmp_path / "some folder" / "name with ünicode.json"
     files.write_json(target, {"a": "ü"})
     files.write_json(target, {"a": "2"})
@@ -16,12 +16,12 @@ def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
-def test_a_name_of_62_emoji_and_hostile_json_are_no_trouble(tmp_path):
+def test_long_file_names_are_written_and_malicious_json_is_rejected(tmp_path):
     path = tmp_path / ("\N{GUITAR}" * 62 + ".json")
     files.write_json(path, {"a": 1})
     assert files.read_json(path, error=ConfigError) == {"a": 1}
-    for hostile in ("9" * 5000, "[" * 100_000):
-        files.write_text(path, hostile)
+    for malicious in ("9" * 5000, "[" * 100_000):
+        files.write_text(path, malicious)
         with pytest.raises(ConfigError, match="is not valid JSON"):
             files.read_json(path, error=ConfigError)
 
@@ -40,7 +40,7 @@ def test_a_failed_write_keeps_the_old_content(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_a_folder_is_replaced_in_one_move(tmp_path):
+def test_a_folder_is_replaced_atomically(tmp_path):
     target = tmp_path / "best"
     for content in ("one", "two"):
         with files.replace_folder(target) as fresh:
@@ -65,7 +65,7 @@ def test_a_failed_replacement_keeps_the_old_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
-def test_a_replacement_killed_between_its_two_moves_is_undone(tmp_path):
+def test_a_replacement_killed_between_its_two_renames_is_undone(tmp_path):
     target = tmp_path / "best"
     with files.replace_folder(target) as fresh:
         (fresh / "weights").write_text("one")
@@ -82,7 +82,7 @@ def test_json_errors_name_the_file(tmp_path):
         files.read_json(tmp_path / "missing.json", error=ConfigError)
 
 
-def test_our_files_carry_kind_and_version(tmp_path):
+def test_versioned_files_contain_kind_and_version(tmp_path):
     path = tmp_path / "state.json"
     files.write_versioned(path, "state", 1, {"step": 3})
     assert files.read_versioned(path, "state", 1, error=ConfigError)["step"] == 3
@@ -93,23 +93,23 @@ def test_our_files_carry_kind_and_version(tmp_path):
         files.read_versioned(path, "state", 1, error=ConfigError)
 
 
-def test_space_is_asked_for_before_it_is_needed(tmp_path):
+def test_too_little_disk_space_is_an_error(tmp_path):
     files.require_space(tmp_path / "not" / "there" / "yet", 1)
     with pytest.raises(DiskFull, match="MiB left"):
         files.require_space(tmp_path, 2**60)
 
 
 @pytest.mark.root
-def test_a_read_only_folder_is_told_in_words(tmp_path):
+def test_a_read_only_folder_is_reported_as_not_writable(tmp_path):
     tmp_path.chmod(0o755)
     code = (
         "import sys; from pathlib import Path; from acestep.core import files, errors\n"
         "try: files.write_text(Path(sys.argv[1]), 'x')\n"
-        "except errors.NotWritable as error: print('told:', error)\n"
+        "except errors.NotWritable as error: print('raised:', error)\n"
     )
     command = ["setpriv", "--reuid", "65534", "--clear-groups", sys.executable, "-c", code, str(tmp_path / "a.txt")]
-    told = subprocess.run(command, capture_output=True, text=True, cwd=files.Path(__file__).parents[2])
-    assert "told:" in told.stdout, told.stderr
+    result = subprocess.run(command, capture_output=True, text=True, cwd=files.Path(__file__).parents[2])
+    assert "raised:" in result.stdout, result.stderr
     assert NotWritable.__doc__
 
 
@@ -117,7 +117,7 @@ def test_a_read_only_folder_is_told_in_words(tmp_path):
     ("text", "name"),
     [("AC/DC: live?", "AC_DC_ live_"), ("con", "_con"), ("  ", "_"), ("a" * 300, "a" * 100), ("été.", "été")],
 )
-def test_any_text_becomes_a_name_that_every_system_takes(text, name):
+def test_any_text_becomes_a_valid_file_name(text, name):
     assert safe_name(text) == name
 
 

@@ -1,4 +1,4 @@
-"""One module reads and writes the files of a job."""
+"""JobFolder is the only reader and writer of the files of a job."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_job_is_written_and_read(job: JobFolder) -> None:
     assert sorted(path.name for path in job.path.iterdir()) == ["job.json"]
 
 
-def test_requests_are_files_that_anyone_can_make(job: JobFolder) -> None:
+def test_requests_are_empty_files(job: JobFolder) -> None:
     job.request_stop()
     job.request_pause()
     job.request_sharing()
@@ -52,7 +52,7 @@ def test_requests_are_files_that_anyone_can_make(job: JobFolder) -> None:
         (Started(job="train", total=1, unit="steps"), "interrupted"),
     ],
 )
-def test_the_state_of_a_job_that_ended_is_that_of_its_last_event(job: JobFolder, last: Event, state: str) -> None:
+def test_the_state_of_a_job_that_ended_follows_from_its_last_event(job: JobFolder, last: Event, state: str) -> None:
     job.events.emit(last)
     assert job.state == state
 

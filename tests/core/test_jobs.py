@@ -8,6 +8,7 @@ from acestep.core import jobs
 from acestep.core.errors import JobBusy, JobError
 from acestep.core.event_log import EventLog
 from acestep.core.events import FINAL_EVENTS, Cancelled, Failed, Finished, Progressed, Started, UnknownEvent
+from acestep.core.job_folder import JobFolder
 from acestep.core.job_runner import JobRunner
 from acestep.core.jobs import exit_code, run_job, write_job
 from acestep.core.runs import list_runs
@@ -52,7 +53,7 @@ def events_of(runner, seconds=20):
     raise TimeoutError(events[-3:])
 
 
-def test_a_job_runs_to_its_end_and_its_result_is_in_the_last_event(start, tmp_path):
+def test_the_last_event_of_a_job_contains_its_result(start, tmp_path):
     events = events_of(start("count", tmp_path / "run"))
     assert [e.done for e in events if isinstance(e, Progressed)] == [1, 2, 3]
     assert events[-1].result == {"counted": 3}
@@ -69,21 +70,25 @@ def test_only_one_job_at_a_time_and_it_can_be_stopped(start, tmp_path):
     assert exit_code(last) == 130
 
 
-def test_a_users_mistake_reaches_the_reader_with_its_hint(start, tmp_path):
-    last = events_of(start("refuse", tmp_path / "run"))[-1]
-    assert (last.error, last.message, last.hint) == ("TrainingError", "the songs are too short", "Bring longer ones.")
+def test_an_error_of_the_job_is_reported_with_its_hint(start, tmp_path):
+    last = events_of(start("fail", tmp_path / "run"))[-1]
+    assert (last.error, last.message, last.hint) == (
+        "TrainingError",
+        "the samples are too short",
+        "Use longer files.",
+    )
     assert exit_code(last) == 1
 
 
-def test_our_own_fault_keeps_its_traceback_in_the_log(start, tmp_path):
-    last = events_of(start("stumble", tmp_path / "run"))[-1]
+def test_a_bug_keeps_its_traceback_in_the_log(start, tmp_path):
+    last = events_of(start("crash", tmp_path / "run"))[-1]
     assert (last.error, last.is_bug, exit_code(last)) == ("KeyError", True, 3)
-    assert "return {}[config.n]" in (tmp_path / "run" / "log.txt").read_text()
+    assert "return {}[config.n]" in JobFolder(tmp_path / "run").log_path.read_text()
 
 
-def test_many_pages_report_one_silent_death_once(tmp_path):
+def test_an_unexpected_exit_is_reported_once_to_many_pages(tmp_path):
     runner = JobRunner([sys.executable, "-c", CHILD])
-    runner.start("die", Count(), tmp_path / "run", own_process=True)
+    runner.start("exit", Count(), tmp_path / "run", own_process=True)
     while runner.busy:
         time.sleep(0.02)
     with ThreadPoolExecutor(8) as pages:
@@ -91,23 +96,23 @@ def test_many_pages_report_one_silent_death_once(tmp_path):
     assert all([(type(e), e.error) for e in events] == [(Failed, "WorkerCrashed")] for events in seen)
 
 
-def test_two_programs_do_not_work_in_one_folder(tmp_path):
+def test_a_folder_is_used_by_one_process_at_a_time(tmp_path):
     runner = JobRunner()
     runner.start("count", Count(n=10_000), tmp_path)
     while not any(isinstance(e, Progressed) for e in runner.poll()[0]):
         time.sleep(0.01)
-    with pytest.raises(JobBusy, match="another program is at work"):
+    with pytest.raises(JobBusy, match="another process is using"):
         run_job(tmp_path)
-    with pytest.raises(JobBusy, match="another program is at work"):
+    with pytest.raises(JobBusy, match="another process is using"):
         write_job(tmp_path, "count", Count(n=1))
-    assert '"n": 10000' in (tmp_path / "job.json").read_text()
+    assert JobFolder(tmp_path).read_job() == ("count", {"n": 10000})
     assert list_runs(tmp_path)[0].state == "running"
     runner.cancel()
     runner.join(20)
     assert list_runs(tmp_path)[0].state == "stopped"
 
 
-def test_a_folder_without_a_job_and_an_unknown_job_are_refused(tmp_path):
+def test_a_folder_without_a_job_and_an_unknown_job_are_rejected(tmp_path):
     with pytest.raises(JobError, match="does not exist"):
         run_job(tmp_path)
     with pytest.raises(JobError) as caught:
@@ -115,7 +120,7 @@ def test_a_folder_without_a_job_and_an_unknown_job_are_refused(tmp_path):
     assert "count" in caught.value.hint
 
 
-def test_a_disk_without_room_for_events_ends_a_job_in_words(tmp_path, monkeypatch):
+def test_a_job_fails_with_disk_full_if_its_events_cannot_be_written(tmp_path, monkeypatch):
     write_job(tmp_path, "count", Count())
 
     def full(*_):
@@ -126,8 +131,8 @@ def test_a_disk_without_room_for_events_ends_a_job_in_words(tmp_path, monkeypatc
     assert (last.error, exit_code(last)) == ("DiskFull", 1)
 
 
-def test_events_are_read_incrementally_and_a_half_written_line_waits(tmp_path):
-    log = EventLog(tmp_path / "events.jsonl")
+def test_events_are_read_incrementally_and_an_incomplete_line_is_read_later(tmp_path):
+    log = JobFolder(tmp_path).events
     assert log.read() == ([], 0)
     log.emit(Started(job="train", total=2, unit="steps"))
     first, offset = log.read()
@@ -143,8 +148,8 @@ def test_events_are_read_incrementally_and_a_half_written_line_waits(tmp_path):
     assert isinstance(more[1], Finished)
 
 
-def test_a_line_cut_off_by_a_crash_is_skipped_and_an_event_of_a_newer_version_is_kept(tmp_path):
-    log = EventLog(tmp_path / "events.jsonl")
+def test_an_incomplete_line_is_skipped_and_an_unknown_event_is_kept(tmp_path):
+    log = JobFolder(tmp_path).events
     log.emit(Progressed(done=1, total=2))
     with log.path.open("ab") as file:
         file.write(b'{"type": "Shouted", "volume": 3}\n{"type": "Progr')
@@ -154,7 +159,7 @@ def test_a_line_cut_off_by_a_crash_is_skipped_and_an_event_of_a_newer_version_is
 
 def test_a_killed_run_is_listed_as_interrupted(tmp_path):
     write_job(tmp_path / "a", "count", Count())
-    EventLog(tmp_path / "a" / "events.jsonl").emit(Started(job="count", total=3, unit="songs"))
+    JobFolder(tmp_path / "a").events.emit(Started(job="count", total=3, unit="songs"))
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "job.json").write_text("{broken")
     assert [(run.folder.name, run.state) for run in list_runs(tmp_path)] == [("a", "interrupted")]

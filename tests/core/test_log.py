@@ -18,7 +18,7 @@ from acestep.core.log import job_log, mask, set_up_logging
         "{'password': '0123456789abcdef'}",
     ],
 )
-def test_no_secret_reaches_a_log(text):
+def test_secrets_are_masked(text):
     assert "abcdef" not in mask(text).lower()
     assert "***" in mask(text)
 
@@ -27,7 +27,7 @@ def test_the_home_folder_is_masked():
     assert mask(f"read {Path.home() / 'music'}") == "read " + str(Path("~") / "music")
 
 
-def test_warnings_reach_the_terminal_masked_and_a_job_has_its_own_log(tmp_path):
+def test_the_terminal_shows_masked_warnings_and_a_job_has_a_separate_log(tmp_path):
     terminal = io.StringIO()
     set_up_logging(stderr=terminal)
     try:

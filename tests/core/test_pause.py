@@ -1,4 +1,4 @@
-"""A job that the user lets wait."""
+"""Pausing and resuming a job."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobRunner:
     raise TimeoutError
 
 
-def counted(runner: JobRunner) -> int:
+def num_progress_events(runner: JobRunner) -> int:
     return sum(isinstance(event, Progressed) for event in runner.poll()[0])
 
 
-def test_a_paused_job_waits_and_then_does_all_of_its_work(runner: JobRunner) -> None:
-    before = counted(runner)
+def test_a_paused_job_waits_and_completes_after_it_is_resumed(runner: JobRunner) -> None:
+    before = num_progress_events(runner)
     time.sleep(0.3)
-    assert counted(runner) == before < 20
-    runner.pause(False)
+    assert num_progress_events(runner) == before < 20
+    runner.resume()
     assert runner.join(20)
     assert isinstance(runner.poll()[0][-1], Finished)
-    assert counted(runner) == 20
+    assert num_progress_events(runner) == 20
 
 
 def test_a_stop_ends_a_pause(runner: JobRunner) -> None:
@@ -47,7 +47,7 @@ def test_a_stop_ends_a_pause(runner: JobRunner) -> None:
     assert isinstance(runner.poll()[0][-1], Cancelled)
 
 
-def test_a_new_start_forgets_the_pause(runner: JobRunner, tmp_path: Path) -> None:
+def test_a_new_start_clears_the_pause(runner: JobRunner, tmp_path: Path) -> None:
     runner.cancel()
     runner.join(20)
     runner.start("count", Count(n=1), tmp_path / "run")

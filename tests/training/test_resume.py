@@ -117,7 +117,7 @@ def test_a_run_stopped_anywhere_goes_on_exactly(asked, unbroken, job):
     stopped.resume = "auto"
     _, events = run(stopped)
     assert_same_end(whole, stopped.out)
-    assert any(f"goes on from {saved}" in event.message for event in of_kind(events, LogMessage))
+    assert any(f"Resuming from {saved}" in event.message for event in of_kind(events, LogMessage))
 
 
 def test_a_finished_run_is_delivered_again_and_goes_on_when_given_more_epochs(job):

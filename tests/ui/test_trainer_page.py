@@ -142,7 +142,7 @@ def stopped_run(browser: Browser, site: Site, tensors: Path) -> str:
 
 @pytest.fixture(scope="module")
 def adapter(browser: Browser, site: Site, stopped_run: str) -> Path:
-    """The run goes on from where it was stopped, and comes to its end."""
+    """The stopped run is resumed and completes."""
     run = Path(stopped_run)
     latest_checkpoint = max(int(re.findall(r"\d+", folder.name)[0]) for folder in (run / "checkpoints").glob("epoch_*"))
     with visit(browser, site) as page:

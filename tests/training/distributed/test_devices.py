@@ -195,7 +195,7 @@ def test_a_run_is_stopped_goes_on_with_other_numbers_of_devices_and_survives_a_c
     crashed = running.end()
     assert isinstance(crashed, Failed)
     assert (crashed.error, crashed.is_bug) == ("WorkerCrashed", True)
-    assert "process 2 of 2 ended without a word, exit code -9" in crashed.message
+    assert "process 2 of 2 exited unexpectedly, exit code -9" in crashed.message
     assert f"The last good state is in {RunFolder(two.out).latest_checkpoint()}" in crashed.hint
     assert saved_step(two.out) == max(losses(two.out))
 
@@ -204,7 +204,7 @@ def test_a_run_is_stopped_goes_on_with_other_numbers_of_devices_and_survives_a_c
     write_job(one.out, "train", one)
     assert isinstance(run_job(one.out), Finished)
     begun = [
-        event.message for event in of_kind(log_of(one.out), LogMessage) if event.message.startswith("goes on from")
+        event.message for event in of_kind(log_of(one.out), LogMessage) if event.message.startswith("Resuming from")
     ]
     assert len(begun) == 3
     assert_same_run(one.out, alone)

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from acestep.core.errors import ConfigError
-from acestep.core.events import Cancelled, EpochLogged, Failed, Finished, LogMessage, Saved, StepLogged
+from acestep.core.events import Cancelled, EpochLogged, Failed, Finished, LogMessage, Paused, Saved, StepLogged
+from acestep.core.job_folder import JobFolder
 from acestep.core.jobs import run_job, write_job
 from acestep.core.paths import PROJECT
 from acestep.training.distributed.launch_workers import _common_environment
@@ -130,8 +131,8 @@ class Background:
     def wait_for_step(self, step):
         self._wait(lambda: step in losses(self.folder))
 
-    def wait_for_note(self, text):
-        self._wait(lambda: text in [str(event) for event in of_kind(log_of(self.folder), LogMessage)])
+    def wait_for_pause(self):
+        self._wait(lambda: of_kind(log_of(self.folder), Paused))
 
     def _wait(self, came):
         end = time.monotonic() + 400
@@ -166,12 +167,12 @@ def test_a_run_is_stopped_goes_on_with_other_numbers_of_devices_and_survives_a_c
     write_job(two.out, "train", two)
     running = Background(two.out)
     running.wait_for_step(2)
-    (two.out / "pause").touch()
-    running.wait_for_note("paused")
+    JobFolder(two.out).request_pause()
+    running.wait_for_pause()
     before = losses(two.out)
     time.sleep(0.5)
     assert losses(two.out) == before
-    (two.out / "pause").unlink()
+    JobFolder(two.out).request_resume()
     running.wait_for_step(max(before) + 2)
     os.kill(processes_of(two.out)["1"], signal.SIGTERM)  # to the one that writes nothing
     stopped = running.end()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]  # the folder of launch.py
 
-_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # what Windows refuses in a file name
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # not allowed in file names on Windows
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
@@ -19,11 +19,11 @@ def checkpoint_roots(custom: Path | None = None) -> list[Path]:
 
 
 def typed_path(text: str) -> Path:
-    """The path a person typed or pasted: quotes of a file manager stripped, ``~`` expanded."""
+    """The path of a text field: surrounding quotes, as file managers copy them, are removed and ``~`` is expanded."""
     return Path(text.strip().strip("\"'")).expanduser()
 
 
 def safe_name(text: str, *, max_length: int = 100) -> str:
-    """``text`` as a file name that every system accepts; unicode letters stay. Never empty."""
+    """``text`` as a file name that is valid on every system. Unicode letters are kept. Never empty."""
     name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text)).strip(" .")[:max_length].rstrip(" .")
     return f"_{name}" if not name or name.split(".")[0].lower() in _RESERVED else name

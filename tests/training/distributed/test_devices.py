@@ -233,12 +233,16 @@ def test_trouble_of_one_process_ends_both_in_the_same_words_and_a_model_can_be_s
     ("settings", "said", "hint"),
     [
         ({"strategy": "fsdp", "devices": 2}, "strategy fsdp needs CUDA, but the device is cpu", "ddp"),
-        ({"devices": 2, "device": "cuda"}, "devices is 2, PyTorch finds 1 CUDA devices", "as there are"),
-        ({"devices": 2, "device": "cuda:0"}, "devices is 2, and cuda:0 is one device", "auto or cuda"),
-        ({"strategy": "fsdp", "device": "cuda"}, "but devices is 1", "Ask for more"),
+        (
+            {"devices": 2, "device": "cuda"},
+            "devices is 2, but PyTorch finds 1 CUDA devices",
+            "number of available devices",
+        ),
+        ({"devices": 2, "device": "cuda:0"}, "devices is 2, but cuda:0 is a single device", "auto or cuda"),
+        ({"strategy": "fsdp", "device": "cuda"}, "but devices is 1", "Raise devices"),
     ],
 )
-def test_what_cannot_be_had_is_refused_in_words(settings, said, hint, job, monkeypatch):
+def test_unavailable_devices_are_rejected_with_a_hint(settings, said, hint, job, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     config = job("refused", devices=1).model_copy(update=settings)
     with pytest.raises(ConfigError, match=said) as refused:

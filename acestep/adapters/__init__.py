@@ -1,4 +1,4 @@
-"""Adapters: small trained additions to the decoder, put in, taken out, saved and read again.
+"""Adapters: parameter-efficient additions to the decoder. Inject, remove, save and load them.
 
-``configs`` holds the table of kinds and imports without torch; ``files`` holds what callers use.
+``configs`` holds the registry of adapter kinds and does not import torch; ``files`` holds the functions for callers.
 """

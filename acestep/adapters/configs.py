@@ -23,11 +23,11 @@ ATTENTION_TYPES = ("both", "self", "cross")
 
 
 class AdapterConfig(Config):
-    """Base of the settings of one adapter kind."""
+    """Base class for the config of an adapter kind."""
 
 
 def _from_text(value: Any) -> Any:
-    """Command lines and forms give text."""
+    """Parse JSON text, which command lines and forms pass."""
     try:
         return json.loads(value or "{}") if isinstance(value, str) else value
     except json.JSONDecodeError:
@@ -42,7 +42,7 @@ def ranks_option() -> Any:
     return option(
         {},
         "Ranks per module",
-        'Ranks of single modules as JSON: {"layers.0.mlp.up_proj": 16} or, for all layers, {"up_proj": 16}.',
+        'Ranks of individual modules as JSON: {"layers.0.mlp.up_proj": 16} or, for all layers, {"up_proj": 16}.',
         advanced=True,
     )
 

@@ -1,8 +1,8 @@
-"""DoRA: the length of each row of a weight is learned apart from its direction.
+"""DoRA: the magnitude of each weight row is trained separately from its direction.
 
-PEFT's own layer measures the rows in the precision of the base, so over bf16 a fresh adapter already changes the
-answer, and what it calls scale turns the direction without the length. Here rows are measured in fp32 and the strength
-goes straight from W to the trained weight.
+PEFT's DoRA layer computes row norms in the dtype of the base model, so that on bf16 weights a new adapter already
+changes the output, and its scale affects only the direction. Here row norms are fp32, and the strength interpolates
+linearly from W to the trained weight.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAGNITUDE = "lora_magnitude_vector"
 
 
 class DoRAAdapter(LoRAAdapter):
-    """W + strength * (m * (W + scale * BA) / |W + scale * BA| - W) on each module; m [out], one for each row."""
+    """W + strength * (m * (W + scale * BA) / |W + scale * BA| - W) on each module; m [out] has one value per row."""
 
     kind: ClassVar[str] = "dora"
     config_type: ClassVar[type[DoRAConfig]] = DoRAConfig
@@ -39,8 +39,8 @@ class DoRAAdapter(LoRAAdapter):
 
     @staticmethod
     def delta(parts: dict[str, Tensor], weight: Tensor) -> Tensor:
-        turned = weight + parts["lora_B"] @ parts["lora_A"]
-        return turned * (parts[MAGNITUDE] / _row_norms(turned))[:, None] - weight
+        direction = weight + parts["lora_B"] @ parts["lora_A"]
+        return direction * (parts[MAGNITUDE] / _row_norms(direction))[:, None] - weight
 
     def _layer_parameters(self, layer: Any) -> dict[str, nn.Parameter]:
         return {**super()._layer_parameters(layer), MAGNITUDE: layer.lora_magnitude_vector[NAME].weight}
@@ -51,7 +51,7 @@ class DoRAAdapter(LoRAAdapter):
 
 
 class _Magnitude(nn.Module):
-    """Where PEFT keeps it."""
+    """Holds the magnitudes at the attribute that PEFT uses."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -59,41 +59,41 @@ class _Magnitude(nn.Module):
 
 
 class _Decomposed:
-    """Tells a PEFT layer to add what DoRA adds."""
+    """The forward pass of DoRA as a variant of a PEFT layer."""
 
     def __init__(self, layer: Any, scale: float) -> None:
         self.strength, self._scale = 1.0, scale
         base = layer.get_base_layer()
-        # A quantized row is a little shorter or longer than the true one, on which the file will be used.
+        # The norms of quantized rows differ slightly from those of the original weight, which the file is for.
         self._correction = (
             base.row_norms / _row_norms(dequantized_weight(base)) if isinstance(base, QuantizedLinear) else None
         )
 
     @torch.no_grad()
     def row_norms(self, layer: Any) -> Tensor:
-        """[out] fp32 lengths of the rows of W + scale * BA; constants for the gradient (section 4.3 of the paper)."""
+        """Row norms [out] of W + scale * BA in fp32, without gradient (section 4.3 of the paper)."""
         a, b = layer.lora_A[NAME], layer.lora_B[NAME]
         with torch.autocast(a.weight.device.type, enabled=False):
-            turned = torch.addmm(dequantized_weight(layer.get_base_layer()), b.weight, a.weight, alpha=self._scale)
+            direction = torch.addmm(dequantized_weight(layer.get_base_layer()), b.weight, a.weight, alpha=self._scale)
             if hasattr(a, "start"):
-                turned.addmm_(b.start, a.start, alpha=-self._scale)
-        norms = _row_norms(turned)
+                direction.addmm_(b.start, a.start, alpha=-self._scale)
+        norms = _row_norms(direction)
         return norms if self._correction is None else norms * self._correction
 
     def forward(self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
-        """``result`` [..., out] of the base, with what the adapter adds to it."""
-        base, answer, dropout = module.get_base_layer(), result, module.lora_dropout[active_adapter]
+        """The output of the base layer ``result`` [..., out] plus that of the adapter."""
+        base, output, dropout = module.get_base_layer(), result, module.lora_dropout[active_adapter]
         if module.training and not isinstance(dropout, nn.Identity):
             x = dropout(x)
-            answer = base(x.to(result.dtype))
+            output = base(x.to(result.dtype))
         if base.bias is not None:
-            answer = answer - base.bias
+            output = output - base.bias
         ratio = module.lora_magnitude_vector[active_adapter].weight / self.row_norms(module)
-        added: Tensor = (ratio - 1) * answer + ratio * (self._scale * product(module, x))
-        return result + self.strength * added
+        update: Tensor = (ratio - 1) * output + ratio * (self._scale * product(module, x))
+        return result + self.strength * update
 
 
 def _row_norms(weight: Tensor) -> Tensor:
-    """[out], above zero so that an empty row stays empty."""
+    """Norms [out] of the rows of ``weight``; positive, so that a zero row stays zero."""
     norms: Tensor = torch.linalg.vector_norm(weight, dim=1)
     return norms.clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,4 +1,4 @@
-"""The door to adapters: put one in, find one on disk, read it, check that it fits."""
+"""Inject adapters, find adapter files, and load them with checks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EPOCH = re.compile(r"epoch_(\d+)(?:_step_(\d+))?(?:_loss_.*)?")
 
 
 def adapter_class(kind: str) -> type[Adapter]:
-    """The class behind a name in ``ADAPTERS``. Raises UnknownName."""
+    """The class of the adapter ``kind`` in ``ADAPTERS``. Raises UnknownName."""
     found: type[Adapter] = ADAPTERS[kind].load()
     return found
 
@@ -34,24 +34,23 @@ def adapter_class(kind: str) -> type[Adapter]:
 def inject(
     decoder: nn.Module, kind: str, config: AdapterConfig, attention_type: str, train_mlp: bool, *, seed: int = 42
 ) -> Adapter:
-    """A fresh trainable adapter in ``decoder``, which answers as before until a step is taken.
+    """Inject a new trainable adapter into ``decoder``. The output is unchanged until the first optimizer step.
 
-    Its weights are fp32 and depend on ``seed`` alone; everything else is frozen; the global generator is left
-    as it was.
+    Its fp32 weights depend only on ``seed``. The base model is frozen. The global random state is unchanged.
 
     Raises:
-        AdapterError: the modules asked for are not there, or an adapter sits in the decoder already.
-        UnknownName: no such ``kind``.
+        AdapterError: a requested module does not exist, or the decoder has an adapter already.
+        UnknownName: ``kind`` is not registered.
     """
     return adapter_class(kind)(decoder, target_modules(decoder, attention_type, train_mlp), config, seed=seed)
 
 
 def load_adapter(decoder: nn.Module, path: Path) -> Adapter:
-    """A finished adapter from disk in ``decoder``, frozen, at strength 1.
+    """Load a trained adapter from disk into ``decoder``, frozen, at strength 1.
 
     Raises:
-        AdapterError: nothing readable there (``read_adapter``), or an adapter sits in the decoder already.
-        ModelMismatch: it was made for another model.
+        AdapterError: see ``read_adapter``; or the decoder has an adapter already.
+        ModelMismatch: the adapter was trained for another model.
     """
     stored = read_adapter(path)
     _require_fit(decoder, stored)
@@ -59,19 +58,19 @@ def load_adapter(decoder: nn.Module, path: Path) -> Adapter:
 
 
 def load_weights_into(adapter: Adapter, path: Path) -> AdapterMetadata:
-    """Give a fresh trainable adapter the weights of a file, to continue training without a training state.
+    """Load the weights of a file into a trainable adapter, to continue training without a saved training state.
 
-    The file holds the scale in its weights; it is taken out again by the adapter's own alpha, so that the adapter
-    adds what the file adds. Returns the metadata, with the settings of its training.
+    The weights in the file include their scale; they are divided by the scale of ``adapter``, so that the update is
+    that of the file. Returns the metadata of the file.
 
     Raises:
-        AdapterError: unreadable, of another kind, or for other modules or ranks; then nothing changed.
-        ModelMismatch: it was made for another model.
+        AdapterError: unreadable, another kind, or other modules or ranks. Nothing is changed then.
+        ModelMismatch: the adapter was trained for another model.
     """
     stored = read_adapter(path)
     if stored.kind != adapter.kind:
         raise AdapterError(
-            f"{stored.file} is a {ADAPTERS[stored.kind].label}, this run trains a {ADAPTERS[adapter.kind].label}",
+            f"{stored.file} is a {ADAPTERS[stored.kind].label}, but this run trains a {ADAPTERS[adapter.kind].label}",
             hint="Choose the same kind of adapter, or start a new run.",
         )
     _require_fit(adapter.network, stored)
@@ -80,19 +79,19 @@ def load_weights_into(adapter: Adapter, path: Path) -> AdapterMetadata:
 
 
 def read_metadata(path: Path) -> AdapterMetadata:
-    """What an adapter tells about itself; the settings it was trained with in ``kind`` and ``config``.
+    """The metadata of an adapter; ``kind`` and ``config`` are always set.
 
     Raises:
-        AdapterError: as ``read_adapter``.
+        AdapterError: see ``read_adapter``.
     """
     return read_adapter(path).metadata
 
 
 def read_adapter(path: Path) -> StoredAdapter:
-    """An adapter of ours, the existing trainer, the ACE-Step app or Side-Step, whole and checked.
+    """Read and check an adapter of this program, ace-lora-trainer, the ACE-Step app or Side-Step.
 
     Raises:
-        AdapterError: no adapter there, damaged, NaN inside, of an unknown kind, or for an unknown module.
+        AdapterError: no adapter found, or it is damaged, has NaN values, an unknown kind or unknown modules.
     """
     file = find_adapter(path)
     tensors, file_metadata = _open(file)
@@ -105,33 +104,33 @@ def read_adapter(path: Path) -> StoredAdapter:
             stored = dataclasses.replace(stored, dtype=_dtype(tensors))
             break
     else:
-        raise AdapterError(f"{file} holds no adapter of a kind that can be read", hint=f"Known: {_labels()}.")
+        raise AdapterError(f"{file} holds no adapter of a supported kind", hint=f"Supported kinds: {_labels()}.")
     if unknown := unknown_modules(stored.modules):
         raise AdapterError(
-            f"{file} is for modules that ACE-Step 1.5 does not have, such as {unknown[0]}",
-            hint="It belongs to another model.",
+            f"{file} adapts modules that ACE-Step 1.5 does not have, such as {unknown[0]}",
+            hint="Choose an adapter for ACE-Step 1.5.",
         )
     return stored
 
 
 def _weights_files() -> list[str]:
-    """Names of weights files, those that fewer kinds share first."""
+    """Names of weights files, sorted by the number of kinds that share them."""
     names = Counter(name for entry in ADAPTERS for name in entry.files)
     return sorted(names, key=lambda name: names[name])
 
 
 def find_adapter(path: Path) -> Path:
-    """The weights file meant by ``path``: the file, its folder, the parent of ``adapter/``, or a run folder.
+    """Find the weights file of ``path``: a file, its folder, the parent of ``adapter/``, or a run folder.
 
-    Of a run it is the final adapter, else the best, else the newest checkpoint.
+    A run folder gives the final adapter, else the best one, else that of the newest checkpoint.
 
     Raises:
-        AdapterError: naming what was looked for.
+        AdapterError: no weights file found.
     """
     if path.is_file():
         return path
     if not path.is_dir():
-        raise AdapterError(f"{path} does not exist", hint="Give an adapter folder or a .safetensors file.")
+        raise AdapterError(f"{path} does not exist", hint="Choose an adapter folder or a .safetensors file.")
     names = _weights_files()
     for folder in (path, path / "final", path / "best", *_checkpoints(path / "checkpoints")):
         for name in names:
@@ -140,7 +139,7 @@ def find_adapter(path: Path) -> Path:
                     return file
     raise AdapterError(
         f"{path} holds no adapter: neither {' nor '.join(names)}",
-        hint="Choose the folder that training wrote; adapter/, final/, best/ and checkpoints/ in it are searched too.",
+        hint="Choose a run or adapter folder; its adapter/, final/, best/ and checkpoints/ are searched too.",
     )
 
 
@@ -149,7 +148,7 @@ def _checkpoints(folder: Path) -> list[Path]:
     found = []
     for each in folder.iterdir() if folder.is_dir() else ():
         if match := _EPOCH.fullmatch(each.name):
-            # epoch_3 was saved when epoch 3 was complete, so after every epoch_3_step_<n>
+            # epoch_3 is saved at the end of epoch 3, so after every epoch_3_step_<n>
             found.append((int(match[1]), match[2] is None, int(match[2] or 0), each))
     return [each for *_, each in sorted(found, reverse=True)]
 
@@ -159,35 +158,38 @@ def _open(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(file, framework="pt") as opened:
             return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, json.JSONDecodeError) as problem:
-        raise AdapterError(f"{file} cannot be read as safetensors: {problem}", hint="Get the file again.") from None
+        raise AdapterError(
+            f"{file} cannot be read as safetensors: {problem}", hint="Download or copy it again."
+        ) from None
 
 
 def _dtype(tensors: dict[str, Tensor]) -> torch.dtype:
-    """Of the matrices; LoKr's alphas are single numbers in fp32."""
+    """Dtype of the matrices; the alphas of LoKr are fp32 scalars."""
     return next(tensor.dtype for tensor in tensors.values() if tensor.dim() > 1)
 
 
 def _require_fit(decoder: nn.Module, stored: StoredAdapter) -> None:
-    """Raises ModelMismatch, naming both models, before anything is put into the decoder."""
+    """Raise ModelMismatch if the adapter does not fit the decoder, before anything is injected."""
     family, layers = decoder_family(decoder), dict(decoder.named_modules())
-    hint = "Choose the model it was trained on."
+    hint = "Choose the base model it was trained on."
     if stored.metadata.family not in ("", family):
         raise ModelMismatch(
-            f"{stored.file} was made for {stored.metadata.model_name}, this model is of the {family} family", hint=hint
+            f"{stored.file} was trained for {stored.metadata.model_name}, but this model is of the {family} family",
+            hint=hint,
         )
     for name, parts in stored.modules.items():
         layer, shape = layers.get(original_to_diffusers(name)), adapter_class(stored.kind).delta_shape(parts)
         if layer is None or shape != _weight_shape(layer):
-            there = "no such layer" if layer is None else f"{list(_weight_shape(layer))}"
+            found = "no such layer" if layer is None else f"{list(_weight_shape(layer))}"
             raise ModelMismatch(
-                f"{stored.file} was made for {stored.metadata.model_name}: {name} is {list(shape)} there; "
-                f"this model is of the {family} family and has {there}",
+                f"{stored.file} was trained for {stored.metadata.model_name}, where {name} is {list(shape)}; "
+                f"this model is of the {family} family and has {found}",
                 hint=hint,
             )
 
 
 def _weight_shape(layer: nn.Module) -> tuple[int, int]:
-    """(out, in) of a linear layer, quantized ones included, or of a convolution, whose kernel counts into ``in``."""
+    """(out, in) of a linear layer, quantized or not, or of a convolution; ``in`` includes the kernel size."""
     any_layer: Any = layer
     if hasattr(layer, "out_features"):
         return any_layer.out_features, any_layer.in_features

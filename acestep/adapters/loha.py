@@ -1,4 +1,4 @@
-"""LoHa, by LyCORIS' modules; its files are PEFT's, which more programs read."""
+"""LoHa with LyCORIS modules. Its files have PEFT's format, which more programs support."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ with without_bitsandbytes():
 
 
 class _Module(LohaModule):  # type: ignore[misc]
-    """LyCORIS' module, without its kernels and with the scale outside: in bf16 it would be rounded."""
+    """LyCORIS' module in plain PyTorch, with the scale applied to the output: LyCORIS rounds it to bf16."""
 
     def bypass_forward_diff(self, x: Tensor, scale: float = 1.0) -> Tensor:
         parts = [getattr(self, f"hada_{name}").to(x) for name in ("w1_b", "w1_a", "w2_b", "w2_a")]
@@ -34,7 +34,8 @@ class _Module(LohaModule):  # type: ignore[misc]
 
 
 class LoHaAdapter(LycorisAdapter):
-    """W + strength * (alpha / r) * (w1a @ w1b) * (w2a @ w2b) on each module, the products multiplied elementwise."""
+    """W + strength * (alpha / r) * (w1a @ w1b) * (w2a @ w2b) on each module; the two products are multiplied
+    elementwise."""
 
     kind: ClassVar[str] = "loha"
     config: LoHaConfig
@@ -45,7 +46,7 @@ class LoHaAdapter(LycorisAdapter):
         super().__init__(decoder, modules, config, seed=seed)
 
     def _module(self, name: str, layer: nn.Module) -> _Module:
-        """A module of another rank keeps the scale of the others."""
+        """Modules with a rank of their own keep the scale of the others."""
         rank = self._ranks[module_from_underscores(name)]
         alpha = self.config.alpha * rank / self.config.r
         return _Module(name, layer, lora_dim=rank, alpha=alpha, bypass_mode=True)

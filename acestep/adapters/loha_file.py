@@ -1,6 +1,6 @@
-"""LoHa files: written in PEFT's form, whose folder the ACE-Step app loads and whose file ComfyUI does.
+"""LoHa files. They are written in PEFT's format, which the ACE-Step app and ComfyUI load (docs/FORMATS.md).
 
-Read in LyCORIS' form too, which other trainers write.
+LyCORIS' format, which other trainers write, can be read too.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from acestep.adapters.targets import module_from_underscores
 from acestep.core.errors import AdapterError
 
 PARTS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-SCALED = "hada_w1_a"  # the scale is folded into it
+SCALED = "hada_w1_a"  # the part that the scale is folded into
 
 
 def read_loha(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, str]) -> StoredAdapter:
-    """Matrices, settings and metadata of a file, the scale folded in. Raises AdapterError."""
+    """Matrices with the scale folded in, config and metadata of a file. Raises AdapterError."""
     metadata = AdapterMetadata.from_file_metadata(file_metadata)
     weights: dict[str, Tensor] = {}
     alphas: dict[str, float] = {}
@@ -37,7 +37,7 @@ def read_loha(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, s
         elif part == "alpha":
             alphas[module] = float(tensor)
         else:
-            raise AdapterError(f"{file} holds {key}, which is not part of a LoHa", hint="Only plain LoHa is read.")
+            raise AdapterError(f"{file} holds {key}, which is not part of a LoHa", hint="Only plain LoHa is supported.")
     lycoris = next(iter(tensors)).startswith(LYCORIS_PREFIX)
     settings, scale = _settings(file, metadata, file_metadata, alphas, lycoris=lycoris)
     modules = StoredAdapter(file, "loha", LoHaConfig(), weights, metadata).modules
@@ -49,14 +49,14 @@ def read_loha(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, s
 
 
 def write_loha(folder: Path, weights: Mapping[str, Tensor], metadata: AdapterMetadata, dtype: torch.dtype) -> None:
-    """The two files, from folded ``weights``. Every alpha equals its rank, so that all programs scale by 1."""
+    """Write both files of folded ``weights``. Each alpha equals its rank, so that every program scales by 1."""
     ranks = {split_key(name)[0]: weights[name].shape[1] for name in sorted(weights) if name.endswith(SCALED)}
     settings = {"rank_dropout": 0.0, "module_dropout": 0.0, "use_effective_conv2d": False}
     write_peft(folder, weights, ranks, settings, metadata, dtype, alpha="alpha")
 
 
 def _module_and_part(key: str) -> tuple[str, str]:
-    """Original module name and part of a key in either form; what has no form of ours keeps its prefix."""
+    """Original module name and part of a key in either format; unknown keys keep their prefix and have no part."""
     flat, part = split_key(key)
     if flat.startswith(LYCORIS_PREFIX):
         return module_from_underscores(flat.removeprefix(LYCORIS_PREFIX)), part
@@ -71,7 +71,7 @@ def _settings(
     *,
     lycoris: bool,
 ) -> tuple[dict[str, Any], Scale]:
-    """What stands beside the matrices, and the scale of each module: LyCORIS keeps an alpha for each in the file."""
+    """The settings beside the matrices, and the scale of each module; LyCORIS stores one alpha per module."""
     if lycoris:
         return json_object(file_metadata.get("loha_config", "{}")), lambda module, rank: alphas.get(module, rank) / rank
     settings = read_settings(file, metadata, "loha", alpha="alpha")
@@ -79,18 +79,18 @@ def _settings(
 
 
 def _infer_config(ranks: Mapping[str, int], scale: Scale) -> dict[str, Any]:
-    """What the sizes of another trainer's matrices mean in our settings."""
+    """Infer the config from the shapes of another trainer's matrices."""
     module, rank = next(iter(ranks.items()))
     others = {name: each for name, each in ranks.items() if each != rank}
     return {"r": rank, "alpha": max(1, round(scale(module, rank) * rank)), "ranks": others}
 
 
 def _rank(file: Path, module: str, parts: Mapping[str, Tensor]) -> int:
-    """Width of the matrices of one module. Raises AdapterError unless all four are there and fit together."""
+    """The rank of one module. Raises AdapterError unless all four matrices exist and their shapes match."""
     shapes = [tuple(parts[name].shape) if name in parts else (0, 0) for name in PARTS]
     (out, rank), (_, width) = shapes[0], shapes[1]
     if 0 in (out, rank, width) or shapes != [(out, rank), (rank, width)] * 2:
         raise AdapterError(
-            f"{file}: the matrices of {module} are incomplete or do not fit together", hint="Get the file again."
+            f"{file}: matrices of {module} are missing or their shapes do not match", hint="Download or copy it again."
         )
     return rank

@@ -1,4 +1,4 @@
-"""LoKr, by LyCORIS' modules."""
+"""LoKr with LyCORIS modules."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ with without_bitsandbytes():
 
 
 class _Module(LokrModule):  # type: ignore[misc]
-    """LyCORIS' module, without its kernels."""
+    """LyCORIS' module in plain PyTorch."""
 
     def bypass_forward_diff(self, h: Tensor, scale: float = 1.0) -> Tensor:
         if self.module_type != "linear":
-            of_convolution: Tensor = super().bypass_forward_diff(h, scale)
-            return of_convolution
+            convolution: Tensor = super().bypass_forward_diff(h, scale)
+            return convolution
         parts = [None if (part := getattr(self, name, None)) is None else part.to(h) for name in PARTS[:6]]
-        # "torch": the fused kernels need triton, and the compiled ones a C compiler, on the user's machine.
-        added: Tensor = self.drop(kron_bypass(h, *parts, None, scale=self.scale * scale, backend="torch"))
-        return added
+        # "torch": the other backends need Triton or a C compiler on the user's machine.
+        update: Tensor = self.drop(kron_bypass(h, *parts, None, scale=self.scale * scale, backend="torch"))
+        return update
 
 
 class LoKRAdapter(LycorisAdapter):
-    """W + strength * scale * kron(w1, w2) on each module; each factor whole or as a product of two."""
+    """W + strength * scale * kron(w1, w2) on each module; each factor is a full matrix or a low-rank product."""
 
     kind: ClassVar[str] = "lokr"
     config: LoKRConfig
@@ -57,7 +57,7 @@ class LoKRAdapter(LycorisAdapter):
         if self.config.use_tucker:
             notes.append("use_tucker has no effect: none of the trained modules is a convolution")
         if self.config.linear_alpha != LoKRConfig().linear_alpha and all(map(_full_matrices, self._modules.values())):
-            notes.append("linear_alpha has no effect: at this linear_dim both factors are whole")
+            notes.append("linear_alpha has no effect: at this linear_dim both factors are full matrices")
         return notes
 
     @classmethod
@@ -95,7 +95,7 @@ class LoKRAdapter(LycorisAdapter):
         return torch.kron(w1[(..., *[None] * (w2.dim() - 2))], w2).reshape(weight.shape)
 
     def _scale(self, key: str) -> float:
-        """The scale, for one factor of each module."""
+        """The scale of the module for the part it is folded into, 1 for all others."""
         name, part = split_key(key)
         module = self._modules.get(name)
         if module is None or _full_matrices(module) or part != scaled_part(dict(module.named_parameters())):

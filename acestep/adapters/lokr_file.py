@@ -1,4 +1,4 @@
-"""LoKr files: LyCORIS' tensors under original names, with the settings that its loaders ask for."""
+"""LoKr files: LyCORIS tensors under original names, with the settings that its loaders need (docs/FORMATS.md)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from acestep.core.files import read_json, write_json
 WEIGHTS, CONFIG = "lokr_weights.safetensors", "lokr_config.json"
 PREFIX = "lycoris_"
 PARTS = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
-_SAME = 0.01  # scales that differ by less are one and the same, rounded to bf16
+_SCALE_RTOL = 0.01  # relative tolerance for scales that were rounded to bf16
 
 
 def read_lokr(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, str]) -> StoredAdapter:
-    """Factors, settings and metadata of a file, the scale folded in. Raises AdapterError."""
+    """Factors with the scale folded in, config and metadata of a file. Raises AdapterError."""
     settings = _settings(file, file_metadata)
     weights: dict[str, Tensor] = {}
     alphas: dict[str, float] = {}
@@ -33,7 +33,7 @@ def read_lokr(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, s
         flat, part = split_key(key)
         module = module_from_underscores(flat.removeprefix(PREFIX))
         if not key.startswith(PREFIX) or part not in (*PARTS, "alpha"):
-            raise AdapterError(f"{file} holds {key}, which is not part of a LoKr", hint="Only plain LoKr is read.")
+            raise AdapterError(f"{file} holds {key}, which is not part of a LoKr", hint="Only plain LoKr is supported.")
         if part == "alpha":
             alphas[module] = float(tensor)
         else:
@@ -52,7 +52,7 @@ def read_lokr(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, s
 def write_lokr(
     folder: Path, weights: Mapping[str, Tensor], config: LoKRConfig, metadata: AdapterMetadata, dtype: torch.dtype
 ) -> None:
-    """The two files, from folded ``weights``. Every alpha equals its dim, so that all loaders scale by 1."""
+    """Write both files of folded ``weights``. Each alpha equals its dim, so that every loader scales by 1."""
     tensors: dict[str, Tensor] = {}
     for name, value in weights.items():
         module, part = split_key(name)
@@ -81,7 +81,7 @@ def write_lokr(
 
 
 def factors(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """w1 [a, b] and w2 [c, d] or, of a convolution, [c, d, k] or [c, d * k]; the addition is their product."""
+    """w1 [a, b] and w2 [c, d], or [c, d, k] or [c, d * k] for a convolution; the update is their Kronecker product."""
     w1 = parts["lokr_w1"] if "lokr_w1" in parts else parts["lokr_w1_a"] @ parts["lokr_w1_b"]
     if "lokr_w2" in parts:
         return w1, parts["lokr_w2"]
@@ -92,12 +92,12 @@ def factors(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def scaled_part(parts: Mapping[str, Any]) -> str:
-    """The factor that the scale is folded into, where not both are whole."""
+    """The part that the scale is folded into, unless both factors are full matrices."""
     return "lokr_w2_b" if "lokr_w2_b" in parts else "lokr_w1_b"
 
 
 def _settings(file: Path, file_metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The LyCORIS settings of the file, from its metadata or from the JSON file beside it. Raises AdapterError."""
+    """The LyCORIS settings of the file, from its metadata or the JSON file beside it. Raises AdapterError."""
     settings: Any = None
     if "lokr_config" in file_metadata:
         settings = json_object(file_metadata["lokr_config"])
@@ -106,22 +106,22 @@ def _settings(file: Path, file_metadata: Mapping[str, str]) -> dict[str, Any]:
     numbers = [settings.get(name) for name in ("linear_dim", "linear_alpha")] if isinstance(settings, dict) else [None]
     if not all(isinstance(number, int | float) and number > 0 for number in numbers):
         raise AdapterError(
-            f"{file} does not contain linear_dim and linear_alpha, so its scale is unknown",
-            hint=f"Keep {CONFIG} beside it, or get the file again.",
+            f"{file} has no valid linear_dim and linear_alpha, so its scale is unknown",
+            hint=f"Keep {CONFIG} beside it, or download the file again.",
         )
     if settings.get("weight_decompose"):
-        raise AdapterError(f"{file} is a LoKr with weight decomposition", hint="Only plain LoKr is read.")
+        raise AdapterError(f"{file} is a LoKr with weight decomposition", hint="Only plain LoKr is supported.")
     return dict(settings)
 
 
 def _facts(file_metadata: Mapping[str, str]) -> dict[str, str]:
-    """This program's part of the metadata; empty in files of other trainers."""
+    """The adapter metadata within the metadata of the file; empty in files of other trainers."""
     facts = json_object(file_metadata.get("run_metadata", "{}"))
     return {key: value for key, value in facts.items() if isinstance(value, str)}
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """What the text of a file's metadata holds; nothing unless it is a JSON object."""
+    """Parse a JSON object; empty if ``text`` is anything else."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
@@ -132,28 +132,28 @@ def json_object(text: str) -> dict[str, Any]:
 def _require_complete(file: Path, module: str, parts: Mapping[str, Tensor]) -> None:
     try:
         w1, w2 = factors(parts)
-        whole = w1.dim() == 2 and w2.dim() >= 2
+        complete = w1.dim() == 2 and w2.dim() >= 2
     except (KeyError, RuntimeError):
-        whole = False
-    if not whole:
+        complete = False
+    if not complete:
         raise AdapterError(
-            f"{file}: the factors of {module} are incomplete or do not fit together", hint="Get the file again."
+            f"{file}: factors of {module} are missing or their shapes do not match", hint="Download or copy it again."
         )
 
 
 def _scale(
     file: Path, module: str, parts: Mapping[str, Tensor], alpha: float | None, settings: Mapping[str, Any]
 ) -> float:
-    """alpha / dim, as LyCORIS trained with it. Raises AdapterError if the settings are not those of the weights."""
+    """alpha / dim, the scale in LyCORIS training. Raises AdapterError if the settings do not match the weights."""
     if "lokr_w1" in parts and "lokr_w2" in parts:
         return 1.0
     dim = parts["lokr_t2"].shape[0] if "lokr_t2" in parts else parts[scaled_part(parts)].shape[0]
     wanted = float(settings["linear_alpha"] / (math.sqrt(dim) if settings.get("rs_lora") else dim))
     stored = wanted if alpha is None else alpha / dim
-    if settings["linear_dim"] != dim or abs(wanted - stored) > _SAME * abs(stored):
+    if settings["linear_dim"] != dim or abs(wanted - stored) > _SCALE_RTOL * abs(stored):
         raise AdapterError(
-            f"{file}: {module} has dim {dim} and scale {stored:g}, its settings say "
+            f"{file}: {module} has dim {dim} and scale {stored:g}, but its settings give "
             f"dim {settings['linear_dim']} and scale {wanted:g}",
-            hint="The settings belong to another file; get it again.",
+            hint="The settings belong to another file. Download or copy both again.",
         )
     return wanted

@@ -1,4 +1,4 @@
-"""LoRA, by PEFT. The variants, PiSSA here and DoRA in its own file, sit in PEFT's layers as its own variants do."""
+"""LoRA with PEFT. PiSSA, and DoRA in ``dora``, are implemented as variants of PEFT's layers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from acestep.models.imports import without_bitsandbytes
 from acestep.models.key_mapping import diffusers_to_original, original_to_diffusers
 from acestep.models.quantize import is_quantized
 
-NAME = "default"  # PEFT's name of the one adapter
+NAME = "default"  # PEFT's default adapter name
 
 
 class LoRAAdapter:
@@ -56,7 +56,7 @@ class LoRAAdapter:
         decoder.train(decoder.training)
 
     def _prepare_layers(self, generator: torch.Generator) -> None:
-        """What PEFT leaves to do: fp32 matrices over any base, and the start of PiSSA."""
+        """Convert the matrices to fp32 for any base dtype, and initialize PiSSA."""
         for layer in self._layers.values():
             a, b = layer.lora_A[NAME].float(), layer.lora_B[NAME].float()
             if self.config.init == "pissa":
@@ -111,7 +111,7 @@ class LoRAAdapter:
         return parts["lora_B"] @ parts["lora_A"]
 
     def _layer_parameters(self, layer: Any) -> dict[str, nn.Parameter]:
-        """The parameters of one module under the names of the training state."""
+        """The parameters of one module, by their names in the training state."""
         halves = {"lora_A": layer.lora_A[NAME], "lora_B": layer.lora_B[NAME]}
         return {f"{half}.{name}": value for half, module in halves.items() for name, value in module.named_parameters()}
 
@@ -123,7 +123,7 @@ class LoRAAdapter:
         }
 
     def _scale(self, layer: Any) -> float:
-        """What B @ A is multiplied by at strength 1."""
+        """The factor of B @ A at strength 1."""
         rank = layer.r[NAME]
         return float(layer.lora_alpha[NAME] / (math.sqrt(rank) if self.config.use_rslora else rank))
 
@@ -158,7 +158,7 @@ class LoRAAdapter:
         for name, layer in self._layers.items():
             keys = [f"{name}.lora_{half}.weight" for half in "AB"]
             if not all(key in weights for key in keys):
-                continue  # reported below, with all missing modules
+                continue  # reported below, with all missing keys
             (a, b), scale = (weights[key] for key in keys), self._scale(layer)
             if self.config.init == "pissa":
                 starts = [f"{name}.lora_{half}.start" for half in "AB"]
@@ -177,9 +177,9 @@ class LoRAAdapter:
 
 
 def product(layer: Any, x: Tensor) -> Tensor:
-    """[..., out] B A x of a PEFT layer, less what it started from; without the scale."""
+    """B A x [..., out] of a PEFT layer minus B0 A0 x of its PiSSA initialization, without the scale."""
     a, b = layer.lora_A[NAME], layer.lora_B[NAME]
-    x = x.contiguous()  # else torch takes another kernel for a weight without gradient: equal halves would differ
+    x = x.contiguous()  # otherwise torch uses another kernel for weights without gradient, and results differ
     found: Tensor = b(a(x))
     if hasattr(a, "start"):
         found = found - F.linear(F.linear(x, a.start), b.start)
@@ -187,16 +187,16 @@ def product(layer: Any, x: Tensor) -> Tensor:
 
 
 class _DifferenceFromStart:
-    """Tells a PEFT layer to add what has changed since the start of PiSSA."""
+    """The forward pass of PiSSA as a variant of a PEFT layer: adds the change since initialization."""
 
     @staticmethod
     def forward(module: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
-        added: Tensor = product(module, module.lora_dropout[active_adapter](x)) * module.scaling[active_adapter]
-        return result + added
+        update: Tensor = product(module, module.lora_dropout[active_adapter](x)) * module.scaling[active_adapter]
+        return result + update
 
 
 def _peft_settings(modules: list[str], config: LoRAConfig, ranks: Mapping[str, int]) -> LoraConfig:
-    """A module of another rank keeps the scale, or under rsLoRA the alpha, of the others."""
+    """Modules with a rank of their own keep the scale of the others, or with rsLoRA their alpha."""
     others = {re.escape(original_to_diffusers(name)): rank for name, rank in ranks.items() if rank != config.r}
     alphas = {
         name: config.alpha if config.use_rslora else config.alpha * rank / config.r for name, rank in others.items()
@@ -214,16 +214,16 @@ def _peft_settings(modules: list[str], config: LoRAConfig, ranks: Mapping[str, i
 
 
 def _require_pissa_start(decoder: nn.Module, modules: list[str], ranks: Mapping[str, int]) -> None:
-    """Raises AdapterError where PiSSA has no weight to start from, before anything is put into the decoder."""
+    """Raise AdapterError if PiSSA cannot be initialized from the weights, before anything is injected."""
     if is_quantized(decoder):
         raise AdapterError(
-            "PiSSA starts from the principal singular vectors of the weights; those of a quantized base are inexact",
-            hint="Set init to default, or train in bf16 without quantization.",
+            "PiSSA needs exact weights for its initialization, but the base model is quantized",
+            hint="Set init to default, or set the base precision to auto.",
         )
     for name, rank in zip(modules, ranks.values(), strict=True):
         weight: Any = decoder.get_submodule(name).weight
         if rank > min(weight.shape):
             raise AdapterError(
-                f"PiSSA cannot start {name} at rank {rank}: its weight is {list(weight.shape)}",
+                f"PiSSA cannot initialize {name} with rank {rank}: its weight is {list(weight.shape)}",
                 hint=f"Choose a rank of at most {min(weight.shape)}.",
             )

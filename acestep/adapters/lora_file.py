@@ -1,6 +1,6 @@
-"""Files of LoRA and DoRA: PEFT's two files under original names, the scale folded into lora_B.
+"""Files of LoRA and DoRA: PEFT's two files with original names and the scale folded into lora_B (docs/FORMATS.md).
 
-What all kinds have in common that are written in PEFT's form is here too.
+This module also holds the functions that all kinds with files in PEFT's format share.
 """
 
 from __future__ import annotations
@@ -27,23 +27,26 @@ PEFT_TYPES = {"lora": "LORA", "dora": "LORA", "loha": "LOHA"}
 _MAGNITUDE = "lora_magnitude_vector"
 _PARTS = {"lora": {"lora_A": 2, "lora_B": 2}, "dora": {"lora_A": 2, "lora_B": 2, _MAGNITUDE: 1}}
 
-Scale = Callable[[str, int], float]  # (original module name, rank) -> what B @ A is multiplied by
+Scale = Callable[[str, int], float]  # (original module name, rank) -> factor of B @ A
 
 
 def read_lora(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, str], kind: str) -> StoredAdapter:
-    """Matrices, settings and metadata of a file of ``kind`` lora or dora, the scale folded in. Raises AdapterError."""
+    """Matrices with the scale folded in, config and metadata of a file of ``kind`` lora or dora. Raises
+    AdapterError."""
     metadata = AdapterMetadata.from_file_metadata(file_metadata)
     settings = read_settings(file, metadata, kind, alpha="lora_alpha")
     if settings and bool(settings.get("use_dora")) != (kind == "dora"):
         there, here = ("DoRA", "LoRA") if settings.get("use_dora") else ("LoRA", "DoRA")
-        raise AdapterError(f"{CONFIG} describes a {there}, and {file} is a {here}", hint="Get both files again.")
+        raise AdapterError(
+            f"{CONFIG} describes a {there}, but {file} is a {here}", hint="Download or copy both files again."
+        )
     scale = scale_rule(settings, alpha="lora_alpha")
     weights: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         module, part = split_key(key.removeprefix(PREFIX).replace(".default.", "."))
         if not key.startswith(PREFIX) or _PARTS[kind].get(part) != tensor.dim():
             label = ADAPTERS[kind].label
-            raise AdapterError(f"{file} holds {key}, which is not part of a {label}", hint="Get the file again.")
+            raise AdapterError(f"{file} holds {key}, which is not part of a {label}", hint="Download or copy it again.")
         factor = scale(module, tensor.shape[1]) if part == "lora_B" else 1.0
         weights[module + (f".{part}" if part == _MAGNITUDE else f".{part}.weight")] = tensor.float() * factor
     _require_complete(file, weights, kind)
@@ -52,7 +55,7 @@ def read_lora(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, s
 
 
 def write_lora(folder: Path, weights: Mapping[str, Tensor], metadata: AdapterMetadata, dtype: torch.dtype) -> None:
-    """The two files, from folded ``weights``. Every alpha equals its rank, so that all programs scale by 1."""
+    """Write both files of folded ``weights``. Each alpha equals its rank, so that every program scales by 1."""
     ranks = {split_key(name)[0]: weights[name].shape[0] for name in sorted(weights) if ".lora_A." in name}
     extra = {"lora_dropout": 0.0, "bias": "none"} | ({"use_dora": True} if metadata.kind == "dora" else {})
     write_peft(folder, weights, ranks, extra, metadata, dtype, alpha="lora_alpha")
@@ -68,7 +71,7 @@ def write_peft(
     *,
     alpha: str,
 ) -> None:
-    """PEFT's two files for modules of these ``ranks``; PEFT calls the alpha of this kind ``alpha``."""
+    """Write PEFT's two files for modules with these ``ranks``; ``alpha`` is PEFT's field name for the alpha."""
     rank = max(ranks.values())
     others = {name: each for name, each in ranks.items() if each != rank}
     tensors = {f"{PREFIX}{name}": to_file_dtype(value, dtype) for name, value in weights.items()}
@@ -90,29 +93,33 @@ def write_peft(
 
 
 def read_settings(file: Path, metadata: AdapterMetadata, kind: str, *, alpha: str) -> dict[str, Any]:
-    """PEFT's settings beside the file; nothing if it is missing and the file is one of ours, whose scale is 1.
+    """PEFT's config beside the file; empty if it is missing and this program wrote the file, whose scale is 1.
 
     Raises:
-        AdapterError: no settings, or not of this kind.
+        AdapterError: no config found, or it is for another kind.
     """
     beside = file.parent / CONFIG
     if not beside.is_file():
         if metadata.program.startswith("acestep "):
             return {}
         raise AdapterError(
-            f"{file} has no {CONFIG} beside it, so its scale is unknown", hint="Keep both files in one folder."
+            f"{file} has no {CONFIG} beside it, so its scale is unknown", hint="Put both files in one folder."
         )
     settings = read_json(beside, error=AdapterError)
     if not isinstance(settings, dict) or settings.get("peft_type") != PEFT_TYPES[kind]:
-        raise AdapterError(f"{beside} does not describe a {ADAPTERS[kind].label}", hint="Get both files again.")
+        raise AdapterError(
+            f"{beside} does not describe a {ADAPTERS[kind].label}", hint="Download or copy both files again."
+        )
     wanted = {"r": int, alpha: int | float, "alpha_pattern": dict | None}
     if wrong := [name for name, kind in wanted.items() if not isinstance(settings.get(name), kind)]:
-        raise AdapterError(f"{beside} has no usable {wrong[0]}, so the scale is unknown", hint="Get the file again.")
+        raise AdapterError(
+            f"{beside} has no valid {wrong[0]}, so the scale is unknown", hint="Download or copy it again."
+        )
     return settings
 
 
 def scale_rule(settings: Mapping[str, Any], *, alpha: str) -> Scale:
-    """alpha / rank, or alpha / sqrt(rank), with PEFT's patterns for single modules; 1 without settings."""
+    """alpha / rank, or alpha / sqrt(rank), with PEFT's ``alpha_pattern``; 1 without settings."""
     patterns: dict[str, float] = settings.get("alpha_pattern") or {}
 
     def scale(module: str, rank: int) -> float:
@@ -123,7 +130,7 @@ def scale_rule(settings: Mapping[str, Any], *, alpha: str) -> Scale:
 
 
 def _infer_config(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the settings of another trainer mean in ours."""
+    """Infer the config from the PEFT settings of another trainer."""
     rank = settings["r"]
     ranks = {split_key(name)[0]: value.shape[0] for name, value in weights.items() if ".lora_A." in name}
     return {
@@ -143,5 +150,6 @@ def _require_complete(file: Path, weights: Mapping[str, Tensor], kind: str) -> N
             fits = b is not None and magnitude is not None and len(magnitude) == len(b)
         if not fits:
             raise AdapterError(
-                f"{file}: the matrices of {module} are incomplete or do not fit together", hint="Get the file again."
+                f"{file}: matrices of {module} are missing or their shapes do not match",
+                hint="Download or copy it again.",
             )

@@ -1,11 +1,11 @@
-"""What LoKr and LoHa share: one of LyCORIS' modules inside each layer, placed by us.
+"""The base class of LoKr and LoHa: one LyCORIS module as a child of each target layer.
 
-LyCORIS' own network keeps its targets in class attributes and, by default, adapts every linear and convolution
-layer whatever names it is given. Here one of its modules is made for each target and becomes a
-child of that layer, so the decoder alone is the network and nothing outside it changes.
+``LycorisNetwork`` keeps its targets in class attributes and by default adapts every linear and convolution layer,
+whatever names it is given. So this module creates the LyCORIS modules itself, one per target; the decoder is the
+network, and no state outside it changes.
 
-All modules are in bypass mode, x -> Wx + (dW)x, which is exact over a bf16 or quantized W; LyCORIS' other mode adds
-dW to W first and so rounds it to the precision of W.
+All modules use bypass mode, x -> Wx + (dW)x, which is exact for a bf16 or quantized W. LyCORIS' other mode computes
+W + dW first, which rounds dW to the dtype of W.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from acestep.models.key_mapping import diffusers_to_original, original_to_diffus
 
 
 class LycorisAdapter:
-    """Base of the adapters whose layers are LyCORIS modules. What differs follows each kind's own formula."""
+    """Base class for adapters with LyCORIS modules. Subclasses implement the formula of their kind."""
 
-    kind: ClassVar[str]  # also the name of the adapter's module inside the layer it sits on
+    kind: ClassVar[str]  # also the name of the adapter's submodule in each target layer
 
     def __init__(self, decoder: nn.Module, modules: list[str], config: Any, *, seed: int) -> None:
         require_no_adapter(decoder)
@@ -50,21 +50,21 @@ class LycorisAdapter:
 
     def _add(self, layer: Any, name: str) -> None:
         module = self._module(name.replace(".", "_"), layer)
-        module.drop = nn.Dropout(self.config.dropout)  # as a constructor argument it only prints a warning
+        module.drop = nn.Dropout(self.config.dropout)  # the constructor's argument only prints a warning
         module.to(device=layer.weight.device)
         module.apply_to()
         layer.add_module(self.kind, module)
         self._modules[name] = module
 
     def _module(self, name: str, layer: nn.Module) -> Any:
-        """A fresh module of this kind for ``layer``, by ``config``."""
+        """A new LyCORIS module of this kind for ``layer``, built from ``config``."""
         raise NotImplementedError
 
     def _notes(self) -> list[str]:
         return []
 
     def _scale(self, key: str) -> float:
-        """What ``key`` is multiplied by when folded."""
+        """The factor of ``key`` in the folded weights."""
         raise NotImplementedError
 
     @classmethod
@@ -77,7 +77,7 @@ class LycorisAdapter:
 
     @classmethod
     def _set_parts(cls, module: Any, parts: Mapping[str, Tensor]) -> None:
-        """Replace the matrices by those of a file, frozen, whatever their sizes; their scale is folded in already."""
+        """Replace the matrices by the frozen ones of a file, of any shape; they already include the scale."""
         for name, _ in list(module.named_parameters()):
             delattr(module, name)
         device = module.org_module[0].weight.device
@@ -132,14 +132,14 @@ class LycorisAdapter:
             module.restore()
             delattr(layer, self.kind)
             if getattr(layer.forward, "__func__", None) is type(layer).forward:
-                del layer.forward  # LyCORIS leaves the class' own method on the instance
+                del layer.forward  # LyCORIS leaves a bound copy of the class method on the instance
         self._modules.clear()
         return self.network
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """LyCORIS reports to stdout, where the command line writes its answer."""
+    """Silence LyCORIS, which logs to stdout, where commands print their results."""
     logger = logging.getLogger("LyCORIS")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Formulas for the memory of adapters: parameters, and activations kept for the backward pass.
+"""Formulas for the memory of adapters: parameters, and activations saved for the backward pass.
 
 Each cost function is a fact of an entry in ``configs.ADAPTERS`` and counts the tensors that autograd saves in the
 modules of that kind. Importing this module does not import torch.
@@ -73,7 +73,7 @@ class Cost:
     working: int = 0
 
 
-MemoryCost = Callable[[Any, Layer, ComputeDtype], Cost]  # (config of the adapter, layer, arithmetic)
+MemoryCost = Callable[[Any, Layer, ComputeDtype], Cost]  # (adapter config, layer, compute dtype)
 
 
 def numel(shapes: Iterable[tuple[int, ...]]) -> int:
@@ -98,7 +98,7 @@ def lora_cost(config: Any, layer: Layer, compute: ComputeDtype, *, decomposed: b
         saved=saved,
         casts=half * (2 if started and layer.passes else 1),
         constants=numel((a, b)) if started else 0,
-        working=layer.rows * layer.into * 2 * FP32 if compute.mixed else 0,  # the gradient of x in fp32, two copies
+        working=layer.rows * layer.into * 2 * FP32 if compute.mixed else 0,  # two fp32 copies of the gradient of x
     )
 
 

@@ -1,7 +1,6 @@
-"""What rides along in an adapter file: on what it was made, how, and the words that call it up.
+"""The metadata of an adapter file: base model, training settings and trigger word.
 
-Kept as the text metadata of the safetensors file; nothing in it depends on the clock, so that equal adapters
-are equal files.
+It is stored as the metadata of the safetensors file. It has no time stamp, so equal adapters give equal files.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from acestep import __version__
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterMetadata:
-    """Facts about one adapter; empty where unknown (files of other trainers tell little).
+    """Metadata of one adapter. Unknown fields are empty, as in most files of other trainers.
 
     Attributes:
-        base_model: folder name or repository of the checkpoint it was trained on.
-        family: "2b" or "xl": an adapter fits only its own.
+        base_model: folder name or repository of the base model it was trained on.
+        family: "2b" or "xl"; an adapter works only with models of its family.
         variant: "turbo", "base", "sft", …
-        trigger_word: the tag the songs were trained with; ``tag_position`` says where it stood in the caption.
-        kind, config: the name in ``ADAPTERS`` and the settings it was trained with (r, alpha, …), before its
-            scale was folded into the weights.
-        dataset_hash: which songs and labels it has seen.
-        facts: anything else worth telling of the run (learning rate, seed, number of songs …), plain values.
-        program: what wrote the file; starts with "acestep " if it was this program.
+        trigger_word: the tag in the captions of the training data; ``tag_position`` is its place in the caption.
+        kind, config: the name in ``ADAPTERS`` and the training config (r, alpha, …), before the scale was folded
+            into the weights.
+        dataset_hash: identifies the samples and labels of the training data.
+        facts: other values of the run (learning rate, seed, number of samples, …).
+        program: the program that wrote the file; this one writes "acestep " and its version.
     """
 
     base_model: str = ""
@@ -48,35 +47,35 @@ class AdapterMetadata:
 
     @property
     def model_name(self) -> str:
-        """The model it was made for, in words."""
-        return f"{self.base_model or 'an unnamed model'} ({self.family or 'unknown family'})"
+        """The base model, for messages."""
+        return f"{self.base_model or 'an unknown model'} ({self.family or 'unknown family'})"
 
     def tag(self) -> dict[str, str]:
-        """``trigger_word`` and ``tag_position`` as other programs look for them; empty without a tag."""
+        """``trigger_word`` and ``tag_position`` under the keys that ace-lora-trainer reads; empty without a tag."""
         if not self.trigger_word:
             return {}
         return {"trigger_word": self.trigger_word, "tag_position": self.tag_position}
 
     def with_config(self, kind: str, config: Mapping[str, Any]) -> AdapterMetadata:
-        """As it goes into a file of ours."""
+        """The metadata with this kind, config and the version of this program."""
         return dataclasses.replace(self, kind=kind, config=dict(config), program=f"acestep {__version__}")
 
     def with_tag(self, settings: Mapping[str, Any]) -> AdapterMetadata:
-        """The same with the tag that stands in the JSON beside the weights, if it has none of its own."""
+        """The metadata with the tag of ``settings``, the JSON file beside the weights, unless it has one already."""
         if self.trigger_word or not isinstance(settings.get("trigger_word"), str):
             return self
         position = str(settings.get("tag_position") or "")
         return dataclasses.replace(self, trigger_word=settings["trigger_word"], tag_position=position)
 
     def to_file_metadata(self) -> dict[str, str]:
-        """Strings only, as safetensors demands; what is empty is left out."""
+        """As strings, which safetensors requires; empty fields are omitted."""
         unknown = dataclasses.asdict(AdapterMetadata())
         known = {key: value for key, value in dataclasses.asdict(self).items() if value != unknown[key]}
         return {key: value if isinstance(value, str) else json.dumps(value) for key, value in known.items()}
 
     @classmethod
     def from_file_metadata(cls, file_metadata: Mapping[str, str]) -> AdapterMetadata:
-        """Undo ``to_metadata``; what other programs wrote beside it, or in another form, is left out."""
+        """Parse the metadata of a file; unknown keys and values of the wrong type are ignored."""
         found: dict[str, Any] = {}
         for each in dataclasses.fields(cls):
             wanted = bool if each.name == "train_mlp" else type(getattr(cls(), each.name))

@@ -1,8 +1,8 @@
-"""PiSSA: the low-rank matrices start as the strongest part of the weight.  https://arxiv.org/abs/2404.02948
+"""PiSSA: A and B are initialized with the principal components of the weight.  https://arxiv.org/abs/2404.02948
 
-The paper takes that part out of the frozen weight. Here the weight stays as it is and the start is taken off the
-product, W + s * (BA - B0 A0), which is the same function: nothing has to be restored, a fresh adapter changes
-nothing to the last bit, and no base in bf16 is rounded a second time.
+The paper subtracts these components from the frozen weight. Here the weight is unchanged and the initial product is
+subtracted instead, W + s * (BA - B0 A0), which is the same function. So there is no weight to restore, the initial
+update is exactly zero, and bf16 weights are not rounded a second time.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor
 
-_OVERSAMPLING, _ITERATIONS = 16, 8  # of the randomised SVD; a full one takes minutes for a whole decoder
+_OVERSAMPLING, _ITERATIONS = 16, 8  # of the randomized SVD; a full one takes minutes for a whole decoder
 
 
 def principal_part(weight: Tensor, rank: int, scale: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """A0 [r, in] and B0 [out, r]; ``scale`` * B0 @ A0 is the best approximation of ``weight`` [out, in] of that rank.
 
-    By subspace iteration (https://arxiv.org/abs/0909.4061); ``generator`` is on the CPU, so that all devices start
-    alike.
+    By subspace iteration (https://arxiv.org/abs/0909.4061). ``generator`` is on the CPU, so that the result does not
+    depend on the device.
     """
     width = min(rank + _OVERSAMPLING, *weight.shape)
     basis = torch.randn(weight.shape[1], width, generator=generator).to(weight)
@@ -30,10 +30,10 @@ def principal_part(weight: Tensor, rank: int, scale: float, generator: torch.Gen
 
 
 def folded_difference(a: Tensor, b: Tensor, a0: Tensor, b0: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """A' [2r, in] and B' [out, 2r] whose product is ``scale`` * (BA - B0 A0), strongest rows first.
+    """A' [2r, in] and B' [out, 2r] whose product is ``scale`` * (BA - B0 A0), sorted by singular value.
 
-    Set side by side the four matrices would do as well, but they are large where their difference is small: rounded
-    to bf16 little of it would be left.
+    Concatenating the four matrices would give the same product, but they are large compared to their difference, so
+    rounding them to bf16 would lose most of it.
     """
     left, left_core = torch.linalg.qr(torch.cat([b, -b0], dim=1).double())
     right, right_core = torch.linalg.qr(torch.cat([a, a0]).double().T)
@@ -43,9 +43,9 @@ def folded_difference(a: Tensor, b: Tensor, a0: Tensor, b0: Tensor, scale: float
 
 
 def unfolded_difference(a: Tensor, b: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A, B, A0 and B0 of ``rank`` whose scaled difference is B'A': the strongest half is trained on.
+    """A, B, A0 and B0 of ``rank`` whose scaled difference is B'A'. A and B get the larger half of the singular values.
 
-    What training had started from cannot be told from a file; the addition is the same.
+    The original A0 and B0 are not in a file, but the update is the same.
     """
     missing = max(0, 2 * rank - len(a))  # a module smaller than twice the rank has fewer rows
     a, b = F.pad(a, (0, 0, 0, missing)), F.pad(b, (0, missing)) / scale

@@ -1,7 +1,7 @@
-"""Which modules of the decoder an adapter sits on, and what they are called in the files of other programs.
+"""The target modules of an adapter, and their names in adapter files.
 
-In memory modules have diffusers' names (``layers.0.self_attn.to_q``), in adapter files the original ones
-(``layers.0.self_attn.q_proj``, or with underscores in LyCORIS' files).
+In memory, modules have diffusers names (``layers.0.self_attn.to_q``). Adapter files use the original names
+(``layers.0.self_attn.q_proj``, with underscores in LyCORIS files).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from acestep.models.weight_shapes import is_xl
 _PROJECTIONS = r"(to_q|to_k|to_v|to_out\.0)"
 _BRANCHES = {"both": ("self_attn", "cross_attn"), "self": ("self_attn",), "cross": ("cross_attn",)}
 
-# Original names of every linear or convolution layer that an adapter of any trainer may sit on.
+# Original names of all linear and convolution layers that any trainer adapts.
 _LAYER = r"layers\.\d+\.((self_attn|cross_attn)\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 _KNOWN = re.compile(rf"{_LAYER}|condition_embedder|time_embed(_r)?\.(linear_1|linear_2|time_proj)|proj_in\.1")
 _UNDERSCORES = (
@@ -30,10 +30,10 @@ _UNDERSCORES = (
 
 
 def target_modules(decoder: nn.Module, attention_type: str, train_mlp: bool) -> list[str]:
-    """Names of the linear layers asked for, in the order of the decoder, and no others.
+    """Names of the linear layers to adapt, in the order of the decoder.
 
     Raises:
-        AdapterError: unknown ``attention_type``, or a part that was asked for is not there.
+        AdapterError: unknown ``attention_type``, or the decoder lacks some of the layers.
     """
     if attention_type not in ATTENTION_TYPES:
         raise AdapterError(
@@ -45,31 +45,31 @@ def target_modules(decoder: nn.Module, attention_type: str, train_mlp: bool) -> 
     linear = [name for name, module in decoder.named_modules() if isinstance(module, nn.Linear)]
     for part in parts:
         if not any(re.fullmatch(part, name) for name in linear):
-            raise AdapterError(f"this model has no linear layer named like {part}", hint="Choose another target.")
+            raise AdapterError(f"this model has no linear layer that matches {part}", hint="Choose another target.")
     return [name for name in linear if any(re.fullmatch(part, name) for part in parts)]
 
 
 def decoder_family(decoder: nn.Module) -> str:
-    """ "xl" if the conditions are narrower than the decoder, else "2b"."""
+    """ "xl" if the condition width is smaller than that of the decoder, else "2b"."""
     config: Any = decoder.config
     return "xl" if is_xl(config) else "2b"
 
 
 def ranks_of(names: list[str], rank: int, others: Mapping[str, int]) -> dict[str, int]:
-    """The rank of each module: that of the longest key of ``others`` that is its original name or the end of it.
+    """The rank of each module, from the longest key of ``others`` that its original name ends with, else ``rank``.
 
     Raises:
-        AdapterError: a key belongs to none of the modules.
+        AdapterError: a key matches none of the modules.
     """
     found, used = {}, set()
     for name in names:
         keys = [key for key in others if f".{name}".endswith(f".{key}")]
         found[name] = others[max(keys, key=len)] if keys else rank
         used.update(keys)
-    if idle := [key for key in others if key not in used]:
+    if unused := [key for key in others if key not in used]:
         raise AdapterError(
-            f"a rank is set for {idle[0]}, which is not trained",
-            hint=f"Use names of trained modules, such as {names[0]}, or their endings.",
+            f"ranks has an entry for {unused[0]}, which is not trained",
+            hint=f"Use names of trained modules, such as {names[0]}, or suffixes of them.",
         )
     return found
 
@@ -83,12 +83,12 @@ def module_from_underscores(name: str) -> str:
 
 
 def unknown_modules(names: Iterable[str]) -> list[str]:
-    """Those of the original ``names`` that no ACE-Step 1.5 decoder has."""
+    """The original ``names`` that no ACE-Step 1.5 decoder has."""
     return [name for name in names if not _KNOWN.fullmatch(name)]
 
 
 def shortest_names(names: list[str]) -> list[str]:
-    """What PEFT needs to find ``names``: their endings if all layers share them, or else the full names."""
+    """PEFT ``target_modules`` for ``names``: suffixes if every layer has the same modules, else full names."""
     layers: dict[str, list[int]] = {}
     for name in names:
         number, _, ending = name.removeprefix("layers.").partition(".")

@@ -51,7 +51,7 @@ class BaseWeights:
         family, hint = self.checkpoint.family, "Choose the model it was trained on."
         here = f"{self.checkpoint.name} belongs to the {family} family"
         if adapter.metadata.family not in ("", family):
-            raise ModelMismatch(f"{adapter.file} was made for {adapter.metadata.model_name}; {here}", hint=hint)
+            raise ModelMismatch(f"{adapter.file} was trained for {adapter.metadata.model_name}; {here}", hint=hint)
         for name, parts in adapter.modules.items():
             expected, shape = self.shape(name), adapter_class(adapter.kind).delta_shape(parts)
             if expected is None or shape != (expected[0], math.prod(expected[1:])):

@@ -8,7 +8,7 @@ from lycoris import LycorisNetwork
 
 @pytest.fixture
 def lycoris_settings() -> Iterator[None]:
-    """LyCORIS keeps in its class what a test tells it; put back afterwards."""
+    """Restore the class attributes of LyCORIS, which tests change."""
     before = {name: value for name, value in vars(LycorisNetwork).items() if name.isupper()}
     yield
     for name, value in before.items():

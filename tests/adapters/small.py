@@ -1,4 +1,4 @@
-"""A decoder small enough to adapt in milliseconds, its twin with original module names, and what is done to them."""
+"""A small decoder, a copy of it with original module names, and helpers to train and save adapters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CARD = AdapterMetadata(
 
 
 def make_decoder(family: str = "2b", *, num_layers: int = 2, dtype: torch.dtype = torch.float32) -> AceStepDiT:
-    """Seeded; as in the true XL family, its queries are wider than the decoder and its conditions narrower."""
+    """A seeded decoder. As in the real XL family, queries are wider and conditions narrower than the decoder."""
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
     if family == "xl":
         sizes |= {"hidden_size": 80, "num_attention_heads": 8, "encoder_hidden_size": 64}
@@ -60,7 +60,7 @@ def make_base(precision: str) -> AceStepDiT:
 
 
 def run(network: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
-    """[2, 21, 64] the decoder's answer to always the same question."""
+    """The decoder's output [2, 21, 64] for fixed inputs."""
     generator = torch.Generator().manual_seed(6)
     points, context, condition = (
         torch.randn(2, *shape, generator=generator).to(dtype) for shape in ((21, 64), (21, 128), (9, 64))
@@ -78,7 +78,7 @@ def run(network: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def trained(decoder: nn.Module, kind: str, config: AdapterConfig, *, train_mlp: bool = True) -> Adapter:
-    """An adapter whose parameters are all far from where they started."""
+    """An adapter whose parameters are all far from their initial values."""
     adapter = inject(decoder, kind, config, "both", train_mlp)
     generator = torch.Generator().manual_seed(7)
     size = 0.3 if kind in ("lokr", "loha") else 0.1  # a good part of the answer is then the adapter's
@@ -107,7 +107,7 @@ def answer(network: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def relative(found: Tensor, wanted: Tensor, base: Tensor) -> float:
-    """Size of the error in proportion to what the adapter does to the answer."""
+    """The error relative to the adapter's effect on the output."""
     return float((found - wanted).norm() / (wanted - base).norm())
 
 
@@ -118,7 +118,7 @@ def save(adapter: Adapter, folder: Path, metadata: AdapterMetadata = CARD, dtype
 
 
 class _OriginalAttention(AceStepAttention):
-    """diffusers' attention reading its layers under the names of the original checkpoint's code."""
+    """diffusers' attention with the module names of the original checkpoint."""
 
     to_q = property(lambda self: self.q_proj)
     to_k = property(lambda self: self.k_proj)
@@ -131,7 +131,7 @@ class _OriginalDiT(AceStepDiT):
 
 
 def with_original_names(decoder: AceStepDiT) -> Any:
-    """A copy that computes the same, with the module tree that the ACE-Step app hands to PEFT and LyCORIS."""
+    """An equivalent copy with the module tree that the ACE-Step app passes to PEFT and LyCORIS."""
     twin = copy.deepcopy(decoder)
     for module in list(twin.modules()):
         if isinstance(module, AceStepAttention):

@@ -1,4 +1,4 @@
-"""The table of kinds can be read without the libraries behind it."""
+"""The registry of adapter kinds and their configs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from acestep.core.config import Config, parse
 from acestep.core.errors import ConfigError
 
 
-def test_the_table_of_kinds_does_not_import_torch() -> None:
+def test_the_registry_does_not_import_torch() -> None:
     code = (
         "import sys, json; from acestep.adapters.configs import ADAPTERS;"
         "print(json.dumps([ADAPTERS.names, 'torch' in sys.modules]))"
@@ -25,7 +25,7 @@ def test_the_table_of_kinds_does_not_import_torch() -> None:
 
 
 @pytest.mark.parametrize("name", ADAPTERS.names)
-def test_every_kind_has_a_label_a_help_and_all_that_an_adapter_must_do(name: str) -> None:
+def test_every_kind_has_label_help_and_the_adapter_interface(name: str) -> None:
     entry = ADAPTERS[name]
     assert entry.label
     assert entry.help
@@ -49,19 +49,19 @@ def test_every_kind_has_a_label_a_help_and_all_that_an_adapter_must_do(name: str
         (LoKRConfig, {"linear_alpha": 0.0}, "linear_alpha must be"),
     ],
 )
-def test_settings_out_of_range_are_refused(config_type: type[Config], values: dict[str, object], words: str) -> None:
+def test_settings_out_of_range_are_rejected(config_type: type[Config], values: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         parse(config_type, values)
 
 
-def test_the_ranges_of_the_trainers_sliders_are_allowed() -> None:
+def test_the_slider_ranges_of_ace_lora_trainer_are_valid() -> None:
     for r, alpha, dropout in ((4, 4, 0.0), (256, 512, 0.5)):
         assert LoRAConfig(r=r, alpha=alpha, dropout=dropout).r == r
     for factor, dim, alpha, dropout in ((-1, 1, 0.1, 0.0), (64, 10000, 10.0, 0.5)):
         assert LoKRConfig(factor=factor, linear_dim=dim, linear_alpha=alpha, dropout=dropout).factor == factor
 
 
-def test_ranks_may_be_given_as_text() -> None:
+def test_ranks_can_be_json_text() -> None:
     assert parse(LoRAConfig, {"ranks": '{"q_proj": 8, "layers.0.mlp.up_proj": 2}'}).ranks == {
         "q_proj": 8,
         "layers.0.mlp.up_proj": 2,
@@ -70,5 +70,5 @@ def test_ranks_may_be_given_as_text() -> None:
 
 
 @pytest.mark.parametrize(("name", "words"), [("dora", "ComfyUI does not"), ("loha", "not in diffusers")])
-def test_the_help_says_which_programs_cannot_read_the_files(name: str, words: str) -> None:
+def test_the_help_text_names_programs_that_cannot_load_the_files(name: str, words: str) -> None:
     assert words in ADAPTERS[name].help

@@ -1,4 +1,4 @@
-"""An adapter goes in without a trace elsewhere, and comes out without one."""
+"""Injecting and removing an adapter has no side effects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def lycoris_classes() -> dict[str, Any]:
 
 
 @every_kind
-def test_adapter_weights_are_fp32_over_a_bf16_base_and_all_else_is_frozen(kind: str, config: AdapterConfig) -> None:
+def test_adapter_weights_are_fp32_on_a_bf16_base_and_the_base_is_frozen(kind: str, config: AdapterConfig) -> None:
     decoder = make_decoder(dtype=torch.bfloat16)
     base = {id(parameter) for parameter in decoder.parameters()}
     assert all(parameter.requires_grad for parameter in decoder.parameters())
@@ -39,7 +39,7 @@ def test_adapter_weights_are_fp32_over_a_bf16_base_and_all_else_is_frozen(kind: 
 
 
 @every_kind
-def test_the_first_weights_depend_on_the_seed_alone(kind: str, config: AdapterConfig) -> None:
+def test_initial_weights_depend_only_on_the_seed(kind: str, config: AdapterConfig) -> None:
     torch.manual_seed(1)
     first = inject(make_decoder(), kind, config, "both", False, seed=3).state()
     torch.manual_seed(2)
@@ -51,14 +51,14 @@ def test_the_first_weights_depend_on_the_seed_alone(kind: str, config: AdapterCo
 
 
 @every_kind
-def test_the_global_generator_is_left_where_it_was(kind: str, config: AdapterConfig) -> None:
+def test_the_global_random_state_is_unchanged(kind: str, config: AdapterConfig) -> None:
     before = torch.get_rng_state()
     inject(make_decoder(), kind, config, "both", True)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @every_kind
-def test_a_second_run_in_the_same_process_is_clean(kind: str, config: AdapterConfig) -> None:
+def test_a_second_run_in_the_same_process_is_independent(kind: str, config: AdapterConfig) -> None:
     decoder = make_decoder()
     weights, names = {key: value.clone() for key, value in decoder.state_dict().items()}, attributes(decoder)
     before = answer(decoder)
@@ -77,7 +77,7 @@ def test_a_second_run_in_the_same_process_is_clean(kind: str, config: AdapterCon
 
 
 @every_kind
-def test_training_moves_every_parameter(kind: str, config: AdapterConfig) -> None:
+def test_training_updates_every_parameter(kind: str, config: AdapterConfig) -> None:
     adapter = inject(make_decoder(), kind, config, "both", True)
     before = adapter.state()
     train_steps(adapter)
@@ -87,7 +87,7 @@ def test_training_moves_every_parameter(kind: str, config: AdapterConfig) -> Non
 
 
 @every_kind
-def test_gradients_are_the_same_under_checkpointing(kind: str, config: AdapterConfig) -> None:
+def test_gradient_checkpointing_gives_the_same_gradients(kind: str, config: AdapterConfig) -> None:
     gradients = []
     for checkpointing in (False, True):
         decoder = make_decoder()
@@ -102,12 +102,12 @@ def test_gradients_are_the_same_under_checkpointing(kind: str, config: AdapterCo
 
 @pytest.mark.parametrize("first", ["lora", "dora", "lokr", "loha"])
 @pytest.mark.parametrize("second", ["lora", "lokr", "loha"])
-def test_a_second_adapter_on_top_of_the_first_is_refused(first: str, second: str) -> None:
+def test_injecting_a_second_adapter_is_rejected(first: str, second: str) -> None:
     configs: dict[str, AdapterConfig] = {"lora": LORA, "dora": DORA, "lokr": LOKR, "loha": LOHA}
     decoder = make_decoder()
     inject(decoder, first, configs[first], "self", False)
     names = list(decoder.state_dict())
-    with pytest.raises(AdapterError, match="already carries an adapter"):
+    with pytest.raises(AdapterError, match="already has an adapter"):
         inject(decoder, second, configs[second], "cross", False)
     assert list(decoder.state_dict()) == names
 
@@ -122,7 +122,7 @@ def test_a_second_adapter_on_top_of_the_first_is_refused(first: str, second: str
         ("loha", LoHaConfig(r=4, dropout=0.5)),
     ],
 )
-def test_dropout_acts_in_training_alone(kind: str, config: AdapterConfig) -> None:
+def test_dropout_is_active_only_in_training_mode(kind: str, config: AdapterConfig) -> None:
     decoder = make_decoder()
     trained(decoder, kind, config)
     assert torch.equal(answer(decoder), answer(decoder))
@@ -130,14 +130,14 @@ def test_dropout_acts_in_training_alone(kind: str, config: AdapterConfig) -> Non
     assert not torch.equal(answer(decoder), answer(decoder))
 
 
-def test_lycoris_keeps_its_class_settings_and_says_nothing_on_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+def test_lycoris_class_attributes_are_unchanged_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     before = lycoris_classes()
     inject(make_decoder(), "lokr", LoKRConfig(dropout=0.1), "self", False)
     assert lycoris_classes() == before
     assert capfd.readouterr().out == ""
 
 
-def test_settings_without_effect_are_told() -> None:
+def test_settings_without_effect_are_reported() -> None:
     config = LoKRConfig(linear_alpha=3.0, use_tucker=True)
     notes = inject(make_decoder(), "lokr", config, "self", False).notes
     assert [note.split()[0] for note in notes] == ["use_tucker", "linear_alpha"]
@@ -145,14 +145,14 @@ def test_settings_without_effect_are_told() -> None:
     assert inject(make_decoder(), "lora", LORA, "self", False).notes == []
 
 
-def test_an_unknown_kind_is_refused_with_the_nearest() -> None:
+def test_an_unknown_kind_suggests_the_closest_match() -> None:
     with pytest.raises(UnknownName) as caught:
         inject(make_decoder(), "lorra", LORA, "both", False)
     assert "lora" in caught.value.hint
 
 
 @pytest.mark.parametrize("config", [PISSA, PISSA.model_copy(update={"use_rslora": True, "alpha": 3})])
-def test_pissa_starts_from_the_strongest_part_of_each_weight(config: LoRAConfig) -> None:
+def test_pissa_initializes_with_the_principal_components(config: LoRAConfig) -> None:
     decoder = make_decoder()
     adapter = inject(decoder, "lora", config, "both", True)
     state, scale = adapter.state(), config.alpha / (2 if config.use_rslora else 4)
@@ -164,15 +164,15 @@ def test_pissa_starts_from_the_strongest_part_of_each_weight(config: LoRAConfig)
         torch.testing.assert_close(a.norm(), b.norm())
 
 
-def test_pissa_at_a_rank_beyond_the_weight_is_refused() -> None:
+def test_pissa_rejects_ranks_larger_than_the_weight() -> None:
     decoder = make_decoder()
     names = list(decoder.state_dict())
-    with pytest.raises(AdapterError, match=r"to_k at rank 33: its weight is \[32, 64\]"):
+    with pytest.raises(AdapterError, match=r"to_k with rank 33: its weight is \[32, 64\]"):
         inject(decoder, "lora", LoRAConfig(r=33, init="pissa"), "both", False)
     assert list(decoder.state_dict()) == names
 
 
-def test_ranks_of_single_modules_are_followed_the_longest_name_first() -> None:
+def test_the_longest_matching_key_sets_the_rank_of_a_module() -> None:
     ranks = {"up_proj": 2, "layers.1.mlp.up_proj": 7, "self_attn.q_proj": 3}
     state = inject(make_decoder(), "lora", LoRAConfig(r=4, ranks=ranks), "both", True).state()
     found = {name: len(state[f"layers.{name}.lora_A.weight"]) for name in ("0.mlp.up_proj", "1.mlp.up_proj")}
@@ -183,7 +183,7 @@ def test_ranks_of_single_modules_are_followed_the_longest_name_first() -> None:
     ]
 
 
-def test_a_rank_for_a_module_that_is_not_trained_is_refused() -> None:
+def test_ranks_for_untrained_modules_are_rejected() -> None:
     decoder = make_decoder()
     names = list(decoder.state_dict())
     with pytest.raises(AdapterError, match="down_proj, which is not trained") as caught:

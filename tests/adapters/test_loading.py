@@ -1,4 +1,4 @@
-"""Adapters come back from disk, ours and other trainers', for listening and for going on."""
+"""Load adapters of this and other trainers, for inference and to continue training."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def randomise(module: nn.Module) -> None:
 
 
 def stock_lora(folder: Path, **settings: Any) -> Tensor:
-    """What the existing trainer writes into ``adapter/``; returns what its model answers."""
+    """Write the ``adapter/`` folder of ace-lora-trainer; returns the output of its model."""
     names = ["q_proj", "k_proj", "v_proj", "o_proj"]
     config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": names, "bias": "none", **settings})
     model = get_peft_model(with_original_names(make_decoder()), config)
@@ -59,7 +59,7 @@ def stock_lora(folder: Path, **settings: Any) -> Tensor:
 
 
 def stock_lokr(folder: Path, dtype: torch.dtype = torch.float32, **settings: Any) -> Tensor:
-    """The same for LoKr, leaks and all: every linear and convolution layer is adapted, whatever was asked for."""
+    """The same for LoKr, which adapts every linear and convolution layer there, whatever the targets."""
     config = {"linear_dim": 2, "linear_alpha": 4.0, "factor": 4, "decompose_both": False, "use_tucker": False}
     config |= settings
     model = with_original_names(make_decoder())
@@ -77,7 +77,7 @@ def stock_lokr(folder: Path, dtype: torch.dtype = torch.float32, **settings: Any
 
 
 @every_kind
-def test_an_adapter_sounds_the_same_after_saving_and_loading(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
+def test_saving_and_loading_preserves_the_output(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
     decoder = make_decoder()
     base = answer(decoder)
     adapter = trained(decoder, kind, config)
@@ -93,7 +93,7 @@ def test_an_adapter_sounds_the_same_after_saving_and_loading(tmp_path: Path, kin
 
 
 @every_kind
-def test_training_goes_on_from_a_file_where_no_state_is_left(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
+def test_training_continues_from_an_adapter_file(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
     first = trained(make_decoder(), kind, config)
     folder = save(first, tmp_path / "a")
     second = inject(make_decoder(), kind, config, "both", True)
@@ -104,7 +104,7 @@ def test_training_goes_on_from_a_file_where_no_state_is_left(tmp_path: Path, kin
     assert not torch.equal(answer(second.network), answer(first.network))
 
 
-def test_a_file_fills_an_adapter_with_another_alpha_by_what_it_adds(tmp_path: Path) -> None:
+def test_weights_are_rescaled_for_an_adapter_with_another_alpha(tmp_path: Path) -> None:
     base = answer(make_decoder())
     first = trained(make_decoder(), "lora", LORA)
     second = inject(make_decoder(), "lora", LoRAConfig(r=4, alpha=32, dropout=0.0), "both", True)
@@ -115,12 +115,12 @@ def test_a_file_fills_an_adapter_with_another_alpha_by_what_it_adds(tmp_path: Pa
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (("lora", LoRAConfig(r=8, alpha=8), "both", True), r"lora_A\.weight is \[4, 64\], wanted \[8, 64\]"),
+        (("lora", LoRAConfig(r=8, alpha=8), "both", True), r"lora_A\.weight has shape \[4, 64\], expected \[8, 64\]"),
         (("lora", LORA, "both", False), r"mlp\.gate_proj\.lora_A\.weight is not part of this adapter"),
-        (("lokr", LoKRConfig(), "both", True), "is a LoRA, this run trains a LoKr"),
+        (("lokr", LoKRConfig(), "both", True), "is a LoRA, but this run trains a LoKr"),
     ],
 )
-def test_a_file_for_other_settings_does_not_fill_the_adapter(
+def test_weights_of_other_settings_are_rejected(
     tmp_path: Path, other: tuple[str, AdapterConfig, str, bool], words: str
 ) -> None:
     folder = save(trained(make_decoder(), "lora", LORA), tmp_path / "a")
@@ -146,7 +146,7 @@ def test_a_file_for_other_settings_does_not_fill_the_adapter(
     ],
     ids=["alpha is twice the rank", "rslora", "patterns", "other modules", "dora", "dora on other modules"],
 )
-def test_a_lora_of_the_existing_trainer_sounds_as_it_did_there(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_a_lora_of_ace_lora_trainer_gives_the_same_output(tmp_path: Path, settings: dict[str, Any]) -> None:
     decoder = make_decoder()
     base = answer(decoder)
     wanted = stock_lora(tmp_path / "final", **settings)
@@ -167,7 +167,7 @@ def test_a_lora_of_the_existing_trainer_sounds_as_it_did_there(tmp_path: Path, s
     ],
     ids=["split", "split bf16", "whole", "both split", "tucker", "unbalanced"],
 )
-def test_a_leaky_lokr_of_the_existing_trainer_sounds_as_it_did_there(
+def test_a_lokr_of_ace_lora_trainer_on_all_layers_gives_the_same_output(
     tmp_path: Path, dtype: torch.dtype, settings: dict[str, Any]
 ) -> None:
     decoder = make_decoder()
@@ -181,7 +181,7 @@ def test_a_leaky_lokr_of_the_existing_trainer_sounds_as_it_did_there(
 
 
 @pytest.mark.usefixtures("lycoris_settings")
-def test_a_run_cannot_go_on_from_a_leaky_lokr(tmp_path: Path) -> None:
+def test_a_lokr_on_all_layers_cannot_continue_training(tmp_path: Path) -> None:
     stock_lokr(tmp_path)
     adapter = inject(make_decoder(), "lokr", LoKRConfig(linear_dim=2, factor=4), "both", False)
     with pytest.raises(AdapterError, match="is not part of this adapter.*and 3[0-9] more"):
@@ -189,7 +189,7 @@ def test_a_run_cannot_go_on_from_a_leaky_lokr(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("lycoris_settings")
-def test_a_loha_of_side_step_sounds_as_it_did_there(tmp_path: Path) -> None:
+def test_a_loha_of_side_step_gives_the_same_output(tmp_path: Path) -> None:
     model = with_original_names(make_decoder())
     base = answer(model)
     LycorisNetwork.apply_preset({"target_name": [r".*(q_proj|k_proj|v_proj|o_proj)$"]})
@@ -207,7 +207,7 @@ def test_a_loha_of_side_step_sounds_as_it_did_there(tmp_path: Path) -> None:
     assert stored.metadata.trigger_word == "x"
 
 
-def test_a_loha_made_by_peft_sounds_as_it_did_there(tmp_path: Path) -> None:
+def test_a_loha_of_peft_gives_the_same_output(tmp_path: Path) -> None:
     decoder = make_decoder()
     base = answer(decoder)
     patterns = {"rank_pattern": {"up_proj": 2}, "alpha_pattern": {"up_proj": 5}}
@@ -219,14 +219,14 @@ def test_a_loha_made_by_peft_sounds_as_it_did_there(tmp_path: Path) -> None:
     assert relative(answer(decoder), answer(model), base) < 1e-5
 
 
-def test_the_settings_of_another_trainer_are_told_in_our_words(tmp_path: Path) -> None:
+def test_the_config_of_another_trainer_is_inferred(tmp_path: Path) -> None:
     stock_lora(tmp_path, use_dora=True, use_rslora=True, rank_pattern={"cross_attn.v_proj": 2})
     stored = read_adapter(tmp_path)
     others = {f"layers.{n}.cross_attn.v_proj": 2 for n in range(2)}
     assert (stored.kind, stored.config) == ("dora", DoRAConfig(r=4, alpha=8, use_rslora=True, ranks=others))
 
 
-def test_the_tag_of_the_existing_trainer_is_found(tmp_path: Path) -> None:
+def test_the_tag_of_ace_lora_trainer_is_found(tmp_path: Path) -> None:
     stock_lora(tmp_path)
     metadata = read_metadata(tmp_path)
     assert (metadata.trigger_word, metadata.tag_position) == ("old", "prepend")
@@ -234,7 +234,7 @@ def test_the_tag_of_the_existing_trainer_is_found(tmp_path: Path) -> None:
     assert stored.config == LoRAConfig(r=4, alpha=8, dropout=0.1)
 
 
-def test_side_step_keeps_its_files_in_final_itself(tmp_path: Path) -> None:
+def test_side_step_files_directly_in_final_are_found(tmp_path: Path) -> None:
     wanted = stock_lora(tmp_path / "run")
     shutil.move(tmp_path / "run" / "adapter", tmp_path / "final")
     decoder = make_decoder()
@@ -243,16 +243,14 @@ def test_side_step_keeps_its_files_in_final_itself(tmp_path: Path) -> None:
 
 
 @every_kind
-def test_the_file_its_folder_the_parent_and_the_run_all_mean_the_adapter(
-    tmp_path: Path, kind: str, config: AdapterConfig
-) -> None:
+def test_an_adapter_is_found_by_file_folder_parent_or_run(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
     folder = save(trained(make_decoder(), kind, config), tmp_path / "run" / "final" / "adapter")
     file = next(folder.glob("*.safetensors"))
     for path in (file, folder, folder.parent, tmp_path / "run"):
         assert find_adapter(path) == file
 
 
-def test_of_a_run_the_final_adapter_is_taken_else_the_best_else_the_newest_checkpoint(tmp_path: Path) -> None:
+def test_a_run_gives_the_final_adapter_then_the_best_then_the_newest_checkpoint(tmp_path: Path) -> None:
     order = [
         "final",
         "best",
@@ -274,7 +272,7 @@ def test_of_a_run_the_final_adapter_is_taken_else_the_best_else_the_newest_check
 
 
 @pytest.mark.parametrize(("kind", "config"), [("lora", LORA), ("lora", PISSA), ("dora", DORA), ("loha", LOHA)])
-def test_a_file_of_ours_alone_still_tells_its_scale(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
+def test_a_saved_file_without_its_config_keeps_its_scale(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
     adapter = trained(make_decoder(), kind, config)
     file = save(adapter, tmp_path / "a") / "adapter_model.safetensors"
     shutil.copy(file, tmp_path / "renamed.safetensors")

@@ -1,4 +1,4 @@
-"""Every kind of adapter over a base of every precision: in, trained, saved, back, out, and in again."""
+"""Each adapter kind on base models of each precision: inject, train, save, load, remove."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=label)
 
 @dataclass
 class Life:
-    """What one adapter went through, as answers of the decoder and copies of weights."""
+    """The life cycle of one adapter: outputs of the decoder and copies of weights at each stage."""
 
     base: Tensor
     fresh: Tensor
@@ -58,7 +58,7 @@ def dtype_of(base: str) -> torch.dtype:
 
 
 def take_step(adapter: Adapter, dtype: torch.dtype) -> dict[str, Tensor | None]:
-    """One step of AdamW; the gradients it followed."""
+    """Take one AdamW step and return the gradients."""
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-2)
     run(adapter.network, dtype).float().square().mean().backward()
     gradients = {name: p.grad for name, p in adapter.network.named_parameters() if p.requires_grad}
@@ -89,16 +89,16 @@ def life(request: pytest.FixtureRequest) -> Life:
     return Life(**found)
 
 
-def test_a_fresh_adapter_changes_nothing(life: Life) -> None:
+def test_a_new_adapter_does_not_change_the_output(life: Life) -> None:
     assert torch.equal(life.fresh, life.base)
     assert torch.equal(life.fresh_in_training, life.base_in_training)
 
 
-def test_training_and_evaluation_compute_with_the_same_base(life: Life) -> None:
+def test_training_and_evaluation_mode_use_the_same_base_weights(life: Life) -> None:
     assert torch.equal(life.base_in_training, life.base)
 
 
-def test_one_step_changes_the_answer(life: Life) -> None:
+def test_one_step_changes_the_output(life: Life) -> None:
     assert life.one_step.isfinite().all()
     assert not torch.equal(life.one_step, life.base)
 
@@ -114,20 +114,20 @@ def test_the_first_gradients_are_finite_fp32_and_reach_every_layer(life: Life) -
     assert len(reached) == 11
 
 
-def test_the_state_comes_back_exactly(life: Life) -> None:
+def test_state_round_trip_is_exact(life: Life) -> None:
     assert list(life.second_state) == list(life.after) == list(life.before)
     assert any(not torch.equal(life.after[name], value) for name, value in life.before.items())
     assert all(torch.equal(life.second_state[name], value) for name, value in life.after.items())
     assert torch.equal(life.second, life.one_step)
 
 
-def test_the_base_comes_back_bit_for_bit(life: Life) -> None:
+def test_removing_an_adapter_restores_the_base_model_bit_exactly(life: Life) -> None:
     assert all(torch.equal(now, before) for now, before in life.frozen.values())
     assert torch.equal(life.removed, life.base)
 
 
 @every_case
-def test_a_file_brings_the_answer_back(tmp_path: Path, case: Case) -> None:
+def test_file_round_trip_preserves_the_output(tmp_path: Path, case: Case) -> None:
     kind, config, base = case
     dtype, decoder = dtype_of(base), make_base(base)
     plain = answer(decoder, dtype).float()
@@ -143,7 +143,7 @@ def test_a_file_brings_the_answer_back(tmp_path: Path, case: Case) -> None:
 
 @every_case
 @torch.no_grad()
-def test_what_a_layer_adds_grows_in_a_straight_line_with_the_strength(case: Case) -> None:
+def test_the_update_is_linear_in_the_strength(case: Case) -> None:
     kind, config, base = case
     decoder, dtype = make_base(base), dtype_of(base)
     x = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
@@ -161,7 +161,7 @@ def test_what_a_layer_adds_grows_in_a_straight_line_with_the_strength(case: Case
 
 
 @every_case
-def test_under_autocast_the_answer_is_finite_and_gradients_are_fp32(case: Case) -> None:
+def test_autocast_gives_finite_outputs_and_fp32_gradients(case: Case) -> None:
     kind, config, base = case
     decoder, dtype = make_base(base), dtype_of(base)
     plain = answer(decoder, dtype).float()
@@ -176,19 +176,17 @@ def test_under_autocast_the_answer_is_finite_and_gradients_are_fp32(case: Case) 
 
 @pytest.mark.parametrize("base", QUANTIZED)
 @pytest.mark.parametrize(("kind", "config"), [("lora", PISSA), ("dora", DORA_PISSA)])
-def test_pissa_over_a_quantized_base_is_rejected_before_the_decoder_changes(
-    kind: str, config: AdapterConfig, base: str
-) -> None:
+def test_pissa_on_a_quantized_base_is_rejected_before_injection(kind: str, config: AdapterConfig, base: str) -> None:
     decoder = make_base(base)
     names, before = list(decoder.state_dict()), answer(decoder)
-    with pytest.raises(AdapterError, match="PiSSA.*quantized base"):
+    with pytest.raises(AdapterError, match="PiSSA.*base model is quantized"):
         inject(decoder, kind, config, "both", True)
     assert list(decoder.state_dict()) == names
     assert torch.equal(answer(decoder), before)
 
 
 @pytest.mark.parametrize("base", QUANTIZED)
-def test_dora_on_a_quantized_base_keeps_the_weight_norms_of_the_exact_base(tmp_path: Path, base: str) -> None:
+def test_dora_trained_on_a_quantized_base_keeps_the_row_norms_of_the_original(tmp_path: Path, base: str) -> None:
     folder = save(inject(make_base(base), "dora", DORA, "both", True), tmp_path / "a", dtype=torch.float32)
     exact = make_base("fp32")
     before = answer(exact)
@@ -196,5 +194,5 @@ def test_dora_on_a_quantized_base_keeps_the_weight_norms_of_the_exact_base(tmp_p
     torch.testing.assert_close(answer(exact), before)
 
 
-def test_every_registered_kind_is_in_this_matrix() -> None:
+def test_every_registered_kind_is_tested() -> None:
     assert {kind for kind, _ in EVERY} == set(ADAPTERS.names)

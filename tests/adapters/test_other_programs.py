@@ -1,4 +1,4 @@
-"""The programs that will read the files, or the libraries they read them with, hear what was trained."""
+"""Other programs, or the libraries they use, load the saved adapters with the trained weights."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ precisions = pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5),
 
 @pytest.mark.parametrize(("kind", "config"), [*LORAS, *DORAS, ("loha", LOHA)])
 @precisions
-def test_peft_hears_what_was_trained(
+def test_peft_loads_the_trained_adapter(
     tmp_path: Path, kind: str, config: AdapterConfig, dtype: torch.dtype, error: float
 ) -> None:
     app = with_original_names(make_decoder())
@@ -62,7 +62,7 @@ def test_peft_hears_what_was_trained(
 
 @pytest.mark.parametrize(("kind", "config"), [*LORAS, *DORAS])
 @precisions
-def test_diffusers_hears_what_was_trained(
+def test_diffusers_loads_the_trained_adapter(
     tmp_path: Path, kind: str, config: AdapterConfig, dtype: torch.dtype, error: float
 ) -> None:
     pipeline = make_decoder()
@@ -76,7 +76,7 @@ def test_diffusers_hears_what_was_trained(
 
 @every_lokr
 @precisions
-def test_lycoris_hears_the_trained_lokr(tmp_path: Path, config: LoKRConfig, dtype: torch.dtype, error: float) -> None:
+def test_lycoris_loads_the_trained_lokr(tmp_path: Path, config: LoKRConfig, dtype: torch.dtype, error: float) -> None:
     app = with_original_names(make_decoder())
     base = answer(app)
     adapter = trained(make_decoder(), "lokr", config)
@@ -90,7 +90,7 @@ def test_lycoris_hears_the_trained_lokr(tmp_path: Path, config: LoKRConfig, dtyp
 
 @every_lokr
 @pytest.mark.usefixtures("lycoris_settings")
-def test_the_app_builds_the_trained_lokr_from_the_metadata(tmp_path: Path, config: LoKRConfig) -> None:
+def test_the_ace_step_app_builds_the_trained_lokr_from_its_metadata(tmp_path: Path, config: LoKRConfig) -> None:
     app = with_original_names(make_decoder())
     base = answer(app)
     adapter = trained(make_decoder(), "lokr", config)
@@ -105,7 +105,7 @@ def test_the_app_builds_the_trained_lokr_from_the_metadata(tmp_path: Path, confi
 
 
 @pytest.mark.parametrize(("kind", "config"), [*LORAS, ("loha", LOHA)])
-def test_comfyui_computes_what_was_trained(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
+def test_comfyui_computes_the_trained_update(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
     adapter = trained(make_decoder(), kind, config)
     _same(_comfyui(save(adapter, tmp_path / "a") / "adapter_model.safetensors"), adapter)
 
@@ -117,14 +117,14 @@ def test_comfyui_computes_the_trained_lokr(tmp_path: Path, config: LoKRConfig) -
 
 
 def _lycoris(model: Any, preset: dict[str, Any], settings: dict[str, Any]) -> LycorisNetwork:
-    """As the app calls it: ``create_lycoris`` puts the preset "full" over whatever was there before."""
+    """As the ACE-Step app calls it: ``create_lycoris`` applies the preset "full" first."""
     keys = ("linear_dim", "linear_alpha", "factor", "decompose_both", "use_tucker")
     LycorisNetwork.apply_preset(preset)
     return create_lycoris(model, 1.0, algo="lokr", **{key: settings[key] for key in keys})
 
 
 def _comfyui(file: Path) -> dict[str, Tensor]:
-    """Deltas by ComfyUI's rules: original module name -> what is added. Every key must be used."""
+    """Weight updates by ComfyUI's rules: original module name -> update. Every key must be used."""
     names = [name.removesuffix(".weight") for name in with_original_names(make_decoder()).state_dict()]
     tensors, found = load_file(file), {}
     for name in names:

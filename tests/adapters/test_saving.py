@@ -1,4 +1,4 @@
-"""What lies in the files."""
+"""The content of adapter files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_lora_file_has_original_names_and_the_scale_in_its_weights(tmp_path: P
         assert torch.equal(tensors[f"base_model.model.{key}"], value * scale)
 
 
-def test_adapter_config_json_is_minimal_and_says_alpha_equals_rank(tmp_path: Path) -> None:
+def test_adapter_config_json_is_minimal_with_alpha_equal_to_rank(tmp_path: Path) -> None:
     adapter = trained(make_decoder(), "lora", LORA)
     settings = json.loads((save(adapter, tmp_path / "a") / "adapter_config.json").read_text())
     assert settings == {
@@ -70,7 +70,7 @@ def test_adapter_config_json_is_minimal_and_says_alpha_equals_rank(tmp_path: Pat
     }
 
 
-def test_the_metadata_of_a_lora_tells_how_it_was_made(tmp_path: Path) -> None:
+def test_lora_metadata_records_the_training_settings(tmp_path: Path) -> None:
     _, metadata = contents(save(trained(make_decoder(), "lora", LORA), tmp_path / "a") / "adapter_model.safetensors")
     assert metadata["format"] == "pt"
     assert metadata["base_model"] == "acestep-v15-tiny"
@@ -82,7 +82,7 @@ def test_the_metadata_of_a_lora_tells_how_it_was_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", [LOKR, LOKR_WHOLE])
-def test_a_lokr_file_has_what_lycoris_and_the_app_look_for(tmp_path: Path, config: LoKRConfig) -> None:
+def test_a_lokr_file_has_the_keys_that_lycoris_and_the_app_read(tmp_path: Path, config: LoKRConfig) -> None:
     adapter = trained(make_decoder(), "lokr", config, train_mlp=False)
     folder = save(adapter, tmp_path / "a", dtype=torch.bfloat16)
     tensors, metadata = contents(folder / "lokr_weights.safetensors")
@@ -103,7 +103,7 @@ def test_a_lokr_file_has_what_lycoris_and_the_app_look_for(tmp_path: Path, confi
     assert (beside["trigger_word"], beside["tag_position"]) == ("zyx", "append")
 
 
-def test_weights_are_bf16_unless_fp32_is_asked_for(tmp_path: Path) -> None:
+def test_weights_are_bf16_by_default(tmp_path: Path) -> None:
     adapter = trained(make_decoder(), "lora", LORA)
     (tmp_path / "a").mkdir()
     adapter.save(tmp_path / "a", CARD)
@@ -114,14 +114,14 @@ def test_weights_are_bf16_unless_fp32_is_asked_for(tmp_path: Path) -> None:
 
 
 @every_kind
-def test_equal_adapters_are_equal_files(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
+def test_equal_adapters_give_equal_files(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
     folders = [save(trained(make_decoder(), kind, config), tmp_path / str(number)) for number in range(3)]
     for file in folders[0].iterdir():
         assert len({(folder / file.name).read_bytes() for folder in folders}) == 1
 
 
 @every_kind
-def test_the_card_comes_back(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
+def test_metadata_round_trip(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
     metadata = AdapterMetadata(
         base_model="acestep-v15-xl-base",
         family="xl",
@@ -142,14 +142,14 @@ def test_the_card_comes_back(tmp_path: Path, kind: str, config: AdapterConfig) -
 
 
 @every_kind
-def test_without_a_tag_no_tag_is_written(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
+def test_no_trigger_word_is_written_without_a_tag(tmp_path: Path, kind: str, config: AdapterConfig) -> None:
     folder = save(trained(make_decoder(), kind, config), tmp_path / "a", AdapterMetadata(tag_position="prepend"))
     settings = json.loads(next(folder.glob("*.json")).read_text())
     assert "trigger_word" not in settings
     assert "tag_position" not in settings
 
 
-def test_metadata_of_strangers_does_no_harm() -> None:
+def test_foreign_metadata_is_ignored() -> None:
     odd = {
         "steps": "many",
         "facts": "[1]",
@@ -177,7 +177,7 @@ def test_a_dora_file_is_a_lora_file_with_exact_magnitudes(tmp_path: Path) -> Non
     assert metadata["kind"] == "dora"
 
 
-def test_a_loha_file_has_the_form_of_peft_and_the_scale_in_its_weights(tmp_path: Path) -> None:
+def test_a_loha_file_has_peft_format_and_the_scale_in_its_weights(tmp_path: Path) -> None:
     adapter = trained(make_decoder(), "loha", LOHA, train_mlp=False)
     folder = save(adapter, tmp_path / "a")
     tensors, metadata = contents(folder / "adapter_model.safetensors")
@@ -205,7 +205,7 @@ def test_a_pissa_file_is_a_plain_lora_of_twice_the_rank(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [1e-3, 1e-2])
-def test_little_training_from_a_pissa_start_survives_a_bf16_file(tmp_path: Path, step: float) -> None:
+def test_small_updates_from_pissa_initialization_survive_bf16_files(tmp_path: Path, step: float) -> None:
     adapter = inject(make_decoder(), "lora", PISSA, "both", True)
     generator = torch.Generator().manual_seed(3)
     state = adapter.state()
@@ -220,7 +220,7 @@ def test_little_training_from_a_pissa_start_survives_a_bf16_file(tmp_path: Path,
     assert 0 < float((found - wanted).norm()) < 5e-3 * float(wanted.norm())
 
 
-def test_the_ranks_of_single_modules_are_written_as_patterns(tmp_path: Path) -> None:
+def test_ranks_of_individual_modules_are_saved_as_patterns(tmp_path: Path) -> None:
     folder = save(trained(make_decoder(), "lora", RSLORA), tmp_path / "a")
     settings = json.loads((folder / "adapter_config.json").read_text())
     others = {f"layers.{n}.{branch}.q_proj": 2 for n in range(2) for branch in ("self_attn", "cross_attn")}
@@ -232,7 +232,7 @@ def test_the_ranks_of_single_modules_are_written_as_patterns(tmp_path: Path) -> 
     assert not settings.get("use_rslora")
 
 
-def test_ranks_that_differ_are_written_as_patterns(tmp_path: Path) -> None:
+def test_different_ranks_are_saved_as_patterns(tmp_path: Path) -> None:
     adapter = trained(make_decoder(), "lora", LoRAConfig(r=4, alpha=4, dropout=0.0), train_mlp=False)
     weights = adapter.folded()
     thin = "layers.1.cross_attn.v_proj"

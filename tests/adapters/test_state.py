@@ -1,4 +1,4 @@
-"""The exact weights go out and in again; strength scales what is added and nothing else."""
+"""Save and load the exact state; strength scales the weight update and nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ every_kind = pytest.mark.parametrize(("kind", "config"), EVERY)
 
 
 def deltas(adapter: Adapter) -> dict[str, Tensor]:
-    """What the adapter adds to each weight of ``make_decoder`` at strength 1, by the definition of its folded parts."""
+    """The update of each weight of ``make_decoder`` at strength 1, computed from the folded parts."""
     modules: dict[str, dict[str, Tensor]] = {}
     for key, value in adapter.folded().items():
         name, part = key.removesuffix(".weight").rsplit(".", 1)
@@ -45,7 +45,7 @@ def delta(kind: str, parts: dict[str, Tensor], weight: Tensor) -> Tensor:
 
 
 def with_added(decoder: nn.Module, added: dict[str, Tensor], strength: float) -> Tensor:
-    """The answer of a plain decoder whose weights are W + strength * delta."""
+    """The output of a decoder without an adapter whose weights are W + strength * delta."""
     with torch.no_grad():
         for name, delta in added.items():
             weight_of(decoder, name).add_(strength * delta)
@@ -64,9 +64,7 @@ def test_the_state_is_a_copy_in_fp32(kind: str, config: AdapterConfig) -> None:
 
 @every_kind
 @pytest.mark.parametrize("damage", ["missing", "unexpected", "shape", "nan"])
-def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
-    kind: str, config: AdapterConfig, damage: str
-) -> None:
+def test_a_mismatched_state_is_rejected_and_changes_nothing(kind: str, config: AdapterConfig, damage: str) -> None:
     adapter = trained(make_decoder(), kind, config)
     state, before = adapter.state(), adapter.state()
     key = list(state)[-1]
@@ -88,7 +86,7 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
 
 @every_kind
 @pytest.mark.parametrize("strength", [-0.5, 2.5])
-def test_strength_scales_what_is_added_to_the_weights(kind: str, config: AdapterConfig, strength: float) -> None:
+def test_strength_scales_the_weight_update(kind: str, config: AdapterConfig, strength: float) -> None:
     base = answer(make_decoder())
     adapter = trained(make_decoder(), kind, config)
     adapter.set_strength(strength)
@@ -97,7 +95,7 @@ def test_strength_scales_what_is_added_to_the_weights(kind: str, config: Adapter
 
 
 @every_kind
-def test_strength_zero_is_the_base_and_one_brings_the_adapter_back(kind: str, config: AdapterConfig) -> None:
+def test_strength_zero_is_the_base_and_one_restores_the_adapter(kind: str, config: AdapterConfig) -> None:
     decoder = make_decoder()
     base = answer(decoder)
     adapter = trained(decoder, kind, config)
@@ -110,7 +108,7 @@ def test_strength_zero_is_the_base_and_one_brings_the_adapter_back(kind: str, co
 
 
 @every_kind
-def test_what_is_folded_does_not_depend_on_the_strength(kind: str, config: AdapterConfig) -> None:
+def test_folded_weights_do_not_depend_on_the_strength(kind: str, config: AdapterConfig) -> None:
     adapter = trained(make_decoder(), kind, config)
     before = adapter.folded()
     adapter.set_strength(3.0)
@@ -118,13 +116,13 @@ def test_what_is_folded_does_not_depend_on_the_strength(kind: str, config: Adapt
 
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf")])
-def test_a_strength_that_is_no_number_is_refused(strength: float) -> None:
+def test_a_non_finite_strength_is_rejected(strength: float) -> None:
     adapter = trained(make_decoder(), *KINDS[0])
     with pytest.raises(AdapterError, match="strength"):
         adapter.set_strength(strength)
 
 
-def test_both_factors_of_a_lokr_may_be_split() -> None:
+def test_both_factors_of_a_lokr_can_be_decomposed() -> None:
     config = LoKRConfig(linear_dim=1, linear_alpha=3.0, factor=4, decompose_both=True)
     base = answer(make_decoder())
     adapter = trained(make_decoder(), "lokr", config)
@@ -139,7 +137,7 @@ def test_both_factors_of_a_lokr_may_be_split() -> None:
 
 
 @every_kind
-def test_each_kind_can_tell_what_it_adds_to_a_weight(kind: str, config: AdapterConfig) -> None:
+def test_delta_matches_the_weight_update_of_each_kind(kind: str, config: AdapterConfig) -> None:
     adapter = trained(make_decoder(), kind, config)
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in adapter.folded().items():
@@ -154,7 +152,7 @@ def test_each_kind_can_tell_what_it_adds_to_a_weight(kind: str, config: AdapterC
 
 @pytest.mark.parametrize(("kind", "config"), [(kind, config) for kind, config in EVERY if kind != "dora"])
 @torch.no_grad()
-def test_small_updates_are_not_rounded_to_the_steps_of_a_bf16_base(kind: str, config: AdapterConfig) -> None:
+def test_small_updates_are_not_rounded_to_a_bf16_base(kind: str, config: AdapterConfig) -> None:
     decoder = make_decoder(dtype=torch.bfloat16)
     decoder.layers[0].mlp.up_proj.weight.fill_(1.0)
     adapter = trained(decoder, kind, config)

@@ -1,4 +1,4 @@
-"""Exactly the modules asked for, whatever the adapter, the target and the family."""
+"""Exactly the requested modules are adapted, for each adapter kind, target and family."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def asked_for(attention_type: str, train_mlp: bool, num_layers: int) -> list[str
 
 
 def adapted(decoder: nn.Module) -> list[str]:
-    """Names of the layers that hold trainable parameters, by looking at nothing but those."""
+    """Names of the layers with trainable parameters."""
     names = [name for name, parameter in decoder.named_parameters() if parameter.requires_grad]
     return list(dict.fromkeys(re.split(r"\.lora_|\.lokr\.|\.loha\.", name)[0] for name in names))
 
@@ -44,7 +44,7 @@ def decoders(tiny_root: Path) -> dict[str, nn.Module]:
 @pytest.mark.parametrize("train_mlp", [False, True])
 @pytest.mark.parametrize("attention_type", ["both", "self", "cross"])
 @pytest.mark.parametrize(("kind", "config"), [("lora", LORA), ("dora", DORA), ("lokr", LOKR), ("loha", LOHA)])
-def test_an_adapter_sits_on_the_modules_asked_for_and_no_others(
+def test_only_the_requested_modules_are_adapted(
     decoders: dict[str, nn.Module],
     kind: str,
     config: AdapterConfig,
@@ -63,26 +63,26 @@ def test_an_adapter_sits_on_the_modules_asked_for_and_no_others(
     assert adapted(decoder) == []
 
 
-def test_eleven_layers_are_told_apart_from_one() -> None:
+def test_layer_names_are_matched_exactly_with_more_than_ten_layers() -> None:
     decoder = make_decoder(num_layers=11)
     inject(decoder, "lora", LORA, "self", False)
     assert sorted(adapted(decoder)) == sorted(asked_for("self", False, 11))
 
 
-def test_the_true_2b_model_gets_as_many_parameters_as_published() -> None:
+def test_the_parameter_count_on_the_2b_model_matches_the_published_one() -> None:
     with torch.device("meta"):
         decoder = AceStepDiT()
     adapter = inject(decoder, "lora", LoRAConfig(r=4, alpha=4), "both", False)
     assert 16 * sum(parameter.numel() for parameter in adapter.parameters()) == 44_040_192  # rank 64
 
 
-def test_targets_come_in_the_order_of_the_decoder() -> None:
+def test_targets_are_in_the_order_of_the_decoder() -> None:
     decoder = make_decoder()
     order = [name for name, _ in decoder.named_modules()]
     assert target_modules(decoder, "both", True) == sorted(asked_for("both", True, 2), key=order.index)
 
 
-def test_a_part_that_is_not_there_is_an_error_and_no_fallback() -> None:
+def test_a_missing_target_is_an_error() -> None:
     decoder = make_decoder()
     for layer in decoder.layers:
         del layer.cross_attn
@@ -91,13 +91,13 @@ def test_a_part_that_is_not_there_is_an_error_and_no_fallback() -> None:
     assert target_modules(decoder, "self", False) == asked_for("self", False, 2)
 
 
-def test_an_unknown_attention_target_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_attention_target_lists_the_valid_ones() -> None:
     with pytest.raises(AdapterError, match="'all'") as caught:
         target_modules(make_decoder(), "all", False)
     assert "both, self, cross" in caught.value.hint
 
 
-def test_every_linear_and_convolution_name_survives_the_underscores_of_lycoris() -> None:
+def test_lycoris_names_with_underscores_map_back_to_module_names() -> None:
     linear = [name for name, module in make_decoder().named_modules() if isinstance(module, nn.Linear | nn.Conv1d)]
     names = [diffusers_to_original(name) for name in linear]
     assert [module_from_underscores(name.replace(".", "_")) for name in names] == names
@@ -105,7 +105,7 @@ def test_every_linear_and_convolution_name_survives_the_underscores_of_lycoris()
     assert unknown_modules(["layers.0.attn1.to_q", "text_model.q_proj"]) == ["layers.0.attn1.to_q", "text_model.q_proj"]
 
 
-def test_endings_stand_for_all_layers_only_if_all_have_them() -> None:
+def test_suffixes_are_used_only_if_all_layers_have_them() -> None:
     names = ["layers.0.mlp.up_proj", "layers.1.mlp.up_proj"]
     assert shortest_names(names) == ["mlp.up_proj"]
     assert shortest_names([*names, "layers.0.mlp.down_proj"]) == [*names, "layers.0.mlp.down_proj"]

@@ -1,4 +1,4 @@
-"""The tiny checkpoints, loaded as real ones are: which adapter fits which."""
+"""Adapters on the tiny checkpoints: an adapter fits only models of its family."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def answer(decoder: AceStepDiT) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", [TURBO, BASE, XL])
-def test_the_family_of_a_decoder_is_that_of_its_checkpoint(tiny_root: Path, name: str) -> None:
+def test_decoder_family_matches_the_checkpoint(tiny_root: Path, name: str) -> None:
     assert decoder_family(load_dit(tiny_root / name)) == find_checkpoint(tiny_root / name).family
 
 
 @pytest.mark.parametrize(("kind", "config"), KINDS)
 @pytest.mark.parametrize("name", [TURBO, XL])
-def test_an_adapter_saved_from_one_model_sounds_the_same_in_the_next(
+def test_an_adapter_gives_the_same_output_in_a_new_model(
     tiny_root: Path, tmp_path: Path, name: str, kind: str, config: AdapterConfig
 ) -> None:
     first, second, family = (
@@ -53,17 +53,17 @@ def test_an_adapter_saved_from_one_model_sounds_the_same_in_the_next(
 
 
 @pytest.mark.parametrize(("kind", "config"), KINDS)
-def test_an_adapter_fits_its_own_family_alone(
+def test_an_adapter_loads_only_into_its_own_family(
     tiny_root: Path, tmp_path: Path, kind: str, config: AdapterConfig
 ) -> None:
     metadata = AdapterMetadata(base_model=XL, family="xl")
     folder = save(trained(load_dit(tiny_root / XL), kind, config), tmp_path / "xl", metadata)
     with pytest.raises(
-        ModelMismatch, match=r"made for acestep-v15-tiny-xl-base \(xl\), this model is of the 2b family"
+        ModelMismatch, match=r"trained for acestep-v15-tiny-xl-base \(xl\), but this model is of the 2b family"
     ):
         load_adapter(load_dit(tiny_root / BASE), folder)
     metadata = AdapterMetadata(base_model=TURBO, family="2b")
     folder = save(trained(load_dit(tiny_root / TURBO), kind, config), tmp_path / "2b", metadata)
     load_adapter(load_dit(tiny_root / BASE), folder)
-    with pytest.raises(ModelMismatch, match=r"made for acestep-v15-tiny \(2b\), this model is of the xl family"):
+    with pytest.raises(ModelMismatch, match=r"trained for acestep-v15-tiny \(2b\), but this model is of the xl family"):
         load_adapter(load_dit(tiny_root / XL), folder)

@@ -193,7 +193,7 @@ def test_a_run_goes_on_from_weights_alone_and_says_so(job, tmp_path):
     shutil.rmtree(job().out / "checkpoints")
     result, events = run(job(resume="auto", max_epochs=8))
     warnings = [event.message for event in of_kind(events, LogMessage) if event.warning]
-    assert any("adapter weights alone" in text and "after epoch 6" in text for text in warnings)
+    assert any("adapter weights only" in text and "after epoch 6" in text for text in warnings)
     assert [event.step for event in of_kind(events, StepLogged)] == list(range(19, 25))
     assert result["epochs"] == 8
     shutil.rmtree(job().out / "checkpoints")

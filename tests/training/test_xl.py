@@ -108,7 +108,7 @@ def test_the_other_family_refuses_an_adapter_wherever_it_is_given(
     ):
         assert main(command) == 1, command
         told = capsys.readouterr().err
-        assert f"was made for {adapter_of} ({family[adapter_of]})" in told, command
+        assert f"was trained for {adapter_of} ({family[adapter_of]})" in told, command
         assert f"{family[model]} family" in told, command
         assert "Choose" in told, command
 

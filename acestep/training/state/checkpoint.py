@@ -38,7 +38,7 @@ class CheckpointWriter:
         ema: ExponentialMovingAverage | None = None,
         writes: bool = True,
     ) -> None:
-        """``card`` and ``state`` are called at each save. Without ``writes`` only paths are given."""
+        """``metadata`` and ``state`` are called at each save. Without ``writes`` only paths are given."""
         self.run, self._writes = run, writes
         self._adapter, self._metadata, self._state, self._ema = adapter, metadata, state, ema
 

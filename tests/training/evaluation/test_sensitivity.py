@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from acestep.adapters.configs import ADAPTERS, LoRAConfig
 from acestep.adapters.files import find_adapter, inject
-from acestep.adapters.memory import numbers
+from acestep.adapters.memory import numel
 from acestep.core.errors import AdapterError, ConfigError, JobCancelled
 from acestep.core.events import Finished, Progressed
 from acestep.core.jobs import run_job, write_job
@@ -104,7 +104,7 @@ def test_the_proposed_ranks_are_trained_with(kind, job, tensors, tiny_checkpoint
     passes = memory_spec(find_checkpoint(tiny_checkpoint).config, training, adapter, device="cpu").passes
     costs = [cost for index in range(passes.depth) for cost in passes.costs(index)]
     again = inject(load_dit(tiny_checkpoint), kind, adapter, "cross", True)
-    assert sum(numbers(cost.weights) for cost in costs) == sum(value.numel() for value in again.parameters())
+    assert sum(numel(cost.weights) for cost in costs) == sum(value.numel() for value in again.parameters())
 
 
 @pytest.mark.parametrize(("kind", "words"), [("lokr", "one size for all of its modules"), ("loha", "ask estimate")])
@@ -145,5 +145,5 @@ def test_a_stop_leaves_no_results(job):
 def test_a_decoder_that_carries_an_adapter_is_refused(tiny_checkpoint, tmp_path):
     decoder = load_dit(tiny_checkpoint)
     inject(decoder, "lora", LoRAConfig(r=2), "cross", False)
-    with pytest.raises(AdapterError, match="already carries an adapter"):
+    with pytest.raises(AdapterError, match="already has an adapter"):
         gradient_norms(decoder, [], [], lambda sample, epoch: 0.0, Unstoppable(tmp_path))

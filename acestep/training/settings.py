@@ -36,7 +36,7 @@ NOT_HERE = {
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """A setting of a file that was changed or left out, and why."""
+    """A setting of a file that was changed or ignored, and the reason."""
 
     key: str
     value: Any

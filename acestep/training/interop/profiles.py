@@ -1,4 +1,4 @@
-"""Profiles: the whole page of the trainer in one JSON file that the existing trainer reads and writes too.
+"""Profiles: the whole page of the trainer in one JSON file that ace-lora-trainer reads and writes too.
 
 What its file has a name for stands under that name. What it cannot say stands beside it under our qualified name, such
 as ``training.train_mlp``, which it does not look at. Only settings and the names below are ever written, so no key of
@@ -24,7 +24,7 @@ from acestep.training.settings import NOT_HERE, Remark, Settings, apply_fitting,
 
 VERSION = 1
 
-# Keys of the existing trainer that are one setting here.
+# Keys of ace-lora-trainer that are one setting here.
 SETTINGS = {
     "checkpoint_dropdown": "job.checkpoint",
     "preprocess_output_dir": "preprocess.out",
@@ -94,7 +94,7 @@ CONTROLS = frozenset(
     }
 )
 
-# What the existing trainer can show for a setting: our value -> its own. Of others it gets the first.
+# What ace-lora-trainer can show for a setting: our value -> its own. Of others it gets the first.
 _CHOICES = {
     "adapter_type": {"lora": "LoRA", "lokr": "LoKr"},
     "scheduler_type": {name: name for name in ("cosine", "linear", "constant", "constant_with_warmup")},
@@ -105,7 +105,7 @@ _USUAL_PATIENCE = 80
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The content of a profile. ``settings`` have qualified names, ``controls`` those of the existing trainer.
+    """The content of a profile. ``settings`` have qualified names, ``controls`` those of ace-lora-trainer.
 
     ``folder`` is where the songs of the dataset were scanned. ``remarks`` tell what was left out.
     """
@@ -130,7 +130,7 @@ def profile_groups() -> tuple[str, ...]:
 
 
 def read_profile(path: Path) -> Profile:
-    """A profile of this program or of the existing trainer.
+    """A profile of this program or of ace-lora-trainer.
 
     Raises:
         ConfigError: the file cannot be read, is no profile, or a newer program wrote it.
@@ -220,7 +220,7 @@ def _old_value(key: str, value: Any) -> Any:
 
 
 def _told(setting: str, value: Any) -> bool:
-    """Whether names of the existing trainer say this value exactly."""
+    """Whether names of ace-lora-trainer say this value exactly."""
     if setting == "training.early_stop_patience":
         return True
     key = next((key for key, known in SETTINGS.items() if known == setting), None)

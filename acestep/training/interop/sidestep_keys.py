@@ -27,15 +27,15 @@ MLP = "gate_proj up_proj down_proj"
 FRAMES_PER_S = 25  # of the latents
 MAXIMA = {"rank": 1024, "learning_rate": 1.0}  # above these, Side-Step refuses
 
-# A file with three of the first is a preset of Side-Step; one with all of the second tells of one of its runs.
+# A file with three of the first is a preset of Side-Step; one with all of the second describes one of its runs.
 PRESET_MARKS = frozenset({"rank", "alpha", "epochs", "gradient_accumulation"})
 RUN_MARKS = frozenset({"cfg_ratio", "max_epochs", "gradient_accumulation_steps"})
 
-_GENERATION = "it matters where music is made, not in training"
-NO_ADAPTER = "there is no such adapter here"
-_NO_VARIANT = "this adapter has no such variant here"
-_ONE_CHOICE = "which layers are adapted is chosen by attention_type and target_mlp alone"
-_NO_TARGET = "a run ends by its epochs, its steps or its patience, not at a loss"
+_GENERATION = "used by generation, not by training"
+NO_ADAPTER = "this adapter type is not supported"
+_NO_VARIANT = "this variant of the adapter is not supported"
+_ONE_CHOICE = "attention_type and target_mlp select the adapted layers"
+_NO_TARGET = "a run ends after its epochs, steps or patience; there is no loss target"
 NO_CODE = "a formula is code, and code from a file is never run"
 
 KEYS: dict[str, Key] = {
@@ -74,7 +74,7 @@ KEYS: dict[str, Key] = {
     "weight_decay": Key("training.weight_decay"),
     "max_grad_norm": Key("training.max_grad_norm"),
     "seed": Key("training.seed"),
-    "dataset_repeats": Key(here=1, why="every epoch takes each song once; train for more epochs instead"),
+    "dataset_repeats": Key(here=1, why="each epoch uses every sample once; train for more epochs instead"),
     "shift": Key(here=None, why=_GENERATION),
     "num_inference_steps": Key(here=None, why=_GENERATION),
     "crop_mode": Key(here=None),  # a hint for Side-Step's page; the lengths decide
@@ -82,19 +82,19 @@ KEYS: dict[str, Key] = {
     "max_latent_length": Key("training.max_latent_length"),
     "chunk_decay_every": Key(
         here=10,
-        why="a crop may begin anywhere with the same chance, no record is kept",
+        why="crop positions are uniform; no history is kept",
         part_of="max_latent_length",
     ),
     "optimizer_type": Key("training.optimizer_type"),
     "scheduler_type": Key("training.scheduler_type"),
     "scheduler_formula": Key(here="", why=NO_CODE),
-    "timestep_mode": Key(here="continuous", why="times are always drawn from the continuous range"),
+    "timestep_mode": Key(here="continuous", why="timesteps are always sampled from the continuous range"),
     "cfg_ratio": Key("training.cfg_dropout_prob"),
     "loss_weighting": Key("training.loss_weighting"),
     "snr_gamma": Key("training.snr_gamma"),
     "save_every": Key("training.save_every_n_epochs"),
     "log_every": Key("training.log_every_n_steps"),
-    "log_heavy_every": Key(here=50, why="gradients are not logged layer by layer"),
+    "log_heavy_every": Key(here=50, why="gradients are not logged per layer"),
     "save_best": Key("training.auto_save_best_after"),
     "save_best_after": Key("training.auto_save_best_after"),
     "early_stop_patience": Key("training.early_stop_patience"),
@@ -104,13 +104,13 @@ KEYS: dict[str, Key] = {
     "target_loss_smoothing": Key(here=0.98, why=_NO_TARGET, part_of="target_loss"),
     "gradient_checkpointing": Key("training.gradient_checkpointing"),
     "gradient_checkpointing_ratio": Key(here=1.0, why="all layers are checkpointed, or none"),
-    "offload_encoder": Key(here=True, why="the encoders are never on the device while training"),
+    "offload_encoder": Key(here=True, why="the encoders are not loaded during training"),
     "ema_decay": Key("training.ema_decay"),
     "val_split": Key("training.validation_percent"),
-    "adaptive_timestep_ratio": Key(here=0, why="times are drawn by one fixed law"),
-    "warmup_start_factor": Key(here=WARMUP_START, why=f"the warm-up always begins at {WARMUP_START} of the rate"),
-    "cosine_eta_min_ratio": Key(here=FLOOR, why=f"the rate always falls to {FLOOR} of its peak"),
-    "cosine_restarts_count": Key(here=4, why="the first cosine always takes a quarter of the run"),
+    "adaptive_timestep_ratio": Key(here=0, why="the timestep distribution is fixed"),
+    "warmup_start_factor": Key(here=WARMUP_START, why=f"warmup always starts at {WARMUP_START} of the learning rate"),
+    "cosine_eta_min_ratio": Key(here=FLOOR, why=f"the learning rate always decays to {FLOOR} of its peak"),
+    "cosine_restarts_count": Key(here=4, why="the first cycle always takes a quarter of the run"),
     "save_best_every_n_steps": Key(here=0, why="the best model is selected between epochs"),
 }
 

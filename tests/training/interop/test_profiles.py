@@ -12,7 +12,7 @@ from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.configs import PreviewConfig, TrainingConfig, TrainJob
 from acestep.training.interop.profiles import CONTROLS, FIXED, SETTINGS, read_profile, write_profile
 
-# What the existing trainer saves, in its order, with its own defaults.
+# What ace-lora-trainer saves, in its order, with its own defaults.
 UI_STATE = {
     "custom_ckpt_dir": "",
     "checkpoint_dropdown": "acestep-v15-turbo",
@@ -222,7 +222,7 @@ def test_what_to_resume_from_is_told_the_existing_trainers_way_too(path, tmp_pat
     read_profile(path).apply(target)
     assert target["job"].resume == resume
     ours = {key: value for key, value in state.items() if "." not in key}
-    if resume != "auto":  # the existing trainer knows no such choice
+    if resume != "auto":  # ace-lora-trainer knows no such choice
         read_profile(save(path, ours)).apply(target)
         assert target["job"].resume == resume
 

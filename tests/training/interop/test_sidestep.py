@@ -183,11 +183,15 @@ def test_an_empty_learning_rate_is_exported_as_the_rate_that_is_used(optimizer):
 @pytest.mark.parametrize(
     ("given", "key", "part"),
     [
-        ({"adapter_type": "oft"}, "adapter_type", "no such adapter"),
-        ({"adapter_type": "oft", "oft_coft": True}, "oft_coft", "no such adapter"),
-        ({"adapter_type": "loha", "loha_factor": 4}, "loha_factor", "no such variant"),
-        ({"adapter_type": "lokr", "lokr_use_scalar": True}, "lokr_use_scalar", "no such variant"),
-        ({"adapter_type": "oft", "use_dora": True}, "adapter_type", "no such adapter"),
+        ({"adapter_type": "oft"}, "adapter_type", "adapter type is not supported"),
+        ({"adapter_type": "oft", "oft_coft": True}, "oft_coft", "adapter type is not supported"),
+        ({"adapter_type": "loha", "loha_factor": 4}, "loha_factor", "variant of the adapter is not supported"),
+        (
+            {"adapter_type": "lokr", "lokr_use_scalar": True},
+            "lokr_use_scalar",
+            "variant of the adapter is not supported",
+        ),
+        ({"adapter_type": "oft", "use_dora": True}, "adapter_type", "adapter type is not supported"),
         ({"bias": "all"}, "bias", "never trained"),
         ({"target_modules_str": "q_proj v_proj"}, "target_modules_str", "attention_type"),
         ({"cross_target_modules_str": "q_proj"}, "cross_target_modules_str", "attention_type"),
@@ -195,14 +199,14 @@ def test_an_empty_learning_rate_is_exported_as_the_rate_that_is_used(optimizer):
         ({"scheduler_formula": "1/step"}, "scheduler_formula", "never run"),
         ({"loss_weighting": "flow_snr"}, "loss_weighting", "must be 'none' or 'min_snr'"),
         ({"timestep_mode": "discrete"}, "timestep_mode", "continuous"),
-        ({"dataset_repeats": 3}, "dataset_repeats", "each song once"),
-        ({"max_latent_length": 500, "chunk_decay_every": 5}, "chunk_decay_every", "same chance"),
-        ({"target_loss": 0.3}, "target_loss", "not at a loss"),
-        ({"target_loss": 0.3, "target_loss_warmup": 9}, "target_loss_warmup", "not at a loss"),
+        ({"dataset_repeats": 3}, "dataset_repeats", "every sample once"),
+        ({"max_latent_length": 500, "chunk_decay_every": 5}, "chunk_decay_every", "positions are uniform"),
+        ({"target_loss": 0.3}, "target_loss", "there is no loss target"),
+        ({"target_loss": 0.3, "target_loss_warmup": 9}, "target_loss_warmup", "there is no loss target"),
         ({"gradient_checkpointing_ratio": 0.5}, "gradient_checkpointing_ratio", "all layers"),
-        ({"offload_encoder": False}, "offload_encoder", "never on the device"),
+        ({"offload_encoder": False}, "offload_encoder", "not loaded during training"),
         ({"ema_decay": 1}, "ema_decay", "above 0.99999, which is used"),
-        ({"adaptive_timestep_ratio": 0.5}, "adaptive_timestep_ratio", "one fixed law"),
+        ({"adaptive_timestep_ratio": 0.5}, "adaptive_timestep_ratio", "distribution is fixed"),
         ({"warmup_start_factor": 0.2}, "warmup_start_factor", "0.1"),
         ({"cosine_eta_min_ratio": 0}, "cosine_eta_min_ratio", "0.01"),
         ({"cosine_restarts_count": 2}, "cosine_restarts_count", "quarter"),
@@ -217,7 +221,7 @@ def test_an_empty_learning_rate_is_exported_as_the_rate_that_is_used(optimizer):
         ({"epochs": 0}, "epochs", "below 1, which is used"),
     ],
 )
-def test_what_cannot_be_kept_is_told_in_words(given, key, part):
+def test_values_that_cannot_be_imported_are_reported_with_the_reason(given, key, part):
     told = reasons(**given)
     assert part in told[key]
     assert key in given or key == "adapter_type"

@@ -25,7 +25,7 @@ from acestep.captioning.omni import OmniModel, Sampling
 from acestep.captioning.parse import parse_answer, strip_role
 from acestep.captioning.schema import SAMPLE_RATE_HZ, Description, Lyrics, Report, SongAudio, Stop
 from acestep.core.errors import CaptionError, CheckpointError, DownloadError
-from acestep.core.events import LogMessage
+from acestep.core.events import PhaseStarted
 from acestep.core.paths import checkpoint_roots, typed_path
 from acestep.models.catalog import CATALOG
 from acestep.models.device import choose_device, choose_dtype
@@ -146,7 +146,7 @@ def find_omni_model(name: str, config: CaptionJob, report: Report) -> Path:
         raise CheckpointError(
             f"{name!r} was not found in {searched}", hint="Download it, or set the path of its folder."
         )
-    report(LogMessage(message=f"Downloading {name}, about 22 GB"))
+    report(PhaseStarted(phase=f"Downloading {name}, about 22 GB"))
     if base in (model.name for model in CATALOG):
         return download([base], config.checkpoints or roots[-1], on_progress=report)[0]
     try:
@@ -159,7 +159,7 @@ def _load(folder: Path, config: CaptionJob, report: Report) -> OmniModel:
     device = choose_device(config.device)
     dtype = choose_dtype(device.value, config.dtype)
     report(
-        LogMessage(message=f"Loading {folder.name} on {device.value} ({device.reason}), {dtype.value} ({dtype.reason})")
+        PhaseStarted(phase=f"Loading {folder.name} on {device.value} ({device.reason}), {dtype.value} ({dtype.reason})")
     )
     return OmniModel.load(folder, device=device.value, dtype=dtype.value, quantization=config.quantization)
 

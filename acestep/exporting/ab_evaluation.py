@@ -16,7 +16,7 @@ from acestep.adapters.base import StoredAdapter
 from acestep.adapters.files import load_adapter, read_adapter
 from acestep.adapters.metadata import AdapterMetadata
 from acestep.audio.files import write_audio
-from acestep.core.events import LogMessage, Progressed, Saved, Started
+from acestep.core.events import LogMessage, PhaseStarted, Progressed, Saved, Started
 from acestep.core.files import replace_folder
 from acestep.core.jobs import Context
 from acestep.dataset.prompt import caption_with_tag
@@ -128,7 +128,7 @@ class _ABEvaluator:
     def compare(self, requests: list[GenerationConfig]) -> dict[str, Any]:
         """Metrics of all clips and their means."""
         device = choose_device(self._config.device)
-        self._context.emit(LogMessage(message=f"Generating on {device.value}: {device.reason}"))
+        self._context.emit(PhaseStarted(phase=f"Generating on {device.value}: {device.reason}"))
         components = load_components(self._checkpoint, device=device.value, dtype=choose_dtype(device.value).value)
         total = 2 * len(requests)
         numbered = list(enumerate(requests))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from acestep.adapters.files import read_adapter
 from acestep.core.errors import AdapterError, StorageError
-from acestep.core.events import LogMessage, Progressed, Saved, Started
+from acestep.core.events import LogMessage, PhaseStarted, Progressed, Saved, Started
 from acestep.core.files import replace_folder, require_space, write_json
 from acestep.core.jobs import Context
 from acestep.exporting.configs import MergeJob
@@ -55,7 +55,7 @@ def merge_job(config: MergeJob, context: Context) -> dict[str, Any]:
     source = ExportSource(adapter, base, strength=config.strength)
     plan = diffusers_layout(checkpoint) if _changes_layout(config, checkpoint) else same_layout(checkpoint)
     require_space(config.out, plan.num_bytes)
-    context.emit(LogMessage(message=f"Merging {adapter.file} into {len(source.modules)} weights of {checkpoint.name}"))
+    context.emit(PhaseStarted(phase=f"Merging {adapter.file} into {len(source.modules)} weights of {checkpoint.name}"))
     with replace_folder(config.out) as fresh:
         rounding = _Merger(source, context).write(plan, fresh)
         facts = {"base": checkpoint.name, "adapter": str(adapter.file), "strength": config.strength}

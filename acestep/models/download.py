@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub import is_offline_mode
 
 from acestep.core.errors import CheckpointError, DownloadError, JobBusy, JobCancelled
-from acestep.core.events import Event, LogMessage, Progressed, Saved
+from acestep.core.events import Event, LogMessage, PhaseStarted, Progressed, Saved
 from acestep.core.files import require_space, storage_errors
 from acestep.models.catalog import Model, check_folder, is_present, with_needs
 from acestep.models.fetch import STOPPED, Stop, fetch, is_verified, size_of
@@ -76,9 +76,9 @@ def _hubs(source: str, token: str | None, report: Report) -> list[Hub]:
         return [ModelScope()]
     first: Hub = HuggingFace(token)
     if reachable(first):
-        report(LogMessage(message=f"Downloading from {first.name}: it answers"))
+        report(PhaseStarted(phase=f"Downloading from {first.name}: it answers"))
         return [first, ModelScope()]
-    report(LogMessage(message=f"Downloading from ModelScope: {first.name} does not answer"))
+    report(PhaseStarted(phase=f"Downloading from ModelScope: {first.name} does not answer"))
     return [ModelScope(), first]
 
 

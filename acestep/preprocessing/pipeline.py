@@ -12,7 +12,7 @@ from typing import Any
 
 from acestep.audio.files import SAMPLE_RATE_HZ
 from acestep.core.errors import AceStepError, DatasetError, JobCancelled
-from acestep.core.events import Event, ItemFailed, LogMessage, Saved, Started
+from acestep.core.events import Event, ItemFailed, LogMessage, PhaseStarted, Saved, Started
 from acestep.core.workers import MergedEvents
 from acestep.dataset.labels import Problem
 from acestep.dataset.sample import Dataset, DatasetMetadata
@@ -148,7 +148,7 @@ class _Pipeline:
     def _encode_on_devices(self, pending: list[SampleSource], *, total: int) -> None:
         """One worker process per device writes tensor files; this process writes the manifest."""
         num_devices = min(self._config.devices, len(pending))
-        self._log(f"encoding {len(pending)} samples on {num_devices} devices")
+        self._reporter.emit(PhaseStarted(phase=f"Encoding {len(pending)} samples on {num_devices} devices"))
         events = MergedEvents(self._on_worker_event, total)
         results = encode_on_devices(self._config, pending, self._folder, events)
         self._peak_bytes = max(result["peak_model_bytes"] for result in results)

@@ -13,7 +13,7 @@ from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
 from acestep.core.device_lock import lock_device
 from acestep.core.errors import JobCancelled, LossNotFinite, OutOfMemory, StorageError, WorkerCrashed
-from acestep.core.events import EpochLogged, LogMessage, Saved, Started, StepLogged
+from acestep.core.events import EpochLogged, LogMessage, PhaseStarted, Saved, Started, StepLogged
 from acestep.core.jobs import Context
 from acestep.training.configs import TrainJob
 from acestep.training.distributed.launch_workers import train_in_workers
@@ -61,14 +61,14 @@ def _train(prepared: Prepared, context: Context) -> dict[str, Any]:
     """``context`` belongs to this process alone: it waits for its own GPU and makes its own audio previews."""
     shared = prepared.processes.context(context)
     with lock_device(str(prepared.device), "training", context):
-        shared.emit(LogMessage(message=f"Loading {prepared.checkpoint.name}"))
+        shared.emit(PhaseStarted(phase=f"Loading {prepared.checkpoint.name}"))
         seed = prepared.training.seed
         with seeded_generators(seed, prepared.device), closing(Session(prepared, shared.emit)) as session:
             return _Run(session, shared, AudioPreviews(prepared.job.samples, session, context)).run_to_end()
 
 
 class _Run:
-    """The ``Watcher`` of the loop: logs, evaluates, tracks the best model, saves checkpoints."""
+    """The ``Callback`` of the loop: logs, evaluates, tracks the best model, saves checkpoints."""
 
     def __init__(self, session: Session, context: Context, previews: AudioPreviews) -> None:
         prepared, progress = session.prepared, session.progress
@@ -98,6 +98,7 @@ class _Run:
         try:
             with self.memory, self.save_on_exit():
                 if not self.session.baseline_metrics:
+                    self.context.emit(PhaseStarted(phase="Evaluating the base model"))
                     self.session.evaluate_baseline(self.context.stop_if_cancelled)
                     self._log_metrics(
                         self.session.baseline_metrics["fit_loss_before"],

@@ -13,7 +13,7 @@ import acestep.training.configs
 import acestep.training.evaluation.configs  # noqa: F401
 from acestep.core.config import Config, group, option
 from acestep.core.errors import AdapterError, ModelMismatch
-from acestep.core.events import ItemFailed, LogMessage, Progressed, Saved, Started
+from acestep.core.events import ItemFailed, PhaseStarted, Progressed, Saved, Started
 from acestep.core.jobs import Context, register_job, write_job
 from acestep.models.configs import GenerationConfig
 from acestep.ui.service import SERVICE, require_checkpoint
@@ -68,9 +68,9 @@ def generate_job(config: GenerateJob, context: Context) -> dict[str, Any]:
     Raises:
         CheckpointError, AdapterError, ModelMismatch, JobCancelled, StorageError.
     """
-    context.emit(LogMessage(message="loading the model"))
+    context.emit(PhaseStarted(phase="Loading the model"))
     handler = _handler_for(config)
-    context.emit(LogMessage(message="generating"))
+    context.emit(PhaseStarted(phase="Generating"))
 
     def on_step(step: int, steps: int) -> None:
         if step == 1:

@@ -156,3 +156,14 @@ def test_events_are_written_with_their_type_names(tmp_path: Path) -> None:
     log.emit(Started(job="train", total=2, unit="steps"))
     log.emit(Progressed(done=1, total=2))
     assert [event.type_name for event in log.read()[0]] == ["Started", "Progressed"]
+
+
+def test_messages_do_not_replace_the_phase() -> None:
+    loading, message = {"type": "PhaseStarted", "phase": "Loading"}, {"type": "Noted", "message": "dtype float32"}
+    assert view(loading, message).phase == "Loading"
+    assert view(loading, {"type": "Progressed", "done": 1, "total": 2, "note": "a.wav"}).phase == "a.wav"
+    assert view(loading, {"type": "Started", "job": "train", "total": 2, "unit": "steps"}).phase == ""
+
+
+def test_messages_are_phases_in_logs_of_earlier_versions() -> None:
+    assert view({"type": "Noted", "message": "loading"}).phase == "loading"

@@ -221,7 +221,7 @@ class TrainJob(Config):
     """One training run. Each adapter kind in ``ADAPTERS`` adds a field of its name that holds its config."""
 
     tensor_dir: Path = option(..., "Tensors Directory", "Folder of preprocessed tensors.")
-    checkpoint: str = option(..., "Model", "Name or folder of the model to train.")
+    checkpoint: str = option(..., "Model", "Name or folder of the base model.")
     out: Path = option(..., "Output Dir", "Run folder.")
     resume: str | None = option(
         None, "Resume", "auto: resume from the run folder. Or the path of a run, checkpoint or adapter."

@@ -15,18 +15,18 @@ from typing import Any, Literal
 
 from loguru import logger
 
-from acestep.training.nvidia_smi import GPUProcess, answer_of, card_memory, driver_version, other_processes
+from acestep.training.nvidia_smi import GPUProcess, driver_version, gpu_memory, other_processes, output_lines
 
 ALERT_PCT = 92.0
 POLL_S = 10.0
-REARM_SHARE = 0.9  # an alert can come again once the use fell below this share of the threshold
-HISTORY = 1000  # readings that are kept; the summary is over all
+REARM_SHARE = 0.9  # the next alert needs the usage to fall below this fraction of the threshold first
+HISTORY = 1000  # number of readings to keep; the summary covers all
 _MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class GPUSnapshot:
-    """One reading. ``free_mb`` and ``total_mb`` are of the whole device, the other two of this program's tensors."""
+    """One reading in MiB. ``free_mb`` and ``total_mb`` are for the whole device, the other two for this process."""
 
     timestamp: float
     allocated_mb: float
@@ -36,12 +36,12 @@ class GPUSnapshot:
 
     @property
     def used_mb(self) -> float:
-        """By all programs."""
+        """Memory used by all processes."""
         return self.total_mb - self.free_mb
 
     @property
     def utilization_pct(self) -> float:
-        """Share of the device's memory that is taken, by all programs."""
+        """Used share of the device memory, by all processes."""
         return 100 * self.used_mb / self.total_mb if self.total_mb else 0.0
 
 
@@ -60,13 +60,13 @@ class VRAMStatus:
 
     @property
     def level(self) -> Literal["ample", "enough", "low"]:
-        """For training: 16 GB and more are free, 8 and more, or less."""
+        """Whether the free memory suffices for training: at least 16 GB, at least 8 GB, or less."""
         return "ample" if self.free_gb >= 16 else "enough" if self.free_gb >= 8 else "low"
 
     def __str__(self) -> str:
         share = 100 * self.used_gb / self.total_gb if self.total_gb else 0
         used = f"{self.used_gb:.1f} of {self.total_gb:.1f} GB used ({share:.0f} %), {self.free_gb:.1f} GB free"
-        others = f"; also on it: {', '.join(map(str, self.others))}" if self.others else ""
+        others = f"; other processes: {', '.join(map(str, self.others))}" if self.others else ""
         return f"{self.name}: {used}{others}"
 
 
@@ -94,7 +94,7 @@ class GPUMonitor:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all readings."""
+        """Discard all readings."""
         with self._lock:
             self.history: deque[GPUSnapshot] = deque(maxlen=HISTORY)
             self._armed = True
@@ -103,7 +103,7 @@ class GPUMonitor:
             self._peaks = {"allocated_mb": 0.0, "reserved_mb": 0.0, "used_mb": 0.0}
 
     def start(self, alert_callback: Callable[[GPUSnapshot], None] | None = None) -> None:
-        """Begin to watch. ``alert_callback`` is called, in the watching thread, each time the memory gets scarce."""
+        """Start polling. ``alert_callback`` runs in the polling thread each time usage reaches the threshold."""
         self.stop()
         self._alert = alert_callback
         self._stop = threading.Event()
@@ -111,7 +111,7 @@ class GPUMonitor:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the watch. The readings stay."""
+        """Stop polling. The readings are kept."""
         self._stop.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=5)
@@ -129,15 +129,15 @@ class GPUMonitor:
                 self._sums[name] += getattr(reading, name)
             for name in self._peaks:
                 self._peaks[name] = max(self._peaks[name], getattr(reading, name))
-            scarce = self._armed and reading.utilization_pct >= self.alert_threshold_pct
-            rested = reading.utilization_pct < REARM_SHARE * self.alert_threshold_pct
-            self._armed = rested or (self._armed and not scarce)
-        if scarce:
+            alert = self._armed and reading.utilization_pct >= self.alert_threshold_pct
+            rearm = reading.utilization_pct < REARM_SHARE * self.alert_threshold_pct
+            self._armed = rearm or (self._armed and not alert)
+        if alert:
             self._warn(reading)
         return reading
 
     def get_current(self) -> GPUSnapshot | None:
-        """The latest reading."""
+        """The latest reading; None before the first."""
         with self._lock:
             return self.history[-1] if self.history else None
 
@@ -160,9 +160,9 @@ class GPUMonitor:
             return "No GPU data collected"
         gb = {name: value / 1024 for name, value in summary.items()}
         return (
-            f"GPU memory: at most {gb['peak_used_mb']:.1f} of {gb['total_mb']:.1f} GB in use, this program's tensors "
-            f"{gb['peak_allocated_mb']:.1f} GB (reserved {gb['peak_reserved_mb']:.1f}), on average "
-            f"{gb['avg_allocated_mb']:.1f} GB; {summary['avg_utilization_pct']:.0f} % full on average over "
+            f"GPU memory: peak {gb['peak_used_mb']:.1f} of {gb['total_mb']:.1f} GB used; tensors of this process: peak "
+            f"{gb['peak_allocated_mb']:.1f} GB (reserved {gb['peak_reserved_mb']:.1f} GB), average "
+            f"{gb['avg_allocated_mb']:.1f} GB; average utilization {summary['avg_utilization_pct']:.0f} % over "
             f"{summary['num_snapshots']:.0f} readings"
         )
 
@@ -200,9 +200,9 @@ def get_available_vram_mb(device_index: int = 0) -> float:
 
 def vram_status() -> VRAMStatus | None:
     """Memory usage of the first GPU, from nvidia-smi, or torch if already loaded; None if unknown."""
-    card = card_memory()
-    if card is not None:
-        return VRAMStatus(card.name, card.used_gb, card.total_gb, other_processes())
+    memory = gpu_memory()
+    if memory is not None:
+        return VRAMStatus(memory.name, memory.used_gb, memory.total_gb, other_processes())
     reading = read_memory() if "torch" in sys.modules else None
     if reading is None:
         return None
@@ -210,18 +210,19 @@ def vram_status() -> VRAMStatus | None:
 
 
 def detect_gpu() -> dict[str, str]:
-    """name, compute_capability, driver_version, total_memory_gb and backend (cuda, xpu, mps or cpu); "" is unknown."""
+    """Keys: name, compute_capability, driver_version, total_memory_gb, backend (cuda, xpu, mps or cpu); "" if
+    unknown."""
     import torch
 
     if torch.cuda.is_available():
-        card = torch.cuda.get_device_properties(0)
-        return _described("cuda", card.name, card.total_memory, f"{card.major}.{card.minor}", driver_version())
+        gpu = torch.cuda.get_device_properties(0)
+        return _described("cuda", gpu.name, gpu.total_memory, f"{gpu.major}.{gpu.minor}", driver_version())
     if torch.xpu.is_available():
         intel: Any = torch.xpu.get_device_properties(0)
         return _described("xpu", intel.name, intel.total_memory, "", str(intel.driver_version))
     if torch.backends.mps.is_available():
-        name = next(iter(answer_of(["sysctl", "-n", "machdep.cpu.brand_string"])), "Apple GPU")
-        size = next(iter(answer_of(["sysctl", "-n", "hw.memsize"])), "0")
+        name = next(iter(output_lines(["sysctl", "-n", "machdep.cpu.brand_string"])), "Apple GPU")
+        size = next(iter(output_lines(["sysctl", "-n", "hw.memsize"])), "0")
         described = _described("mps", name, int(size))
         return described | {"total_memory_gb": f"{described['total_memory_gb']} (unified)"}
     return _described("cpu", "CPU", 0)

@@ -25,7 +25,7 @@ class GPUProcess:
 
 
 @dataclass(frozen=True, slots=True)
-class CardMemory:
+class GPUMemory:
     """The name of a GPU and its memory, all processes included."""
 
     name: str
@@ -33,8 +33,8 @@ class CardMemory:
     total_gb: float
 
 
-def answer_of(command: list[str]) -> list[str]:
-    """The lines that a command prints; none if it is not there, fails or takes too long."""
+def output_lines(command: list[str]) -> list[str]:
+    """The lines that a command prints; none if it is missing, fails or times out."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, errors="replace")
     except (OSError, subprocess.TimeoutExpired):
@@ -43,15 +43,15 @@ def answer_of(command: list[str]) -> list[str]:
 
 
 def driver_version() -> str:
-    """Such as ``570.86.15``; "" if unknown."""
+    """The driver version, such as ``570.86.15``; "" if unknown."""
     return next((version for (version,) in _ask("--query-gpu=driver_version", 1)), "")
 
 
-def card_memory() -> CardMemory | None:
+def gpu_memory() -> GPUMemory | None:
     """Of the first visible GPU."""
     for used, total, name in _ask("--query-gpu=memory.used,memory.total,name", 3):
         if used.isdecimal() and total.isdecimal():
-            return CardMemory(name, int(used) / _MIB_PER_GB, int(total) / _MIB_PER_GB)
+            return GPUMemory(name, int(used) / _MIB_PER_GB, int(total) / _MIB_PER_GB)
     return None
 
 
@@ -66,8 +66,8 @@ def other_processes() -> list[GPUProcess]:
 
 
 def _ask(query: str, num_columns: int) -> list[list[str]]:
-    """The rows of the answer; the last column may hold commas."""
-    card = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
-    lines = answer_of(["nvidia-smi", query, "--format=csv,noheader,nounits", "-i", card])
+    """The rows of a query; the last column can contain commas."""
+    index = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
+    lines = output_lines(["nvidia-smi", query, "--format=csv,noheader,nounits", "-i", index])
     rows = [[part.strip() for part in line.split(",", num_columns - 1)] for line in lines]
     return [row for row in rows if len(row) == num_columns]

@@ -1,4 +1,4 @@
-"""Builds a ``TrainJob`` from flags, presets, JSON files and ``key=value`` texts. Does not import torch."""
+"""Builds a ``TrainJob`` from flags, presets, JSON files and ``key=value`` pairs. Does not import torch."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ def set_value(job: TrainJob, key: str, value: Any) -> None:
 
 def _find(key: str, adapter_type: str) -> tuple[str, str]:
     known = {f"{owner}.{name}": (owner, name) for owner, kind in groups(TrainJob).items() for name in fields(kind)}
-    for spelt in (key, f"training.{key}", f"{adapter_type}.{key}"):
-        if spelt in known:
-            return known[spelt]
-    alone = [pair for pair in known.values() if pair[1] == key and pair[0] != "samples"]
-    if len(alone) == 1:  # only one other adapter kind has this setting
-        return alone[0]
+    for name in (key, f"training.{key}", f"{adapter_type}.{key}"):
+        if name in known:
+            return known[name]
+    matches = [pair for pair in known.values() if pair[1] == key and pair[0] != "samples"]
+    if len(matches) == 1:  # only one other adapter kind has this setting
+        return matches[0]
     plain = [name for owner, name in known.values() if owner in ("training", adapter_type)]
-    raise ConfigError([f"no setting is called {key!r}"], hint=nearest_hint(key, [*known, *plain]))
+    raise ConfigError([f"unknown setting {key!r}"], hint=nearest_hint(key, [*known, *plain]))
 
 
 def train_job_from_flags(
     flags: Mapping[str, Any], config: Path | None, settings: Iterable[str], preset: str | None = None
 ) -> TrainJob:
-    """The job of a command line: flags, then the preset, then a JSON file of settings, then ``key=value`` texts.
+    """Build the job of a command line. Later sources win: flags, preset, JSON file of settings, ``key=value`` pairs.
 
-    The default preset is ``recommended``. A run that resumes with "auto" keeps its settings except for those given.
+    The default preset is ``recommended``. A run that resumes with "auto" keeps its settings unless they are given.
 
     Raises:
-        ConfigError: with all problems at once; UnknownName for the preset.
+        ConfigError: all invalid settings; UnknownName for the preset.
         TrainingError: the file cannot be read, or the folder of a new run holds another run.
     """
     job = parse(TrainJob, flags)
@@ -64,12 +64,12 @@ def train_job_from_flags(
         if equals:
             pairs.append((key.strip(), value.strip()))
         else:
-            problems.append(f"{setting!r} is not of the form key=value")
+            problems.append(f"{setting!r} must have the form key=value")
     if preset or not kept:
         pairs = [*_of_preset(preset or DEFAULT_PRESET, pairs), *pairs]
     for key, value in sorted(
         pairs, key=lambda pair: not pair[0].endswith("adapter_type")
-    ):  # the adapter kind decides which r is meant
+    ):  # the adapter kind first: a plain name such as r depends on it
         try:
             set_value(job, key, value)
         except ConfigError as error:
@@ -83,13 +83,13 @@ def train_job_from_flags(
 
 
 def _idle_ranks(key: str, job: TrainJob) -> str:
-    """Why ranks per module (``estimate`` suggests some) do not fit the chosen adapter kind; "" if they do."""
+    """Why ranks per module, as ``estimate`` suggests, do not apply to the adapter kind of the run; "" if they do."""
     kind, chosen = key.partition(".")[0], job.training.adapter_type
     if kind == chosen or kind not in ADAPTERS or not ADAPTERS[kind].has_ranks:
         return ""
     if ADAPTERS[chosen].has_ranks:
-        return f"{key} is for a {ADAPTERS[kind].label} and {chosen} is trained: ask estimate for ranks of that kind"
-    return f"{key} is for a {ADAPTERS[kind].label}: a {ADAPTERS[chosen].label} has one size for all of its modules"
+        return f"{key} is for {ADAPTERS[kind].label}, but this run trains {chosen}: run estimate for that kind"
+    return f"{key} is for {ADAPTERS[kind].label}: {ADAPTERS[chosen].label} uses the same size for all modules"
 
 
 def _of_preset(name: str, pairs: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
@@ -101,9 +101,9 @@ def _of_preset(name: str, pairs: list[tuple[str, Any]]) -> list[tuple[str, Any]]
 
 def _from_file(path: Path) -> dict[str, Any]:
     """Qualified or plain names -> values; keys that begin with an underscore are comments."""
-    content = read_json(path, error=TrainingError, hint="Give a JSON file of settings.")
+    content = read_json(path, error=TrainingError, hint="Choose a JSON file of settings.")
     if not isinstance(content, dict):
-        raise ConfigError([f"{path} does not hold settings"])
+        raise ConfigError([f"{path} is not a JSON object of settings"])
     found: dict[str, Any] = {}
     for key, value in content.items():
         if key in groups(TrainJob) and isinstance(value, dict):

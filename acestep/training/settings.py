@@ -1,6 +1,6 @@
-"""Settings by their qualified names, such as ``lora.r``: given to configurations together, or each where it fits.
+"""Settings by qualified name, such as ``lora.r``. They are applied to configs all at once, or each if it is valid.
 
-Presets, profiles and the files of other trainers are all turned into these.
+Presets, profiles and the files of other trainers are all converted to this form.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Settings = dict[str, Any]  # "lora.r" -> 32
 # Settings of ace-lora-trainer files that have no counterpart here, with the reason.
 NOT_HERE = {
     "audio_normalization": "set during preprocessing",
-    "dynamic_shift": "it never had an effect",
+    "dynamic_shift": "has no effect",
     "encoder_offloading": "the encoders are not loaded during training",
     "guidance_scale": "used by generation, not by training",
     "model_type": "read from the checkpoint",
@@ -47,10 +47,10 @@ class Remark:
 
 
 def apply_all(settings: Settings, configs: Mapping[str, Config]) -> None:
-    """Set everything that belongs to one of ``configs``, or nothing if a value is wrong.
+    """Apply the settings to ``configs``, or none of them if a value is invalid.
 
     Raises:
-        ConfigError: with every problem at once.
+        ConfigError: all invalid values.
     """
     wanted = {group: _of_group(settings, group) for group in configs}
     problems = []
@@ -67,7 +67,7 @@ def apply_all(settings: Settings, configs: Mapping[str, Config]) -> None:
 
 
 def apply_fitting(settings: Settings, configs: Mapping[str, Config]) -> list[Remark]:
-    """Set each value that one of ``configs`` takes; the remarks tell which were changed or left out."""
+    """Apply each valid setting to ``configs``. Returns a remark for each one that was changed or ignored."""
     remarks = []
     for group, config in configs.items():
         for name, value in _of_group(settings, group).items():
@@ -82,12 +82,12 @@ def apply_fitting(settings: Settings, configs: Mapping[str, Config]) -> list[Rem
 
 
 def fit(config_type: type[Config], name: str, value: Any) -> tuple[Any, str]:
-    """The value that the field takes for ``value``, and in words what was changed ("" if nothing).
+    """A valid value for the field, and a message if it differs from ``value`` ("" if not).
 
-    A choice may be given by its label ("AdamW 8-bit"); a number beyond a limit becomes the limit.
+    A choice can be given by its label ("AdamW 8-bit"). Numbers are clamped to the limits of the field.
 
     Raises:
-        ConfigError: no such field, or nothing that it could take.
+        ConfigError: no such field, or no valid value.
     """
     change = ""
     if name in fields(config_type):
@@ -100,7 +100,7 @@ def fit(config_type: type[Config], name: str, value: Any) -> tuple[Any, str]:
 
 
 def values_of(configs: Mapping[str, Config]) -> Settings:
-    """Every setting of ``configs`` as plain JSON values, without the configurations inside them."""
+    """All settings of ``configs`` as JSON values, without nested configs."""
     return {
         f"{group}.{name}": value
         for group, config in configs.items()
@@ -114,7 +114,7 @@ def _of_group(settings: Settings, group: str) -> dict[str, Any]:
 
 
 def _choice(field: FieldInfo, value: Any) -> Any:
-    """``value``, or the choice that is spelled or labeled like it ("AdamW 8-bit")."""
+    """The choice whose value or label matches ``value`` ("AdamW 8-bit"), else ``value``."""
     if not isinstance(value, str):
         return value
     spellings = ((choice, spelling) for choice, label in choices(field).items() for spelling in (choice, label))
@@ -132,7 +132,7 @@ def _within_limits(field: FieldInfo, value: Any) -> tuple[Any, str]:
         return value, ""
     for limit in field.metadata:
         if isinstance(limit, Ge) and number < limit.ge:  # type: ignore[operator]
-            return limit.ge, f"below {limit.ge}, which is used"
+            return limit.ge, f"below the minimum; set to {limit.ge}"
         if isinstance(limit, Le) and number > limit.le:  # type: ignore[operator]
-            return limit.le, f"above {limit.le}, which is used"
+            return limit.le, f"above the maximum; set to {limit.le}"
     return value, ""

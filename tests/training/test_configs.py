@@ -85,19 +85,19 @@ def test_a_plain_name_means_the_adapter_that_is_chosen(job):
     set_value(job, "adapter_type", "lokr")
     set_value(job, "dropout", "0.3")
     assert (job.lora.dropout, job.lokr.dropout) == (0.2, 0.3)
-    with pytest.raises(ConfigError, match="no setting is called 'r'"):
+    with pytest.raises(ConfigError, match="unknown setting 'r'"):
         set_value(job, "r", "8")
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("max_epoch", "7", "no setting is called 'max_epoch'"),
+        ("max_epoch", "7", "unknown setting 'max_epoch'"),
         ("max_epochs", "many", "max_epochs"),
         ("max_epochs", "0", "max_epochs"),
         ("learning_rate", "nan", "learning_rate"),
         ("optimizer_type", "sgd", "adafactor"),
-        ("checkpoint", "other", "no setting"),
+        ("checkpoint", "other", "unknown setting"),
         ("mixed_precision", "none", "mixed_precision"),
         ("samples.strengths", "1; 2", "numbers from 0 to 10"),
         ("samples.shift", "0.5", "0 or from 1 to 5"),
@@ -124,7 +124,7 @@ def test_a_new_run_begins_with_the_recommended_preset_or_another_and_what_is_giv
     small = train_job_from_flags(flags(tmp_path), None, ["adapter_type=lokr", "max_epochs=7"], "gpu_8gb")
     assert (small.training.adapter_type, small.training.max_epochs) == ("lokr", 7)
     assert (small.training.attention_type, small.training.auto_save_best_after) == ("self", 100)
-    with pytest.raises(ConfigError, match="no preset is called 'recomended'"):
+    with pytest.raises(ConfigError, match="unknown preset 'recomended'"):
         train_job_from_flags(flags(tmp_path), None, [], "recomended")
 
 
@@ -134,7 +134,7 @@ def test_all_problems_of_a_command_line_are_told_at_once(tmp_path):
     text = str(error.value)
     assert "max_epochs" in text
     assert "batch_size" in text
-    assert "'nonsense' is not of the form key=value" in text
+    assert "'nonsense' must have the form key=value" in text
 
 
 def test_a_command_line_does_not_begin_where_a_run_lies(tmp_path):

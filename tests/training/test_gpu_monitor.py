@@ -15,7 +15,7 @@ from acestep.training.gpu_monitor import (
     get_available_vram_mb,
     vram_status,
 )
-from acestep.training.nvidia_smi import card_memory, driver_version, other_processes
+from acestep.training.nvidia_smi import driver_version, gpu_memory, other_processes
 
 TOTAL_MB = 10_000.0
 
@@ -194,7 +194,9 @@ def test_the_state_of_the_card_is_told_in_one_line(fake_tool):
     fake_tool(ANSWERS)
     status = vram_status()
     assert (status.name, status.used_gb, status.total_gb, status.level) == ("NVIDIA GeForce RTX 4090", 3, 24, "ample")
-    assert str(status).startswith("NVIDIA GeForce RTX 4090: 3.0 of 24.0 GB used (12 %), 21.0 GB free; also on it: game")
+    assert str(status).startswith(
+        "NVIDIA GeForce RTX 4090: 3.0 of 24.0 GB used (12 %), 21.0 GB free; other processes: game"
+    )
     assert driver_version() == "570.86.15"
 
 
@@ -208,7 +210,7 @@ def test_the_card_that_this_program_may_use_is_asked_about(fake_tool, tmp_path, 
 @pytest.mark.parametrize("script", ["exit 9", "echo 'No devices were found'; exit 6", "echo 1, 2", "echo a, b, c"])
 def test_a_tool_that_fails_or_answers_nonsense_means_that_nothing_is_known(fake_tool, script):
     fake_tool(script)
-    assert card_memory() is None
+    assert gpu_memory() is None
     assert other_processes() == []
 
 

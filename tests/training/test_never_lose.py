@@ -105,7 +105,7 @@ def test_scarce_memory_of_the_card_is_told_between_steps_and_summed_up_at_the_en
         assert [(event.message, event.warning) for event in told] == [
             ("GPU memory is 95 % full, 0.5 GB are free", True)
         ]
-    assert told[-1].message.startswith("GPU memory: at most 9.5 of 10.0 GB in use")
+    assert told[-1].message.startswith("GPU memory: peak 9.5 of 10.0 GB used")
     assert watch.summary["peak_used_mb"] == 9_728.0
     assert not any(thread.name == "GPU monitor" for thread in threading.enumerate())
 

@@ -206,8 +206,8 @@ def test_a_chosen_preset_can_be_copied_with_its_reason():
 @pytest.mark.parametrize(
     ("name", "message", "hint"),
     [
-        ("quick_tst", "no preset is called 'quick_tst'", "Did you mean 'quick_test'?"),
-        ("zzz", "no preset is called", "gpu_24gb"),
+        ("quick_tst", "unknown preset 'quick_tst'", "Did you mean 'quick_test'?"),
+        ("zzz", "unknown preset", "gpu_24gb"),
         ("there/is/none.json", "does not exist", "recommended"),
         (Path("none"), "does not exist", "recommended"),
     ],
@@ -219,7 +219,7 @@ def test_a_preset_that_is_not_there_is_refused_with_what_there_is(name, message,
     assert isinstance(error.value, UnknownName) == (message != "does not exist")
 
 
-@pytest.mark.parametrize(("content", "message"), [("[]", "does not hold a preset"), ("{", "not valid JSON")])
+@pytest.mark.parametrize(("content", "message"), [("[]", "is not a preset"), ("{", "not valid JSON")])
 def test_a_file_that_is_no_preset_is_refused_by_name(tmp_path, content, message):
     path = tmp_path / "mine.json"
     path.write_text(content, encoding="utf-8")
@@ -272,7 +272,7 @@ def test_the_preset_is_chosen_by_the_card_of_this_machine(monkeypatch, backend):
     monkeypatch.setattr(getattr(torch, backend), "get_device_properties", lambda device: card)
     chosen = auto_select_preset()
     assert chosen == "vram_24gb_plus"
-    assert chosen.reason == "Card 24 is the fastest device here; 22.5 GiB of memory counts as 24 GB or more"
+    assert chosen.reason == "Card 24 is the fastest available device; 22.5 GiB of memory counts as 24 GB or more"
 
 
 @pytest.mark.parametrize(("mps", "wanted"), [(True, "recommended"), (False, "vram_8gb")])

@@ -27,9 +27,9 @@ from acestep.training.settings import NOT_HERE, Remark, Settings, apply_all
 FOLDER = Path(__file__).parent
 GPU_FOLDER = FOLDER / "gpu"
 
-# The memory that a preset is made for, in GB as printed on the box of a card, largest first.
+# Nominal GPU memory in GB that a preset is for, largest first.
 BY_MEMORY = ((24, "vram_24gb_plus"), (16, "vram_16gb"), (12, "vram_12gb"), (0, "vram_8gb"))
-SHORTFALL = 0.1  # a card reports up to this share less than its box says: 22.0 GiB of an L4's 24, 14.6 of a T4's 16
+SHORTFALL = 0.1  # GPUs report up to this fraction less than their nominal memory: L4 22.0 of 24, T4 14.6 of 16
 
 # Up to so many songs: epochs, and epochs between two checkpoints.
 EPOCHS = ((0, 1000, 200), (3, 1500, 200), (6, 1000, 200), (10, 700, 100), (20, 500, 100), (50, 300, 50))
@@ -55,7 +55,7 @@ def _file_config() -> type[Config]:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A checked preset for one kind of adapter: ``values`` by the names of the file, ``settings`` by qualified ones."""
+    """A validated preset for one adapter kind: ``values`` by the keys of the file, ``settings`` by qualified name."""
 
     name: str
     label: str
@@ -70,7 +70,7 @@ class Preset:
 
 
 class SelectedPreset(str):
-    """The name of a preset, with the ``reason`` why the program chose it."""
+    """The name of a preset, and the ``reason`` for the selection."""
 
     reason: str
 
@@ -86,18 +86,18 @@ def list_presets() -> list[str]:
 
 
 def gpu_presets() -> dict[str, str]:
-    """Label -> name of the presets for classes of graphics cards, the largest first."""
+    """Label -> name of the presets per GPU class, largest memory first."""
     contents = [(path.stem, _content(path)) for path in GPU_FOLDER.glob("*.json")]
     contents.sort(key=lambda found: -found[1]["_memory_gb"])
     return {content["_label"]: name for name, content in contents}
 
 
 def read_preset(name: str | Path, adapter_type: str = "lora") -> Preset:
-    """A preset by its name or by the path of a JSON file, for that kind of adapter unless the file says another.
+    """Read a preset by name or path. The file can set another ``adapter_type``.
 
     Raises:
         UnknownName: no preset of that name.
-        ConfigError: the file cannot be read, or with all that is wrong in it.
+        ConfigError: the file cannot be read, or has invalid settings.
     """
     path = _find(name)
     content = _content(path)
@@ -120,29 +120,29 @@ def read_preset(name: str | Path, adapter_type: str = "lora") -> Preset:
 
 
 def load_preset(name: str | Path, adapter_type: str = "lora") -> dict[str, Any]:
-    """The settings of a preset by the names that its file uses, ``lora_r`` among them. Raises as ``read_preset``."""
+    """The settings of a preset by the keys of its file, such as ``lora_r``. Raises as ``read_preset``."""
     return read_preset(name, adapter_type).values
 
 
 def apply_preset(
     training_config: TrainingConfig, lora_config: LoRAConfig, name: str | Path, *others: AdapterConfig
 ) -> str:
-    """Change the configurations, all of them or none, to what a preset says. Returns its description.
+    """Apply a preset to the configs, completely or not at all. Returns its description.
 
-    ``others`` are the configurations of further kinds of adapters, a ``LoKRConfig`` among them.
+    ``others`` are configs of more adapter kinds, such as ``LoKRConfig``.
 
     Raises:
-        UnknownName, ConfigError: as ``read_preset``; or the preset sets what none of the configurations has.
+        UnknownName, ConfigError: as ``read_preset``; or a setting belongs to none of the configs.
     """
     preset = read_preset(name, training_config.adapter_type)
     kinds = {kind.config: kind.name for kind in ADAPTERS}
     configs: dict[str, Config] = {"training": training_config}
     configs |= {kinds[type(config)]: config for config in (lora_config, *others)}
-    homeless = [key for key in preset.settings if key.partition(".")[0] not in configs]
-    if homeless:
+    unmatched = [key for key in preset.settings if key.partition(".")[0] not in configs]
+    if unmatched:
         raise ConfigError(
-            [f"preset {preset.name} sets {', '.join(homeless)}"],
-            hint="Give apply_preset the configuration of that adapter as well.",
+            [f"preset {preset.name} sets {', '.join(unmatched)}"],
+            hint="Pass the config of that adapter kind to apply_preset as well.",
         )
     apply_all(preset.settings, configs)
     for remark in preset.remarks:
@@ -172,7 +172,7 @@ def preset_for_memory(total_gib: float) -> SelectedPreset:
 
 
 def recommend_epochs(num_songs: int) -> tuple[int, int]:
-    """How many epochs suit so many songs, and after how many to save a checkpoint."""
+    """The recommended number of epochs for ``num_songs`` samples, and of epochs between checkpoints."""
     return next(((epochs, every) for most, epochs, every in EPOCHS if num_songs <= most), EPOCHS_BEYOND)
 
 
@@ -183,20 +183,18 @@ def _find(name: str | Path) -> Path:
         if (folder / f"{name}.json").is_file():
             return folder / f"{name}.json"
     known = [*list_presets(), *gpu_presets().values()]
-    raise UnknownName(
-        [f"no preset is called {name!r}"], hint=f"{nearest_hint(name, known)} Or give the path of a JSON file."
-    )
+    raise UnknownName([f"unknown preset {name!r}"], hint=f"{nearest_hint(name, known)} Or use the path of a JSON file.")
 
 
 def _content(path: Path) -> dict[str, Any]:
     content = read_json(path, error=ConfigError, hint=f"Presets of this program: {', '.join(list_presets())}.")
     if not isinstance(content, dict):
-        raise ConfigError([f"{path} does not hold a preset"], hint="A preset is a JSON object of settings.")
+        raise ConfigError([f"{path} is not a preset"], hint="A preset is a JSON object of settings.")
     return content
 
 
 def _with_section(path: Path, content: dict[str, Any], sections: Any, adapter_type: str) -> dict[str, Any]:
-    """The common part of a file and the part for one adapter. A kind derived from another takes that one's part."""
+    """The common settings of a file merged with those for one adapter kind, or for its parent kind."""
     found = [
         kind
         for kind in (adapter_type, ADAPTERS[adapter_type].parent)
@@ -206,6 +204,8 @@ def _with_section(path: Path, content: dict[str, Any], sections: Any, adapter_ty
         raise ConfigError(
             [f"{path.name} has no settings for the adapter {adapter_type!r}"], hint="Choose another preset or adapter."
         )
-    whole = content | sections[found[0]]
-    own, given = f"{adapter_type}_", f"{found[0]}_"
-    return {own + key.removeprefix(given) if key.startswith(given) else key: value for key, value in whole.items()}
+    merged = content | sections[found[0]]
+    prefix, parent = f"{adapter_type}_", f"{found[0]}_"
+    return {
+        prefix + key.removeprefix(parent) if key.startswith(parent) else key: value for key, value in merged.items()
+    }

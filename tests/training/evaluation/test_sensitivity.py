@@ -107,7 +107,7 @@ def test_the_proposed_ranks_are_trained_with(kind, job, tensors, tiny_checkpoint
     assert sum(numel(cost.weights) for cost in costs) == sum(value.numel() for value in again.parameters())
 
 
-@pytest.mark.parametrize(("kind", "words"), [("lokr", "one size for all of its modules"), ("loha", "ask estimate")])
+@pytest.mark.parametrize(("kind", "words"), [("lokr", "the same size for all modules"), ("loha", "run estimate")])
 def test_ranks_for_another_kind_of_adapter_are_refused_in_words(kind, words, job, tensors, tiny_checkpoint, tmp_path):
     estimate_job(asked := job(batches=1), Unstoppable(job().folder))
     flags = {"tensor_dir": tensors, "checkpoint": str(tiny_checkpoint), "out": tmp_path / "run"}

@@ -182,7 +182,7 @@ def test_unknown_keys_and_values_that_do_not_fit_are_told_and_the_rest_is_used(p
         "training.optimizer_type",
     }
     assert told["torch_compile_enabled"] == "the model is not compiled"
-    assert "above 256" in told["training.batch_size"]
+    assert "set to 256" in told["training.batch_size"]
 
 
 @pytest.mark.parametrize(

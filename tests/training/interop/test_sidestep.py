@@ -216,9 +216,9 @@ def test_an_empty_learning_rate_is_exported_as_the_rate_that_is_used(optimizer):
         ({"max_grad_norm": 0}, "max_grad_norm", "greater than 0"),
         ({"learning_rate": "fast"}, "learning_rate", "valid number"),
         ({"learning_rate": float("nan")}, "learning_rate", "finite"),
-        ({"batch_size": 512}, "batch_size", "above 256, which is used"),
-        ({"dropout": 0.9}, "dropout", "above 0.5, which is used"),
-        ({"epochs": 0}, "epochs", "below 1, which is used"),
+        ({"batch_size": 512}, "batch_size", "above the maximum; set to 256"),
+        ({"dropout": 0.9}, "dropout", "above the maximum; set to 0.5"),
+        ({"epochs": 0}, "epochs", "below the minimum; set to 1"),
     ],
 )
 def test_values_that_cannot_be_imported_are_reported_with_the_reason(given, key, part):

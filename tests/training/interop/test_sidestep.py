@@ -205,7 +205,7 @@ def test_an_empty_learning_rate_is_exported_as_the_rate_that_is_used(optimizer):
         ({"target_loss": 0.3, "target_loss_warmup": 9}, "target_loss_warmup", "there is no loss target"),
         ({"gradient_checkpointing_ratio": 0.5}, "gradient_checkpointing_ratio", "all layers"),
         ({"offload_encoder": False}, "offload_encoder", "not loaded during training"),
-        ({"ema_decay": 1}, "ema_decay", "above 0.99999, which is used"),
+        ({"ema_decay": 1}, "ema_decay", "above the maximum; set to 0.99999"),
         ({"adaptive_timestep_ratio": 0.5}, "adaptive_timestep_ratio", "distribution is fixed"),
         ({"warmup_start_factor": 0.2}, "warmup_start_factor", "0.1"),
         ({"cosine_eta_min_ratio": 0}, "cosine_eta_min_ratio", "0.01"),

@@ -1,9 +1,9 @@
-"""What the decoder keeps between the forward and the backward pass, counted from its shapes.
+"""Computes the activations that the decoder saves for the backward pass from its shapes.
 
 Each term is a tensor that autograd saves in diffusers 0.42.1 (models/transformers/ace_step_transformer.py) or in the
-adapters: with a frozen base a linear layer keeps nothing, but norms, products and the attention keep their inputs.
-Letters: H width, Q and K widths of queries and keys, I inner width of the MLP; n patches and m condition tokens of a
-batch. Importing this does not import torch.
+adapters. Linear layers with frozen weights save nothing; norms, elementwise products and attention save their inputs.
+Symbols: H hidden size, Q and K widths of queries and keys, I intermediate size of the MLP; n patches and m condition
+tokens of a batch. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BRANCHES = {"both": ("self_attn", "cross_attn"), "self": ("self_attn",), "cross
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of a block: bytes kept for its backward pass, and bytes taken for a moment in it beside these."""
+    """A part of a block: bytes of activations saved for its backward pass, and of temporary buffers in it."""
 
     saved: int
     working: int
@@ -35,12 +35,12 @@ class Passes:
     """One forward and backward pass over a batch.
 
     Attributes:
-        config: of the checkpoint, original names.
-        kind, adapter, attention_type, train_mlp: what is trained.
-        frames, tokens, batch_size: latent frames and condition tokens of each song, songs at a time.
-        padded: songs of different lengths share a batch, so attention needs masks.
-        arithmetic: of the forward pass.
-        scores: where attention has no fused kernel and keeps all its weights: "" nowhere, "masked" or "all".
+        config: config.json of the base model.
+        kind, adapter, attention_type, train_mlp: the trained adapter and its target modules.
+        frames, tokens, batch_size: latent frames and condition tokens per sample, samples per batch.
+        padded: batches contain samples of different lengths, so attention needs masks.
+        arithmetic: dtype of the forward pass.
+        scores: where attention has no fused kernel and saves its weights: "" nowhere, "masked" or "all".
     """
 
     config: Mapping[str, Any]
@@ -72,7 +72,7 @@ class Passes:
 
     @property
     def _length(self) -> int:
-        """Patches of one song."""
+        """Patches per sample."""
         return -(-self.frames // PATCH)
 
     @property
@@ -89,7 +89,7 @@ class Passes:
         return FP32 * self.batch_size * (self.frames * 4 * CHANNELS + self.tokens * width)
 
     def shared(self, *, checkpointed: bool) -> int:
-        """What all blocks use: rotary table, sliding mask, modulation and, where it is needed again, the condition."""
+        """Tensors shared by all blocks: rotary embedding, sliding mask, modulation and, if saved, the condition."""
         size, (width, *_), (_, m) = self.arithmetic.size, self._widths, self._rows
         masks = self._length**2 * (self.batch_size if self.padded else 1)
         rotary = 2 * self._length * int(self.config["head_dim"])
@@ -97,7 +97,7 @@ class Passes:
         return size * (masks + rotary + 6 * self.batch_size * width + condition)
 
     def block_input(self) -> int:
-        """What a block that is computed again keeps."""
+        """Bytes of the input that a checkpointed block saves."""
         return self._rows[0] * self._widths[0] * self.arithmetic.size
 
     def stages(self, index: int, unpacked: int) -> list[Stage]:
@@ -123,40 +123,40 @@ class Passes:
         return found
 
     def costs(self, index: int) -> list[Cost]:
-        """Of the adapters in a block."""
+        """Memory costs of the adapters in a block."""
         return [self._cost(layer) for layer in self._layers(index)]
 
     def _cost(self, layer: Layer) -> Cost:
-        """Of one adapter; zero if the memory of this kind is unknown."""
+        """Memory cost of one adapter; zero if it is unknown for this kind."""
         cost = ADAPTERS[self.kind].memory_cost
         return cost(self.adapter, layer, self.arithmetic) if cost else Cost(weights=(), zeros=(), saved=0, casts=0)
 
     def _stage(self, layers: list[Layer], part: str, saved: int, working: int, beside: int) -> Stage:
-        """With the adapters in ``part``; ``beside`` is taken while one of them works."""
+        """The stage with the adapters in ``part``; ``beside`` bytes of buffers coexist with those of an adapter."""
         costs = [self._cost(layer) for layer in layers if f".{part}." in layer.name]
         own = max((cost.working for cost in costs), default=0)
         return Stage(saved + sum(cost.saved + cost.casts for cost in costs), max(working, beside + own))
 
     def _reaches(self, index: int) -> bool:
-        """Whether the gradient goes on behind the cross-attention: not before the first adapter."""
+        """Whether a gradient flows through the input of the cross-attention: not before the first adapter."""
         return index > 0 or self._trains("self_attn")
 
     def _norm(self, width: int, rows: int) -> int:
-        """RMSNorm keeps its input, under autocast also in fp32, and the root of each row."""
+        """RMSNorm saves its input, under autocast also in fp32, and the inverse root mean square of each row."""
         return rows * (width * (FP32 + (self.arithmetic.size if self.arithmetic.mixed else 0)) + FP32)
 
     def _attention(self, index: int, branch: str, rows: int) -> int:
-        """Its inputs, answer and log-sum-exp; without a fused kernel inputs for each head and all weights, in fp32."""
+        """Inputs, output and log-sum-exp; without a fused kernel, inputs per head and all weights, in fp32."""
         size, (_, queries, keys, _), (n, _) = self.arithmetic.size, self._widths, self._rows
         if pairs := self._pairs(index, branch):
             return FP32 * (pairs + n * queries + 2 * rows * queries)
         saved = 2 * size * (n * queries + rows * keys) + FP32 * n * self._heads
         if self.padded and (branch == "cross_attn" or not self._is_sliding(index)):
-            saved += rows * self._length * size  # each attention makes numbers of a mask of bits for itself
+            saved += rows * self._length * size  # each attention converts the boolean mask
         return saved
 
     def _pairs(self, index: int, branch: str) -> int:
-        """How many attention weights are kept; 0 with a fused kernel."""
+        """Number of saved attention weights; 0 with a fused kernel."""
         if self.scores == "" or (self.scores == "masked" and not self._is_masked(index, branch)):
             return 0
         others = self._length if branch == "self_attn" else self.tokens
@@ -170,7 +170,7 @@ class Passes:
         return types[index] == "sliding_attention" if types else index % 2 == 0
 
     def _layers(self, index: int) -> list[Layer]:
-        """The hidden states lie in memory channel by channel: layers share one copy of a lone song's alone."""
+        """The hidden states are not contiguous. Layers share one contiguous copy only for a batch size of 1."""
         (width, queries, keys, inner), (n, m) = self._widths, self._rows
         alone, found = self.batch_size == 1, list[Layer]()
         for branch in _BRANCHES[self.attention_type]:
@@ -192,11 +192,11 @@ class Passes:
         return found
 
     def ends_saved(self) -> int:
-        """The last norm, the input of the last layer, and the error."""
+        """Activations of the last norm, the input of the last layer, and the prediction error."""
         width, rows = self._widths[0], self._rows[0]
         error = FP32 * CHANNELS * self.batch_size * self.frames
         return self._norm(width, rows) + rows * width * self.arithmetic.size + error
 
     def ends_working(self) -> int:
-        """For a moment, in the backward pass of the last norm: four times its input in fp32."""
+        """Temporary buffers in the backward pass of the last norm: four times its input in fp32."""
         return 4 * FP32 * self._rows[0] * self._widths[0]

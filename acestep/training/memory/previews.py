@@ -1,8 +1,8 @@
-"""What it takes to make samples during a run: parts of the model that are loaded for that moment alone.
+"""Estimates the peak memory while a run generates audio previews, with the encoders and the VAE loaded.
 
-The decoder, its adapter and the optimizer stay where they are; the batch, the gradients and the activations are gone.
-Where samples do not fit the run says so and trains on, so this is not part of its peak. Importing this does not import
-torch.
+The decoder, adapter and optimizer stay in memory; the batch, gradients and activations are freed. A run that lacks
+memory for previews logs a warning and continues, so this is not part of its peak. Importing this module does not
+import torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from acestep.models.weight_shapes import expected_shapes
 from acestep.training.memory.estimate import PROGRAM, SLACK, Estimate, resident
 from acestep.training.memory.spec import FRAMES_PER_S, SIZES, MemorySpec
 
-_TILE_FRAMES = 512  # the VAE makes longer pieces of music in parts (models/vae.py)
+_TILE_FRAMES = 512  # the VAE decodes longer latents in tiles (models/vae.py)
 _SAMPLES_PER_FRAME = 1920
 _KEPT, _TAKEN = 2, 2
 """In the last block of the VAE's decoder (diffusers 0.42.1, autoencoder_oobleck.py): signals of its width that are
@@ -25,8 +25,7 @@ in fp32."""
 
 @dataclass(frozen=True, slots=True)
 class Companions:
-    """The parts beside a checkpoint: numbers in the weights of each; of the VAE's last block the width, and by how much
-    it lengthens its input."""
+    """The models beside the checkpoint: their parameter counts, and the width and stride of the VAE's last block."""
 
     text_encoder: int = 595_776_512  # Qwen3-Embedding-0.6B
     vae: int = 168_660_608
@@ -36,7 +35,7 @@ class Companions:
 
 
 def estimate_samples(spec: MemorySpec, duration_s: float, components_root: Companions | None = None) -> Estimate:
-    """The peak while samples of that length are made, which is when they are decoded."""
+    """The peak while previews of this length are generated, which is during VAE decoding."""
     beside, size = components_root or Companions(), SIZES[spec.compute]
     encoder = sum(prod(shape) for name, shape in expected_shapes(spec.config).items() if name.startswith("encoder."))
     silence = beside.silence_frames * 64

@@ -1,4 +1,4 @@
-"""What the memory of a run depends on, from its settings. Importing this does not import torch."""
+"""The inputs of the memory estimate, derived from the settings of a run. Importing this does not import torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from acestep.training.configs import TrainingConfig
 from acestep.training.memory.activations import Passes
 
 SIZES = {"fp32": 4, "bf16": 2, "fp16": 2}
-"""Bytes of a number."""
+"""Bytes per element."""
 
 PACKED = {"int8": 1.0, "nf4": 0.5 + 2 / 64}
 """Bytes of a number of a quantized base (models/quantize.py): nf4 has a bf16 scale for each 64."""
@@ -45,18 +45,18 @@ _COMPUTE = {"cuda": "bf16", "xpu": "bf16", "mps": "fp16", "cpu": "fp32"}  # what
 
 @dataclass(frozen=True)
 class MemorySpec:
-    """All that the memory of a run depends on.
+    """Everything that the memory of a run depends on.
 
     Attributes:
-        config: of the checkpoint, with original names and all its keys.
-        kind, adapter, attention_type, train_mlp: what is trained.
-        frames: of the longest crop, 25 a second; tokens: of the longest condition.
-        batch_size, accumulation: songs at a time, batches to a step.
-        padded: songs of different lengths share a batch.
-        base: precision of the frozen weights; compute: of the arithmetic, "fp32" or a half precision.
-        optimizer: its name.
-        checkpoint_every: every n-th block is computed again; 0 is none.
-        ema: a moving average of the adapter is kept as well.
+        config: the full config.json of the base model.
+        kind, adapter, attention_type, train_mlp: the trained adapter and its target modules.
+        frames, tokens: lengths of the longest crop (25 frames per second) and of the longest condition.
+        batch_size, accumulation: samples per batch, and micro-batches per optimizer step.
+        padded: batches contain samples of different lengths.
+        base: dtype of the frozen weights; compute: dtype of the computation.
+        optimizer: name of the optimizer.
+        checkpoint_every: recompute the activations of every n-th block; 0 for none.
+        ema: also keep a moving average of the adapter.
         device: "cuda", "xpu", "mps" or "cpu".
     """
 

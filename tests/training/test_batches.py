@@ -47,7 +47,7 @@ def close(one, other):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_three_songs_at_once_equal_the_three_taken_singly(trained, examples, checkpointing):
+def test_a_batch_of_three_equals_three_single_samples(trained, examples, checkpointing):
     if checkpointing:
         trained[1].network.enable_gradient_checkpointing()
     singles = losses_and_gradient(trained, [collate([one]) for one in examples], 3)

@@ -20,7 +20,7 @@ def flags(tmp_path, **more):
     return {"tensor_dir": tmp_path, "checkpoint": "acestep-v15-turbo", "out": tmp_path / "run", "resume": None, **more}
 
 
-def test_the_defaults_are_those_of_the_existing_trainer():
+def test_the_defaults_are_those_of_ace_lora_trainer():
     config = TrainingConfig()
     wanted = {
         "adapter_type": "lora",
@@ -103,7 +103,7 @@ def test_a_plain_name_means_the_adapter_that_is_chosen(job):
         ("samples.shift", "0.5", "0 or from 1 to 5"),
     ],
 )
-def test_a_wrong_setting_is_refused_and_nothing_changes(job, key, value, message):
+def test_an_invalid_setting_is_rejected_and_nothing_changes(job, key, value, message):
     before = job.model_dump()
     with pytest.raises(ConfigError, match=message):
         set_value(job, key, value)
@@ -118,7 +118,7 @@ def test_a_job_is_made_from_flags_a_file_and_single_settings_in_this_order(tmp_p
     assert TrainJob.model_validate(json.loads(job.model_dump_json())) == job
 
 
-def test_a_new_run_begins_with_the_recommended_preset_or_another_and_what_is_given_wins(tmp_path):
+def test_a_new_run_starts_from_a_preset_and_given_values_override_it(tmp_path):
     plain = train_job_from_flags(flags(tmp_path), None, [])
     assert (plain.training.auto_save_best_after, plain.training.gradient_checkpointing) == (50, True)
     small = train_job_from_flags(flags(tmp_path), None, ["adapter_type=lokr", "max_epochs=7"], "gpu_8gb")
@@ -128,7 +128,7 @@ def test_a_new_run_begins_with_the_recommended_preset_or_another_and_what_is_giv
         train_job_from_flags(flags(tmp_path), None, [], "recomended")
 
 
-def test_all_problems_of_a_command_line_are_told_at_once(tmp_path):
+def test_all_problems_of_a_command_line_are_reported_at_once(tmp_path):
     with pytest.raises(ConfigError) as error:
         train_job_from_flags(flags(tmp_path), None, ["epochs=3", "batch_size=-1", "nonsense"])
     text = str(error.value)
@@ -137,14 +137,14 @@ def test_all_problems_of_a_command_line_are_told_at_once(tmp_path):
     assert "'nonsense' must have the form key=value" in text
 
 
-def test_a_command_line_does_not_begin_where_a_run_lies(tmp_path):
+def test_a_command_line_rejects_the_folder_of_another_run(tmp_path):
     (tmp_path / "run" / "checkpoints" / "epoch_1").mkdir(parents=True)
     with pytest.raises(TrainingError, match="already holds a run"):
         train_job_from_flags(flags(tmp_path), None, [])
     assert train_job_from_flags(flags(tmp_path, resume="auto"), None, []).resume == "auto"
 
 
-def test_a_run_that_goes_on_keeps_its_settings_but_for_those_that_are_given(tmp_path):
+def test_a_resumed_run_keeps_its_settings_except_for_given_ones(tmp_path):
     first = train_job_from_flags(flags(tmp_path), None, ["r=8", "max_epochs=5", "gradient_checkpointing=false"])
     RunFolder(first.out).write_settings(first.model_dump(mode="json", include={"training", "lora", "lokr"}))
     job = train_job_from_flags(flags(tmp_path, resume="auto"), None, ["max_epochs=9"])

@@ -9,7 +9,7 @@ def draw(**changes):
     return ExampleSampler(**{**facts, **changes})
 
 
-def test_crops_begin_at_even_frames_and_reach_both_ends():
+def test_crops_start_at_even_frames_and_reach_both_ends():
     generator = generator_for("crops")
     starts = {crop_start(21, 10, generator) for _ in range(500)}
     assert starts == {0, 2, 4, 6, 8, 10}
@@ -24,11 +24,11 @@ def test_songs_that_fit_and_crops_of_length_zero_are_left_whole():
     assert draw(max_frames=4)(sample, 0).context.shape == (4, 128)
 
 
-def test_the_middle_of_a_song_begins_at_an_even_frame():
+def test_the_middle_crop_starts_at_an_even_frame():
     assert [centre_start(21, 10), centre_start(20, 10), centre_start(10, 10), centre_start(30, 0)] == [4, 4, 0, 0]
 
 
-def test_a_song_meets_the_same_noise_whoever_shares_its_batch():
+def test_a_sample_gets_the_same_noise_in_any_batch():
     samples = make_samples([(30, 3), (20, 5), (40, 4)])
     chosen = draw(max_frames=16, cfg_dropout=0.5)
     alone = chosen(samples[1], 7)
@@ -44,7 +44,7 @@ def test_epochs_seeds_and_songs_differ_in_what_is_drawn():
     assert len(times) == 8
 
 
-def test_about_the_asked_share_of_conditions_is_dropped():
+def test_about_the_requested_share_of_conditions_is_dropped():
     samples = make_samples([(4, 2)])
     dropped = [draw(cfg_dropout=0.15)(samples[0], epoch).dropped for epoch in range(2000)]
     assert 0.12 < sum(dropped) / len(dropped) < 0.18
@@ -85,7 +85,7 @@ def test_the_number_of_steps_is_the_true_one_with_flushes():
     assert StepPlan(num_samples=5, seed=0, batch_size=1, accumulation=4, epochs=100, max_steps=30).num_steps() == 30
 
 
-def test_a_plan_goes_on_from_any_border_between_two_steps():
+def test_a_step_plan_resumes_from_any_step():
     plan = StepPlan(num_samples=7, seed=3, batch_size=2, accumulation=1, epochs=3)
     whole = list(plan.steps())
     epoch = samples = 0
@@ -95,7 +95,7 @@ def test_a_plan_goes_on_from_any_border_between_two_steps():
         epoch, samples = (step.epoch + 1, 0) if step.ends_epoch else (step.epoch, samples + step.num_samples)
 
 
-def test_another_batch_size_goes_on_with_the_songs_that_are_left():
+def test_another_batch_size_continues_with_the_remaining_samples():
     before = StepPlan(num_samples=7, seed=3, batch_size=1, accumulation=4, epochs=2)
     first = next(before.steps())
     after = StepPlan(num_samples=7, seed=3, batch_size=2, accumulation=1, epochs=2)

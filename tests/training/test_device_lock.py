@@ -41,7 +41,7 @@ def estimate(context, monkeypatch):
 
 
 @pytest.mark.parametrize("job", [train, preprocess, estimate])
-def test_a_card_that_the_captioner_uses_is_waited_for_before_anything_is_loaded(job, tmp_path, monkeypatch):
+def test_training_waits_for_a_gpu_in_use_before_it_loads_a_model(job, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "captioner").mkdir()
     (tmp_path / "job").mkdir()

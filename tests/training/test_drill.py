@@ -21,7 +21,7 @@ from tests.training.runs import log_of, make_job, tensors_for
 SEED = 31  # a kill, a stop and a full disk
 
 
-def test_three_faults_leave_every_file_whole_and_the_end_unchanged(tmp_path, tiny_checkpoint):
+def test_three_faults_leave_every_file_complete_and_the_result_unchanged(tmp_path, tiny_checkpoint):
     drill = Drill(tmp_path, seed=SEED)
     drill.run(works(tmp_path, tiny_checkpoint)[:3], kills=3, per_life=1)
     assert not drill.broken
@@ -51,7 +51,7 @@ def test_only_what_ended_processes_have_left_is_removed(tmp_path):
     assert len(temporaries(tmp_path)) == 2
 
 
-def test_a_stop_that_is_asked_for_while_a_process_starts_counts_once(tmp_path, tiny_checkpoint):
+def test_a_stop_requested_while_a_process_starts_counts_once(tmp_path, tiny_checkpoint):
     job = make_job(tensors_for(tmp_path / "tensors", tiny_checkpoint, [(20, 6)]), tiny_checkpoint, tmp_path / "run")
     write_job(job.out, "train", job)
     (job.out / "cancel").touch()
@@ -62,7 +62,7 @@ def test_a_stop_that_is_asked_for_while_a_process_starts_counts_once(tmp_path, t
     assert isinstance(log_of(job.out)[-1], Finished)
 
 
-def test_too_little_memory_for_the_model_is_told_in_words(tmp_path, tiny_checkpoint, monkeypatch):
+def test_out_of_memory_while_loading_is_reported_with_a_hint(tmp_path, tiny_checkpoint, monkeypatch):
     def scarce(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 

@@ -35,7 +35,7 @@ def test_a_dropped_condition_is_the_null_embedding_on_every_token():
     assert torch.equal(dropped[1], condition[1])
 
 
-def test_the_decoder_is_asked_about_the_point_between_music_and_noise():
+def test_the_decoder_receives_the_interpolated_latents():
     [sample] = make_samples([(6, 3)])
     asked = {}
 
@@ -52,7 +52,7 @@ def test_the_decoder_is_asked_about_the_point_between_music_and_noise():
 
 
 @pytest.mark.parametrize(("mu", "sigma"), [(-0.4, 1.0), (0.5, 0.3)])
-def test_times_are_the_later_of_two_logit_normal_draws(mu, sigma):
+def test_timesteps_are_the_larger_of_two_logit_normal_draws(mu, sigma):
     generator = torch.Generator().manual_seed(0)
     drawn = torch.tensor([draw_timestep(generator, mu=mu, sigma=sigma) for _ in range(20_000)])
     normal = torch.distributions.Normal(mu, sigma)
@@ -61,7 +61,7 @@ def test_times_are_the_later_of_two_logit_normal_draws(mu, sigma):
         assert float((drawn <= t).float().mean()) == pytest.approx(float(wanted), abs=0.015)
 
 
-def test_the_grid_of_times_cuts_that_law_into_equal_parts():
+def test_the_timestep_quantiles_split_the_distribution_equally():
     generator = torch.Generator().manual_seed(0)
     drawn = torch.tensor([draw_timestep(generator, mu=-0.4, sigma=1.0) for _ in range(20_000)])
     grid = timestep_quantiles(8, mu=-0.4, sigma=1.0)
@@ -73,7 +73,7 @@ def test_the_grid_of_times_cuts_that_law_into_equal_parts():
 @pytest.mark.parametrize(
     ("t", "weight"), [(0.5, 1.0), (0.9, 1.0), (0.25, 5 / 9), (0.1, 5 / 81), (0.0, 0.0), (1.0, 1e-6)]
 )
-def test_min_snr_weighs_clean_times_less(t, weight):
+def test_min_snr_weights_clean_timesteps_less(t, weight):
     assert LOSS_WEIGHTS["min_snr"].load()(t, 5.0) == pytest.approx(weight, rel=1e-5, abs=1e-9)
     assert LOSS_WEIGHTS["none"].load()(t, 5.0) == 1.0
 

@@ -60,7 +60,7 @@ def test_the_threshold_can_be_chosen():
     assert [alert.used_mb for alert in alerts] == [7000.0]
 
 
-def test_readings_are_of_the_whole_card_whoever_uses_it():
+def test_readings_cover_the_whole_gpu():
     taken = reading(used_mb=9000, allocated_mb=100)
     assert taken.utilization_pct == pytest.approx(90)
     assert taken.used_mb == 9000
@@ -98,7 +98,7 @@ def test_the_summary_has_the_peaks_and_averages():
     assert "3 readings" in text
 
 
-def test_a_reset_forgets_everything_and_arms_the_alert_again():
+def test_a_reset_clears_the_history_and_rearms_the_alert():
     monitor = GPUMonitor(read=lambda: reading(9500))
     for _ in range(2):
         alerts = []
@@ -111,7 +111,7 @@ def test_a_reset_forgets_everything_and_arms_the_alert_again():
         assert monitor.format_summary() == "No GPU data collected"
 
 
-def test_without_a_card_the_watch_ends_by_itself_and_nothing_is_collected():
+def test_without_a_gpu_the_monitor_stops_and_collects_nothing():
     monitor = GPUMonitor(read=lambda: None, poll_interval_sec=0.001)
     monitor.start()
     monitor.stop()
@@ -180,7 +180,7 @@ case "$1" in
 esac"""
 
 
-def test_the_other_programs_on_the_card_are_listed_the_largest_first(fake_tool):
+def test_other_programs_on_the_gpu_are_listed_largest_first(fake_tool):
     fake_tool(ANSWERS)
     found = other_processes()
     assert [(other.name, other.pid, other.memory_gb) for other in found] == [
@@ -190,7 +190,7 @@ def test_the_other_programs_on_the_card_are_listed_the_largest_first(fake_tool):
     ]
 
 
-def test_the_state_of_the_card_is_told_in_one_line(fake_tool):
+def test_the_gpu_status_fits_on_one_line(fake_tool):
     fake_tool(ANSWERS)
     status = vram_status()
     assert (status.name, status.used_gb, status.total_gb, status.level) == ("NVIDIA GeForce RTX 4090", 3, 24, "ample")
@@ -200,7 +200,7 @@ def test_the_state_of_the_card_is_told_in_one_line(fake_tool):
     assert driver_version() == "570.86.15"
 
 
-def test_the_card_that_this_program_may_use_is_asked_about(fake_tool, tmp_path, monkeypatch):
+def test_the_visible_gpu_is_queried(fake_tool, tmp_path, monkeypatch):
     fake_tool(ANSWERS)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
     vram_status()
@@ -208,19 +208,19 @@ def test_the_card_that_this_program_may_use_is_asked_about(fake_tool, tmp_path, 
 
 
 @pytest.mark.parametrize("script", ["exit 9", "echo 'No devices were found'; exit 6", "echo 1, 2", "echo a, b, c"])
-def test_a_tool_that_fails_or_answers_nonsense_means_that_nothing_is_known(fake_tool, script):
+def test_a_tool_that_fails_or_gives_invalid_output_gives_no_reading(fake_tool, script):
     fake_tool(script)
     assert gpu_memory() is None
     assert other_processes() == []
 
 
-def test_a_tool_that_hangs_is_given_up(fake_tool, monkeypatch):
+def test_a_tool_that_hangs_times_out(fake_tool, monkeypatch):
     fake_tool("exec sleep 30")
     monkeypatch.setattr("acestep.training.nvidia_smi.TIMEOUT_S", 0.2)
     assert other_processes() == []
 
 
-def test_the_state_of_the_card_is_known_without_torch(tmp_path):
+def test_the_gpu_status_needs_no_torch(tmp_path):
     code = (
         "import sys; from acestep.training.gpu_monitor import vram_status\n"
         "print(vram_status()); sys.exit('torch' in sys.modules)"

@@ -72,7 +72,7 @@ def close(one, other):
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
-def test_three_songs_at_once_move_the_weights_as_three_songs_one_by_one():
+def test_a_batch_of_three_updates_the_weights_like_three_single_samples():
     at_once, one_by_one, mixed = (
         Rig(num_samples=3, batch_size=b, accumulation=a).run() for b, a in ((3, 1), (1, 3), (2, 2))
     )
@@ -83,7 +83,7 @@ def test_three_songs_at_once_move_the_weights_as_three_songs_one_by_one():
     assert at_once.reports[0].grad_norm == pytest.approx(one_by_one.reports[0].grad_norm, rel=1e-5)
 
 
-def test_the_left_over_songs_of_an_epoch_take_a_whole_step():
+def test_the_remaining_samples_of_an_epoch_take_a_full_step():
     flushed = Rig(num_samples=5, accumulation=4).run()
     *_, left_over = flushed.steps
     alone = Rig(num_samples=5)
@@ -95,7 +95,7 @@ def test_the_left_over_songs_of_an_epoch_take_a_whole_step():
     close(flushed.decoder.point, alone.decoder.point)
 
 
-def test_long_gradients_are_cut_and_their_true_norm_is_told():
+def test_gradients_are_clipped_and_the_original_norm_is_reported():
     free, cut = Rig(num_samples=1).run(), Rig(num_samples=1, max_grad_norm=0.01).run()
     assert free.reports[0].grad_norm == pytest.approx(cut.reports[0].grad_norm)
     start = ToyDecoder()
@@ -104,7 +104,7 @@ def test_long_gradients_are_cut_and_their_true_norm_is_told():
     assert near <= 0.1 * 0.01 + 1e-6
 
 
-def test_a_song_without_a_finite_loss_is_left_out_as_if_it_were_not_there():
+def test_a_sample_with_a_non_finite_loss_is_dropped_from_its_step():
     spoilt = Rig(num_samples=4, batch_size=2, accumulation=2, spoil=lambda i, e: math.nan if i == 1 else 1.0).run()
     fair = Rig(num_samples=4, accumulation=4)
     fair.steps = [TrainingStep(0, [batch for batch in fair.steps[0].micro_batches if batch != [1]], ends_epoch=True)]
@@ -115,7 +115,7 @@ def test_a_song_without_a_finite_loss_is_left_out_as_if_it_were_not_there():
     assert spoilt.reports[0].loss == pytest.approx(fair.reports[0].loss, rel=1e-5)
 
 
-def test_a_step_without_any_finite_song_moves_nothing_and_the_run_goes_on():
+def test_a_step_without_finite_samples_changes_no_weight_and_training_continues():
     rig = Rig(num_samples=2, epochs=2, spoil=lambda i, epoch: math.inf if epoch == 0 else 1.0).run()
     assert torch.equal(rig.weights[1], ToyDecoder().point)
     assert not torch.equal(rig.weights[3], rig.weights[1])
@@ -125,7 +125,7 @@ def test_a_step_without_any_finite_song_moves_nothing_and_the_run_goes_on():
     assert rig.progress.step == 4
 
 
-def test_too_many_in_a_row_end_the_run_with_a_diagnosis_and_untouched_weights():
+def test_too_many_non_finite_losses_end_the_run_with_unchanged_weights():
     rig = Rig(num_samples=3, epochs=9, max_not_finite=4, spoil=lambda i, epoch: math.nan if epoch else 1.0)
     with pytest.raises(LossNotFinite, match=r"4 times in a row \(4 in total\), last in epoch 3, step 7") as error:
         rig.run()
@@ -134,7 +134,7 @@ def test_too_many_in_a_row_end_the_run_with_a_diagnosis_and_untouched_weights():
     assert rig.progress.between_steps
 
 
-def test_a_good_step_begins_the_count_anew_and_zero_never_ends_a_run():
+def test_a_finite_step_resets_the_count_and_zero_never_ends_a_run():
     one_in_three = Rig(num_samples=3, epochs=9, max_not_finite=3, spoil=lambda i, e: math.nan if i == 1 else 1.0).run()
     assert one_in_three.progress.not_finite == 9
     assert Rig(num_samples=2, epochs=9, max_not_finite=0, spoil=lambda i, e: math.nan).run().progress.step == 18
@@ -153,7 +153,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights():
         again.run()
 
 
-def test_an_overflow_of_the_loss_scale_costs_no_step():
+def test_an_overflow_of_the_loss_scale_skips_no_step():
     rig = Rig(num_samples=2, dtype=torch.float16)
     scaler = rig.fabric.strategy.precision.scaler
     scaler._init_scale = 2.0**40
@@ -164,7 +164,7 @@ def test_an_overflow_of_the_loss_scale_costs_no_step():
     assert scaler.get_scale() < 2.0**40
 
 
-def test_a_stop_in_the_middle_of_an_accumulation_leaves_the_last_border():
+def test_a_stop_during_accumulation_leaves_the_state_of_the_last_step():
     rig = Rig(num_samples=6, accumulation=3, stop_after=4, dropout=0.3)
     with seeded_generators(0, CPU):
         with pytest.raises(JobCancelled):

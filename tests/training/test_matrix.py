@@ -55,10 +55,10 @@ def stopped_run_equals_unbroken(tensors, tiny_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "base"), list(itertools.product(ADAPTERS.names, BASES)))
-def test_every_adapter_trains_over_every_base_and_goes_on_exactly(kind, base, stopped_run_equals_unbroken):
+def test_every_adapter_trains_over_every_base_precision_and_resumes_exactly(kind, base, stopped_run_equals_unbroken):
     stopped_run_equals_unbroken(adapter_type=kind, **BASES[base])
 
 
 @pytest.mark.parametrize(("optimizer", "schedule"), list(itertools.product(OPTIMIZERS.names, SCHEDULES.names)))
-def test_every_optimizer_goes_on_exactly_with_every_schedule(optimizer, schedule, stopped_run_equals_unbroken):
+def test_every_optimizer_resumes_exactly_with_every_schedule(optimizer, schedule, stopped_run_equals_unbroken):
     stopped_run_equals_unbroken(adapter_type="lora", optimizer_type=optimizer, scheduler_type=schedule)

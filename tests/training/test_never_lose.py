@@ -39,7 +39,7 @@ def test_checkpoints_come_by_the_clock_too_in_the_middle_of_an_epoch(job):
     assert names(job()) == ["epoch_1_step_1", "epoch_1", "epoch_2"]
 
 
-def test_only_the_last_are_kept_and_the_run_goes_on_from_them(job):
+def test_only_the_last_checkpoints_are_kept_and_the_run_resumes_from_them(job):
     _, events = run(job(max_epochs=5, save_every_n_epochs=1, keep_last_n_checkpoints=2, auto_save_best_after=1))
     assert names(job()) == ["epoch_4", "epoch_5"]
     assert (job().out / "best" / "adapter").is_dir()
@@ -50,7 +50,7 @@ def test_only_the_last_are_kept_and_the_run_goes_on_from_them(job):
     assert [event.step for event in of_kind(events, StepLogged)] == [11, 12]
 
 
-def test_what_a_person_has_named_marked_or_brought_is_never_removed(job):
+def test_renamed_or_modified_checkpoints_are_never_removed(job):
     run(job(max_epochs=4, save_every_n_epochs=1))
     checkpoints = RunFolder(job().out).checkpoints
     (checkpoints / "epoch_1").rename(checkpoints / "the good one")
@@ -61,7 +61,7 @@ def test_what_a_person_has_named_marked_or_brought_is_never_removed(job):
     assert kept == {"the good one", "epoch_2", "epoch_1_loss_0.5", "epoch_5"}
 
 
-def test_going_back_removes_nothing_of_the_way_that_was_left(job):
+def test_resuming_from_an_earlier_checkpoint_removes_no_later_one(job):
     run(job(max_epochs=4, save_every_n_epochs=1))
     back = str(RunFolder(job().out).checkpoints / "epoch_1")
     run(job(max_epochs=2, keep_last_n_checkpoints=1, resume=back))
@@ -69,7 +69,7 @@ def test_going_back_removes_nothing_of_the_way_that_was_left(job):
     assert RunFolder(job().out).latest_checkpoint().name == "epoch_2"
 
 
-def test_a_checkpoint_that_cannot_be_removed_is_told_and_the_run_goes_on(job, monkeypatch):
+def test_a_checkpoint_that_cannot_be_removed_is_reported_and_training_continues(job, monkeypatch):
     def locked(path):
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -81,7 +81,7 @@ def test_a_checkpoint_that_cannot_be_removed_is_told_and_the_run_goes_on(job, mo
     assert "was not removed" in warnings[0]
 
 
-def test_a_paused_run_waits_between_two_steps_and_goes_on_as_if_nothing_was(job):
+def test_a_paused_run_waits_between_two_steps_and_resumes_exactly(job):
     pause = job().out / "pause"
     pause.parent.mkdir()
     pause.touch()
@@ -94,7 +94,7 @@ def test_a_paused_run_waits_between_two_steps_and_goes_on_as_if_nothing_was(job)
     assert result["steps"] == 2
 
 
-def test_scarce_memory_of_the_card_is_told_between_steps_and_summed_up_at_the_end():
+def test_low_gpu_memory_is_reported_between_steps_and_summarized_at_the_end():
     told = []
     monitor = GPUMonitor(92, 0.01, read=lambda: GPUSnapshot(time.time(), 9_000.0, 9_500.0, 512.0, 10_240.0))
     with MemoryMonitor(torch.device("cuda:0"), told.append, monitor=monitor) as watch:
@@ -110,7 +110,7 @@ def test_scarce_memory_of_the_card_is_told_between_steps_and_summed_up_at_the_en
     assert not any(thread.name == "GPU monitor" for thread in threading.enumerate())
 
 
-def test_without_a_card_nothing_is_watched():
+def test_without_a_gpu_nothing_is_monitored():
     told = []
     with MemoryMonitor(torch.device("cpu"), told.append) as watch:
         watch.tell()

@@ -76,19 +76,19 @@ def test_the_seven_presets_are_listed():
 
 
 @pytest.mark.parametrize("name", SEVEN)
-def test_a_general_preset_has_the_numbers_that_are_promised(name):
+def test_a_general_preset_has_the_documented_values(name):
     values = load_preset(name)
     assert values.items() >= {**dict(zip(COLUMNS.split(), TABLE[name], strict=True)), **COMMON}.items()
     assert values["early_stop_patience"] == (200 if name == "high_quality" else 0)
     assert values.get("snr_gamma", 5.0) == 5.0
 
 
-def test_the_presets_for_cards_are_listed_under_the_names_of_the_page_the_largest_first():
+def test_gpu_presets_are_listed_by_page_label_largest_first():
     assert list(gpu_presets()) == list(dict.fromkeys(label for label, _ in GPU_TABLE))
 
 
 @pytest.mark.parametrize(("label", "adapter"), GPU_TABLE)
-def test_a_preset_for_a_card_has_the_numbers_that_are_promised(label, adapter):
+def test_a_gpu_preset_has_the_documented_values(label, adapter):
     values = load_preset(gpu_presets()[label], adapter)
     crop = 1000 if "(8GB)" in label else 1500
     wanted = dict(zip(GPU_COLUMNS.split(), (*GPU_TABLE[label, adapter], 50, crop), strict=True))
@@ -167,7 +167,7 @@ def test_the_examples_of_the_guide_run_as_shown(tmp_path):
     assert load_preset(path) == {"max_epochs": 3, "lora_r": 8, "lora_dropout": 0.0}
 
 
-def test_all_problems_of_a_users_preset_are_told_at_once_and_nothing_is_changed(tmp_path):
+def test_all_problems_of_a_user_preset_are_reported_at_once_and_nothing_changes(tmp_path):
     path = tmp_path / "mine.json"
     wrong = {"max_epoch": 3, "lora_rr": 8, "lora_alpha": 0, "optimizer_type": "sgd", "batch_size": 2}
     path.write_text(json.dumps(wrong), encoding="utf-8")
@@ -183,7 +183,7 @@ def test_all_problems_of_a_users_preset_are_told_at_once_and_nothing_is_changed(
     assert (training, lora) == (TrainingConfig(), LoRAConfig())
 
 
-def test_what_only_the_existing_trainer_knows_in_a_preset_is_told_and_left_out(tmp_path):
+def test_keys_that_only_ace_lora_trainer_has_are_reported_and_skipped(tmp_path):
     path = tmp_path / "old.json"
     old = {"encoder_offloading": True, "torch_compile": False, "shift": 3.0, "max_epochs": 3}
     path.write_text(json.dumps(old), encoding="utf-8")
@@ -212,7 +212,7 @@ def test_a_chosen_preset_can_be_copied_with_its_reason():
         (Path("none"), "does not exist", "recommended"),
     ],
 )
-def test_a_preset_that_is_not_there_is_refused_with_what_there_is(name, message, hint):
+def test_an_unknown_preset_is_rejected_with_the_known_names(name, message, hint):
     with pytest.raises(ConfigError, match=message) as error:
         load_preset(name)
     assert hint in error.value.hint
@@ -220,7 +220,7 @@ def test_a_preset_that_is_not_there_is_refused_with_what_there_is(name, message,
 
 
 @pytest.mark.parametrize(("content", "message"), [("[]", "is not a preset"), ("{", "not valid JSON")])
-def test_a_file_that_is_no_preset_is_refused_by_name(tmp_path, content, message):
+def test_a_file_that_is_not_a_preset_is_rejected_with_its_path(tmp_path, content, message):
     path = tmp_path / "mine.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match=message) as error:
@@ -228,7 +228,7 @@ def test_a_file_that_is_no_preset_is_refused_by_name(tmp_path, content, message)
     assert "mine.json" in str(error.value)
 
 
-def test_settings_of_an_adapter_that_nobody_takes_are_refused():
+def test_settings_of_an_unknown_adapter_are_rejected():
     with pytest.raises(ConfigError, match=r"lokr\.factor") as error:
         apply_preset(TrainingConfig(adapter_type="lokr"), LoRAConfig(), "gpu_24gb")
     assert "apply_preset" in error.value.hint
@@ -257,14 +257,14 @@ def test_dora_takes_the_settings_of_lora():
         (3.9, "vram_8gb"),
     ],
 )
-def test_a_card_counts_as_the_size_on_its_box(total_gib, wanted):
+def test_the_nominal_memory_size_of_a_gpu_counts(total_gib, wanted):
     chosen = preset_for_memory(total_gib)
     assert chosen == wanted
     assert f"{total_gib:.1f} GiB" in chosen.reason
 
 
 @pytest.mark.parametrize("backend", ["cuda", "xpu"])
-def test_the_preset_is_chosen_by_the_card_of_this_machine(monkeypatch, backend):
+def test_the_preset_is_chosen_by_the_gpu(monkeypatch, backend):
     card = SimpleNamespace(total_memory=22.5 * 2**30)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: backend == "cuda")
     monkeypatch.setattr(getattr(torch, backend), "is_available", lambda: True)
@@ -276,7 +276,7 @@ def test_the_preset_is_chosen_by_the_card_of_this_machine(monkeypatch, backend):
 
 
 @pytest.mark.parametrize(("mps", "wanted"), [(True, "recommended"), (False, "vram_8gb")])
-def test_without_such_a_card_the_preset_is_one_that_runs(monkeypatch, mps, wanted):
+def test_without_a_supported_gpu_a_preset_that_runs_is_chosen(monkeypatch, mps, wanted):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.xpu, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)

@@ -72,7 +72,7 @@ def kill_at(folder: Path, step: int, delay_s: float) -> None:
 
 
 @pytest.mark.parametrize("kind", ["lora", "lokr"])
-def test_a_run_killed_twice_equals_one_that_was_not(kind, job):
+def test_a_run_killed_twice_equals_an_uninterrupted_one(kind, job):
     chance = random.Random(f"{kind} 1")
     settings = {"adapter_type": kind, "max_epochs": 20, "max_steps": STEPS, "save_every_n_steps": 7}
     settings |= {"auto_save_best_after": 4, "cfg_dropout_prob": 0.3, "lora__dropout": 0.2, "lokr__dropout": 0.2}
@@ -103,7 +103,7 @@ def unbroken(request, tensors, tiny_checkpoint, tmp_path_factory):
 
 
 @pytest.mark.parametrize("asked", [1, 8, 15])
-def test_a_run_stopped_anywhere_goes_on_exactly(asked, unbroken, job):
+def test_a_run_stopped_anywhere_resumes_exactly(asked, unbroken, job):
     """Before the first step, in the middle of an accumulation and, in the third epoch, of an epoch."""
     kind, whole = unbroken
     stopped = job("stopped", adapter_type=kind, **STOPPED)
@@ -120,7 +120,7 @@ def test_a_run_stopped_anywhere_goes_on_exactly(asked, unbroken, job):
     assert any(f"Resuming from {saved}" in event.message for event in of_kind(events, LogMessage))
 
 
-def test_a_finished_run_is_delivered_again_and_goes_on_when_given_more_epochs(job):
+def test_a_finished_run_is_exported_again_and_resumes_with_more_epochs(job):
     first, _ = run(job())
     again, events = run(job(resume="auto"))
     assert {**again, "adapter": ""} == {**first, "adapter": ""}
@@ -133,14 +133,14 @@ def test_a_finished_run_is_delivered_again_and_goes_on_when_given_more_epochs(jo
     assert rates == sorted(rates, reverse=True)
 
 
-def test_going_back_to_an_earlier_checkpoint_takes_the_same_way_again(job):
+def test_resuming_from_an_earlier_checkpoint_repeats_the_same_steps(job):
     run(job(save_every_n_epochs=1))
     before = files(RunFolder(job().out).checkpoints / "epoch_4" / "state")
     run(job(save_every_n_epochs=1, resume=str(job().out / "checkpoints" / "epoch_2")))
     assert files(RunFolder(job().out).checkpoints / "epoch_4" / "state") == before
 
 
-def test_another_batch_size_learning_rate_or_weight_decay_may_be_gone_on_with(job):
+def test_a_run_resumes_with_another_batch_size_learning_rate_or_weight_decay(job):
     run(job(max_steps=4))
     changed = {"batch_size": 2, "gradient_accumulation_steps": 1, "learning_rate": 1e-3, "weight_decay": 0.5}
     result, events = run(job(resume="auto", **changed))
@@ -148,7 +148,7 @@ def test_another_batch_size_learning_rate_or_weight_decay_may_be_gone_on_with(jo
     assert max(event.lr for event in of_kind(events, StepLogged)) <= 1e-3
 
 
-def test_the_untouched_model_is_measured_again_when_the_crop_changes(job):
+def test_the_baseline_is_evaluated_again_when_the_crop_changes(job):
     first, _ = run(job(max_steps=1))
     same, _ = run(job(resume="auto", max_steps=2))
     other, _ = run(job(resume="auto", max_steps=3, max_latent_length=10))
@@ -165,7 +165,7 @@ def test_the_untouched_model_is_measured_again_when_the_crop_changes(job):
         ({"seed": 1, "optimizer_type": "adafactor"}, "optimizer_type is adafactor now and was adamw; seed is 1 now"),
     ],
 )
-def test_what_cannot_change_is_refused_by_name(job, changes, named):
+def test_changed_fixed_settings_are_rejected_by_name(job, changes, named):
     run(job(max_steps=1))
     with pytest.raises(TrainingError, match="with other settings") as error:
         run(job(resume="auto", **changes))
@@ -173,14 +173,14 @@ def test_what_cannot_change_is_refused_by_name(job, changes, named):
     assert RunFolder(job().out).read_settings()["lora"]["r"] == 4
 
 
-def test_other_songs_are_refused(job, tiny_checkpoint, tmp_path):
+def test_other_samples_are_rejected(job, tiny_checkpoint, tmp_path):
     run(job(max_steps=1))
     fewer = tensors_for(tmp_path / "fewer", tiny_checkpoint, [(24, 5)])
     with pytest.raises(TrainingError, match="songs is"):
         run(make_job(fewer, tiny_checkpoint, job().out, resume="auto"))
 
 
-def test_a_new_run_is_refused_where_one_lies_and_nothing_is_touched(job):
+def test_a_new_run_is_rejected_in_the_folder_of_another_and_changes_nothing(job):
     run(job(max_steps=1))
     before = files(job().out)
     with pytest.raises(TrainingError, match="already holds a run"):
@@ -188,7 +188,7 @@ def test_a_new_run_is_refused_where_one_lies_and_nothing_is_touched(job):
     assert files(job().out) == before
 
 
-def test_a_run_goes_on_from_weights_alone_and_says_so(job, tmp_path):
+def test_a_run_resumes_from_adapter_weights_only_and_warns(job, tmp_path):
     run(job(auto_save_best_after=1, max_epochs=6))
     shutil.rmtree(job().out / "checkpoints")
     result, events = run(job(resume="auto", max_epochs=8))
@@ -202,7 +202,7 @@ def test_a_run_goes_on_from_weights_alone_and_says_so(job, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["lora", "lokr"])
-def test_weights_taken_from_elsewhere_begin_where_they_ended(kind, job):
+def test_weights_of_another_run_start_from_its_epoch(kind, job):
     first, _ = run(job("first", adapter_type=kind, max_epochs=8, learning_rate=2e-2))
     source = job("first").out / "final"
     result, events = run(job("second", adapter_type=kind, resume=str(source), max_steps=1, learning_rate=1e-9))
@@ -212,7 +212,7 @@ def test_weights_taken_from_elsewhere_begin_where_they_ended(kind, job):
     assert first["fit_loss"] < first["fit_loss_before"]
 
 
-def test_a_run_of_the_existing_trainer_goes_on_from_its_weights_and_epoch(job):
+def test_a_run_of_ace_lora_trainer_resumes_from_its_weights_and_epoch(job):
     """Its files have no card and alpha beside r: the weights are taken by their scale."""
     run(job("ours", max_epochs=2))
     theirs = job("theirs").out / "checkpoints" / "epoch_2_loss_0.5" / "adapter"

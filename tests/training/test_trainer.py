@@ -44,7 +44,7 @@ def told(events):
 
 
 @pytest.mark.parametrize("kind", ["lora", "lokr"])
-def test_a_run_learns_and_leaves_all_that_it_promises(kind, tiny_checkpoint, tmp_path):
+def test_a_run_learns_and_writes_all_documented_files(kind, tiny_checkpoint, tmp_path):
     tensors = tensors_for(tmp_path, tiny_checkpoint, [*LENGTHS, (20, 6), (22, 5)])
     settings = {"adapter_type": kind, "attention_type": "both", "max_epochs": 30, "learning_rate": 2e-2}
     settings |= {"auto_save_best_after": 5, "save_every_n_epochs": 12, "measure_every_n_epochs": 10}
@@ -69,7 +69,7 @@ def test_a_run_learns_and_leaves_all_that_it_promises(kind, tiny_checkpoint, tmp
     assert len(of_kind(events, EpochLogged)) == 30
 
 
-def test_the_adapter_tells_what_it_was_trained_on_and_with(job):
+def test_the_adapter_file_records_its_dataset_and_settings(job):
     result, _ = run(job())
     card = read_metadata(job().out / "final")
     assert (card.trigger_word, card.tag_position) == ("zyxtag", "append")
@@ -82,7 +82,7 @@ def test_the_adapter_tells_what_it_was_trained_on_and_with(job):
     assert card.dataset_hash
 
 
-def test_the_logs_show_losses_rate_and_figures(job):
+def test_the_logs_contain_losses_learning_rate_and_metrics(job):
     run(job(measure_every_n_epochs=2))
     logs = EventAccumulator(str(job().out / "logs" / "version_0")).Reload()
     steps = {tag: [event.step for event in logs.Scalars(tag)] for tag in logs.Tags()["scalars"]}
@@ -91,7 +91,7 @@ def test_the_logs_show_losses_rate_and_figures(job):
     assert steps["fit_loss"] == [0, 6, 12]
 
 
-def test_two_runs_in_one_process_are_the_same_and_leave_no_trace(job):
+def test_two_runs_in_one_process_are_equal_and_leave_no_state(job):
     before = torch.get_rng_state()
     one, first = run(job("one", cfg_dropout_prob=0.5))
     other, second = run(job("two", cfg_dropout_prob=0.5))
@@ -103,7 +103,7 @@ def test_two_runs_in_one_process_are_the_same_and_leave_no_trace(job):
     assert {k: v for k, v in one.items() if k != "adapter"} == {k: v for k, v in other.items() if k != "adapter"}
 
 
-def test_the_batch_size_is_a_matter_of_speed_alone(job):
+def test_the_batch_size_affects_only_speed(job):
     losses = []
     for batch, accumulation in ((4, 1), (1, 4), (2, 2)):
         settings = {"batch_size": batch, "gradient_accumulation_steps": accumulation, "lora__dropout": 0.0}
@@ -113,7 +113,7 @@ def test_the_batch_size_is_a_matter_of_speed_alone(job):
     assert losses[0] == pytest.approx(losses[2], rel=1e-4)
 
 
-def test_the_rate_warms_up_over_a_tenth_and_falls_to_the_true_end(job):
+def test_the_learning_rate_warms_up_over_a_tenth_and_decays_to_the_last_step(job):
     _, events = run(job(max_epochs=10))
     rates = [event.lr for event in of_kind(events, StepLogged)]
     assert len(rates) == 30
@@ -136,7 +136,7 @@ def test_every_optimizer_trains_the_true_decoder(job, optimizer, schedule):
         assert [event.lr for event in of_kind(events, StepLogged)] == [0.1, 1.0, 1.0]
 
 
-def test_choices_that_do_not_mean_what_they_seem_to_are_told(job):
+def test_overridden_settings_are_reported(job):
     settings = {"optimizer_type": "prodigy", "batch_size": 9, "max_steps": 1, "lokr__use_tucker": True}
     _, events = run(job(adapter_type="lokr", learning_rate=1e-4, **settings))
     text = "\n".join(told(events))
@@ -155,7 +155,7 @@ def test_it_stops_early_when_the_mean_no_longer_falls_even_without_saving_the_be
     assert (RunFolder(job().out).checkpoints / f"epoch_{result['epochs']}").is_dir()
 
 
-def test_gradient_checkpointing_computes_layers_twice_and_changes_nothing(job, tiny_checkpoint, monkeypatch):
+def test_gradient_checkpointing_recomputes_layers_and_changes_nothing(job, tiny_checkpoint, monkeypatch):
     calls = []
     original = AceStepDiT.enable_gradient_checkpointing
 
@@ -181,7 +181,7 @@ def test_bf16_keeps_the_adapter_in_fp32_and_learns(job):
     assert {value.dtype for key, value in state.items() if "exp_avg" in key} == {torch.float32}
 
 
-def test_a_broken_song_is_told_by_name_and_the_rest_is_trained(tiny_checkpoint, tmp_path):
+def test_a_broken_sample_is_reported_and_the_others_are_trained(tiny_checkpoint, tmp_path):
     tensors = tensors_for(tmp_path, tiny_checkpoint)
     (tensors / "song 1.pt").write_bytes(b"not a tensor file")
     result, events = run(make_job(tensors, tiny_checkpoint, tmp_path / "run"))
@@ -198,7 +198,7 @@ def test_no_usable_song_is_an_error(tiny_checkpoint, tmp_path):
     assert not RunFolder(tmp_path / "run").occupied
 
 
-def test_cheap_refusals_come_before_the_model_is_loaded(job, tmp_path, tiny_checkpoint, monkeypatch):
+def test_cheap_checks_come_before_the_model_is_loaded(job, tmp_path, tiny_checkpoint, monkeypatch):
     def never(*_arguments, **_settings):
         raise AssertionError("the model was loaded")
 
@@ -218,7 +218,7 @@ def test_cheap_refusals_come_before_the_model_is_loaded(job, tmp_path, tiny_chec
         run(job())
 
 
-def test_a_disk_too_small_for_the_saves_is_refused_before_the_first_step(job, monkeypatch):
+def test_a_disk_too_small_for_checkpoints_is_rejected_before_the_first_step(job, monkeypatch):
     asked = []
 
     def require_space(folder, num_bytes):
@@ -233,7 +233,7 @@ def test_a_disk_too_small_for_the_saves_is_refused_before_the_first_step(job, mo
     assert not RunFolder(job().out).occupied
 
 
-def test_a_disk_that_fills_up_during_the_run_leaves_the_last_checkpoint_and_says_so(job, monkeypatch):
+def test_a_full_disk_leaves_the_last_checkpoint_and_names_it(job, monkeypatch):
     calls = []
 
     def require_space(folder, num_bytes):
@@ -249,7 +249,7 @@ def test_a_disk_that_fills_up_during_the_run_leaves_the_last_checkpoint_and_says
     assert f"Last saved checkpoint: {saved}." in error.value.hint
 
 
-def test_an_interruption_while_the_weights_move_saves_nothing_half_moved(job, monkeypatch):
+def test_an_interruption_during_an_optimizer_step_saves_nothing_inconsistent(job, monkeypatch):
     original = torch.optim.AdamW.step
     steps = []
 
@@ -277,7 +277,7 @@ def test_an_xl_model_is_trained_on_its_narrower_conditions(tiny_root, tmp_path):
     assert (card.family, card.variant) == ("xl", "base")
 
 
-def test_a_run_that_only_meets_nan_saves_its_last_good_state_and_says_where(job, monkeypatch):
+def test_a_run_with_only_nan_losses_saves_its_last_good_state_and_names_it(job, monkeypatch):
     class Spoilt(session_module.FlowMatching):
         count = 0
 
@@ -296,7 +296,7 @@ def test_a_run_that_only_meets_nan_saves_its_last_good_state_and_says_where(job,
     assert all(torch.isfinite(value.float()).all() for value in weights.values())
 
 
-def test_a_fault_in_the_middle_is_saved_before_it_is_told(job, monkeypatch):
+def test_a_checkpoint_is_saved_before_an_error_is_raised(job, monkeypatch):
     class Broken(session_module.FlowMatching):
         def forward(self, batch):
             Broken.count += self.training

@@ -59,7 +59,7 @@ def trained(tiny_root, tmp_path_factory):
     return {name: one(name) for name in (TURBO, XL)}
 
 
-def test_an_xl_model_goes_the_whole_way(tiny_root, tmp_path):
+def test_an_xl_model_runs_the_whole_workflow(tiny_root, tmp_path):
     checkpoint, tensors = tiny_root / XL, tmp_path / "tensors"
     for number in range(2):
         label(write_song(tmp_path / "songs" / f"{number}.wav", 1.0, number), f"tune {number}", "[Verse]\nla la")
@@ -93,7 +93,7 @@ def test_an_xl_model_goes_the_whole_way(tiny_root, tmp_path):
 
 
 @pytest.mark.parametrize(("adapter_of", "model"), [(TURBO, XL), (XL, TURBO)])
-def test_the_other_family_refuses_an_adapter_wherever_it_is_given(
+def test_an_adapter_is_rejected_everywhere_by_the_other_model_family(
     adapter_of, model, trained, tiny_root, tmp_path, capsys
 ):
     adapter, checkpoint = trained[adapter_of] / "run" / "final", ["--checkpoint", str(tiny_root / model)]
@@ -114,7 +114,9 @@ def test_the_other_family_refuses_an_adapter_wherever_it_is_given(
 
 
 @pytest.mark.parametrize(("trained_on", "model"), [(TURBO, XL), (XL, TURBO)])
-def test_the_other_family_refuses_a_whole_run_and_its_songs(trained_on, model, trained, tiny_root, tmp_path, capsys):
+def test_a_run_and_its_tensors_are_rejected_by_the_other_model_family(
+    trained_on, model, trained, tiny_root, tmp_path, capsys
+):
     checkpoint = ["--checkpoint", str(tiny_root / model), "--device", "cpu"]
     run_of, tensors = str(trained[trained_on] / "run"), [str(trained[name] / "tensors") for name in (model, trained_on)]
     settings = [*checkpoint, *_same_settings()]

@@ -1,8 +1,8 @@
-"""Profiles: the whole page of the trainer in one JSON file that ace-lora-trainer reads and writes too.
+"""Profiles: the state of the trainer page in one JSON file, compatible with ace-lora-trainer.
 
-What its file has a name for stands under that name. What it cannot say stands beside it under our qualified name, such
-as ``training.train_mlp``, which it does not look at. Only settings and the names below are ever written, so no key of
-an online service gets in.
+A setting that ace-lora-trainer has is stored under its name there. Other settings are stored under their qualified
+name, such as ``training.train_mlp``, which ace-lora-trainer ignores. Only settings and the names below are written, so
+a profile never contains an API key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from acestep.training.settings import NOT_HERE, Remark, Settings, apply_fitting,
 
 VERSION = 1
 
-# Keys of ace-lora-trainer that are one setting here.
+# Keys of ace-lora-trainer that correspond to one setting.
 SETTINGS = {
     "checkpoint_dropdown": "job.checkpoint",
     "preprocess_output_dir": "preprocess.out",
@@ -75,14 +75,14 @@ SETTINGS = {
     "sample_seed": "samples.seed",
 }
 
-# Keys that say one setting together.
+# Keys that form one setting together.
 _PATIENCE = ("early_stop_enabled", "early_stop_patience_val")
 _RESUME = ("resume_enabled", "resume_dir", "resume_checkpoint_dropdown")
 
-# Keys that change nothing here, with what holds instead.
+# Keys without effect here, with the value that applies.
 FIXED = {"encoder_offloading_enabled": True, "torch_compile_enabled": False}
 
-# Fields of the page that belong to no configuration of a run; they are handed over as they are.
+# Fields of the page that belong to no config; they are stored unchanged.
 CONTROLS = frozenset(
     {
         *("custom_ckpt_dir", "split_input_dir", "split_output_dir", "split_duration", "audio_directory"),
@@ -94,20 +94,20 @@ CONTROLS = frozenset(
     }
 )
 
-# What ace-lora-trainer can show for a setting: our value -> its own. Of others it gets the first.
+# Choices of ace-lora-trainer for a setting: value here -> value there. Other values are written as the first one.
 _CHOICES = {
     "adapter_type": {"lora": "LoRA", "lokr": "LoKr"},
     "scheduler_type": {name: name for name in ("cosine", "linear", "constant", "constant_with_warmup")},
 }
 _WHEN_EMPTY = {"learning_rate": DEFAULT_RATE, "timestep_mu": -0.4, "timestep_sigma": 1.0, "sample_bpm": 120}
-_USUAL_PATIENCE = 80
+_DEFAULT_PATIENCE = 80
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
     """The content of a profile. ``settings`` have qualified names, ``controls`` those of ace-lora-trainer.
 
-    ``folder`` is where the songs of the dataset were scanned. ``remarks`` tell what was left out.
+    ``folder`` is the scanned folder of the dataset. ``remarks`` name what was skipped.
     """
 
     settings: Settings
@@ -117,9 +117,9 @@ class Profile:
     remarks: list[Remark]
 
     def apply(self, configs: Mapping[str, Config]) -> list[Remark]:
-        """Apply the settings to ``configs``, by the names of ``profile_groups``. Settings that the file lacks stay.
+        """Apply the settings to ``configs``, keyed by ``profile_groups``. Settings that the file lacks are unchanged.
 
-        Returns what was changed or left out because it does not fit.
+        Returns remarks on values that were changed or skipped.
         """
         return apply_fitting(self.settings, configs)
 
@@ -130,12 +130,12 @@ def profile_groups() -> tuple[str, ...]:
 
 
 def read_profile(path: Path) -> Profile:
-    """A profile of this program or of ace-lora-trainer.
+    """Read a profile of this program or of ace-lora-trainer.
 
     Raises:
-        ConfigError: the file cannot be read, is no profile, or a newer program wrote it.
+        ConfigError: the file cannot be read, is not a profile, or has a newer version.
     """
-    data = read_json(path, error=ConfigError, hint="Choose a profile that the trainer has saved.")
+    data = read_json(path, error=ConfigError, hint="Choose a profile saved by the trainer.")
     if not isinstance(data, dict) or not isinstance(data.get("ui_state"), dict):
         raise ConfigError([f"{path} is not a profile"], hint="Presets of Side-Step are imported, not loaded.")
     version = data.get("schema_version", VERSION)
@@ -153,8 +153,8 @@ def read_profile(path: Path) -> Profile:
         for key, here in FIXED.items()
         if state.get(key, here) != here
     ]
-    told = {*SETTINGS, *CONTROLS, *_PATIENCE, *_RESUME, *FIXED, *settings}
-    remarks += [Remark(key, value, "there is no such setting here") for key, value in state.items() if key not in told]
+    known = {*SETTINGS, *CONTROLS, *_PATIENCE, *_RESUME, *FIXED, *settings}
+    remarks += [Remark(key, value, "there is no such setting here") for key, value in state.items() if key not in known]
     controls = {key: value for key, value in state.items() if key in CONTROLS and value is not None}
     return Profile(settings, controls, dataset, folder, remarks)
 
@@ -176,11 +176,11 @@ def write_profile(
     assert set(configs) <= set(profile_groups())
     assert set(fields_of_the_page) <= CONTROLS
     own = values_of(configs)
-    state = fields_of_the_page | FIXED | _old_patience(own) | _old_resume(own)
+    state = fields_of_the_page | FIXED | _patience_keys(own) | _resume_keys(own)
     for key, setting in SETTINGS.items():
         if setting in own:
-            state[key] = _old_value(key, own[setting])
-    state |= {key: value for key, value in own.items() if not _told(key, value)}
+            state[key] = _to_ace_lora_trainer(key, own[setting])
+    state |= {key: value for key, value in own.items() if not _expressible(key, value)}
     samples = dataset.samples if dataset else []
     write_json(
         path,
@@ -211,19 +211,19 @@ def _dataset(data: Any, path: Path, remarks: list[Remark]) -> tuple[Dataset | No
         return None, folder
 
 
-def _old_value(key: str, value: Any) -> Any:
-    """The value to write for ace-lora-trainer, which has no empty fields and fewer choices."""
+def _to_ace_lora_trainer(key: str, value: Any) -> Any:
+    """The value for ace-lora-trainer, which has no empty fields and fewer choices."""
     if value is None:
         return _WHEN_EMPTY[key]
     choices = _CHOICES.get(key)
     return choices.get(value, next(iter(choices.values()))) if choices else value
 
 
-def _told(setting: str, value: Any) -> bool:
-    """Whether names of ace-lora-trainer say this value exactly."""
+def _expressible(setting: str, value: Any) -> bool:
+    """Whether ace-lora-trainer can represent this value exactly."""
     if setting == "training.early_stop_patience":
         return True
-    key = next((key for key, known in SETTINGS.items() if known == setting), None)
+    key = next((key for key, name in SETTINGS.items() if name == setting), None)
     return key is not None and value is not None and (key not in _CHOICES or value in _CHOICES[key])
 
 
@@ -234,9 +234,9 @@ def _patience(state: Mapping[str, Any]) -> Settings:
     return {"training.early_stop_patience": epochs if enabled else 0}
 
 
-def _old_patience(own: Settings) -> dict[str, Any]:
+def _patience_keys(own: Settings) -> dict[str, Any]:
     epochs = own.get("training.early_stop_patience")
-    return {} if epochs is None else dict(zip(_PATIENCE, (epochs > 0, epochs or _USUAL_PATIENCE), strict=True))
+    return {} if epochs is None else dict(zip(_PATIENCE, (epochs > 0, epochs or _DEFAULT_PATIENCE), strict=True))
 
 
 def _resume(state: Mapping[str, Any]) -> Settings:
@@ -244,20 +244,20 @@ def _resume(state: Mapping[str, Any]) -> Settings:
     if not enabled or not folder:
         return {} if enabled is None else {"job.resume": None}
     if not isinstance(folder, str):
-        return {"job.resume": folder}  # refused by name when it is applied
+        return {"job.resume": folder}  # rejected when it is applied
     inside = choice if choice in (None, "", "final", "best") else f"checkpoints/{choice}"
     return {"job.resume": str(Path(folder) / (inside or ""))}
 
 
-def _old_resume(own: Settings) -> dict[str, Any]:
+def _resume_keys(own: Settings) -> dict[str, Any]:
     if "job.resume" not in own:
         return {}
-    wanted = own["job.resume"]
-    at = Path(wanted if wanted not in (None, "auto") else own["job.out"])
+    resume = own["job.resume"]
+    at = Path(resume if resume not in (None, "auto") else own["job.out"])
     if at.parent.name == "checkpoints":
         folder, choice = at.parent.parent, at.name
     elif at.name in ("final", "best"):
         folder, choice = at.parent, at.name
     else:
         folder, choice = at, None
-    return dict(zip(_RESUME, (wanted is not None, str(folder), choice), strict=True))
+    return dict(zip(_RESUME, (resume is not None, str(folder), choice), strict=True))

@@ -1,4 +1,4 @@
-"""Presets of Side-Step, both ways. Its files are read as plain data; nothing in them is ever evaluated."""
+"""Reads and writes presets of Side-Step. Its files are parsed as plain JSON; nothing in them is evaluated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PROJECTIONS = ("target_modules_str", "self_target_modules_str", "cross_target_m
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What a file of Side-Step means here. ``settings`` are checked; ``remarks`` name the rest, with the reasons."""
+    """An imported Side-Step file: validated ``settings``, and ``remarks`` on the keys that were changed or ignored."""
 
     name: str
     description: str
@@ -30,40 +30,40 @@ class Imported:
 
 
 def is_sidestep(data: Any) -> bool:
-    """Whether the content of a JSON file is a preset of Side-Step, or the settings of one of its runs."""
+    """Whether the content of a JSON file is a Side-Step preset, or the settings of a Side-Step run."""
     if not isinstance(data, Mapping) or "schema_version" in data or "ui_state" in data:
         return False
     return len(data.keys() & sidestep.PRESET_MARKS) >= 3 or data.keys() >= sidestep.RUN_MARKS
 
 
 def read_sidestep(path: Path) -> Imported:
-    """A preset, or the ``training_config.json`` of a run with the adapter's file beside it. Missing keys stay unset.
+    """Read a preset, or the ``training_config.json`` of a run and the adapter config next to it. Missing keys stay unset.
 
     Raises:
-        ConfigError: the file cannot be read or is not one of Side-Step's.
+        ConfigError: the file cannot be read, or is not from Side-Step.
     """
-    data = read_json(path, error=ConfigError, hint="Choose a preset that Side-Step has saved.")
+    data = read_json(path, error=ConfigError, hint="Choose a preset saved by Side-Step.")
     if not is_sidestep(data):
         raise ConfigError([f"{path} is not a preset of Side-Step"], hint="Profiles are opened with Load Profile.")
-    beside = path.with_name("sidestep_adapter_config.json")
-    if "rank" not in data and beside.is_file():
-        adapter = read_json(beside, error=ConfigError)
+    adapter_config = path.with_name("sidestep_adapter_config.json")
+    if "rank" not in data and adapter_config.is_file():
+        adapter = read_json(adapter_config, error=ConfigError)
         data = (adapter if isinstance(adapter, dict) else {}) | data
     return from_sidestep(data, name=path.stem)
 
 
 def from_sidestep(data: Mapping[str, Any], *, name: str = "") -> Imported:
-    """The settings that Side-Step's keys and values stand for."""
+    """Convert the keys and values of Side-Step to settings."""
     given = _by_preset_names(data)
     remarks: list[Remark] = []
-    kind = _settle_adapter(given, remarks)
-    _settle_projections(given)
-    _settle_best(given)
-    _settle_memory(given)
+    kind = _resolve_adapter(given, remarks)
+    _resolve_projections(given)
+    _resolve_best(given)
+    _resolve_memory(given)
     settings: Settings = {}
     for key, value in given.items():
         setting = _setting(key, kind)
-        reason = _take(setting, value, settings) if setting else _why_lost(key, value, given, kind)
+        reason = _take(setting, value, settings) if setting else _reason_dropped(key, value, given, kind)
         if reason:
             remarks.append(Remark(key, value, reason))
     return Imported(str(data.get("name") or name), str(data.get("description") or ""), settings, remarks)
@@ -77,10 +77,10 @@ def to_sidestep(
     shift: float = 3.0,
     num_inference_steps: int = 8,
 ) -> tuple[dict[str, Any], list[Remark]]:
-    """The content of a preset for Side-Step, all its keys, and the settings that it has no place for.
+    """The complete content of a Side-Step preset, and remarks on the settings that it cannot hold.
 
-    ``configs`` are a ``TrainingConfig`` under "training" and those of the adapters under their names; a kind that
-    is not given stands at its defaults. The last two arguments tell how music is made with the model.
+    ``configs`` holds a ``TrainingConfig`` under "training" and adapter configs under their names; missing ones take
+    their defaults. The last two arguments are generation settings of the model.
     """
     own = values_of({group: configs.get(group) or owner() for group, owner in _groups().items()})
     kind, remarks = own["training.adapter_type"], list[Remark]()
@@ -99,12 +99,12 @@ def to_sidestep(
         if content[key] > most:
             remarks.append(Remark(_setting(key, kind), content[key], f"Side-Step takes at most {most}"))
             content[key] = most
-    remarks += _not_told(own, kind)
+    remarks += _not_expressible(own, kind)
     return {"name": name, "description": description, **content}, remarks
 
 
 def write_sidestep(path: Path, configs: Mapping[str, Config], **about: Any) -> tuple[Path, list[Remark]]:
-    """Write ``to_sidestep`` to ``path``, with ``.json`` at its end. Returns where it is, and the remarks.
+    """Write ``to_sidestep`` to ``path``, with the suffix ``.json``. Returns the path and the remarks.
 
     Raises:
         DiskFull, NotWritable, StorageError.
@@ -121,7 +121,7 @@ def _groups() -> dict[str, type[Config]]:
 
 
 def _setting(key: str, kind: str) -> str:
-    """The setting that is meant by a key of Side-Step, "" if there is none; kinds share the keys of their parent."""
+    """The setting for a Side-Step key, "" if there is none; adapter types share the keys of their parent."""
     rule = sidestep.KEYS.get(key)
     setting = rule.setting if rule else sidestep.BEYOND_PRESETS.get(key, "")
     parent = ADAPTERS[kind].parent if kind in ADAPTERS else ""
@@ -130,12 +130,14 @@ def _setting(key: str, kind: str) -> str:
     return setting if setting.partition(".")[0] in _groups() else ""
 
 
-def _not_told(own: Settings, kind: str) -> list[Remark]:
-    """The settings in use, other than usual, for which a preset of Side-Step has no key or no such value."""
-    told = {_setting(key, kind) for key in sidestep.KEYS}
-    usual = values_of({group: owner() for group, owner in _groups().items()})
-    lost = [key for key in own if key.partition(".")[0] in ("training", kind) and key not in told]
-    remarks = [Remark(key, own[key], "Side-Step's presets have no such key") for key in lost if own[key] != usual[key]]
+def _not_expressible(own: Settings, kind: str) -> list[Remark]:
+    """Remarks on non-default settings that a Side-Step preset has no key or no value for."""
+    expressible = {_setting(key, kind) for key in sidestep.KEYS}
+    defaults = values_of({group: owner() for group, owner in _groups().items()})
+    lost = [key for key in own if key.partition(".")[0] in ("training", kind) and key not in expressible]
+    remarks = [
+        Remark(key, own[key], "Side-Step's presets have no such key") for key in lost if own[key] != defaults[key]
+    ]
     alpha = own["lokr.linear_alpha"]
     if kind == "lokr" and alpha != max(1, round(alpha)):
         remarks.append(Remark("lokr.linear_alpha", alpha, "Side-Step takes whole numbers from 1"))
@@ -143,7 +145,7 @@ def _not_told(own: Settings, kind: str) -> list[Remark]:
 
 
 def _by_preset_names(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy under the names of presets, without notes, empty values and facts of a run."""
+    """A copy with the key names of presets, without notes, empty values and run-specific keys."""
     found: dict[str, Any] = {}
     for key, value in data.items():
         own = sidestep.ALIASES.get(key, key)
@@ -155,8 +157,8 @@ def _by_preset_names(data: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _settle_adapter(given: dict[str, Any], remarks: list[Remark]) -> str:
-    """The kind that is asked for; one that is not here is taken out."""
+def _resolve_adapter(given: dict[str, Any], remarks: list[Remark]) -> str:
+    """The requested adapter type; an unsupported one is removed and reported."""
     kind = str(given.get("adapter_type", "lora")).lower()
     if kind == "lora" and _flag(given.get("use_dora")):
         kind = "dora"
@@ -169,8 +171,8 @@ def _settle_adapter(given: dict[str, Any], remarks: list[Remark]) -> str:
     return kind
 
 
-def _settle_projections(given: dict[str, Any]) -> None:
-    """Lists of layers that can be said by ``target_mlp`` become that; lists without effect go."""
+def _resolve_projections(given: dict[str, Any]) -> None:
+    """Replace layer lists by ``target_mlp`` where it is equivalent; drop lists without effect."""
     attention, mlp = set(sidestep.ATTENTION.split()), set(sidestep.MLP.split())
     for key in _PROJECTIONS:
         if key not in given:
@@ -184,18 +186,18 @@ def _settle_projections(given: dict[str, Any]) -> None:
             given["target_mlp"] = True
 
 
-def _settle_best(given: dict[str, Any]) -> None:
-    """Here the number alone says it: 0 never keeps the best."""
-    wanted = _flag(given.pop("save_best", True))
+def _resolve_best(given: dict[str, Any]) -> None:
+    """One number stands for two keys here: 0 disables saving the best model."""
+    enabled = _flag(given.pop("save_best", True))
     after = _number(given.get("save_best_after"))
-    if not wanted:
+    if not enabled:
         given["save_best_after"] = 0
     elif after is not None:
         given["save_best_after"] = max(1, int(after))
 
 
-def _settle_memory(given: dict[str, Any]) -> None:
-    """Crop length in frames, checkpointing that is on or off, held-out songs in percent."""
+def _resolve_memory(given: dict[str, Any]) -> None:
+    """Convert the crop length to frames, the checkpointing ratio to on or off, the validation split to percent."""
     seconds = _number(given.pop("chunk_duration", None))
     if seconds is not None and not _number(given.get("max_latent_length")):
         given["max_latent_length"] = round(seconds * sidestep.FRAMES_PER_S)
@@ -211,7 +213,7 @@ def _settle_memory(given: dict[str, Any]) -> None:
 
 
 def _take(setting: str, value: Any, settings: Settings) -> str:
-    """Put the value into ``settings`` if it fits; in words what was changed, or why it does not."""
+    """Store the value in ``settings`` if it is valid; gives what was changed, or why it is invalid."""
     group, _, name = setting.partition(".")
     if name == "scheduler_type" and value == "custom":
         return sidestep.NO_CODE
@@ -222,15 +224,15 @@ def _take(setting: str, value: Any, settings: Settings) -> str:
     return change
 
 
-def _why_lost(key: str, value: Any, given: Mapping[str, Any], kind: str) -> str:
-    """Why a key that is no setting here cannot be kept; "" if nothing is lost."""
+def _reason_dropped(key: str, value: Any, given: Mapping[str, Any], kind: str) -> str:
+    """Why a key without a setting here is dropped; "" if nothing is lost."""
     rule = sidestep.KEYS.get(key)
     if rule is None:
         return "there is no such setting here"
     if rule.part_of in sidestep.KEYS and not _number(given.get(rule.part_of)):
-        return ""  # what it belongs to is off
+        return ""  # its feature is disabled
     if rule.part_of not in ("", kind, *sidestep.KEYS):
-        return ""  # another adapter is asked for
+        return ""  # it belongs to another adapter type
     return "" if _same(value, rule.here) else rule.why
 
 
@@ -245,7 +247,7 @@ def _number(value: Any) -> float | None:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return number if abs(number) < float("inf") else None  # NaN is not below it either
+    return number if abs(number) < float("inf") else None  # NaN fails the comparison too
 
 
 def _flag(value: Any) -> bool:

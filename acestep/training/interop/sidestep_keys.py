@@ -1,4 +1,4 @@
-"""The 69 keys of a Side-Step preset, and what each is here."""
+"""The 69 keys of a Side-Step preset and the settings they correspond to."""
 
 from __future__ import annotations
 

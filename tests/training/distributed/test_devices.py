@@ -162,7 +162,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(job, alone):
     assert len(list((config.out / "logs").rglob("events.out.*"))) == 1
 
 
-def test_a_run_is_stopped_goes_on_with_other_numbers_of_devices_and_survives_a_crash(job, alone):
+def test_a_run_resumes_with_another_number_of_devices_after_stop_and_crash(job, alone):
     two = job("moved", devices=2)
     write_job(two.out, "train", two)
     running = Background(two.out)
@@ -211,7 +211,7 @@ def test_a_run_is_stopped_goes_on_with_other_numbers_of_devices_and_survives_a_c
     assert_same_run(one.out, alone)
 
 
-def test_trouble_of_one_process_ends_both_in_the_same_words_and_a_model_can_be_split(tiny_checkpoint, tmp_path):
+def test_an_error_in_one_process_ends_both_and_a_model_can_be_sharded(tiny_checkpoint, tmp_path):
     _, common = _common_environment(make_job(tmp_path, tiny_checkpoint, tmp_path))
     command = [sys.executable, "-m", "tests.training.distributed.worker_script", str(tiny_checkpoint), str(tmp_path)]
     environment = {**os.environ, **common, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
@@ -250,7 +250,7 @@ def test_unavailable_devices_are_rejected_with_a_hint(settings, said, hint, job,
     assert hint in refused.value.hint
 
 
-def test_several_nodes_must_be_told_where_the_first_one_is(job, monkeypatch):
+def test_several_nodes_need_the_address_of_the_first_one(job, monkeypatch):
     config = job("nodes", devices=1)
     config.num_nodes = 2
     for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"):

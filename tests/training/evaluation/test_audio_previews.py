@@ -35,7 +35,7 @@ def made(folder):
 
 
 @pytest.mark.parametrize("kind", ["lora", "lokr"])
-def test_samples_are_heard_at_each_strength_and_training_does_not_notice(kind, job):
+def test_audio_previews_at_each_strength_do_not_affect_training(kind, job):
     settings = {"adapter_type": kind, "samples__every_n_epochs": 1, "samples__prompt": "slow piano"}
     silent, heard = job("silent", adapter_type=kind), job("heard", **SAMPLES, **settings)
     before = torch.get_rng_state()
@@ -57,7 +57,7 @@ def test_samples_are_heard_at_each_strength_and_training_does_not_notice(kind, j
     assert [event.role for event in of_kind(second, Saved)].count("sample") == 5
 
 
-def test_a_stop_while_music_is_made_saves_and_the_run_goes_on_with_its_baseline(job):
+def test_a_stop_during_an_audio_preview_saves_and_the_run_resumes_with_its_baseline(job):
     stopped, asked = job(**SAMPLES), iter(range(10_000))
     measured = 2 + 2  # songs read and measured, each of which asks before the first sample does
     with pytest.raises(JobCancelled, match="Everything is saved"):
@@ -68,7 +68,7 @@ def test_a_stop_while_music_is_made_saves_and_the_run_goes_on_with_its_baseline(
     assert made(stopped.out)[1:] == ["epoch_2/strength_0_50.wav", "epoch_2/strength_1_50.wav"]
 
 
-def test_a_device_without_memory_gets_shorter_music_and_then_none(job, monkeypatch):
+def test_out_of_memory_shortens_the_audio_previews_and_then_skips_them(job, monkeypatch):
     room_s, true_generate = [7.0], samples_module.generate
 
     def small_device(parts, request, **more):
@@ -89,7 +89,7 @@ def test_a_device_without_memory_gets_shorter_music_and_then_none(job, monkeypat
     assert result["epochs"] == 2
 
 
-def test_a_checkpoint_without_its_vae_is_told_and_training_goes_on(job, monkeypatch, tmp_path):
+def test_a_missing_vae_is_reported_and_training_continues(job, monkeypatch, tmp_path):
     def no_vae(*_, **__):
         raise samples_module.AceStepError("vae is missing", hint="Fetch it.")
 
@@ -110,5 +110,5 @@ def test_a_checkpoint_without_its_vae_is_told_and_training_goes_on(job, monkeypa
         ("piano", "", "", "piano"),
     ],
 )
-def test_the_trigger_word_stands_where_the_songs_had_it(prompt, tag, position, wanted):
+def test_the_trigger_word_is_placed_as_in_the_captions(prompt, tag, position, wanted):
     assert prompt_with_tag(prompt, tag, position) == wanted

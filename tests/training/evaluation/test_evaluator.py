@@ -21,7 +21,7 @@ def evaluate(model, *, samples=SONGS, held_out=()):
     return Evaluator(samples, held_out, **GRID).evaluate(model, CPU, stop_if_cancelled=lambda: None)
 
 
-def test_a_figure_is_the_same_each_time_and_leaves_mode_and_random_state_alone():
+def test_evaluation_is_repeatable_and_leaves_mode_and_random_state_unchanged():
     dropping = model(dropout=0.5)
     before = torch.get_rng_state()
     assert evaluate(dropping) == evaluate(dropping) == evaluate(model())
@@ -34,21 +34,21 @@ def test_the_order_of_the_songs_changes_nothing():
     assert evaluate(model(), samples=SONGS).fit_loss == evaluate(model(), samples=SONGS[::-1]).fit_loss
 
 
-def test_held_out_songs_are_measured_apart():
+def test_held_out_samples_are_evaluated_separately():
     both = evaluate(model(), samples=SONGS[:2], held_out=SONGS[2:])
     assert both.fit_loss == evaluate(model(), samples=SONGS[:2]).fit_loss
     assert both.validation_loss == evaluate(model(), samples=SONGS[2:]).fit_loss
     assert evaluate(model()).validation_loss is None
 
 
-def test_answering_zero_has_the_zero_loss():
+def test_predicting_zero_has_the_zero_prediction_loss():
     silent = model()
     torch.nn.init.zeros_(silent.network.point)
     torch.nn.init.zeros_(silent.network.condition)
     assert Evaluator(SONGS, [], **GRID).zero_loss() == pytest.approx(evaluate(silent).fit_loss)
 
 
-def test_at_most_eight_songs_of_a_kind_are_measured():
+def test_at_most_eight_samples_per_split_are_evaluated():
     calls = []
 
     class Counting(FlowMatching):
@@ -60,7 +60,7 @@ def test_at_most_eight_songs_of_a_kind_are_measured():
     assert sum(shape[0] for shape in calls) == 8 * 8
 
 
-def test_a_stop_is_heard_between_two_songs():
+def test_a_stop_takes_effect_between_two_samples():
     asked = []
 
     def stop():

@@ -43,7 +43,7 @@ def job(tensors, tiny_checkpoint, tmp_path):
     return make
 
 
-def test_places_are_ranked_by_the_gradients_that_the_songs_cause(job, tiny_checkpoint):
+def test_modules_are_ranked_by_their_gradient_norms(job, tiny_checkpoint):
     config = job(batches=1, granularity="module", attention_type="self", top_k=100)
     write_job(config.folder, "estimate", config)
     last = run_job(config.folder)
@@ -64,7 +64,7 @@ def test_places_are_ranked_by_the_gradients_that_the_songs_cause(job, tiny_check
     assert len(found) == 4 * len(decoder.layers)
 
 
-def test_layers_are_means_of_their_weights_and_few_songs_are_taken_again(job):
+def test_layer_scores_are_means_and_small_datasets_are_repeated(job):
     estimate_job(config := job(), context := Unstoppable(job().folder))
     ranked = json.loads((config.folder / "sensitivity.json").read_text())
     assert {place["module"].rpartition(".")[2] for place in ranked} == {"self_attn", "cross_attn"}
@@ -108,7 +108,7 @@ def test_the_proposed_ranks_are_trained_with(kind, job, tensors, tiny_checkpoint
 
 
 @pytest.mark.parametrize(("kind", "words"), [("lokr", "the same size for all modules"), ("loha", "run estimate")])
-def test_ranks_for_another_kind_of_adapter_are_refused_in_words(kind, words, job, tensors, tiny_checkpoint, tmp_path):
+def test_ranks_for_another_adapter_type_are_rejected(kind, words, job, tensors, tiny_checkpoint, tmp_path):
     estimate_job(asked := job(batches=1), Unstoppable(job().folder))
     flags = {"tensor_dir": tensors, "checkpoint": str(tiny_checkpoint), "out": tmp_path / "run"}
     with pytest.raises(ConfigError, match=words):
@@ -142,7 +142,7 @@ def test_a_stop_leaves_no_results(job):
     assert not (job().folder / "sensitivity.json").exists()
 
 
-def test_a_decoder_that_carries_an_adapter_is_refused(tiny_checkpoint, tmp_path):
+def test_a_decoder_with_an_adapter_is_rejected(tiny_checkpoint, tmp_path):
     decoder = load_dit(tiny_checkpoint)
     inject(decoder, "lora", LoRAConfig(r=2), "cross", False)
     with pytest.raises(AdapterError, match="already has an adapter"):

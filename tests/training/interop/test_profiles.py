@@ -127,14 +127,14 @@ def configs(tmp_path):
     }
 
 
-def test_every_key_of_the_existing_trainer_has_its_place():
+def test_every_key_of_ace_lora_trainer_is_handled():
     pairs = {"early_stop_enabled", "early_stop_patience_val"}
     pairs |= {"resume_enabled", "resume_dir", "resume_checkpoint_dropdown"}
     assert len(UI_STATE) == 82
     assert set(UI_STATE) == {*SETTINGS, *CONTROLS, *FIXED, *pairs}
 
 
-def test_a_profile_of_the_existing_trainer_fills_our_configurations(path, tmp_path):
+def test_a_profile_of_ace_lora_trainer_fills_the_configs(path, tmp_path):
     target = configs(tmp_path)
     profile = read_profile(save(path, UI_STATE))
     assert profile.apply(target) == []
@@ -151,7 +151,7 @@ def test_a_profile_of_the_existing_trainer_fills_our_configurations(path, tmp_pa
     assert profile.dataset is None
 
 
-def test_what_a_profile_lacks_stays_as_it_is(path, tmp_path):
+def test_settings_that_a_profile_lacks_are_unchanged(path, tmp_path):
     target = configs(tmp_path)
     target["training"].batch_size = 3
     before = target["training"].model_dump()
@@ -159,7 +159,7 @@ def test_what_a_profile_lacks_stays_as_it_is(path, tmp_path):
     assert target["training"].model_dump() == {**before, "max_epochs": 12}
 
 
-def test_unknown_keys_and_values_that_do_not_fit_are_told_and_the_rest_is_used(path, tmp_path):
+def test_unknown_keys_and_invalid_values_are_reported_and_the_others_used(path, tmp_path):
     state = {
         "max_epochs": 12,
         "new_thing": 1,
@@ -212,7 +212,7 @@ def test_patience_counts_only_where_early_stopping_is_on(path, tmp_path, state, 
         ("old/run/checkpoints/epoch_7", True, "epoch_7"),
     ],
 )
-def test_what_to_resume_from_is_told_the_existing_trainers_way_too(path, tmp_path, resume, enabled, choice):
+def test_the_resume_choice_uses_the_keys_of_ace_lora_trainer(path, tmp_path, resume, enabled, choice):
     source, target = configs(tmp_path), configs(tmp_path)
     source["job"].resume, target["job"].resume = resume, "something else"
     write_profile(path, source)
@@ -271,7 +271,7 @@ def test_every_setting_survives_in_a_profile_of_ours(path, tmp_path):
     assert target == source
 
 
-def test_empty_settings_stay_empty_and_the_existing_trainer_gets_its_own_numbers(path, tmp_path):
+def test_empty_settings_stay_empty_and_ace_lora_trainer_gets_its_defaults(path, tmp_path):
     source, target = configs(tmp_path), configs(tmp_path)
     target["training"].learning_rate = target["training"].timestep_mu = 0.5
     write_profile(path, source)
@@ -281,7 +281,7 @@ def test_empty_settings_stay_empty_and_the_existing_trainer_gets_its_own_numbers
     assert (target["training"].learning_rate, target["training"].timestep_mu) == (None, None)
 
 
-def test_the_existing_trainer_finds_only_choices_that_it_has(path, tmp_path):
+def test_ace_lora_trainer_gets_only_choices_that_it_has(path, tmp_path):
     source = configs(tmp_path)
     source["training"].adapter_type, source["training"].scheduler_type = "lokr", "cosine_restarts"
     write_profile(path, source)
@@ -292,7 +292,7 @@ def test_the_existing_trainer_finds_only_choices_that_it_has(path, tmp_path):
     assert {key for key in state if "." not in key} <= set(UI_STATE)
 
 
-def test_the_page_and_the_dataset_come_back(path, tmp_path):
+def test_page_values_and_dataset_are_restored(path, tmp_path):
     (tmp_path / "songs").mkdir()
     (tmp_path / "songs" / "a.wav").touch()
     samples = [Sample(id="a1", audio_path="a.wav", filename="a.wav", caption="calm", labeled=True, bpm=120)]
@@ -345,7 +345,7 @@ def test_no_key_of_a_service_is_carried_into_a_profile(path, tmp_path):
         ("{", "not valid JSON"),
     ],
 )
-def test_what_is_no_profile_is_refused_by_name(path, content, message):
+def test_a_file_that_is_not_a_profile_is_rejected_with_its_path(path, content, message):
     save(path, {}).write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match=message) as error:
         read_profile(path)
@@ -353,7 +353,7 @@ def test_what_is_no_profile_is_refused_by_name(path, content, message):
     assert error.value.hint
 
 
-def test_odd_content_is_survived(path, tmp_path):
+def test_malformed_content_is_reported(path, tmp_path):
     odd = {**dict.fromkeys(UI_STATE, [1, {"a": None}]), "dataset_name": None}
     profile = read_profile(save(path, odd, dataset_state=[1], workflow_state=None))
     target = configs(tmp_path)

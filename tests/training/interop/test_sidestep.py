@@ -50,7 +50,7 @@ def settings(**given):
     return from_sidestep({**SHORT, **given}).settings
 
 
-def test_a_preset_of_side_step_changes_what_it_names_and_nothing_else():
+def test_an_imported_side_step_preset_changes_only_what_it_names():
     imported = from_sidestep(SHORT)
     target = configs()
     apply_all(imported.settings, target)
@@ -114,13 +114,13 @@ UNUSUAL = {
 }
 
 
-def test_the_round_trip_is_tried_with_every_shared_setting_at_an_unusual_value():
+def test_the_round_trip_covers_every_shared_setting_with_a_non_default_value():
     assert set(UNUSUAL) == {rule.setting for rule in sidestep.KEYS.values() if rule.setting}
     usual = values_of(configs())
     assert not [key for key, value in UNUSUAL.items() if usual[key] == value]
 
 
-def test_every_shared_setting_survives_the_way_there_and_back(tmp_path):
+def test_every_shared_setting_survives_a_round_trip(tmp_path):
     source, target = configs(), configs()
     apply_all(UNUSUAL, source)
     path, lost = write_sidestep(tmp_path / "mine", source, description="a try")
@@ -131,7 +131,7 @@ def test_every_shared_setting_survives_the_way_there_and_back(tmp_path):
     assert [remark.key for remark in imported.remarks] == list(ALWAYS_TOLD)
 
 
-def test_a_preset_for_side_step_has_all_its_keys_and_says_what_training_does_here():
+def test_an_exported_side_step_preset_has_all_keys_and_the_values_in_use():
     content, _ = to_sidestep(configs(), name="mine", shift=1.0, num_inference_steps=50)
     assert list(content) == ["name", "description", *sidestep.KEYS]
     assert (content["learning_rate"], content["shift"], content["num_inference_steps"]) == (1e-4, 1.0, 50)
@@ -143,7 +143,7 @@ def test_a_preset_for_side_step_has_all_its_keys_and_says_what_training_does_her
     assert (content["crop_mode"], content["max_latent_length"], content["log_heavy_every"]) == ("latent", 1500, 50)
 
 
-def test_what_side_step_cannot_be_told_is_listed():
+def test_settings_that_side_step_lacks_are_listed():
     source = configs()
     given = {"training.max_steps": 5, "training.nan_detection_max": 3, "training.timestep_mu": -1.0, "lora.r": 2000}
     given |= {"training.learning_rate": 2.0, "training.adapter_type": "lokr", "lokr.dropout": 0.1}
@@ -173,7 +173,7 @@ def test_dora_uses_the_keys_of_lora():
 
 
 @pytest.mark.parametrize("optimizer", ["prodigy", "adamw"])
-def test_an_empty_learning_rate_is_exported_as_the_rate_that_is_used(optimizer):
+def test_an_empty_learning_rate_is_exported_as_the_value_in_use(optimizer):
     source = configs()
     apply_all({"training.optimizer_type": optimizer, "training.learning_rate": None}, source)
     content, _ = to_sidestep(source, name="mine")
@@ -268,7 +268,7 @@ def test_values_are_read_for_what_they_mean(given, key, wanted):
     assert settings(**given)[key] == wanted
 
 
-def test_an_adapter_that_is_not_here_leaves_the_one_that_is_chosen():
+def test_an_unsupported_adapter_type_leaves_the_chosen_one():
     assert "training.adapter_type" not in settings(adapter_type="oft")
 
 
@@ -297,11 +297,11 @@ def test_nothing_in_a_preset_is_ever_evaluated(tmp_path):
         ([1], False),
     ],
 )
-def test_presets_of_side_step_are_told_from_other_files(data, wanted):
+def test_side_step_presets_are_recognized(data, wanted):
     assert is_sidestep(data) == wanted
 
 
-def test_another_file_is_refused(tmp_path):
+def test_another_file_is_rejected(tmp_path):
     path = tmp_path / "profile.json"
     path.write_text('{"schema_version": 1, "ui_state": {}}', encoding="utf-8")
     with pytest.raises(ConfigError, match=r"profile\.json is not a preset of Side-Step"):

@@ -55,7 +55,7 @@ def off_by(spec: MemorySpec, measured: Measured) -> float:
     return abs(estimate(spec).tensors / measured.peak - 1)
 
 
-def test_bytes_are_counted_once_for_all_views_and_given_back_at_the_end() -> None:
+def test_storage_is_counted_once_for_all_views_and_released_at_the_end() -> None:
     with LiveBytes() as live:
         numbers = torch.ones(1000)
         views = [numbers[:10], numbers.view(10, 100)]
@@ -78,7 +78,7 @@ def test_what_autograd_keeps_is_counted_until_the_backward_pass() -> None:
 
 @pytest.mark.parametrize("compute", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", ADAPTERS.names)
-def test_the_peak_is_foreseen_for_every_kind_of_adapter(kind: str, compute: str) -> None:
+def test_the_peak_is_estimated_for_every_adapter_type(kind: str, compute: str) -> None:
     spec = a_run(kind, compute=compute, base=compute, train_mlp=kind in ("lora", "lokr"))
     assert off_by(spec, measure(spec)) < TOLERANCE
 
@@ -101,12 +101,12 @@ VARIED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("settings", VARIED.values(), ids=VARIED.keys())
-def test_the_peak_is_foreseen_for_every_way_to_train(settings: dict[str, Any]) -> None:
+def test_the_peak_is_estimated_for_every_training_option(settings: dict[str, Any]) -> None:
     spec = a_run(**{"kind": "lora", **settings})
     assert off_by(spec, measure(spec)) < TOLERANCE
 
 
-def test_the_peak_is_foreseen_where_attention_has_no_fused_kernel() -> None:
+def test_the_peak_is_estimated_without_a_fused_attention_kernel() -> None:
     spec = a_run(frames=600, compute="fp32", base="fp32")
     with sdpa_kernel(SDPBackend.MATH):
         measured = measure(spec)
@@ -126,7 +126,7 @@ def test_what_lies_in_memory_between_two_steps_is_known_exactly(optimizer: str) 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
 @pytest.mark.parametrize("kind", ADAPTERS.names)
-def test_checkpointing_computes_the_chosen_layers_twice_and_changes_no_gradient(kind: str, every: int) -> None:
+def test_checkpointing_recomputes_the_chosen_layers_and_changes_no_gradient(kind: str, every: int) -> None:
     plain, again = (_gradients(a_run(kind, base="fp32", compute="fp32", checkpoint_every=n)) for n in (0, every))
     layers = range(SMALL["num_hidden_layers"])
     assert plain[1] == dict.fromkeys(layers, 1)
@@ -170,7 +170,7 @@ def test_training_loads_the_decoder_and_no_other_part_of_the_model(
 
 
 @pytest.mark.parametrize(("precision", "seconds"), [("fp32", 1), ("bf16", 4)])
-def test_what_samples_take_for_a_moment_is_foreseen(
+def test_the_peak_of_audio_previews_is_estimated(
     tmp_path: Path, tiny_checkpoint: Path, precision: str, seconds: float
 ) -> None:
     tensors = tensors_for(tmp_path / "tensors", tiny_checkpoint, [(20, 6)])
@@ -237,7 +237,7 @@ def test_settings_become_the_run_that_is_estimated() -> None:
     assert memory_spec(SMALL, TrainingConfig(base_precision="nf4"), LoRAConfig()).base == "nf4"
 
 
-def test_an_estimate_tells_its_parts_and_whether_it_fits() -> None:
+def test_an_estimate_gives_its_parts_and_whether_it_fits() -> None:
     found = estimate(a_run())
     assert found.parts.keys() == PARTS.keys() - {"sampling"}
     assert found.total == sum(found.parts.values()) == found.tensors + found.parts["program"]
@@ -250,17 +250,17 @@ LARGE = MemorySpec(
 )
 
 
-def test_nothing_is_advised_where_a_run_fits() -> None:
+def test_a_run_that_fits_gets_no_advice() -> None:
     assert advise(LARGE, estimate(LARGE).total) == []
 
 
-def test_advice_begins_with_the_crop_and_ends_when_the_run_fits() -> None:
+def test_advice_starts_with_the_crop_and_ends_when_the_run_fits() -> None:
     (only,) = advise(LARGE, estimate(LARGE).total * 0.8)
     assert only.spec == replace(LARGE, frames=2250)
     assert only.together == only.alone == estimate(only.spec)
 
 
-def test_advice_comes_in_order_and_each_figure_is_that_of_the_changed_run() -> None:
+def test_advice_is_ordered_and_each_estimate_is_of_the_changed_run() -> None:
     order = ["crop", "recompute", "lower the batch size", "keep the frozen model", "lower the rank", "use"]
     advice = advise(LARGE, 3 * GIB)
     places = [order.index(next(word for word in order if one.text.startswith(word))) for one in advice]
@@ -271,7 +271,7 @@ def test_advice_comes_in_order_and_each_figure_is_that_of_the_changed_run() -> N
     assert all(estimate(one.spec) == one.together and one.alone.total < totals[0] for one in advice)
 
 
-def test_a_change_that_saves_little_is_told_where_it_is_enough() -> None:
+def test_a_small_saving_is_suggested_where_it_is_enough() -> None:
     smaller = replace(LARGE, optimizer="adamw8bit", frames=750)
     spec = replace(smaller, optimizer="prodigy", batch_size=1, checkpoint_every=1, base="nf4", adapter=LoRAConfig(r=15))
     enough = estimate(replace(spec, optimizer="adamw8bit")).total
@@ -279,7 +279,7 @@ def test_a_change_that_saves_little_is_told_where_it_is_enough() -> None:
     assert enough > 0.9 * estimate(spec).total
 
 
-def test_the_songs_of_a_step_stay_as_many_when_fewer_are_taken_at_a_time() -> None:
+def test_smaller_batches_keep_the_samples_per_step() -> None:
     spec = replace(LARGE, frames=750, checkpoint_every=1, batch_size=6, accumulation=1)
     (advice,) = advise(spec, estimate(replace(spec, batch_size=3, accumulation=2)).total)
     assert (advice.spec.batch_size, advice.spec.accumulation) == (3, 2)
@@ -294,7 +294,7 @@ def test_the_rank_is_changed_in_the_settings_of_the_adapter_that_is_trained(kind
     assert all(name.partition(".")[0] in ("training", kind) for name in changes)
 
 
-def test_apples_devices_are_not_advised_what_they_cannot_do() -> None:
+def test_advice_for_mps_excludes_what_it_does_not_support() -> None:
     here, there = (
         " ".join(one.text for one in advise(replace(LARGE, device=device), GIB)) for device in ("cuda", "mps")
     )
@@ -303,7 +303,7 @@ def test_apples_devices_are_not_advised_what_they_cannot_do() -> None:
     assert "int8" not in there
 
 
-def test_the_command_answers_for_a_family_with_what_to_change(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_memory_command_suggests_changes_for_a_model_family(capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["memory", "--family", "xl", "--preset", "vram_24gb_plus", "--free", "16", "--json"])
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert code == 0
@@ -312,9 +312,7 @@ def test_the_command_answers_for_a_family_with_what_to_change(capsys: pytest.Cap
     assert told["advice"][-1]["together"] <= 16
 
 
-def test_the_command_answers_for_a_checkpoint_in_words(
-    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_memory_command_describes_a_checkpoint(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["memory", "--checkpoint", str(tiny_checkpoint), "--set", "gradient_checkpointing_every=2", "--free", "8"]
     assert main(command) == 0
     told = capsys.readouterr().out
@@ -324,7 +322,7 @@ def test_the_command_answers_for_a_checkpoint_in_words(
     assert f"{estimate(expected).parts['adapter'] / GIB:.2f} GB  adapter" in told
 
 
-def test_the_command_tells_what_samples_take(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_memory_command_reports_the_memory_of_audio_previews(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["memory", "--preset", "vram_8gb", "--set", "samples.enabled=true", "--set", "samples.duration_s=20"]
     assert main([*command, "--free", "6"]) == 0
     assert "GB  while generating previews of 20 s: they will be shortened or skipped" in capsys.readouterr().out
@@ -342,7 +340,9 @@ def test_the_command_tells_what_samples_take(capsys: pytest.CaptureFixture[str])
         (["--preset", "vram_8"], "vram_8gb"),
     ],
 )
-def test_the_command_refuses_in_words(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_memory_command_rejects_invalid_input(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["memory", *arguments]) == 1
     assert words in capsys.readouterr().err
 

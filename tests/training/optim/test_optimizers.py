@@ -29,14 +29,14 @@ def descend(optimizer, loss_of, steps):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS.names)
-def test_each_optimizer_goes_downhill(name):
+def test_each_optimizer_reduces_the_loss(name):
     parameters, loss_of = bowl()
     losses = descend(make_optimizer(name, parameters, lr=RATES[name], weight_decay=0.0), loss_of, 150)
     assert losses[-1] < 0.5 * losses[0]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS.names)
-def test_each_optimizer_goes_on_from_its_saved_state_to_the_last_bit(name, tmp_path):
+def test_each_optimizer_resumes_bit_exactly_from_its_saved_state(name, tmp_path):
     parameters, loss_of = bowl()
     optimizer = make_optimizer(name, parameters, lr=RATES[name], weight_decay=0.01)
     descend(optimizer, loss_of, 7)
@@ -53,7 +53,7 @@ def test_each_optimizer_goes_on_from_its_saved_state_to_the_last_bit(name, tmp_p
     assert all(torch.equal(one, other) for one, other in zip(parameters, again, strict=True))
 
 
-def test_the_rate_left_empty_suits_the_optimizer():
+def test_an_empty_learning_rate_takes_the_default_of_the_optimizer():
     assert peak_lr("adamw", None) == 1e-4
     assert peak_lr("adamw", 3e-4) == 3e-4
     assert peak_lr("prodigy", None) == 1.0
@@ -62,7 +62,7 @@ def test_the_rate_left_empty_suits_the_optimizer():
 
 
 @pytest.mark.parametrize(("name", "package"), [("adamw8bit", "bitsandbytes"), ("prodigy", "prodigyopt")])
-def test_a_missing_package_is_refused_with_a_hint_and_nothing_takes_its_place(name, package, monkeypatch):
+def test_a_missing_package_is_an_error_with_a_hint_and_no_substitute(name, package, monkeypatch):
     for module in [m for m in sys.modules if m.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)  # an import of it now fails
@@ -78,6 +78,6 @@ def test_prodigy_guards_its_estimate_during_the_warm_up():
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS.names)
-def test_no_optimizer_writes_where_the_command_line_answers(name, capsys):
+def test_no_optimizer_writes_to_stdout(name, capsys):
     make_optimizer(name, [torch.nn.Parameter(torch.zeros(4))], lr=1.0, weight_decay=0.01)
     assert capsys.readouterr().out == ""

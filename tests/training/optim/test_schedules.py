@@ -48,7 +48,7 @@ def test_each_schedule_stays_between_its_floor_and_the_peak_for_any_length(name,
 
 
 @pytest.mark.parametrize(("name", "end"), [("cosine", FLOOR), ("linear", FLOOR), ("constant", 1.0)])
-def test_a_schedule_ends_where_it_says_and_does_not_climb_again(name, end):
+def test_a_schedule_ends_at_its_final_value_and_does_not_rise_again(name, end):
     schedule = make_schedule(name, total_steps=200, warmup_steps=0)
     assert schedule(200) == pytest.approx(end)
     assert schedule(250) == pytest.approx(end)
@@ -62,7 +62,7 @@ def test_warm_up_takes_at_most_a_tenth_of_the_run():
     assert make_schedule("cosine", total_steps=40, warmup_steps=0)(0) == 1
 
 
-def test_an_unknown_schedule_is_refused_with_the_nearest_name():
+def test_an_unknown_schedule_is_rejected_with_the_nearest_name():
     with pytest.raises(UnknownName, match="cosin") as error:
         make_schedule("cosin", total_steps=10, warmup_steps=0)
     assert "cosine" in error.value.hint

@@ -40,7 +40,7 @@ def test_an_epoch_without_a_loss_is_not_the_best():
     assert tracker.patience == 1
 
 
-def test_tracking_begins_at_half_of_the_run_at_the_latest():
+def test_best_model_tracking_starts_at_half_of_the_run_at_the_latest():
     assert first_tracked_epoch(200, 100) == 50
     assert first_tracked_epoch(200, 1000) == 200
     assert first_tracked_epoch(0, 100) == 1

@@ -27,7 +27,7 @@ def job(tensors, tiny_checkpoint, tmp_path):
     return make
 
 
-def test_the_average_follows_the_weights_and_gives_them_back_bit_for_bit():
+def test_the_ema_follows_the_weights_and_restores_them_exactly():
     weight = nn.Parameter(torch.zeros(3))
     average = ExponentialMovingAverage([weight], 0.5)
     wanted = torch.zeros(3)
@@ -44,7 +44,7 @@ def test_the_average_follows_the_weights_and_gives_them_back_bit_for_bit():
 
 
 @pytest.mark.parametrize("kind", ["lora", "lokr"])
-def test_both_are_saved_and_the_average_changes_nothing_of_the_training(kind, job):
+def test_adapter_and_ema_are_saved_and_the_ema_does_not_affect_training(kind, job):
     settings = {"adapter_type": kind, "auto_save_best_after": 0, "save_every_n_epochs": 2}
     plain, _ = run(job("plain", **settings))
     result, _ = run(job("averaged", ema_decay=0.9, **settings))
@@ -76,7 +76,7 @@ def test_a_stopped_run_ends_with_the_same_average(optimizer, job):
         assert whole.read_bytes() == stopped.read_bytes()
 
 
-def test_an_average_may_begin_and_end_in_a_run_that_goes_on_and_best_has_one(job):
+def test_the_ema_can_be_enabled_and_disabled_in_a_resumed_run(job):
     run(job(max_epochs=1))
     result, _ = run(job(max_epochs=7, ema_decay=0.5, auto_save_best_after=1, resume="auto"))
     assert result["fit_loss_ema"] > 0

@@ -21,7 +21,7 @@ def run(tmp_path):
     return RunFolder(tmp_path / "run")
 
 
-def test_names_tell_whole_epochs_from_saves_between_them():
+def test_names_distinguish_epoch_ends_from_saves_within_an_epoch():
     assert checkpoint_name(3, 41, ends_epoch=True) == "epoch_3"
     assert checkpoint_name(3, 41, ends_epoch=False) == "epoch_4_step_41"
 
@@ -40,7 +40,7 @@ def test_checkpoints_are_ordered_by_number_not_by_letter(run):
     ]
 
 
-def test_a_new_run_is_refused_where_another_lies(run):
+def test_a_new_run_is_rejected_in_the_folder_of_another(run):
     assert find_resume_source(None, run) is None
     (run.root / "logs").mkdir(parents=True)  # what a run that never saved leaves
     assert find_resume_source(None, run) is None
@@ -50,7 +50,7 @@ def test_a_new_run_is_refused_where_another_lies(run):
     assert "auto" in error.value.hint
 
 
-def test_auto_begins_where_nothing_is_and_goes_on_where_something_is(run):
+def test_auto_starts_in_an_empty_folder_and_resumes_an_existing_run(run):
     assert find_resume_source("auto", run) is None
     save(run, "epoch_1")
     latest_checkpoint = save(run, "epoch_2")
@@ -58,7 +58,7 @@ def test_auto_begins_where_nothing_is_and_goes_on_where_something_is(run):
     assert (source.folder, source.exact, source.epochs) == (latest_checkpoint, True, 2)
 
 
-def test_auto_takes_what_was_saved_last_after_going_back(run):
+def test_auto_resumes_from_what_was_saved_last(run):
     for name in ("epoch_1", "epoch_2", "epoch_3"):
         run.mark_latest(save(run, name))
     assert find_resume_source(str(run.checkpoints / "epoch_1"), run).epochs == 1
@@ -66,13 +66,13 @@ def test_auto_takes_what_was_saved_last_after_going_back(run):
     assert find_resume_source("auto", run).folder.name == "epoch_2_step_9"
 
 
-def test_a_checkpoint_with_our_state_goes_before_one_without(run):
+def test_a_checkpoint_with_training_state_is_preferred(run):
     save(run, "epoch_3", state=False)
     save(run, "epoch_2")
     assert find_resume_source("auto", run).folder.name == "epoch_2"
 
 
-def test_a_run_without_our_state_is_gone_on_from_by_its_weights(run):
+def test_a_run_without_training_state_resumes_from_its_weights(run):
     save(run, "epoch_3_loss_0.5", state=False)
     source = find_resume_source("auto", run)
     assert (source.exact, source.epochs) == (False, 3)
@@ -84,7 +84,7 @@ def test_only_whole_epochs_count_as_behind_a_save_between_two(run):
     assert find_resume_source("auto", run).epochs == 3
 
 
-def test_the_best_adapter_is_gone_on_from_when_no_checkpoint_was_saved(run):
+def test_a_run_without_checkpoints_resumes_from_the_best_adapter(run):
     (run.best / "adapter").mkdir(parents=True)
     assert find_resume_source("auto", run).folder == run.best
 
@@ -113,7 +113,7 @@ def test_a_path_from_elsewhere_does_not_mix_with_a_run_that_is_there(run, tmp_pa
         find_resume_source(str(other.root), run)
 
 
-def test_a_path_with_nothing_at_it_is_refused(run, tmp_path):
+def test_a_path_that_does_not_exist_is_rejected(run, tmp_path):
     with pytest.raises(TrainingError, match="nothing to resume from"):
         find_resume_source(str(tmp_path / "missing"), run)
     (tmp_path / "empty" / "checkpoints").mkdir(parents=True)

@@ -50,7 +50,7 @@ def test_tensors_that_share_memory_are_stored_apart(tmp_path):
 
 
 @pytest.mark.parametrize("file", ["state.json", "state.safetensors"])
-def test_a_damaged_state_is_refused_by_name(tmp_path, file):
+def test_a_damaged_state_is_rejected_with_its_path(tmp_path, file):
     write_state(tmp_path, STATE)
     data = (tmp_path / file).read_bytes()
     (tmp_path / file).write_bytes(data[: len(data) // 2])
@@ -58,7 +58,7 @@ def test_a_damaged_state_is_refused_by_name(tmp_path, file):
         read_state(tmp_path)
 
 
-def test_a_disk_that_fills_up_while_tensors_are_written_is_told_as_such(tmp_path, monkeypatch):
+def test_a_full_disk_while_writing_tensors_is_reported_as_such(tmp_path, monkeypatch):
     def full(*_arguments):  # what safetensors 0.8 says on a full tmpfs
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 

@@ -42,15 +42,15 @@ def weigh(measured: Mapping[str, Any], answered: Mapping[str, Any], *, prefer: s
     The preferred one counts where it has a value that can be trusted, the other one where it has not.
     """
     found = {name: value for name in METADATA if (value := _trusted(measured, name))}
-    told = {name: answered[name] for name in METADATA if answered.get(name)}
+    answers = {name: answered[name] for name in METADATA if answered.get(name)}
     by = str(answered.get("by") or "model")
-    sides = [(found, MEASURED), (told, by)]
+    sides = [(found, MEASURED), (answers, by)]
     labels: dict[str, tuple[Any, str]] = {}
     for values, who in sides if prefer == MEASURED else sides[::-1]:
         for name, value in values.items():
             labels.setdefault(name, (value, who))
-    both = [name for name in found if name in told and _differ(name, found[name], told[name])]
-    return Verdict(labels, [f"{_WORDS[name]}: measured {found[name]}, {by} says {told[name]}" for name in both])
+    both = [name for name in found if name in answers and _differ(name, found[name], answers[name])]
+    return Verdict(labels, [f"{_WORDS[name]}: measured {found[name]}, {by} says {answers[name]}" for name in both])
 
 
 def _trusted(measured: Mapping[str, Any], name: str) -> Any:
@@ -61,9 +61,9 @@ def _trusted(measured: Mapping[str, Any], name: str) -> Any:
     return round(value) if name == "bpm" else value
 
 
-def _differ(name: str, found: Any, told: Any) -> bool:
+def _differ(name: str, found: Any, answered: Any) -> bool:
     if name == "keyscale":
-        return not same_key(found, told)
+        return not same_key(found, answered)
     if name == "bpm":
-        return bool(abs(found / told - 1) > _TOLERANCE)
-    return bool(found != told)
+        return bool(abs(found / answered - 1) > _TOLERANCE)
+    return bool(found != answered)

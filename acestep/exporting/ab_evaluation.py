@@ -174,11 +174,11 @@ def _file(number: int, request: GenerationConfig, which: str) -> str:
     return f"{number + 1:02}-seed-{request.seed}-{which}.wav"
 
 
-def _requests(config: ProveJob, card: AdapterMetadata) -> list[GenerationConfig]:
+def _requests(config: ProveJob, meta: AdapterMetadata) -> list[GenerationConfig]:
     """Every prompt with every seed. A missing trigger word is inserted at its position in training."""
     prompts = [
-        prompt if card.trigger_word in prompt else caption_with_tag(prompt, card.trigger_word, tag_position(card))
-        for prompt in config.prompts or [sample_prompt(card)]
+        prompt if meta.trigger_word in prompt else caption_with_tag(prompt, meta.trigger_word, tag_position(meta))
+        for prompt in config.prompts or [sample_prompt(meta)]
     ]
     length = {"duration_s": config.duration_s, "steps": config.steps}
     return [GenerationConfig(prompt=p, seed=seed, **length) for p, seed in itertools.product(prompts, config.seeds)]

@@ -51,14 +51,14 @@ def import_adapter(
     """
     stored = read_any(adapter)
     base = BaseWeights(find_checkpoint(checkpoint)) if checkpoint is not None else None
-    card = stored.metadata
+    meta = stored.metadata
     if base:
         base.check_compatible(stored)
         model = base.checkpoint
-        card = dataclasses.replace(card, base_model=model.name, family=model.family, variant=model.variant)
+        meta = dataclasses.replace(meta, base_model=model.name, family=model.family, variant=model.variant)
     if trigger_word:
-        card = dataclasses.replace(card, trigger_word=trigger_word, tag_position=card.tag_position or "prepend")
-    return write_for(ExportSource(dataclasses.replace(stored, metadata=card), base, rank=rank), "acestep", out)
+        meta = dataclasses.replace(meta, trigger_word=trigger_word, tag_position=meta.tag_position or "prepend")
+    return write_for(ExportSource(dataclasses.replace(stored, metadata=meta), base, rank=rank), "acestep", out)
 
 
 def read_any(path: Path) -> StoredAdapter:

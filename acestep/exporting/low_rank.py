@@ -81,9 +81,9 @@ def convert_to_lora(
 def lora_from_weights(adapter: StoredAdapter, weights: dict[str, Tensor]) -> StoredAdapter:
     """A LoRA of ``weights`` (alpha = rank) with the metadata of ``adapter``, in which the original kind is recorded."""
     rank = max(value.shape[0] for name, value in weights.items() if ".lora_A." in name)
-    card = adapter.metadata
+    meta = adapter.metadata
     if adapter.kind != "lora":
-        facts = {**card.facts, "converted_from": adapter.kind, "trained_config": card.config}
-        card = dataclasses.replace(card, facts=facts)
+        facts = {**meta.facts, "converted_from": adapter.kind, "trained_config": meta.config}
+        meta = dataclasses.replace(meta, facts=facts)
     config = LoRAConfig(r=rank, alpha=rank, dropout=0.0)
-    return StoredAdapter(adapter.file, "lora", config, weights, card, adapter.dtype)
+    return StoredAdapter(adapter.file, "lora", config, weights, meta, adapter.dtype)

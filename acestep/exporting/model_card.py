@@ -17,20 +17,20 @@ _USAGE_UNKNOWN = "See the documentation of {}."
 _LICENSE = "not stated. Ask the author, and respect the rights to the training songs and the license of the base model."
 
 
-def sample_prompt(card: AdapterMetadata) -> str:
+def sample_prompt(meta: AdapterMetadata) -> str:
     """A prompt for the style: the one in the metadata, else the trigger word with a generic prompt."""
-    prompt = card.facts.get("sample_prompt")
+    prompt = meta.facts.get("sample_prompt")
     if isinstance(prompt, str) and prompt:
         return prompt
-    return caption_with_tag("a melodic song with a clear beat", card.trigger_word, tag_position(card))
+    return caption_with_tag("a melodic song with a clear beat", meta.trigger_word, tag_position(meta))
 
 
-def tag_position(card: AdapterMetadata) -> TagPosition:
+def tag_position(meta: AdapterMetadata) -> TagPosition:
     """Position of the trigger word in the captions; the beginning if unknown."""
-    return next((each for each in get_args(TagPosition) if each == card.tag_position), "prepend")
+    return next((each for each in get_args(TagPosition) if each == meta.tag_position), "prepend")
 
 
-def model_card(name: str, card: AdapterMetadata, *, target: ExportTarget, form: str, residual: float) -> str:
+def model_card(name: str, meta: AdapterMetadata, *, target: ExportTarget, form: str, residual: float) -> str:
     """Text of the model card.
 
     Args:
@@ -38,48 +38,48 @@ def model_card(name: str, card: AdapterMetadata, *, target: ExportTarget, form: 
         form: what the adapter was converted to.
         residual: relative error of the conversion.
     """
-    kind = ADAPTERS[card.kind].label if card.kind in ADAPTERS.names else card.kind
-    base = f"{card.base_model or 'not stated'} ({card.family or 'unknown'} family, {card.variant or 'unknown variant'})"
+    kind = ADAPTERS[meta.kind].label if meta.kind in ADAPTERS.names else meta.kind
+    base = f"{meta.base_model or 'not stated'} ({meta.family or 'unknown'} family, {meta.variant or 'unknown variant'})"
     trigger = (
-        f"`{card.trigger_word}`, {card.tag_position or 'anywhere'} in the caption" if card.trigger_word else "none"
+        f"`{meta.trigger_word}`, {meta.tag_position or 'anywhere'} in the caption" if meta.trigger_word else "none"
     )
     lines = [
-        _header(card),
+        _header(meta),
         f"# {name}",
         f"A {kind} for the ACE-Step 1.5 music model, trained with this program.",
         f"- Base model: {base}. It does not work with models of another family.\n"
         f"- Trigger word: {trigger}\n"
-        f"- Sample prompt: {sample_prompt(card)}\n"
-        f"- License: {card.facts.get('license') or _LICENSE}",
+        f"- Sample prompt: {sample_prompt(meta)}\n"
+        f"- License: {meta.facts.get('license') or _LICENSE}",
         "## Use",
         target.usage or _USAGE_UNKNOWN.format(target.label),
         f"Written as {form}; relative difference to the trained adapter: {residual:.2g}.",
         "## Training",
-        "\n".join(f"- {key}: {value}" for key, value in _facts(card).items()) or "Unknown.",
+        "\n".join(f"- {key}: {value}" for key, value in _facts(meta).items()) or "Unknown.",
     ]
     return "\n\n".join(line for line in lines if line) + "\n"
 
 
-def _header(card: AdapterMetadata) -> str:
+def _header(meta: AdapterMetadata) -> str:
     """The YAML metadata that model hubs read."""
-    values: dict[str, Any] = {"tags": ["ace-step", "music", "text-to-audio", card.kind or "adapter"]}
-    if card.base_model:
-        values["base_model"] = card.base_model
-    if card.trigger_word:
-        values["instance_prompt"] = card.trigger_word
+    values: dict[str, Any] = {"tags": ["ace-step", "music", "text-to-audio", meta.kind or "adapter"]}
+    if meta.base_model:
+        values["base_model"] = meta.base_model
+    if meta.trigger_word:
+        values["instance_prompt"] = meta.trigger_word
     return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in values.items()), "---"])
 
 
-def _facts(card: AdapterMetadata) -> dict[str, Any]:
+def _facts(meta: AdapterMetadata) -> dict[str, Any]:
     facts = {
-        "kind": card.kind,
-        **card.config,
-        "attention": card.attention_type,
-        "MLP": card.train_mlp,
-        "epochs": card.epochs,
-        "steps": card.steps,
-        **{key: value for key, value in card.facts.items() if key not in ("sample_prompt", "license")},
-        "songs and labels": card.dataset_hash,
-        "program": card.program,
+        "kind": meta.kind,
+        **meta.config,
+        "attention": meta.attention_type,
+        "MLP": meta.train_mlp,
+        "epochs": meta.epochs,
+        "steps": meta.steps,
+        **{key: value for key, value in meta.facts.items() if key not in ("sample_prompt", "license")},
+        "songs and labels": meta.dataset_hash,
+        "program": meta.program,
     }
     return {key: value for key, value in facts.items() if value not in ("", None, 0, {})}

@@ -107,19 +107,19 @@ def _with_facts(stored: StoredAdapter, prompt: str, license: str, dtype: str | N
     """The adapter with the metadata and dtype of the exported files."""
     facts = {**stored.metadata.facts, "sample_prompt": prompt or sample_prompt(stored.metadata)}
     facts |= {"license": license} if license else {}
-    card = dataclasses.replace(stored.metadata, facts=facts)
-    return dataclasses.replace(stored, metadata=card, dtype=DTYPES[dtype] if dtype else stored.dtype)
+    meta = dataclasses.replace(stored.metadata, facts=facts)
+    return dataclasses.replace(stored, metadata=meta, dtype=DTYPES[dtype] if dtype else stored.dtype)
 
 
 def write_for(source: ExportSource, to: str, out: Path, comparison: OutputComparison | None = None) -> dict[str, Any]:
     """Write ``source`` for one program and verify it, with ``comparison`` also by decoder outputs."""
     write = TARGETS[to].load()
     require_replaceable_export(out)
-    card = source.adapter.metadata
+    meta = source.adapter.metadata
     with replace_folder(out) as fresh:
         written = write(source, fresh, out.name)
         found = compare(source, written)
-        text = model_card(out.name, card, target=TARGETS[to], form=written.form, residual=found.residual)
+        text = model_card(out.name, meta, target=TARGETS[to], form=written.form, residual=found.residual)
         write_text(fresh / README, text)
     result = {
         "adapter": str(out / written.file),
@@ -127,7 +127,7 @@ def write_for(source: ExportSource, to: str, out: Path, comparison: OutputCompar
         "kind": source.adapter.kind,
         "form": written.form,
         **metrics_as_json(found),
-        "trigger_word": card.trigger_word,
+        "trigger_word": meta.trigger_word,
         "notes": _notes(source, written, found.residual),
     }
     if comparison:

@@ -114,9 +114,7 @@ def test_an_adapter_is_rejected_everywhere_by_the_other_model_family(
 
 
 @pytest.mark.parametrize(("trained_on", "model"), [(TURBO, XL), (XL, TURBO)])
-def test_a_run_and_its_tensors_are_rejected_by_the_other_model_family(
-    trained_on, model, trained, tiny_root, tmp_path, capsys
-):
+def test_the_other_model_family_rejects_a_run_and_its_tensors(trained_on, model, trained, tiny_root, tmp_path, capsys):
     checkpoint = ["--checkpoint", str(tiny_root / model), "--device", "cpu"]
     run_of, tensors = str(trained[trained_on] / "run"), [str(trained[name] / "tensors") for name in (model, trained_on)]
     settings = [*checkpoint, *_same_settings()]

@@ -47,7 +47,7 @@ def write(source: ExportSource, folder: Path, name: str) -> WrittenAdapter:
     """
     adapter = source.same_kind if source.rank is None else source.lora
     tensors, metadata = source.same_kind_file if source.rank is None else serialize_adapter(source.lora)
-    card = source.adapter.metadata.with_config(source.adapter.kind, source.adapter.metadata.config)
+    meta = source.adapter.metadata.with_config(source.adapter.kind, source.adapter.metadata.config)
     loaded = load(tensors)
     as_delta = {source.module_of_key(key) for key in loaded.ignored_keys} | (
         source.modules.keys() - loaded.modules.keys()
@@ -58,7 +58,7 @@ def write(source: ExportSource, folder: Path, name: str) -> WrittenAdapter:
     )
     tensors |= {f"base_model.model.{module}.diff": source.diff(module) for module in sorted(as_delta)}
     file = f"{name}.safetensors"
-    write_tensors(folder / file, tensors, metadata or card.to_file_metadata())
+    write_tensors(folder / file, tensors, metadata or meta.to_file_metadata())
     return WrittenAdapter(load(read_tensors(folder / file)[0]), form, source.rank is None, file)
 
 

@@ -37,7 +37,7 @@ def is_sidestep(data: Any) -> bool:
 
 
 def read_sidestep(path: Path) -> Imported:
-    """Read a preset, or the ``training_config.json`` of a run and the adapter config next to it. Missing keys stay unset.
+    """Read a preset, or the ``training_config.json`` of a run and its adapter config. Missing keys stay unset.
 
     Raises:
         ConfigError: the file cannot be read, or is not from Side-Step.

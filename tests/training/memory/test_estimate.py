@@ -340,7 +340,7 @@ def test_the_memory_command_reports_the_memory_of_audio_previews(capsys: pytest.
         (["--preset", "vram_8"], "vram_8gb"),
     ],
 )
-def test_the_memory_command_rejects_invalid_input(
+def test_the_memory_command_rejects_bad_input(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["memory", *arguments]) == 1

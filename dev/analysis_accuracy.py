@@ -1,6 +1,6 @@
-"""How well tempo, meter and key are measured, over songs made for it: ``python -m dev.analysis_accuracy``.
+"""Accuracy of tempo, meter and key on synthesized songs: ``python -m dev.analysis_accuracy``.
 
-Not part of the test run. ``--per-style N`` and ``--seed N`` choose the songs.
+Not part of the tests. ``--per-style N`` and ``--seed N`` select the songs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KEY = ("exact", "relative", "parallel", "fifth", "other")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One song: how its tempo and key compare, and whether the meter was right."""
+    """The analysis of one song compared with its true values."""
 
     song: Song
     tempo: str
@@ -29,7 +29,7 @@ class Result:
 
 
 def compare_tempo(truth: float, measured: float | None) -> str:
-    """``exact`` within 4 %, or of the half or double."""
+    """``exact`` within 4 %; ``half`` or ``double`` within 4 % of half or double the tempo; else ``other``."""
     for name, factor in (("exact", 1.0), ("half", 0.5), ("double", 2.0)):
         if measured and abs(measured / (truth * factor) - 1) <= 0.04:
             return name
@@ -37,7 +37,7 @@ def compare_tempo(truth: float, measured: float | None) -> str:
 
 
 def compare_key(truth: str, measured: str) -> str:
-    """How two keys are related."""
+    """The relation of two keys, one of ``KEY``."""
     if same_key(truth, measured):
         return "exact"
     first, second = key_number(truth), key_number(measured)
@@ -50,10 +50,10 @@ def compare_key(truth: str, measured: str) -> str:
     return "fifth" if (first - second) % 12 in (5, 7) else "other"
 
 
-def evaluate(chosen: list[Song]) -> list[Result]:
-    """Measure each song and compare."""
+def evaluate(selected: list[Song]) -> list[Result]:
+    """Analyze each song and compare with its true values."""
     results = []
-    for song in chosen:
+    for song in selected:
         found = analyse(play(song), RATE_HZ)
         measured = f"{found.bpm} {found.timesignature}/ {found.keyscale}"
         key = compare_key(song.key, found.keyscale)
@@ -64,7 +64,7 @@ def evaluate(chosen: list[Song]) -> list[Result]:
 
 
 def table(results: list[Result]) -> str:
-    """One line a style and the sums, in per cent."""
+    """One line per style and a total, in percent."""
     rows: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         rows[result.song.style].append(result)
@@ -99,10 +99,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--per-style", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--verbose", action="store_true", help="name the songs that were measured wrong")
+    parser.add_argument("--verbose", action="store_true", help="list the songs with a wrong result")
     options = parser.parse_args()
     results = evaluate(songs(options.per_style, options.seed))
-    print(table(results))  # noqa: T201 - a script for people
+    print(table(results))  # noqa: T201 - a command-line script
     if options.verbose:
         for result in results:
             if result.tempo != "exact" or result.key != "exact" or not result.meter:

@@ -1,6 +1,6 @@
-"""Songs made on the spot, sound and broken: what users really have in their folders.
+"""Valid and invalid audio files for tests, as found in users' folders.
 
-Each function writes one file and returns its path.
+The functions that take a path write one file and return its path.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import soundfile
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-# The last name has 200 characters, which is near what common disks accept (255 bytes).
+# The last name has 200 characters; common file systems allow 255 bytes.
 AWKWARD_NAMES = (
     "with several  spaces.wav",
     'it\'s a "quoted" name.wav',
@@ -36,7 +36,7 @@ def tone(seconds: float = 2.0, *, rate: int = 48_000, channels: int = 2, level: 
 
 
 def song(path: Path, seconds: float = 2.0, *, rate: int = 48_000, channels: int = 2, level: float = 0.3) -> Path:
-    """A good file in the format of its suffix (.opus is written as Opus in Ogg)."""
+    """A valid file in the format of its suffix (.opus is written as Opus in Ogg)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     form = {".opus": ("OGG", "OPUS"), ".ogg": ("OGG", "OPUS"), ".mp3": ("MP3", None)}.get(path.suffix, (None, None))
     soundfile.write(path, tone(seconds, rate=rate, channels=channels, level=level), rate, form[1], format=form[0])
@@ -48,7 +48,7 @@ def mono_22050(path: Path) -> Path:
 
 
 def surround_51(path: Path) -> Path:
-    """Six channels in the order of WAV and FLAC: left, right, centre, low frequencies, left and right surround."""
+    """Six channels in the order of WAV and FLAC: left, right, center, LFE, left and right surround."""
     return song(path, channels=6, level=0.1)
 
 
@@ -63,14 +63,14 @@ def text_named_audio(path: Path) -> Path:
 
 
 def truncated(path: Path, *, kept: float = 0.5, seconds: float = 5.0) -> Path:
-    """A download that broke off: the header still promises ``seconds``."""
+    """An interrupted download: the header still states ``seconds``."""
     data = song(path, seconds).read_bytes()
     path.write_bytes(data[: int(len(data) * kept)])
     return path
 
 
 def with_nan(path: Path) -> Path:
-    """A float WAV with one sample that is not a number."""
+    """A float WAV file with one NaN sample."""
     samples = tone()
     samples[1000, 1] = np.nan
     soundfile.write(path, samples, 48_000, "FLOAT")
@@ -93,14 +93,14 @@ def pickle_bomb(path: Path, proof: Path) -> Path:
 
 @contextmanager
 def public_folder() -> Iterator[Path]:
-    """A temporary folder that other users may enter (pytest's are closed to them)."""
+    """A temporary folder that other users can access, unlike those of pytest."""
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o777)
         yield Path(name)
 
 
 def run_unprivileged(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run Python ``code`` as a user without rights (root ignores permissions); ``sys.argv[1:]`` are the arguments."""
+    """Run Python ``code`` without root, which ignores permissions; ``sys.argv[1:]`` are ``arguments``."""
     become = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
     command = [*become, sys.executable, "-c", code, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HOME": tempfile.gettempdir()}

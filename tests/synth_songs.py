@@ -1,7 +1,7 @@
-"""Songs made of numbers, with known tempo, meter and key: what the analysis is measured on.
+"""Synthesized songs with known tempo, meter and key, for evaluating the analysis.
 
-The chords come from progressions that are usual in the song's mode; the melody is a random walk over the scale that
-rests on chord notes. Timing, loudness, tuning, timbre and the noise floor vary from song to song.
+Chords follow common progressions of the song's mode; the melody is a random walk over the scale with chord notes on
+the first beat. Timing, loudness, tuning, timbre and noise floor vary from song to song.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Wave = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Song:
-    """What a song is. ``key`` is a note and a mode, ``seed`` decides everything that is left open."""
+    """Parameters of a song. ``key`` is a note and a mode; ``seed`` determines everything else."""
 
     style: str
     bpm: float
@@ -41,7 +41,7 @@ class Song:
 
 
 def songs(per_style: int = 4, seed: int = 1) -> list[Song]:
-    """``per_style`` songs of each style; the tempo spreads over the style's range, the keys go round."""
+    """``per_style`` songs of each style, with tempos over the range of the style and all keys equally often."""
     random = np.random.default_rng(seed)
     found, keys = [], list(KEYS)
     for style, spec in STYLES.items():
@@ -58,7 +58,7 @@ def play(song: Song) -> Wave:
     bar = 60 / song.bpm * style.beats
     sound = np.zeros(round(song.seconds * RATE_HZ), dtype=np.float32)
     note, mode = song.key.split()
-    root = 40 + (NOTES.index(note) - 4) % 12 + random.uniform(-0.25, 0.25)  # E2 and up, more or less in tune
+    root = 40 + (NOTES.index(note) - 4) % 12 + random.uniform(-0.25, 0.25)  # E2 to D#3, detuned by up to 25 cents
     band = _Band(sound, style, mode, root, random.uniform(0.2, 0.7), random)
     progression = _PROGRESSIONS[mode][int(random.integers(5))]
     last = int(song.seconds / bar) - 1
@@ -70,7 +70,7 @@ def play(song: Song) -> Wave:
 
 @dataclass
 class _Band:
-    """The players of one song. ``root`` is the tonic as a MIDI number, ``line`` where the melody stands."""
+    """Plays one song. ``root`` is the tonic as a MIDI number, ``line`` the scale degree of the melody."""
 
     sound: Wave
     style: Style
@@ -105,13 +105,13 @@ class _Band:
                     start + step, self._tone(24 + self._next_note(chord, degree, step == 0), gap, 2.0), loud * 0.3
                 )
 
-    def _next_note(self, chord: list[int], degree: int, rests: bool) -> int:
-        """A step or a leap over the scale; on the first beat the nearest note of the chord."""
+    def _next_note(self, chord: list[int], degree: int, on_chord: bool) -> int:
+        """The next scale note of the random walk; on the first beat the nearest chord note."""
         self.line = min(max(self.line + int(self.random.integers(-2, 3)), -2), 9)
         pitch = _SCALES[self.mode][self.line % 7] + 12 * (self.line // 7)
         pitch += self.mode == "Minor" and degree == 4 and self.line % 7 == 6
         near = [note + 12 * octave for note in chord for octave in (-1, 0, 1)]
-        return min(near, key=lambda note: abs(note - pitch)) if rests else pitch
+        return min(near, key=lambda note: abs(note - pitch)) if on_chord else pitch
 
     def _tone(self, semitones: float, seconds: float, decay: float, brightness: float | None = None) -> Wave:
         return _tone(self.root + semitones, seconds, decay, self.brightness if brightness is None else brightness)
@@ -123,7 +123,7 @@ class _Band:
 
 
 def _chord(mode: str, degree: int) -> list[int]:
-    """Semitones above the tonic; the fifth degree of a minor key is a major chord, as it mostly is."""
+    """Semitones above the tonic; the dominant of a minor key is a major chord (harmonic minor)."""
     scale = _SCALES[mode]
     notes = [scale[(degree + step) % 7] + 12 * ((degree + step) // 7) for step in (0, 2, 4)]
     if mode == "Minor" and degree == 4:
@@ -132,7 +132,7 @@ def _chord(mode: str, degree: int) -> list[int]:
 
 
 def _hits(pattern: str, bar: float) -> list[tuple[float, float, float]]:
-    """Start, loudness and the time to the next hit, in seconds after the bar line."""
+    """For each hit: start in seconds after the bar line, loudness in [0, 1], and seconds to the next hit."""
     places = [index for index, mark in enumerate(pattern) if mark != "."]
     step = bar / max(len(pattern), 1)
     ends = [*places[1:], len(pattern)][: len(places)]

@@ -1,4 +1,4 @@
-"""Rhythms of eighteen styles, as bars of drums, bass, chords and melody on a grid."""
+"""Rhythm patterns of eighteen styles: one bar of drums, bass, chords and melody each."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """One bar of a rhythm. Each string is a bar: a digit is the loudness of a hit, a dot is silence."""
+    """Rhythm patterns of one bar: a digit is a hit and its loudness, a dot is a rest."""
 
     meter: str  # "3", "4" or "6"
-    tempo: tuple[int, int]  # beats a minute; in 6/8 the beat is the dotted quarter
+    tempo: tuple[int, int]  # range in BPM; in 6/8 the beat is the dotted quarter
     kick: str = ""
     snare: str = ""
     hat: str = ""

@@ -25,7 +25,7 @@ _UNKNOWN_LENGTH = 2**48  # frames; libsndfile reports 2**63 - 1 for a FLAC that 
 _STREAMED_SIZE = 2**31 - 2**16  # bytes; programs that write to a pipe state about this size, or 2**32, or none
 
 # libsndfile's log line for a WAV or AIFF file that is shorter than its header states.
-_CLAIM = re.compile(r"(?:data|SSND) *: (\d+) \(should be (\d+)\)")
+_HEADER_LENGTH = re.compile(r"(?:data|SSND) *: (\d+) \(should be (\d+)\)")
 
 
 class Stream(Protocol):
@@ -69,28 +69,28 @@ class _SoundFileStream:
         self.vorbis_order = file.format == "OGG"
         self.duration_s = file.frames / file.samplerate
         self._path, self._file, self._num_read = path, file, 0
-        claim = _CLAIM.search(file.extra_info)
-        if claim and int(claim[1]) < _STREAMED_SIZE:
-            promised_s = self.duration_s * int(claim[1]) / max(int(claim[2]), 1)
-            if self.duration_s < promised_s - _TOLERANCE_S:
-                raise self._cut_off(promised_s)
+        header = _HEADER_LENGTH.search(file.extra_info)
+        if header and int(header[1]) < _STREAMED_SIZE:
+            stated_s = self.duration_s * int(header[1]) / max(int(header[2]), 1)
+            if self.duration_s < stated_s - _TOLERANCE_S:
+                raise self._truncated(stated_s)
 
     def read(self, frames: int) -> NDArray[np.float32]:
         try:
             block: NDArray[np.float32] = self._file.read(frames, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError:
-            raise self._cut_off(self.duration_s) from None
+            raise self._truncated(self.duration_s) from None
         self._num_read += len(block)
         if len(block) < frames and self._num_read / self.sample_rate_hz < self.duration_s - _TOLERANCE_S:
-            raise self._cut_off(self.duration_s)
+            raise self._truncated(self.duration_s)
         return block
 
     def close(self) -> None:
         self._file.close()
 
-    def _cut_off(self, promised_s: float) -> AudioError:
+    def _truncated(self, stated_s: float) -> AudioError:
         return AudioError(
-            f"{self._path} is damaged or truncated: its header states {promised_s:.1f} s",
+            f"{self._path} is damaged or truncated: its header states {stated_s:.1f} s",
             hint="Copy or download it again.",
         )
 

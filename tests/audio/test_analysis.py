@@ -9,7 +9,7 @@ from acestep.audio.analysis import MAJOR_KEYS, MINOR_KEYS, analyse, key_number, 
 from dev.analysis_accuracy import compare_key, compare_tempo, evaluate
 from tests.synth_songs import KEYS, RATE_HZ, Song, play
 
-HANDFUL = [
+SONGS = [
     Song("rock", 118, "E Minor", 11),
     Song("house", 124, "A Minor", 12),
     Song("ballad", 66, "A# Major", 13),
@@ -22,13 +22,13 @@ HANDFUL = [
 ]
 
 
-def test_tempo_meter_and_key_of_a_handful_of_styles():
-    results = evaluate(HANDFUL)
-    assert [(r.song.style, r.tempo, r.meter) for r in results] == [(s.style, "exact", True) for s in HANDFUL]
+def test_tempo_meter_and_key_are_correct_for_several_styles():
+    results = evaluate(SONGS)
+    assert [(r.song.style, r.tempo, r.meter) for r in results] == [(s.style, "exact", True) for s in SONGS]
     assert sum(r.key == "exact" for r in results) >= 8
 
 
-def test_the_octave_of_the_tempo_that_was_not_chosen_is_named():
+def test_the_half_or_double_tempo_is_an_alternative():
     found = analyse(play(Song("rock", 100, "C Major", 3)), RATE_HZ)
     assert found.bpm == pytest.approx(100, rel=0.01)
     assert any(
@@ -42,17 +42,17 @@ def test_the_octave_of_the_tempo_that_was_not_chosen_is_named():
     [Song("bossa nova", 115.2, "C# Minor", 40), Song("metal", 180.4, "C Minor", 29)],
     ids=lambda song: song.style,
 )
-def test_a_beat_that_carries_about_two_notes_is_not_taken_for_half_of_one(song):
+def test_a_tempo_with_about_two_notes_per_beat_is_not_halved_or_doubled(song):
     assert analyse(play(song), RATE_HZ).bpm == pytest.approx(song.bpm, rel=0.01)
 
 
 @pytest.mark.parametrize("rate", [22_050, 44_100])
-def test_the_sample_rate_and_the_number_of_channels_do_not_matter(rate):
+def test_the_result_is_the_same_at_other_sample_rates_and_in_stereo(rate):
     song = Song("ballad", 72, "A Minor", 5)
     wave = play(song)
     time = np.arange(int(len(wave) * rate / RATE_HZ)) / rate
-    faster = np.interp(time, np.arange(len(wave)) / RATE_HZ, wave).astype(np.float32)
-    found = analyse(np.stack([faster, faster * 0.5]), rate)
+    resampled = np.interp(time, np.arange(len(wave)) / RATE_HZ, wave).astype(np.float32)
+    found = analyse(np.stack([resampled, resampled * 0.5]), rate)
     assert found.bpm == pytest.approx(72, rel=0.01)
     assert same_key(found.keyscale, "A Minor")
     assert found.duration_s == pytest.approx(30, abs=0.01)
@@ -61,12 +61,12 @@ def test_the_sample_rate_and_the_number_of_channels_do_not_matter(rate):
 @pytest.mark.parametrize(
     "audio", [np.zeros(RATE_HZ * 30), np.ones(RATE_HZ * 30), np.zeros(0), np.zeros((2, 100))], ids=str
 )
-def test_nothing_is_claimed_of_silence(audio):
+def test_silence_has_no_tempo_key_or_meter(audio):
     found = analyse(audio.astype(np.float32), RATE_HZ)
     assert (found.bpm, found.keyscale, found.timesignature) == (None, "", "")
 
 
-def test_noise_and_a_held_tone_have_no_trustworthy_tempo():
+def test_noise_has_a_low_confidence_and_a_constant_tone_has_no_tempo():
     noise = analyse(np.random.default_rng(0).standard_normal(RATE_HZ * 30).astype(np.float32), RATE_HZ)
     tone = analyse(np.sin(np.arange(RATE_HZ * 30) * 2 * np.pi * 440 / RATE_HZ).astype(np.float32), RATE_HZ)
     assert noise.bpm_confidence < 0.1
@@ -74,13 +74,13 @@ def test_noise_and_a_held_tone_have_no_trustworthy_tempo():
     assert tone.bpm is None
 
 
-def test_a_short_piece_has_a_duration_and_nothing_else():
+def test_audio_that_is_too_short_has_only_a_duration():
     found = analyse(play(Song("rock", 120, "C Major", 1, seconds=5)), RATE_HZ)
     assert found.duration_s == 5
     assert found.bpm is None
 
 
-def test_keys_are_the_same_however_they_are_spelt():
+def test_enharmonically_equal_keys_are_the_same():
     assert same_key("Db Major", "C# Major")
     assert same_key("Cb Major", "B Major")
     assert not same_key("C Major", "A Minor")
@@ -102,11 +102,11 @@ def test_keys_are_the_same_however_they_are_spelt():
         ("C Major", "", "other"),
     ],
 )
-def test_the_evaluation_tells_how_keys_are_related(truth, measured, relation):
+def test_the_evaluation_reports_how_two_keys_are_related(truth, measured, relation):
     assert compare_key(truth, measured) == relation
 
 
-def test_the_evaluation_counts_octave_errors_apart():
+def test_the_evaluation_counts_octave_errors_separately():
     assert [compare_tempo(120, bpm) for bpm in (122, 60, 240, 90, None)] == [
         "exact",
         "half",

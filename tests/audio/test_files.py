@@ -12,9 +12,9 @@ from acestep.audio.files import load_audio, probe_audio, resample, write_audio
 from acestep.core.errors import AudioError
 from tests import bad_files
 
-# A stand-in for the two programs, which are not on every machine: it takes the same arguments and gives the same
-# streams, but reads only WAV. FAIL in the file's name makes it stop half-way, as the real one does on damage.
-STAND_IN = """
+# Replaces ffmpeg and ffprobe, which are not installed everywhere. It accepts the same arguments and writes the same
+# streams, but reads only WAV. With FAIL in the file name it stops halfway, as ffmpeg does for a damaged file.
+FAKE_FFMPEG = """
 import json, sys
 import soundfile
 program, arguments = sys.argv[1], sys.argv[2:]
@@ -42,9 +42,9 @@ def no_ffmpeg(monkeypatch, tmp_path_factory):
 @pytest.fixture
 def ffmpeg(monkeypatch, tmp_path_factory):
     folder = tmp_path_factory.mktemp("programs")
-    (folder / "stand_in.py").write_text(STAND_IN)
-    for name in ("ffmpeg", "ffprobe"):  # through a shell: a first line with a path cannot hold a space
-        (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "{folder}/stand_in.py" {name} "$@"\n')
+    (folder / "fake_ffmpeg.py").write_text(FAKE_FFMPEG)
+    for name in ("ffmpeg", "ffprobe"):  # shell scripts, because a shebang line cannot contain a path with spaces
+        (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "{folder}/fake_ffmpeg.py" {name} "$@"\n')
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(folder))
 
@@ -55,7 +55,7 @@ def m4a(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".opus", ".ogg", ".aiff"])
-def test_every_format_is_read_as_48_khz_stereo_at_its_own_level(tmp_path, suffix):
+def test_every_format_is_loaded_as_48_khz_stereo_at_its_original_level(tmp_path, suffix):
     path = bad_files.song(tmp_path / f"song{suffix}", 3.0)
     info = probe_audio(path)
     audio = load_audio(path)
@@ -65,38 +65,38 @@ def test_every_format_is_read_as_48_khz_stereo_at_its_own_level(tmp_path, suffix
     assert torch.allclose(audio.square().mean(1).sqrt(), torch.tensor(0.3 / 2**0.5), atol=0.01)
 
 
-def test_mono_is_doubled_and_brought_to_48_khz(tmp_path):
+def test_mono_is_copied_to_both_channels_and_resampled_to_48_khz(tmp_path):
     audio = load_audio(bad_files.mono_22050(tmp_path / "mono.wav"))
-    wanted = torch.from_numpy(bad_files.tone(channels=1)[:, 0])
+    expected = torch.from_numpy(bad_files.tone(channels=1)[:, 0])
     assert torch.equal(audio[0], audio[1])
     assert audio.shape[1] == 96_000
-    assert torch.allclose(audio[0, 2000:-2000], wanted[2000:-2000], atol=1e-3)
+    assert torch.allclose(audio[0, 2000:-2000], expected[2000:-2000], atol=1e-3)
 
 
 @pytest.mark.parametrize(
     ("suffix", "order"), [(".wav", (0, 1, 2, 4, 5)), (".flac", (0, 1, 2, 4, 5)), (".opus", (0, 2, 1, 3, 4))]
 )
-def test_surround_keeps_the_centre_on_both_sides_and_leaves_out_the_low_frequencies(tmp_path, suffix, order):
+def test_the_downmix_puts_the_center_on_both_sides_and_drops_the_lfe_channel(tmp_path, suffix, order):
     path = bad_files.surround_51(tmp_path / f"surround{suffix}")
-    left, right, centre, left_surround, right_surround = order
-    heard = np.abs(np.fft.rfft(load_audio(path)[:, 48_000:].numpy())) / 24_000 / 0.1
-    wanted = np.zeros((2, 6))
-    wanted[0, left] = wanted[1, right] = 1
-    wanted[:, centre] = wanted[0, left_surround] = wanted[1, right_surround] = 0.5**0.5
-    assert np.allclose(heard[:, [110 * (c + 2) for c in range(6)]], wanted, atol=0.05)
+    left, right, center, left_surround, right_surround = order
+    found = np.abs(np.fft.rfft(load_audio(path)[:, 48_000:].numpy())) / 24_000 / 0.1
+    expected = np.zeros((2, 6))
+    expected[0, left] = expected[1, right] = 1
+    expected[:, center] = expected[0, left_surround] = expected[1, right_surround] = 0.5**0.5
+    assert np.allclose(found[:, [110 * (c + 2) for c in range(6)]], expected, atol=0.05)
 
 
-def test_loud_surround_is_turned_down_rather_than_clipped(tmp_path):
+def test_a_downmix_above_full_scale_is_scaled_down_instead_of_clipped(tmp_path):
     path = bad_files.song(tmp_path / "loud.wav", channels=6, level=0.9)
     assert load_audio(path).abs().max() == pytest.approx(1.0, abs=1e-4)
 
 
-def test_a_rate_without_a_common_factor_needs_no_giant_filter():
+def test_a_sample_rate_without_a_common_factor_is_resampled_without_a_huge_filter():
     audio = resample(torch.from_numpy(bad_files.tone(rate=47_999)[:, :1].T.copy()), 47_999)
     assert audio.shape[1] == pytest.approx(96_000, abs=30)
 
 
-def test_only_what_is_asked_for_is_decoded(tmp_path):
+def test_only_the_requested_duration_is_decoded(tmp_path):
     path = bad_files.truncated(tmp_path / "song.flac", seconds=5.0)
     assert load_audio(path, max_duration_s=1.5).shape == (2, 72_000)
     with pytest.raises(AudioError):
@@ -119,7 +119,7 @@ def test_only_what_is_asked_for_is_decoded(tmp_path):
         ("folder.wav", lambda path: path.mkdir() or path, "cannot be read"),
     ],
 )
-def test_what_cannot_be_trained_on_is_refused_by_name_with_the_reason(tmp_path, no_ffmpeg, name, make, reason):
+def test_an_unusable_file_is_rejected_with_its_name_and_the_reason(tmp_path, no_ffmpeg, name, make, reason):
     with pytest.raises(AudioError, match=reason) as caught:
         load_audio(make(tmp_path / name))
     assert name in str(caught.value)
@@ -127,7 +127,7 @@ def test_what_cannot_be_trained_on_is_refused_by_name_with_the_reason(tmp_path, 
 
 
 @pytest.mark.root
-def test_a_file_without_read_permission_is_refused():
+def test_a_file_without_read_permission_is_rejected():
     code = """
 import sys, pathlib
 from acestep.audio.files import probe_audio
@@ -140,17 +140,17 @@ except AudioError as error:
     with bad_files.public_folder() as folder:
         path = bad_files.song(folder / "closed.wav")
         path.chmod(0)
-        answer = bad_files.run_unprivileged(code, path)
-    assert answer.stdout.strip().endswith("closed.wav cannot be read: Permission denied"), answer.stderr
+        process = bad_files.run_unprivileged(code, path)
+    assert process.stdout.strip().endswith("closed.wav cannot be read: Permission denied"), process.stderr
 
 
 @pytest.mark.parametrize("name", bad_files.AWKWARD_NAMES)
-def test_awkward_names_are_read_and_written(tmp_path, name):
+def test_files_with_unusual_names_are_read_and_written(tmp_path, name):
     write_audio(tmp_path / name, torch.from_numpy(bad_files.tone().T))
     assert load_audio(tmp_path / name).shape == (2, 96_000)
 
 
-def test_a_flac_that_does_not_tell_its_length_is_refused(tmp_path):
+def test_a_flac_file_without_a_length_is_rejected(tmp_path):
     path = bad_files.song(tmp_path / "piped.flac")
     data = bytearray(path.read_bytes())
     data[21] &= 0xF0  # STREAMINFO: 36 bits of total samples
@@ -160,7 +160,7 @@ def test_a_flac_that_does_not_tell_its_length_is_refused(tmp_path):
         probe_audio(path)
 
 
-def test_a_wav_written_to_a_pipe_is_read(tmp_path):
+def test_a_wav_file_written_to_a_pipe_is_read(tmp_path):
     path = bad_files.song(tmp_path / "piped.wav")
     data = bytearray(path.read_bytes())
     data[4:8] = data[40:44] = b"\xff" * 4
@@ -168,42 +168,42 @@ def test_a_wav_written_to_a_pipe_is_read(tmp_path):
     assert load_audio(path).shape == (2, 96_000)
 
 
-def test_without_ffmpeg_its_formats_are_refused_with_a_way_out(m4a, no_ffmpeg):
+def test_without_ffmpeg_its_formats_are_rejected_with_a_hint(m4a, no_ffmpeg):
     with pytest.raises(AudioError, match="need ffmpeg, which is not installed") as caught:
         load_audio(m4a)
     assert caught.value.hint == "Install ffmpeg, or convert the file to WAV, FLAC or MP3."
 
 
-def test_with_ffmpeg_its_formats_are_read_whatever_the_name(m4a, ffmpeg):
+def test_with_ffmpeg_its_formats_are_read_with_any_file_name(m4a, ffmpeg):
     info, audio = probe_audio(m4a), load_audio(m4a)
     assert (info.duration_s, info.sample_rate_hz, info.num_channels) == (2.0, 48_000, 2)
     assert torch.allclose(audio, torch.from_numpy(bad_files.tone().T), atol=1e-4)
     assert load_audio(m4a, max_duration_s=1.0).shape == (2, 48_000)
 
 
-def test_what_ffmpeg_cannot_read_to_its_end_is_refused(tmp_path, ffmpeg):
+def test_a_file_that_ffmpeg_cannot_decode_completely_is_rejected(tmp_path, ffmpeg):
     path = shutil.move(bad_files.song(tmp_path / "song.wav", 4.0), tmp_path / "FAIL.wma")
     with pytest.raises(AudioError, match=r"FAIL.wma is damaged or truncated after 2.0 of 4.0 s"):
         load_audio(path)
 
 
-def test_what_neither_can_read_is_refused(tmp_path, ffmpeg):
+def test_a_file_that_neither_soundfile_nor_ffmpeg_can_read_is_rejected(tmp_path, ffmpeg):
     with pytest.raises(AudioError, match="has no audio track"):
         probe_audio(bad_files.text_named_audio(tmp_path / "list.mp3"))
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".opus", ".ogg"])
 @pytest.mark.parametrize("rate", [48_000, 44_100, 96_000])
-def test_written_sound_is_read_again(tmp_path, suffix, rate):
+def test_written_audio_can_be_loaded(tmp_path, suffix, rate):
     written = torch.from_numpy(bad_files.tone(rate=rate).T)
     write_audio(tmp_path / f"out{suffix}", written, rate)
     read = load_audio(tmp_path / f"out{suffix}")
-    wanted = resample(written, rate)
-    assert abs(read.shape[1] - wanted.shape[1]) < 10
-    assert (read[:, 4000:90_000] - wanted[:, 4000:90_000]).abs().max() < 0.03
+    expected = resample(written, rate)
+    assert abs(read.shape[1] - expected.shape[1]) < 10
+    assert (read[:, 4000:90_000] - expected[:, 4000:90_000]).abs().max() < 0.03
 
 
-def test_long_sound_is_never_written_as_vorbis(tmp_path):
+def test_ogg_files_are_written_as_opus(tmp_path):
     write_audio(tmp_path / "minute.ogg", torch.from_numpy(bad_files.tone(61.0).T))
     assert soundfile.info(tmp_path / "minute.ogg").subtype == "OPUS"
 
@@ -215,13 +215,13 @@ def test_lossless_formats_keep_24_bits(tmp_path):
         assert (load_audio(tmp_path / f"out{suffix}") - written).abs().max() < 2**-22
 
 
-def test_nonsense_is_not_written(tmp_path):
-    good = torch.zeros(2, 100)
+def test_empty_audio_nan_samples_and_unknown_suffixes_are_not_written(tmp_path):
+    valid = torch.zeros(2, 100)
     for path, audio in (
-        (tmp_path / "a.xyz", good),
-        (tmp_path / "a", good),
-        (tmp_path / "a.wav", good[:, :0]),
-        (tmp_path / "a.wav", good.log() - good.log()),
+        (tmp_path / "a.xyz", valid),
+        (tmp_path / "a", valid),
+        (tmp_path / "a.wav", valid[:, :0]),
+        (tmp_path / "a.wav", valid.log() - valid.log()),
     ):
         with pytest.raises(AudioError):
             write_audio(path, audio)
@@ -229,7 +229,7 @@ def test_nonsense_is_not_written(tmp_path):
 
 
 @pytest.mark.root
-def test_a_folder_that_refuses_files_says_so(tmp_path):
+def test_a_folder_without_write_permission_is_reported(tmp_path):
     code = """
 import sys, pathlib, torch
 from acestep.audio.files import write_audio
@@ -241,11 +241,11 @@ except NotWritable as error:
 """
     with bad_files.public_folder() as folder:
         os.chmod(folder, 0o755)
-        answer = bad_files.run_unprivileged(code, folder / "out.wav")
-    assert "out.wav cannot be written" in answer.stdout, answer.stderr
+        process = bad_files.run_unprivileged(code, folder / "out.wav")
+    assert "out.wav cannot be written" in process.stdout, process.stderr
 
 
-def test_knowing_files_does_not_import_torch(tmp_path):
+def test_probing_a_file_imports_neither_torch_nor_scipy(tmp_path):
     path = bad_files.song(tmp_path / "song.wav")
     code = f"""
 import pathlib, sys
@@ -253,5 +253,5 @@ from acestep.audio import loudness, split
 from acestep.audio.files import probe_audio
 print(probe_audio(pathlib.Path({str(path)!r})).duration_s, "torch" in sys.modules, "scipy" in sys.modules)
 """
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=bad_files.PROJECT)
-    assert answer.stdout.split() == ["2.0", "False", "False"], answer.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=bad_files.PROJECT)
+    assert process.stdout.split() == ["2.0", "False", "False"], process.stderr

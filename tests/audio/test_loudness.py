@@ -25,7 +25,7 @@ def test_a_sine_of_997_hz_at_full_scale_in_one_channel_has_minus_3_01_lufs():
 
 
 @pytest.mark.parametrize(
-    ("steps", "wanted"),
+    ("steps", "expected"),
     [
         ([(5, -23)], -23),
         ([(5, -33)], -33),
@@ -35,8 +35,8 @@ def test_a_sine_of_997_hz_at_full_scale_in_one_channel_has_minus_3_01_lufs():
     ],
     ids=["case 1", "case 2", "case 3: relative gate", "case 4: absolute gate", "case 5"],
 )
-def test_the_cases_of_ebu_tech_3341_are_met(steps, wanted):
-    assert integrated_loudness(sine(*steps)) == pytest.approx(wanted, abs=0.1)
+def test_the_cases_of_ebu_tech_3341_are_met(steps, expected):
+    assert integrated_loudness(sine(*steps)) == pytest.approx(expected, abs=0.1)
 
 
 # (samples, channels, LUFS) of noise with a quiet part, from this project's former implementation of BS.1770-4.

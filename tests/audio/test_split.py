@@ -6,39 +6,39 @@ from acestep.audio.split import split_folder
 from acestep.core.errors import AudioError
 from tests import bad_files
 
-RATE = 8_000  # small files
+RATE = 8_000  # keeps the files small
 
 
 @pytest.fixture
 def songs(tmp_path):
     folder = tmp_path / "songs"
     bad_files.song(folder / "a long song.wav", 35, rate=RATE)
-    bad_files.song(folder / "short rest.flac", 25, rate=RATE, channels=1)
+    bad_files.song(folder / "short remainder.flac", 25, rate=RATE, channels=1)
     return folder
 
 
-def test_pieces_follow_each_other_and_a_short_rest_is_told(songs, tmp_path):
+def test_segments_are_contiguous_and_a_short_remainder_is_reported(songs, tmp_path):
     progress = []
     result = split_folder(songs, tmp_path / "out", 10, on_progress=lambda *done: progress.append(done))
     names = [path.name for path in result.written]
-    assert names == [f"a long song_seg0{n}.wav" for n in (1, 2, 3)] + [f"short rest_seg0{n}.wav" for n in (1, 2)]
+    assert names == [f"a long song_seg0{n}.wav" for n in (1, 2, 3)] + [f"short remainder_seg0{n}.wav" for n in (1, 2)]
     assert result.left_out == [
         "a long song.wav: the last 5.0 s are shorter than 10 s",
-        "short rest.flac: the last 5.0 s are shorter than 10 s",
+        "short remainder.flac: the last 5.0 s are shorter than 10 s",
     ]
-    assert progress == [(1, 2, "a long song.wav"), (2, 2, "short rest.flac")]
+    assert progress == [(1, 2, "a long song.wav"), (2, 2, "short remainder.flac")]
     whole, _ = soundfile.read(songs / "a long song.wav")
-    pieces = [soundfile.read(path)[0] for path in result.written[:3]]
-    assert np.array_equal(np.concatenate(pieces), whole[: 30 * RATE])
+    segments = [soundfile.read(path)[0] for path in result.written[:3]]
+    assert np.array_equal(np.concatenate(segments), whole[: 30 * RATE])
     assert soundfile.info(result.written[0]).samplerate == RATE
 
 
-def test_a_rest_of_ten_seconds_or_more_is_kept(songs, tmp_path):
+def test_a_remainder_of_ten_seconds_or_more_is_kept(songs, tmp_path):
     result = split_folder(songs, tmp_path / "out", 15)
     assert [round(soundfile.info(path).duration) for path in result.written] == [15, 15, 15, 10]
 
 
-def test_a_second_run_writes_nothing_and_counts_what_is_there(songs, tmp_path):
+def test_splitting_again_writes_nothing_and_reports_the_existing_segments(songs, tmp_path):
     first = split_folder(songs, tmp_path / "out", 10)
     times = [path.stat().st_mtime_ns for path in first.written]
     second = split_folder(songs, tmp_path / "out", 10)
@@ -47,7 +47,7 @@ def test_a_second_run_writes_nothing_and_counts_what_is_there(songs, tmp_path):
     assert [path.stat().st_mtime_ns for path in first.written] == times
 
 
-def test_a_file_of_another_content_is_never_overwritten(songs, tmp_path):
+def test_a_different_file_of_the_same_name_is_never_overwritten(songs, tmp_path):
     mine = tmp_path / "out" / "a long song_seg02.wav"
     mine.parent.mkdir()
     mine.write_text("my notes")
@@ -57,7 +57,7 @@ def test_a_file_of_another_content_is_never_overwritten(songs, tmp_path):
     assert len(result.written) == 4
 
 
-def test_two_files_of_one_stem_keep_their_pieces_apart(songs, tmp_path):
+def test_segments_of_two_files_with_the_same_stem_have_different_names(songs, tmp_path):
     bad_files.song(songs / "A Long Song.flac", 12, rate=RATE)
     result = split_folder(songs, tmp_path / "out", 10)
     names = {path.name for path in result.written}
@@ -65,7 +65,7 @@ def test_two_files_of_one_stem_keep_their_pieces_apart(songs, tmp_path):
     assert len(names) == len(result.written)
 
 
-def test_a_broken_file_is_told_and_the_rest_goes_on(songs, tmp_path):
+def test_an_unreadable_file_is_reported_and_the_others_are_split(songs, tmp_path):
     bad_files.text_named_audio(songs / "a list.mp3")
     bad_files.truncated(songs / "cut.flac", seconds=20)
     result = split_folder(songs, tmp_path / "out", 10)
@@ -74,14 +74,14 @@ def test_a_broken_file_is_told_and_the_rest_goes_on(songs, tmp_path):
     assert any("cut.flac is damaged or truncated" in line for line in result.left_out)
 
 
-def test_stopping_keeps_what_is_written(songs, tmp_path):
+def test_stopping_keeps_the_segments_already_written(songs, tmp_path):
     answers = iter([False, False, True])
     result = split_folder(songs, tmp_path / "out", 10, should_stop=lambda: next(answers))
     assert result.stopped
     assert [path.name for path in result.written] == ["a long song_seg01.wav", "a long song_seg02.wav"]
 
 
-def test_nothing_to_do_is_an_error(songs, tmp_path):
+def test_a_folder_that_gives_no_segments_is_an_error(songs, tmp_path):
     (tmp_path / "empty").mkdir()
     bad_files.song(tmp_path / "brief" / "jingle.wav", 5)
     for source, out, seconds, reason in (

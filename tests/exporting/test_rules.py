@@ -92,7 +92,7 @@ def test_a_lokr_on_every_layer_gives_the_same_output_in_the_app_and_in_comfyui(
     keys = load_file(written["comfyui"]["adapter"])
     assert [key for key in keys if key.endswith(".diff")] == ["base_model.model.proj_in.1.diff"] * full
     assert error(by_comfyui(make_decoder(), Path(written["comfyui"]["adapter"])), expected, base) < 1e-4
-    assert "proj_in.1 is left out" in written["diffusers"]["notes"][0]
+    assert "proj_in.1 is skipped" in written["diffusers"]["notes"][0]
     assert 0.01 < written["diffusers"]["residual"] < 1
     found_error = error(by_diffusers(make_decoder(), Path(written["diffusers"]["adapter"])), expected, base)
     assert 0.01 < found_error < 1

@@ -82,8 +82,8 @@ class OmniModel:
         template = _chat_template(folder)
         try:
             config = _thinker_config(folder)
-            extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             model = _thinker(folder, config, device, dtype, quantization)
         except torch.OutOfMemoryError:
             message = f"not enough memory on {device} to load {folder.name}"
@@ -181,7 +181,7 @@ def _num_tokens(frames: int) -> int:
 
 
 def _thinker(folder: Path, config: Any, device: str, dtype: torch.dtype, quantization: str) -> Any:
-    settings: dict[str, Any] = {"config": config, "dtype": dtype, "local_files_only": True}
+    settings: dict[str, Any] = {"config": config, "dtype": dtype, "local_files_only": True, "trust_remote_code": False}
     if device != "cpu":
         settings["device_map"] = {"": device}
     if quantization != "none":

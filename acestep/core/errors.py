@@ -48,7 +48,7 @@ class AceStepError(Exception):
 
     def __init_subclass__(cls) -> None:
         if "code" not in vars(cls) or cls.code in AceStepError._classes:
-            raise TypeError(f"{cls.__name__} needs a code of its own")
+            raise TypeError(f"{cls.__name__} needs its own code")
         AceStepError._classes[cls.code] = cls
 
     def __init__(self, message: str, *, hint: str = "") -> None:

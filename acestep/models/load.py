@@ -179,9 +179,16 @@ def load_text_encoder(
     read_tensor_infos(folder, "model")
     disable_progress_bar()  # type: ignore[no-untyped-call]  # progress is reported by events
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.text_tokenizer_folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            checkpoint.text_tokenizer_folder, local_files_only=True, trust_remote_code=False
+        )
         model, report = AutoModel.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder} cannot be loaded: {error}", hint="Download the text encoder again.") from None

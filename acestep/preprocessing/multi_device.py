@@ -1,4 +1,4 @@
-"""Encoding on several devices: one process per device, each with every n-th sample as a job of its own.
+"""Encoding on several devices: one process per device, each a separate job with every n-th sample.
 
 The worker processes write only tensor files. The main process writes the manifest.
 """

@@ -71,7 +71,7 @@ class VRAMStatus:
 
 
 class GPUMonitor:
-    """Reads the memory every few seconds in a thread of its own, warns when it gets scarce, and sums up.
+    """Reads the memory every few seconds in a background thread, warns when it gets scarce, and sums up.
 
     ``read`` returns one reading, or None without a GPU; by default torch is queried for ``device_index``.
     """

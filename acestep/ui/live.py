@@ -34,7 +34,7 @@ class _NeverRendered:
 
 @dataclass(frozen=True, slots=True)
 class _Panel:
-    """``error`` is the component that shows a failure; it is one of ``outputs`` or a component of its own."""
+    """``error`` is the component that shows a failure; one of ``outputs`` or a separate component."""
 
     outputs: list[Any]
     error: gr.HTML

@@ -32,7 +32,7 @@ class Advice:
     """One suggested change.
 
     Attributes:
-        description: the change in words, without the settings.
+        description: a description of the change, without the settings.
         changes: qualified setting name (``training.batch_size``) -> new value.
         spec: the run after this change and those before it.
         alone: the memory estimate with only this change.
@@ -47,7 +47,7 @@ class Advice:
 
     @property
     def text(self) -> str:
-        """The change in words, followed by the settings as one types them after ``--set``."""
+        """The description, followed by the settings in the form of ``--set``."""
         return f"{self.description} ({', '.join(f'{name}={_typed(value)}' for name, value in self.changes.items())})"
 
 

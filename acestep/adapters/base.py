@@ -114,8 +114,11 @@ class Adapter(Protocol):
         """
 
     @staticmethod
-    def delta(parts: dict[str, Tensor], weight: Tensor) -> Tensor:
-        """The weight update [out, in] of one module's folded parts at strength 1 for its ``weight`` [out, in], fp32."""
+    def delta(parts: dict[str, Tensor], weight: Tensor, strength: float = 1.0) -> Tensor:
+        """The weight update [out, in] of one module's folded parts for its ``weight`` [out, in], fp32.
+
+        It is what ``set_strength`` computes with.
+        """
 
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters, fp32, in a fixed order."""

@@ -38,9 +38,9 @@ class DoRAAdapter(LoRAAdapter):
         return any(MAGNITUDE in key for key in keys)
 
     @staticmethod
-    def delta(parts: dict[str, Tensor], weight: Tensor) -> Tensor:
+    def delta(parts: dict[str, Tensor], weight: Tensor, strength: float = 1.0) -> Tensor:
         direction = weight + parts["lora_B"] @ parts["lora_A"]
-        return direction * (parts[MAGNITUDE] / _row_norms(direction))[:, None] - weight
+        return strength * (direction * (parts[MAGNITUDE] / _row_norms(direction))[:, None] - weight)
 
     def _layer_parameters(self, layer: Any) -> dict[str, nn.Parameter]:
         return {**super()._layer_parameters(layer), MAGNITUDE: layer.lora_magnitude_vector[NAME].weight}

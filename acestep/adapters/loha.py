@@ -79,8 +79,8 @@ class LoHaAdapter(LycorisAdapter):
         return float(_product(parts).norm())
 
     @staticmethod
-    def delta(parts: dict[str, Tensor], weight: Tensor) -> Tensor:
-        return _product(parts).view(weight.shape)
+    def delta(parts: dict[str, Tensor], weight: Tensor, strength: float = 1.0) -> Tensor:
+        return strength * _product(parts).view(weight.shape)
 
     def _scale(self, key: str) -> float:
         return self.config.alpha / self.config.r if key.endswith(f".{SCALED}") else 1.0

@@ -90,9 +90,9 @@ class LoKRAdapter(LycorisAdapter):
         return float(w1.norm() * w2.norm())
 
     @staticmethod
-    def delta(parts: dict[str, Tensor], weight: Tensor) -> Tensor:
+    def delta(parts: dict[str, Tensor], weight: Tensor, strength: float = 1.0) -> Tensor:
         w1, w2 = factors(parts)
-        return torch.kron(w1[(..., *[None] * (w2.dim() - 2))], w2).reshape(weight.shape)
+        return strength * torch.kron(w1[(..., *[None] * (w2.dim() - 2))], w2).reshape(weight.shape)
 
     def _scale(self, key: str) -> float:
         """The scale of the module for the part it is folded into, 1 for all others."""

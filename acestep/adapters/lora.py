@@ -107,8 +107,8 @@ class LoRAAdapter:
         return math.sqrt(max(0.0, float(((b.T @ b) * (a @ a.T)).sum())))  # |BA|^2 = tr(B'B AA'), without BA
 
     @staticmethod
-    def delta(parts: dict[str, Tensor], weight: Tensor) -> Tensor:
-        return parts["lora_B"] @ parts["lora_A"]
+    def delta(parts: dict[str, Tensor], weight: Tensor, strength: float = 1.0) -> Tensor:
+        return strength * (parts["lora_B"] @ parts["lora_A"])
 
     def _layer_parameters(self, layer: Any) -> dict[str, nn.Parameter]:
         """The parameters of one module, by their names in the training state."""

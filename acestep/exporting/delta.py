@@ -81,20 +81,21 @@ def find_base(adapter: StoredAdapter, checkpoint: str | Path | None, root: Path 
     return base
 
 
-def delta(parts: ModuleTensors, base: Tensor | None = None) -> Tensor:
-    """The weight delta [out, in] in fp32 at strength 1. The kernel of a convolution is flattened into ``in``.
+def delta(parts: ModuleTensors, base: Tensor | None = None, strength: float = 1.0) -> Tensor:
+    """The weight delta [out, in] in fp32. The kernel of a convolution is flattened into ``in``.
 
     Args:
         base: the base weight. Required for DoRA.
+        strength: the strength of the adapter; not every kind is linear in it.
 
     Raises:
         AdapterError: the delta depends on the base weight, and ``base`` is None.
     """
     if DIFF in parts:
-        return parts[DIFF].float().flatten(1)
+        return strength * parts[DIFF].float().flatten(1)
     kind, tensors = adapter_class(detect_kind(parts)), {name: value.float() for name, value in parts.items()}
     weight = _UNKNOWN_WEIGHT.expand(kind.delta_shape(tensors)) if base is None else base.float().flatten(1)
-    found = kind.delta(tensors, weight).flatten(1)
+    found = kind.delta(tensors, weight, strength).flatten(1)
     if base is None and not torch.isfinite(found[0]).all():
         raise AdapterError(
             "the weight delta of this adapter depends on the base model", hint="Set the base model with --checkpoint."

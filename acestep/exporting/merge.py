@@ -118,8 +118,7 @@ class _Merger:
     def _merged(self, module: str, weight: Tensor) -> Tensor:
         """``weight`` plus the weight delta, in the dtype of ``weight``. Raises AdapterError for NaN."""
         exact = weight.float()
-        added = delta(self._source.modules[module], exact)
-        added = added if self._source.strength == 1.0 else self._source.strength * added
+        added = delta(self._source.modules[module], exact, self._source.strength)
         self._squared_norm += float(added.norm()) ** 2
         exact += added.reshape(exact.shape)
         del added  # the largest weights take 50 MB each

@@ -42,7 +42,7 @@ class ExportSource:
 
     def weight_delta(self, module: str) -> Tensor:
         """The scaled weight delta [out, in] of ``module`` in fp32. Raises AdapterError if the base model is missing."""
-        return self.strength * delta(self.modules[module], self.base_weight(module))
+        return delta(self.modules[module], self.base_weight(module), self.strength)
 
     def base_weight(self, module: str) -> Tensor | None:
         """The base weight of ``module``, or None if it is not available or not needed."""

@@ -52,8 +52,8 @@ class JobControls:
             self._pause = gr.Button("Pause", elem_id=f"{elem_id}-pause", visible=pause)
             self._stop = gr.Button(stop, variant="stop", elem_id=f"{elem_id}-stop")
         self._reason = gr.HTML(visible=False, elem_id=f"{elem_id}-blocked")
-        page.on(self._stop.click, self._on_stop, quiet=True)
-        page.on(self._pause.click, self._on_pause, quiet=True)
+        page.on(self._stop.click, self._on_stop)
+        page.on(self._pause.click, self._on_pause)
         outputs = [self.start, *self.variants, self._pause, self._stop, self._reason]
         page.live.add(outputs, self._version, self._render)
 

@@ -10,7 +10,8 @@ import gradio as gr
 from gradio.components import Component
 
 from acestep.ui import html
-from acestep.ui.errors import report_errors, warn
+from acestep.ui.errors import warn
+from acestep.ui.listeners import add_listener
 from acestep.ui.live import LiveUpdates
 from acestep.ui.settings import SavedFields, Settings
 
@@ -66,22 +67,12 @@ class PageContext:
             check: validates the inputs, which must be a set. Each problem is shown at its field, and ``listener`` is
                 called only without problems.
             busy_on: the component that shows progress.
-            quiet: for listeners that return at once.
+            quiet: has no effect.
         """
         if check is not None:
             assert isinstance(inputs, set)
             listener, outputs = _validated(listener, check, inputs, outputs)
-        event = trigger(
-            report_errors(listener),
-            inputs if isinstance(inputs, set) else list(inputs),
-            list(outputs),
-            show_progress="hidden" if busy_on is None else "minimal",
-            show_progress_on=busy_on or self.live.hidden,
-            queue=not quiet,
-            api_visibility="private",
-        )
-        self.live.after(event)
-        return event
+        return add_listener(self.live, trigger, listener, inputs, outputs, busy_on=busy_on)
 
     def go_to(self, button: gr.Button, tab: str | Callable[[], str]) -> None:
         """Let a button select a tab."""
@@ -89,7 +80,7 @@ class PageContext:
         def select() -> Any:
             return gr.Tabs(selected=tab if isinstance(tab, str) else tab())
 
-        button.click(select, None, self.tabs, **self.live.silent)
+        self.on(button.click, select, [], [self.tabs])
 
     def require(self, elem_id: str, missing: Callable[[], Prerequisite | None]) -> None:
         """While a prerequisite is missing, show it here with a button that selects the tab that provides it."""
@@ -113,7 +104,7 @@ class PageContext:
             choices, value=choices[0], label="Show", container=False, visible=visible, elem_id=elem_id
         )  # fmt: skip
         self.saved_fields.add(key, radio, lambda value: value in choices)
-        self.on(radio.input, lambda value: self.settings.put({key: value}), [radio], quiet=True)
+        self.on(radio.input, lambda value: self.settings.put({key: value}), [radio])
         return radio
 
 

@@ -11,6 +11,7 @@ import gradio as gr
 from acestep.core.device_lock import share_device
 from acestep.core.events import Cancelled, Failed, Finished
 from acestep.ui import html
+from acestep.ui.listeners import add_listener
 from acestep.ui.live import LiveUpdates
 from acestep.ui.watch import ACTIVE, JobView, State, Watch
 
@@ -51,7 +52,7 @@ class JobPanel:
         self._watch, self._nothing_yet, self._result = watch, nothing_yet, result
         self._status = gr.HTML(elem_id=f"{name}-status")
         self._run_anyway = gr.Button("Run anyway (share the GPU)", visible=False, size="sm", elem_id=f"{name}-beside")
-        live.after(self._run_anyway.click(self._share, None, None, **live.silent))
+        add_listener(live, self._run_anyway.click, self._share)
         with gr.Accordion("Log", open=False, elem_classes="ac-fold", elem_id=f"{name}-log"):
             self._log = gr.HTML()
         live.add([self._status, self._log, self._run_anyway], watch.version, self._render)

@@ -38,7 +38,7 @@ class SystemChecks:
             buttons=["copy"],
             elem_id=f"{prefix}-system-report",
         )
-        page.on(page.tab.select, self._check, [], [results, report], quiet=True)
+        page.on(page.tab.select, self._check, [], [results, report])
         page.on(quick.click, self._check, [], [results, report], busy_on=results)
         page.on(thorough.click, self._check_all, [], [results, report], busy_on=results)
 

@@ -49,8 +49,8 @@ class EngineTab:
         self.form.place_rest("Advanced", collapsed=True)
         fields = list(self._keys.values())
         for trigger in (use.click, *(field.submit for field in fields)):
-            page.on(trigger, self._use, set(fields), fields, quiet=True)
-        page.on(forget.click, self._forget, [], quiet=True)
+            page.on(trigger, self._use, set(fields), fields)
+        page.on(forget.click, self._forget, [])
         names = ("captioner", "transcriber", "quantization", "download", *option_names())
         page.live.add(
             [needs, keys],

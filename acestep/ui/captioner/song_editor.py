@@ -40,13 +40,13 @@ class FolderSongEditor(SongEditor):
             for label, name, factor in (("Tempo x2", "double", 2.0), ("Tempo /2", "half", 0.5)):
                 button = gr.Button(label, size="sm", elem_id=f"cp-bpm-{name}")
                 inputs = [self._key, fields["bpm"]]
-                self._page.on(button.click, self._scaler(factor), inputs, [fields["bpm"]], quiet=True)
+                self._page.on(button.click, self._scaler(factor), inputs, [fields["bpm"]])
 
     def _add_below_lyrics(self, fields: dict[str, Component]) -> None:
         with layout.actions():
             for section in _SECTIONS:
                 button = gr.Button(f"[{section}]", size="sm", elem_id=f"cp-insert-{section.lower()}")
-                self._page.on(button.click, _inserter(section), [fields["lyrics"]], [fields["lyrics"]], quiet=True)
+                self._page.on(button.click, _inserter(section), [fields["lyrics"]], [fields["lyrics"]])
 
     def _keys(self) -> Sequence[str]:
         return [entry.name for entry in self._app.folder.entries]

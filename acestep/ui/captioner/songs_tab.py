@@ -69,8 +69,8 @@ class SongsTab:
                 load = gr.Button("Load", elem_id="cp-config-load", scale=0)
             status = gr.HTML("".join(paragraph(note) for note in self._app.notes), elem_id="cp-config-status")
         page.saved_fields.add("config.path", path)
-        page.on(save.click, self._save, [path], [status], quiet=True)
-        page.on(load.click, self._load, [path], [status], quiet=True)
+        page.on(save.click, self._save, [path], [status])
+        page.on(load.click, self._load, [path], [status])
 
     def _scan(self, folder: str) -> None:
         self._app.open(folder)

@@ -21,7 +21,7 @@ class SystemTab:
     def __init__(self, page: CaptionerContext) -> None:
         layout.heading("GPU Status")
         gpu = gr.HTML(html.notice("Checking."), elem_id="cp-gpu")
-        page.on(page.tab.select, gpu_status, [], [gpu], quiet=True)
+        page.on(page.tab.select, gpu_status, [], [gpu])
         SystemChecks(page, "cp", lambda: None)
 
 

@@ -51,13 +51,13 @@ class ComparePanel:
 
     def _wire(self, export: gr.Button) -> None:
         page = self._page
-        page.on(self._run.input, self._choose_run, [self._run], quiet=True)
-        page.on(self._strength.input, self._choose_strength, [self._strength], quiet=True)
-        page.on(self._matched.input, self._match, [self._matched], quiet=True)
-        page.on(self._blind.input, self._hide, [self._blind], quiet=True)
-        page.on(self._grid.pick, self._pick, [], quiet=True)
+        page.on(self._run.input, self._choose_run, [self._run])
+        page.on(self._strength.input, self._choose_strength, [self._strength])
+        page.on(self._matched.input, self._match, [self._matched])
+        page.on(self._blind.input, self._hide, [self._blind])
+        page.on(self._grid.pick, self._pick, [])
         page.on(export.click, self._export, [], [page.tabs])
-        page.on(page.tab.select, self._open, quiet=True)
+        page.on(page.tab.select, self._open)
         outputs = [self._choices, self._run, self._strength, self._blind, self._grid, self._picked_row, self._picked]
         page.live.add(outputs, self._version, self._render)
 

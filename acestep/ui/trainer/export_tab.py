@@ -74,7 +74,7 @@ class ExportTab:
                 self._create_export(page)
             with gr.Column(scale=1, min_width=320):
                 MergePanel(page, self._adapter)
-        page.on(self._adapter.input, self._select, [self._adapter], quiet=True)
+        page.on(self._adapter.input, self._select, [self._adapter])
         page.live.add([self._adapter], self._adapters_version, self._render_adapters)
 
     def _create_export(self, page: TrainerContext) -> None:

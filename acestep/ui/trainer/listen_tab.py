@@ -50,7 +50,7 @@ class ListenTab:
         layout.heading("Your generations")
         self._generations = gr.HTML(elem_id="tr-listen-generations")
         page.on(controls.start.click, self._start, {self._adapter, *inputs}, check=self._check)
-        page.on(self._adapter.input, self._select, [self._adapter], quiet=True)
+        page.on(self._adapter.input, self._select, [self._adapter])
         page.live.add([self._adapter], lambda: tuple(self._app.adapters()), self._render_adapters)
         page.live.add([self._trigger_word], lambda: self._selected, self._render_trigger_word)
         page.live.add([self._generations], self._generations_version, self._render_generations)

@@ -50,7 +50,7 @@ class MemoryPanel:
         content = gr.HTML(elem_id="tr-train-memory")
         with layout.actions():
             change = gr.Button("Change these settings", size="sm", visible=False, elem_id="tr-train-fit")
-        page.on(change.click, self._change, quiet=True)
+        page.on(change.click, self._change)
         page.live.add([content, change], self._version, self._render)
 
     def _version(self) -> object:

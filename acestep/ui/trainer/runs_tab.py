@@ -50,7 +50,7 @@ class RunsTab:
                 again = gr.Button("Use these settings", elem_id="tr-runs-again")
             confirm, delete = self._remover()
         outputs = [self._curves, self._sounds, self._about]
-        page.on(self._chosen.change, self._look, [self._chosen], outputs, quiet=True)
+        page.on(self._chosen.change, self._look, [self._chosen], outputs)
         page.on(again.click, self._again, [self._chosen], [page.tabs])
         page.on(delete.click, self._delete, [confirm], [confirm, self._chosen])
         page.live.add([self._list, self._body, self._chosen], self._version, self._render)

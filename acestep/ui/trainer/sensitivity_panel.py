@@ -39,7 +39,7 @@ class SensitivityPanel:
             with layout.actions():
                 use = gr.Button("Use these ranks", visible=False, elem_id="tr-estimate-use")
         page.on(controls.start.click, self._start, self._form.inputs, check=self._form.check)
-        page.on(use.click, self._use, quiet=True)
+        page.on(use.click, self._use)
         page.live.add([use], self._is_done, lambda: [gr.update(visible=self._is_done())])
 
     def _is_done(self) -> bool:

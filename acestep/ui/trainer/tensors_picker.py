@@ -40,7 +40,7 @@ class TensorsPicker:
         page.saved_fields.add("train.tensors", self.component)
         page.saved_fields.add("train.auto-epochs", automatic)
         for trigger in (load.click, self.component.submit):
-            page.on(trigger, self._load, [self.component], quiet=True)
+            page.on(trigger, self._load, [self.component])
         page.live.add([facts], self._app.tensors_version, lambda: [self._facts()])
 
     def recommended(self) -> dict[str, int]:

@@ -42,7 +42,7 @@ class TrainingCharts:
                     0, 0.99, value=_DEFAULT_SMOOTHING, step=0.01, label="Smoothing", elem_id="tr-train-smoothing"
                 )
         page.saved_fields.add("train.smoothing", smoothing)
-        page.on(smoothing.release, self._save, [smoothing], quiet=True)
+        page.on(smoothing.release, self._save, [smoothing])
         page.live.add([self._row, self._loss, self._learning_rate], self._version, self._render)
 
     def _save(self, value: float) -> None:

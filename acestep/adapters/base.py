@@ -48,11 +48,16 @@ class StoredAdapter:
     @property
     def modules(self) -> dict[str, dict[str, Tensor]]:
         """Original module name -> part -> tensor."""
-        found: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in self.weights.items():
-            module, part = split_key(key)
-            found.setdefault(module, {})[part] = tensor
-        return found
+        return modules_of(self.weights)
+
+
+def modules_of(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Module name -> part -> tensor, from the keys of ``weights``."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in weights.items():
+        module, part = split_key(key)
+        found.setdefault(module, {})[part] = tensor
+    return found
 
 
 C = TypeVar("C", bound=AdapterConfig)

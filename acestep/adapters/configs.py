@@ -6,7 +6,6 @@ one module beside this one.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,6 +14,7 @@ from pydantic import BeforeValidator, Field
 from acestep.adapters import memory
 from acestep.core.config import Config, fields, option
 from acestep.core.registry import Entry, Registry
+from acestep.core.untrusted import parse_json
 
 if TYPE_CHECKING:
     pass
@@ -29,8 +29,8 @@ class AdapterConfig(Config):
 def _from_text(value: Any) -> Any:
     """Parse JSON text, which command lines and forms pass."""
     try:
-        return json.loads(value or "{}") if isinstance(value, str) else value
-    except json.JSONDecodeError:
+        return parse_json(value or "{}") if isinstance(value, str) else value
+    except ValueError:
         raise ValueError(f"ranks must be a JSON object of modules and ranks, got {value!r:.80}") from None
 
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from acestep.adapters.base import Adapter, StoredAdapter
 from acestep.adapters.configs import ADAPTERS, AdapterConfig
 from acestep.adapters.metadata import AdapterMetadata
 from acestep.adapters.targets import decoder_family, target_modules, unknown_modules
+from acestep.adapters.weights_file import read_tensors, require_finite_values
 from acestep.core.errors import AdapterError, ModelMismatch
+from acestep.core.untrusted import is_file, is_folder, shorten
 from acestep.models.key_mapping import original_to_diffusers
 
 __all__ = ["find_adapter", "inject", "load_adapter", "load_weights_into", "read_adapter", "read_metadata"]
@@ -94,10 +95,8 @@ def read_adapter(path: Path) -> StoredAdapter:
         AdapterError: no adapter found, or it is damaged, has NaN values, an unknown kind or unknown modules.
     """
     file = find_adapter(path)
-    tensors, file_metadata = _open(file)
-    for key, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise AdapterError(f"{file} holds NaN or infinite values in {key}", hint="Use an earlier checkpoint.")
+    tensors, file_metadata = read_tensors(file)
+    require_finite_values(file, tensors)
     for entry in ADAPTERS:
         if adapter_class(entry.name).matches(list(tensors)):
             stored = adapter_class(entry.name).read(file, tensors, file_metadata)
@@ -107,9 +106,10 @@ def read_adapter(path: Path) -> StoredAdapter:
         raise AdapterError(f"{file} holds no adapter of a supported kind", hint=f"Supported kinds: {_labels()}.")
     if unknown := unknown_modules(stored.modules):
         raise AdapterError(
-            f"{file} adapts modules that ACE-Step 1.5 does not have, such as {unknown[0]}",
+            f"{file} adapts modules that ACE-Step 1.5 does not have, such as {shorten(unknown[0])}",
             hint="Choose an adapter for ACE-Step 1.5.",
         )
+    require_finite_values(file, stored.weights)  # scaling may exceed the range of fp32
     return stored
 
 
@@ -127,15 +127,16 @@ def find_adapter(path: Path) -> Path:
     Raises:
         AdapterError: no weights file found.
     """
-    if path.is_file():
+    if is_file(path):
         return path
-    if not path.is_dir():
-        raise AdapterError(f"{path} does not exist", hint="Choose an adapter folder or a .safetensors file.")
+    if not is_folder(path):
+        what = "is not a regular file" if os.path.exists(path) else "does not exist"
+        raise AdapterError(f"{shorten(path, 300)} {what}", hint="Choose an adapter folder or a .safetensors file.")
     names = _weights_files()
     for folder in (path, path / "final", path / "best", *_checkpoints(path / "checkpoints")):
         for name in names:
             for file in (folder / name, folder / "adapter" / name):
-                if file.is_file():
+                if is_file(file):
                     return file
     raise AdapterError(
         f"{path} holds no adapter: neither {' nor '.join(names)}",
@@ -151,16 +152,6 @@ def _checkpoints(folder: Path) -> list[Path]:
             # epoch_3 is saved at the end of epoch 3, so after every epoch_3_step_<n>
             found.append((int(match[1]), match[2] is None, int(match[2] or 0), each))
     return [each for *_, each in sorted(found, reverse=True)]
-
-
-def _open(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, json.JSONDecodeError) as problem:
-        raise AdapterError(
-            f"{file} cannot be read as safetensors: {problem}", hint="Download or copy it again."
-        ) from None
 
 
 def _dtype(tensors: dict[str, Tensor]) -> torch.dtype:

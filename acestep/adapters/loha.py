@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class LoHaAdapter(LycorisAdapter):
     elementwise."""
 
     kind: ClassVar[str] = "loha"
+    smallest: ClassVar[Mapping[str, Any]] = {"r": 1, "alpha": 1, "ranks": {}}
     config: LoHaConfig
 
     def __init__(self, decoder: nn.Module, modules: list[str], config: LoHaConfig, *, seed: int) -> None:

@@ -12,14 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acestep.adapters.base import StoredAdapter, parse_config, split_key
+from acestep.adapters.base import StoredAdapter, modules_of, parse_config, split_key
 from acestep.adapters.configs import LoHaConfig
 from acestep.adapters.lokr_file import PREFIX as LYCORIS_PREFIX
 from acestep.adapters.lokr_file import json_object
 from acestep.adapters.lora_file import PREFIX, Scale, read_settings, scale_rule, write_peft
 from acestep.adapters.metadata import AdapterMetadata
+from acestep.adapters.part_shapes import check_parts
 from acestep.adapters.targets import module_from_underscores
+from acestep.adapters.weights_file import require_alpha
 from acestep.core.errors import AdapterError
+from acestep.core.untrusted import shorten
 
 PARTS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 SCALED = "hada_w1_a"  # the part that the scale is folded into
@@ -35,13 +38,19 @@ def read_loha(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, s
         if part in PARTS and tensor.dim() == 2:
             weights[f"{module}.{part}"] = tensor.float()
         elif part == "alpha":
-            alphas[module] = float(tensor)
+            alphas[module] = require_alpha(file, key, tensor)
         else:
-            raise AdapterError(f"{file} holds {key}, which is not part of a LoHa", hint="Only plain LoHa is supported.")
+            raise AdapterError(
+                f"{file} holds {shorten(key, 200)}, which is not part of a LoHa", hint="Only plain LoHa is supported."
+            )
     lycoris = next(iter(tensors)).startswith(LYCORIS_PREFIX)
     settings, scale = _settings(file, metadata, file_metadata, alphas, lycoris=lycoris)
-    modules = StoredAdapter(file, "loha", LoHaConfig(), weights, metadata).modules
-    ranks = {module: _rank(file, module, parts) for module, parts in modules.items()}
+    modules = modules_of(weights)
+    if not modules:
+        raise AdapterError(f"{file} holds no matrices of a LoHa", hint="Download or copy it again.")
+    for module, parts in modules.items():
+        check_parts(file, module, parts)
+    ranks = {module: parts["hada_w1_b"].shape[0] for module, parts in modules.items()}
     for module, rank in ranks.items():
         weights[f"{module}.{SCALED}"] *= scale(module, rank)
     known = metadata.config or _infer_config(ranks, scale)
@@ -83,14 +92,3 @@ def _infer_config(ranks: Mapping[str, int], scale: Scale) -> dict[str, Any]:
     module, rank = next(iter(ranks.items()))
     others = {name: each for name, each in ranks.items() if each != rank}
     return {"r": rank, "alpha": max(1, round(scale(module, rank) * rank)), "ranks": others}
-
-
-def _rank(file: Path, module: str, parts: Mapping[str, Tensor]) -> int:
-    """The rank of one module. Raises AdapterError unless all four matrices exist and their shapes match."""
-    shapes = [tuple(parts[name].shape) if name in parts else (0, 0) for name in PARTS]
-    (out, rank), (_, width) = shapes[0], shapes[1]
-    if 0 in (out, rank, width) or shapes != [(out, rank), (rank, width)] * 2:
-        raise AdapterError(
-            f"{file}: matrices of {module} are missing or their shapes do not match", hint="Download or copy it again."
-        )
-    return rank

@@ -14,6 +14,7 @@ from acestep.adapters.configs import LoKRConfig
 from acestep.adapters.lokr_file import PARTS, factors, read_lokr, scaled_part, write_lokr
 from acestep.adapters.lycoris import LycorisAdapter
 from acestep.adapters.metadata import AdapterMetadata
+from acestep.adapters.part_shapes import update_shape
 from acestep.models.imports import without_bitsandbytes
 
 with without_bitsandbytes():
@@ -38,6 +39,7 @@ class LoKRAdapter(LycorisAdapter):
     """W + strength * scale * kron(w1, w2) on each module; each factor is a full matrix or a low-rank product."""
 
     kind: ClassVar[str] = "lokr"
+    smallest: ClassVar[Mapping[str, Any]] = {"linear_dim": 1, "factor": -1, "decompose_both": True}
     config: LoKRConfig
 
     def _module(self, name: str, layer: nn.Module) -> _Module:
@@ -81,8 +83,7 @@ class LoKRAdapter(LycorisAdapter):
 
     @staticmethod
     def delta_shape(parts: dict[str, Tensor]) -> tuple[int, int]:
-        w1, w2 = factors(parts)
-        return w1.shape[0] * w2.shape[0], w1.shape[1] * w2[0].numel()
+        return update_shape(parts)
 
     @staticmethod
     def delta_norm(parts: dict[str, Tensor]) -> float:

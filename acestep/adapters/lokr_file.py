@@ -14,9 +14,12 @@ from torch import Tensor
 from acestep.adapters.base import StoredAdapter, parse_config, split_key, write_tensors
 from acestep.adapters.configs import LoKRConfig
 from acestep.adapters.metadata import AdapterMetadata
+from acestep.adapters.part_shapes import check_parts
 from acestep.adapters.targets import module_from_underscores
+from acestep.adapters.weights_file import MAX_ALPHA, require_alpha
 from acestep.core.errors import AdapterError
 from acestep.core.files import read_json, write_json
+from acestep.core.untrusted import is_file, parse_json, shorten
 
 WEIGHTS, CONFIG = "lokr_weights.safetensors", "lokr_config.json"
 PREFIX = "lycoris_"
@@ -33,16 +36,18 @@ def read_lokr(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, s
         flat, part = split_key(key)
         module = module_from_underscores(flat.removeprefix(PREFIX))
         if not key.startswith(PREFIX) or part not in (*PARTS, "alpha"):
-            raise AdapterError(f"{file} holds {key}, which is not part of a LoKr", hint="Only plain LoKr is supported.")
+            raise AdapterError(
+                f"{file} holds {shorten(key, 200)}, which is not part of a LoKr", hint="Only plain LoKr is supported."
+            )
         if part == "alpha":
-            alphas[module] = float(tensor)
+            alphas[module] = require_alpha(file, key, tensor)
         else:
             weights[f"{module}.{part}"] = tensor.float()
     metadata = AdapterMetadata.from_file_metadata(_facts(file_metadata)).with_tag(settings)
     config = parse_config(file, LoKRConfig, metadata.config or settings)
     stored = StoredAdapter(file, "lokr", config, weights, metadata)
     for module, parts in stored.modules.items():
-        _require_complete(file, module, parts)
+        check_parts(file, module, parts)
         scale = _scale(file, module, parts, alphas.get(module), settings)
         if scale != 1.0:
             weights[f"{module}.{scaled_part(parts)}"] *= scale
@@ -101,10 +106,10 @@ def _settings(file: Path, file_metadata: Mapping[str, str]) -> dict[str, Any]:
     settings: Any = None
     if "lokr_config" in file_metadata:
         settings = json_object(file_metadata["lokr_config"])
-    elif (beside := file.parent / CONFIG).is_file():
+    elif is_file(beside := file.parent / CONFIG):
         settings = read_json(beside, error=AdapterError)
     numbers = [settings.get(name) for name in ("linear_dim", "linear_alpha")] if isinstance(settings, dict) else [None]
-    if not all(isinstance(number, int | float) and number > 0 for number in numbers):
+    if not all(_is_dim(number) for number in numbers):
         raise AdapterError(
             f"{file} has no valid linear_dim and linear_alpha, so its scale is unknown",
             hint=f"Keep {CONFIG} beside it, or download the file again.",
@@ -112,6 +117,10 @@ def _settings(file: Path, file_metadata: Mapping[str, str]) -> dict[str, Any]:
     if settings.get("weight_decompose"):
         raise AdapterError(f"{file} is a LoKr with weight decomposition", hint="Only plain LoKr is supported.")
     return dict(settings)
+
+
+def _is_dim(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_ALPHA
 
 
 def _facts(file_metadata: Mapping[str, str]) -> dict[str, str]:
@@ -123,22 +132,10 @@ def _facts(file_metadata: Mapping[str, str]) -> dict[str, str]:
 def json_object(text: str) -> dict[str, Any]:
     """Parse a JSON object; empty if ``text`` is anything else."""
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
+        value = parse_json(text)
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _require_complete(file: Path, module: str, parts: Mapping[str, Tensor]) -> None:
-    try:
-        w1, w2 = factors(parts)
-        complete = w1.dim() == 2 and w2.dim() >= 2
-    except (KeyError, RuntimeError):
-        complete = False
-    if not complete:
-        raise AdapterError(
-            f"{file}: factors of {module} are missing or their shapes do not match", hint="Download or copy it again."
-        )
 
 
 def _scale(

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from acestep.adapters.base import StoredAdapter, parse_config, split_key, to_file_dtype, write_tensors
+from acestep.adapters.base import StoredAdapter, modules_of, parse_config, split_key, to_file_dtype, write_tensors
 from acestep.adapters.configs import ADAPTERS
 from acestep.adapters.metadata import AdapterMetadata
+from acestep.adapters.part_shapes import MAX_RANK, check_parts
 from acestep.adapters.targets import shortest_names
+from acestep.adapters.weights_file import match_name, plain_patterns, require_alpha
 from acestep.core.errors import AdapterError
 from acestep.core.files import read_json, write_json
+from acestep.core.untrusted import is_file, shorten
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
@@ -46,10 +48,13 @@ def read_lora(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, s
         module, part = split_key(key.removeprefix(PREFIX).replace(".default.", "."))
         if not key.startswith(PREFIX) or _PARTS[kind].get(part) != tensor.dim():
             label = ADAPTERS[kind].label
-            raise AdapterError(f"{file} holds {key}, which is not part of a {label}", hint="Download or copy it again.")
+            raise AdapterError(
+                f"{file} holds {shorten(key, 200)}, which is not part of a {label}", hint="Download or copy it again."
+            )
         factor = scale(module, tensor.shape[1]) if part == "lora_B" else 1.0
         weights[module + (f".{part}" if part == _MAGNITUDE else f".{part}.weight")] = tensor.float() * factor
-    _require_complete(file, weights, kind)
+    for module, parts in modules_of(weights).items():
+        check_parts(file, module, parts, required=tuple(_PARTS[kind]))
     config = parse_config(file, ADAPTERS[kind].config, metadata.config or _infer_config(settings, weights))
     return StoredAdapter(file, kind, config, weights, metadata.with_tag(settings))
 
@@ -99,7 +104,7 @@ def read_settings(file: Path, metadata: AdapterMetadata, kind: str, *, alpha: st
         AdapterError: no config found, or it is for another kind.
     """
     beside = file.parent / CONFIG
-    if not beside.is_file():
+    if not is_file(beside):
         if metadata.program.startswith("acestep "):
             return {}
         raise AdapterError(
@@ -110,12 +115,15 @@ def read_settings(file: Path, metadata: AdapterMetadata, kind: str, *, alpha: st
         raise AdapterError(
             f"{beside} does not describe a {ADAPTERS[kind].label}", hint="Download or copy both files again."
         )
-    wanted = {"r": int, alpha: int | float, "alpha_pattern": dict | None}
-    if wrong := [name for name, kind in wanted.items() if not isinstance(settings.get(name), kind)]:
+    rank, patterns = settings.get("r"), settings.get("alpha_pattern") or {}
+    invalid = "r" if type(rank) is not int or not 1 <= rank <= MAX_RANK else "alpha_pattern"
+    if invalid == "r" or not isinstance(patterns, dict):
         raise AdapterError(
-            f"{beside} has no valid {wrong[0]}, so the scale is unknown", hint="Download or copy it again."
+            f"{beside} has no valid {invalid}, so the scale is unknown: it is {shorten(settings.get(invalid))}",
+            hint="Download or copy it again.",
         )
-    return settings
+    found = {alpha: require_alpha(beside, alpha, settings.get(alpha))}
+    return {**settings, **found, "alpha_pattern": plain_patterns(beside, "alpha_pattern", patterns)}
 
 
 def scale_rule(settings: Mapping[str, Any], *, alpha: str) -> Scale:
@@ -123,7 +131,7 @@ def scale_rule(settings: Mapping[str, Any], *, alpha: str) -> Scale:
     patterns: dict[str, float] = settings.get("alpha_pattern") or {}
 
     def scale(module: str, rank: int) -> float:
-        found = patterns.get(get_pattern_key(list(patterns), module), settings[alpha])
+        found = patterns.get(match_name(patterns, module) or "", settings[alpha])
         return float(found / (math.sqrt(rank) if settings.get("use_rslora") else rank))
 
     return scale if settings else lambda module, rank: 1.0
@@ -139,17 +147,3 @@ def _infer_config(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) ->
         "use_rslora": bool(settings.get("use_rslora")),
         "ranks": {name: each for name, each in ranks.items() if each != rank},
     }
-
-
-def _require_complete(file: Path, weights: Mapping[str, Tensor], kind: str) -> None:
-    for module in {split_key(name)[0] for name in weights}:
-        a, b = (weights.get(f"{module}.lora_{part}.weight") for part in "AB")
-        fits = a is not None and b is not None and a.shape[0] == b.shape[1]
-        if fits and kind == "dora":
-            magnitude = weights.get(f"{module}.{_MAGNITUDE}")
-            fits = b is not None and magnitude is not None and len(magnitude) == len(b)
-        if not fits:
-            raise AdapterError(
-                f"{file}: matrices of {module} are missing or their shapes do not match",
-                hint="Download or copy it again.",
-            )

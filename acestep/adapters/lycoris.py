@@ -35,6 +35,7 @@ class LycorisAdapter:
     """Base class for adapters with LyCORIS modules. Subclasses implement the formula of their kind."""
 
     kind: ClassVar[str]  # also the name of the adapter's submodule in each target layer
+    smallest: ClassVar[Mapping[str, Any]]  # settings that give the smallest matrices
 
     def __init__(self, decoder: nn.Module, modules: list[str], config: Any, *, seed: int) -> None:
         require_no_adapter(decoder)
@@ -70,9 +71,13 @@ class LycorisAdapter:
     @classmethod
     def from_stored(cls, decoder: nn.Module, stored: StoredAdapter) -> Self:
         found = stored.modules
-        adapter = cls(decoder, [original_to_diffusers(name) for name in found], stored.config, seed=0)
+        # The matrices of a new adapter are replaced. Those of the recorded config may be larger than the file's.
+        config = stored.config.model_copy(update=cls.smallest)
+        adapter = cls(decoder, [original_to_diffusers(name) for name in found], config, seed=0)
+        adapter.config = stored.config
         for name, module in adapter._modules.items():
             cls._set_parts(module, found[name])
+        adapter.notes = adapter._notes()
         return adapter
 
     @classmethod

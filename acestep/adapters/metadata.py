@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from acestep import __version__
+from acestep.core.untrusted import parse_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,6 @@ class AdapterMetadata:
 
 def _plain(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return parse_json(text)
+    except ValueError:
         return None

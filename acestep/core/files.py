@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep.core.errors import AceStepError, DiskFull, NotWritable, StorageError
+from acestep.core.untrusted import MAX_JSON_BYTES, parse_json, read_file, shorten
 
 _TEMPORARY = ".tmp"
 _PREVIOUS = ".old"
@@ -26,7 +27,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         DiskFull, NotWritable, StorageError.
     """
-    short = path.name.encode()[:100].decode(errors="ignore")  # file names are limited to 255 bytes
+    short = path.name.encode(errors="ignore")[:100].decode(errors="ignore")  # file names are limited to 255 bytes
     temporary = path.with_name(f".{short}.{os.getpid()}{_TEMPORARY}")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,9 @@ def _is_other_process(pid: int) -> bool:
 
 def write_text(path: Path, text: str) -> None:
     """``write_bytes`` in UTF-8."""
-    write_bytes(path, text.encode("utf-8"))
+    with storage_errors(path):
+        data = text.encode("utf-8")
+    write_bytes(path, data)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -73,12 +76,12 @@ def write_json(path: Path, data: Any) -> None:
 def read_json(path: Path, *, error: type[AceStepError], hint: str = "") -> Any:
     """The content of a JSON file (a byte order mark is ignored). Raises ``error`` naming the file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_json(read_file(path, max_bytes=MAX_JSON_BYTES).decode("utf-8-sig"))
     except FileNotFoundError:
         raise error(f"{path} does not exist", hint=hint) from None
     except OSError as problem:
-        raise error(f"{path} cannot be read: {problem.strerror}", hint=hint) from None
-    except (ValueError, RecursionError) as problem:  # invalid JSON or UTF-8, too many digits, too deeply nested
+        raise error(f"{path} cannot be read: {problem.strerror or problem}", hint=hint) from None
+    except ValueError as problem:
         raise error(f"{path} is not valid JSON: {problem}", hint=hint) from None
 
 
@@ -94,7 +97,8 @@ def read_versioned(path: Path, kind: str, version: int, *, error: type[AceStepEr
         raise error(f"{path} is not a {kind} file")
     if not isinstance(data.get("version"), int) or data["version"] > version:
         raise error(
-            f"{path} has version {data.get('version')}, this program reads up to {version}", hint="Update this program."
+            f"{path} has version {shorten(data.get('version'))}, this program reads up to {version}",
+            hint="Update this program.",
         )
     return data
 
@@ -154,7 +158,7 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Convert an OSError of the block to StorageError, DiskFull or NotWritable with ``path`` in the message."""
+    """Convert an OSError or invalid Unicode to StorageError, DiskFull or NotWritable with ``path`` in the message."""
     try:
         yield
     except OSError as problem:
@@ -168,6 +172,8 @@ def storage_errors(path: Path) -> Iterator[None]:
                 f"{path} cannot be written: {problem.strerror}", hint="Choose a folder that you may write to."
             ) from problem
         raise StorageError(f"{path} cannot be written: {problem.strerror or problem}") from problem
+    except UnicodeEncodeError as problem:  # of the path or of the text
+        raise StorageError(f"{ascii(str(path))} cannot be written: {problem.reason} in its name or text") from problem
 
 
 def _sync(path: Path) -> None:

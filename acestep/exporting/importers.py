@@ -7,18 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from acestep.adapters.base import StoredAdapter
 from acestep.adapters.configs import LoHaConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import read_adapter
 from acestep.adapters.metadata import AdapterMetadata
+from acestep.adapters.part_shapes import check_parts
+from acestep.adapters.weights_file import read_tensors, require_alpha, require_finite_values
 from acestep.core.errors import AdapterError
+from acestep.core.untrusted import is_file, is_folder
 from acestep.exporting.delta import DIFF, BaseWeights, delta, detect_kind
 from acestep.exporting.lokr_config import Modules, find_lokr_config
 from acestep.exporting.low_rank import convert_to_lora, lora_from_weights
 from acestep.exporting.package import write_for
-from acestep.exporting.source import CONVOLUTIONS, ExportSource, read_tensors
+from acestep.exporting.source import CONVOLUTIONS, ExportSource
 from acestep.exporting.targets import comfyui, diffusers
 from acestep.models.checkpoint import find_checkpoint
 
@@ -74,13 +75,17 @@ def read_any(path: Path) -> StoredAdapter:
 
 def _read_other(path: Path) -> StoredAdapter | None:
     """None if ``path`` is not a single safetensors file, or its scale is unknown."""
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    files = [path] if is_file(path) else sorted(path.glob("*.safetensors")) if is_folder(path) else []
     if len(files) != 1:
         return None
     try:
         tensors, metadata = read_tensors(files[0])
-    except (SafetensorError, OSError):
+    except AdapterError:
         return None
+    require_finite_values(files[0], tensors)
+    for key, value in tensors.items():
+        if key.endswith(".alpha"):
+            require_alpha(files[0], key, value)
     low_rank = any(part in key for key in tensors for part in _LOW_RANK)
     alphas = any(key.endswith(".alpha") for key in tensors)
     if low_rank and not alphas and all(key.startswith(_AMBIGUOUS) for key in tensors):
@@ -90,6 +95,9 @@ def _read_other(path: Path) -> StoredAdapter | None:
         loaded = diffusers.load(tensors)
     if loaded.ignored_keys or not loaded.modules:
         return None
+    for name, parts in loaded.modules.items():
+        if DIFF not in parts:
+            check_parts(files[0], name, parts)
     modules = {name: {part: value.float() for part, value in parts.items()} for name, parts in loaded.modules.items()}
     dtype = next((value.dtype for value in tensors.values() if value.dim() > 1), next(iter(tensors.values())).dtype)
     empty = StoredAdapter(files[0], "", LoRAConfig(), {}, AdapterMetadata.from_file_metadata(metadata), dtype)

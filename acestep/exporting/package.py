@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +14,9 @@ from acestep.adapters.base import StoredAdapter, require_finite
 from acestep.adapters.files import read_adapter
 from acestep.adapters.lokr_file import CONFIG as LOKR_CONFIG
 from acestep.adapters.lora_file import CONFIG as LORA_CONFIG
-from acestep.core.errors import AceStepError, AdapterError, StorageError
+from acestep.core.errors import AceStepError, AdapterError, CheckpointError, StorageError
 from acestep.core.files import replace_folder, write_text
+from acestep.core.untrusted import parse_json
 from acestep.exporting.check import OutputComparison, compare, metrics_as_json, require_learned
 from acestep.exporting.delta import find_base, needs_base
 from acestep.exporting.load_result import WrittenAdapter, unsupported_convolutions
@@ -24,6 +24,7 @@ from acestep.exporting.low_rank import EXACT
 from acestep.exporting.model_card import README, model_card, sample_prompt
 from acestep.exporting.source import ExportSource
 from acestep.exporting.targets import ALL, TARGETS
+from acestep.models.safetensors_header import read_safetensors_header
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _USUAL_FILE = re.compile(r"adapter_model|lo\w\w_weights")
@@ -160,9 +161,11 @@ def _is_own_export(folder: Path) -> bool:
     if len(files) != 1 or README not in names:
         return False
     try:
-        with safe_open(folder / files.pop(), framework="pt") as opened:
+        file = folder / files.pop()
+        read_safetensors_header(file)
+        with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
-            metadata |= json.loads(metadata.get("run_metadata", "{}"))
-    except (SafetensorError, OSError, ValueError, TypeError):
+            metadata |= parse_json(metadata.get("run_metadata", "{}"))
+    except (CheckpointError, SafetensorError, OSError, ValueError, TypeError):
         return False
     return str(metadata.get("program", "")).startswith("acestep ")

@@ -6,11 +6,11 @@ import tempfile
 from functools import cached_property, partial
 from pathlib import Path
 
-from safetensors import safe_open
 from torch import Tensor
 
 from acestep.adapters.base import StoredAdapter
 from acestep.adapters.files import adapter_class, find_adapter
+from acestep.adapters.weights_file import read_tensors as read_tensors  # also imported from here
 from acestep.exporting.delta import BaseWeights, delta, needs_base, scale_adapter
 from acestep.exporting.low_rank import convert_to_lora
 
@@ -92,9 +92,3 @@ def serialize_adapter(adapter: StoredAdapter) -> tuple[dict[str, Tensor], dict[s
     with tempfile.TemporaryDirectory() as folder:
         write_adapter_files(adapter, Path(folder))
         return read_tensors(find_adapter(Path(folder)))
-
-
-def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file."""
-    with safe_open(file, framework="pt") as opened:
-        return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118

@@ -30,6 +30,7 @@ class FakeHub:
     status: int = 0  # HTTP status of every response; 0 for normal operation
     disconnects: dict[str, list[int]] = field(default_factory=dict)  # file name -> bytes sent before each disconnect
     corrupt: dict[str, int] = field(default_factory=dict)  # file name -> number of corrupted responses
+    longer: dict[str, int] = field(default_factory=dict)  # file name -> bytes sent beyond the listed size
     ignore_range: bool = False
     url: str = ""
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
@@ -121,6 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.corrupt.get(name, 0) > 0 and self.command == "GET":
             self.hub.corrupt[name] -= 1
             data = data[:-1] + bytes([data[-1] ^ 1])
+        data += bytes(self.hub.longer.get(name, 0))
         start = 0 if self.hub.ignore_range else int(self.headers.get("Range", "bytes=0-")[6:].rstrip("-"))
         self.send_response(206 if start else 200)
         if start:

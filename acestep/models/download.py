@@ -20,7 +20,8 @@ from acestep.core.events import Event, LogMessage, PhaseStarted, Progressed, Sav
 from acestep.core.files import require_space, storage_errors
 from acestep.models.catalog import Model, check_folder, is_present, with_needs
 from acestep.models.fetch import STOPPED, Stop, fetch, is_verified, size_of
-from acestep.models.hubs import Hub, HuggingFace, ModelScope, RemoteFile, is_safe, reachable
+from acestep.models.file_names import is_safe, require_distinct, require_inside
+from acestep.models.hubs import Hub, HuggingFace, ModelScope, RemoteFile, reachable
 
 __all__ = ["download", "is_present"]
 
@@ -109,10 +110,11 @@ def _from_any(hubs: list[Hub], model: Model, root: Path, report: Report, stop: S
 
 def _from_hub(hub: Hub, model: Model, root: Path, report: Report, stop: Stop) -> None:
     """Download and verify each file in the partial folder, check the model, and move it to ``root``."""
-    files = _wanted(hub.list_files(model.repo), model.subfolder)
+    files = _wanted(hub.list_files(model.repo), model.subfolder, report)
     if not files:
         raise DownloadError(f"{model.repo} has no {model.subfolder or 'model'}")
     target, staging = root / model.name, root / f".{model.name}.partial"
+    _require_no_links(files, staging, target)
     missing = [file for file in files if not is_verified(file, target / file.path)]
     require_space(root, sum(file.size - _bytes_present(file, staging) for file in missing))
     progress = _Progress(report, model.name, total=sum(file.size for file in files))
@@ -127,14 +129,30 @@ def _from_hub(hub: Hub, model: Model, root: Path, report: Report, stop: Stop) ->
     _move_into_place(model, missing, staging, target)
 
 
-def _wanted(files: list[RemoteFile], subfolder: str) -> list[RemoteFile]:
-    """The files of a model, with paths relative to its folder."""
+def _wanted(files: list[RemoteFile], subfolder: str, report: Report) -> list[RemoteFile]:
+    """The files of a model, with paths relative to its folder. Unsafe names are skipped with a warning.
+
+    Raises:
+        DownloadError: two names are the same file on some file system.
+    """
     prefix = f"{subfolder}/" if subfolder else ""
-    return [
-        replace(file, path=file.path.removeprefix(prefix))
-        for file in files
-        if file.path.startswith(prefix) and is_safe(file.path) and _is_model_file(file.path.rpartition("/")[2])
-    ]
+    inside = [replace(f, path=f.path.removeprefix(prefix)) for f in files if f.path.startswith(prefix)]
+    wanted = [file for file in inside if _is_model_file(file.path.rpartition("/")[2])]
+    for file in wanted:
+        if not is_safe(file.path):
+            report(LogMessage(message=f"skipped an unsafe file name: {file.path!r}"[:200], warning=True))
+    safe = [file for file in wanted if is_safe(file.path)]
+    require_distinct(file.path for file in safe)
+    return safe
+
+
+def _require_no_links(files: list[RemoteFile], staging: Path, target: Path) -> None:
+    """Raise DownloadError if a link in one of the folders leads a write outside."""
+    for file in files:
+        path = staging / file.path
+        for written in (path, path.with_name(path.name + ".part")):
+            require_inside(staging, written)
+        require_inside(target, (target / file.path).parent)  # a link at the place of the file itself is replaced
 
 
 def _is_model_file(name: str) -> bool:

@@ -34,7 +34,7 @@ def fetch(client: httpx2.Client, file: RemoteFile, target: Path, on_bytes: Calla
         on_bytes: receives the number of bytes downloaded so far.
 
     Raises:
-        DownloadError: no access, no answer after several attempts, or wrong content twice.
+        DownloadError: no access, no answer after several attempts, more bytes than announced, or wrong content twice.
         JobCancelled: ``stop`` returned True; the partial file stays.
         DiskFull, NotWritable.
     """
@@ -130,8 +130,14 @@ def _stream(client: httpx2.Client, file: RemoteFile, part: Path, on_bytes: Calla
                     raise JobCancelled(STOPPED)
                 done += len(chunk)
                 if done > file.size:
-                    raise httpx2.RemoteProtocolError(f"received more than {file.size:,} bytes for {file.path}")
+                    break
                 output.write(chunk)
                 on_bytes(done)
+    if done > file.size:
+        part.unlink()
+        raise DownloadError(
+            f"{response.url.host} sent more than the announced {file.size:,} bytes of {file.path}",
+            hint="Use the other source.",
+        )
     if done < file.size:
         raise httpx2.RemoteProtocolError(f"the connection ended after {done:,} of {file.size:,} bytes of {file.path}")

@@ -10,8 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import httpx2
@@ -22,6 +21,7 @@ from acestep.core.errors import DownloadError
 
 PROBE_TIMEOUT_S = 3.0
 LIST_TIMEOUT_S = 20.0
+_MAX_FILE_BYTES = 2**40  # the largest published file has about 20 GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +58,19 @@ class HuggingFace:
         self._api = HfApi(endpoint=self.endpoint, token=token or False)
 
     def list_files(self, repo: str) -> list[RemoteFile]:
-        with http_errors(repo, self.endpoint):
+        with http_errors(repo, self.endpoint), _list_errors(repo, self.endpoint):
             commit = self._api.model_info(repo, revision="main", timeout=LIST_TIMEOUT_S).sha
-            entries = list(self._api.list_repo_tree(repo, recursive=True, revision=commit))
-        return [
-            RemoteFile(
-                path=entry.path,
-                url=hf_hub_url(repo, entry.path, revision=commit, endpoint=self.endpoint),
-                size=entry.size,
-                sha256=entry.lfs.sha256 if entry.lfs else "",
-                blob="" if entry.lfs else entry.blob_id,
-            )
-            for entry in entries
-            if isinstance(entry, RepoFile)
-        ]
+            return [
+                _remote_file(
+                    path=entry.path,
+                    url=hf_hub_url(repo, entry.path, revision=commit, endpoint=self.endpoint),
+                    size=entry.size,
+                    sha256=entry.lfs.sha256 if entry.lfs else "",
+                    blob="" if entry.lfs else entry.blob_id,
+                )
+                for entry in self._api.list_repo_tree(repo, recursive=True, revision=commit)
+                if isinstance(entry, RepoFile)
+            ]
 
 
 class ModelScope:
@@ -85,7 +84,7 @@ class ModelScope:
 
     def list_files(self, repo: str) -> list[RemoteFile]:
         base = f"{self.endpoint}/api/v1/models/{repo}/repo"
-        with http_errors(repo, self.endpoint):
+        with http_errors(repo, self.endpoint), _list_errors(repo, self.endpoint):
             response = httpx2.get(
                 f"{base}/files",
                 params={"Revision": "master", "Recursive": "true"},
@@ -93,19 +92,35 @@ class ModelScope:
                 follow_redirects=True,
             )
             response.raise_for_status()
-            try:
-                files = [entry for entry in response.json()["Data"]["Files"] if entry.get("Type") != "tree"]
-                return [
-                    RemoteFile(
-                        path=entry["Path"],
-                        url=str(httpx2.URL(base, params={"Revision": "master", "FilePath": entry["Path"]})),
-                        size=int(entry["Size"]),
-                        sha256=entry["Sha256"],
-                    )
-                    for entry in files
-                ]
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise DownloadError(f"{self.endpoint} returned no file list for {repo}") from None
+            return [
+                _remote_file(
+                    path=entry["Path"],
+                    url=str(httpx2.URL(base, params={"Revision": "master", "FilePath": entry["Path"]})),
+                    size=entry["Size"],
+                    sha256=entry["Sha256"],
+                )
+                for entry in response.json()["Data"]["Files"]
+                if entry.get("Type") != "tree"
+            ]
+
+
+def _remote_file(path: Any, url: str, size: Any, sha256: Any, blob: Any = "") -> RemoteFile:
+    """A file of a list. Raises TypeError or ValueError for values that no hub returns."""
+    if not all(isinstance(text, str) for text in (path, sha256, blob)):
+        raise TypeError(f"{path!r}: the name or a checksum is not a string")
+    if not isinstance(size, int) or not 0 <= size <= _MAX_FILE_BYTES:
+        raise ValueError(f"{path!r} has {size!r} bytes")
+    return RemoteFile(path=path, url=url, size=size, sha256=sha256, blob=blob)
+
+
+@contextmanager
+def _list_errors(repo: str, endpoint: str) -> Iterator[None]:
+    """Convert the errors that a malformed file list causes to DownloadError."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        host = urlsplit(endpoint).netloc
+        raise DownloadError(f"{host} returned no valid file list for {repo}: {error!r}"[:500]) from None
 
 
 def reachable(hub: Hub) -> bool:
@@ -114,12 +129,6 @@ def reachable(hub: Hub) -> bool:
         return httpx2.head(hub.endpoint, timeout=PROBE_TIMEOUT_S).status_code < 500
     except httpx2.HTTPError:
         return False
-
-
-def is_safe(path: str) -> bool:
-    """Whether a path from a hub stays inside its target folder on every operating system."""
-    parts = PurePosixPath(path).parts
-    return bool(parts) and not (path.startswith("/") or ".." in parts or "\\" in path or ":" in path)
 
 
 @contextmanager

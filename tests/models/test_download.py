@@ -247,11 +247,97 @@ def test_the_token_is_sent_to_the_hub_but_not_to_the_cdn(hubs: Hubs, shared_comp
     assert tokens == {(False, "Bearer hf_secret"), (True, None)}
 
 
-def test_paths_outside_the_folder_are_not_written(hubs: Hubs, shared_components: Path) -> None:
-    hubs.huggingface.repos[f"ACE-Step/{BASE}"] = {**MODEL, "../escaped.json": b"{}", "/tmp/escaped.json": b"{}"}
+def unsafe_names(outside: Path) -> list[str]:
+    """Names that lead outside the folder of the model, or are not a file name on some operating system."""
+    names = [f"{outside}/abs", "../escaped", "a/../../escaped", "C:escaped", "C:/escaped", "//host/share/escaped"]
+    names += ["\\\\host\\share\\escaped", "..\\escaped", "a\0escaped", "a\nescaped", "a//escaped", "./escaped"]
+    names += ["con", "NUL", "com1.x", "LPT9", "a /escaped", "a./escaped", "a?escaped", "escaped" * 100]
+    return [f"{name}.json" for name in names] + ["nul.json/escaped.json", "aux./escaped.json"]
+
+
+def all_files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+@pytest.mark.parametrize("model", [BASE, "vae"])
+def test_unsafe_names_are_not_written(
+    hubs: Hubs, shared_components: Path, source: Literal["huggingface", "modelscope"], model: str
+) -> None:
+    repo, prefix = ("ACE-Step/Ace-Step1.5", "vae/") if model == "vae" else (f"ACE-Step/{BASE}", "")
+    hub, outside = getattr(hubs, source), shared_components / "outside"
+    outside.mkdir()
+    if model == "vae":
+        shutil.rmtree(shared_components / "vae")
+    before, unsafe = all_files(shared_components), unsafe_names(outside)
+    hub.repos[repo] = {**hub.repos[repo], **{prefix + name: b"{}" for name in unsafe}}
+    events: list[Event] = []
+
+    download([model], shared_components, source=source, on_progress=events.append)
+
+    expected = {name.removeprefix(prefix) for name in (MAIN if model == "vae" else MODEL) if name.startswith(prefix)}
+    expected -= {"modeling_acestep_v15_base.py", ".gitattributes"}
+    assert files_in(shared_components / model) == expected
+    lock = {shared_components / f".{model}.lock"}
+    assert all_files(shared_components) - before - lock == {shared_components / model / name for name in expected}
+    assert len([event for event in events if "unsafe file name" in str(event)]) == len(unsafe)
+
+
+@pytest.mark.parametrize("other", ["Config.json", "MODEL.safetensors", "config.json/config.json"])
+def test_names_that_are_one_file_on_some_file_system_are_rejected(
+    hubs: Hubs, shared_components: Path, other: str
+) -> None:
+    hubs.modelscope.repos[f"ACE-Step/{BASE}"] = {**MODEL, other: weights()}
+    with pytest.raises(DownloadError, match="contains both") as caught:
+        download([BASE], shared_components, source="modelscope")
+    assert other in str(caught.value)
+    assert not hubs.modelscope.requests_for("FilePath")
+
+
+@pytest.mark.parametrize("link", [f".{BASE}.partial/sub", f".{BASE}.partial/config.json.part", f"{BASE}/sub"])
+def test_a_link_in_the_folder_that_leads_outside_is_rejected(hubs: Hubs, shared_components: Path, link: str) -> None:
+    outside, planted = shared_components / "outside", shared_components / link
+    outside.mkdir()
+    planted.parent.mkdir()
+    planted.symlink_to(outside / "new.json" if link.endswith(".part") else outside)
+    hubs.modelscope.repos[f"ACE-Step/{BASE}"] = {**MODEL, "sub/more.json": b"{}"}
+
+    with pytest.raises(DownloadError, match="is a link to"):
+        download([BASE], shared_components, source="modelscope")
+
+    assert not list(outside.iterdir())
+
+
+def test_a_model_folder_that_is_itself_a_link_is_completed(hubs: Hubs, shared_components: Path) -> None:
+    (shared_components / "disk").mkdir()
+    (shared_components / BASE).symlink_to(shared_components / "disk")
     download([BASE], shared_components)
-    assert not list(shared_components.rglob("escaped.json"))
-    assert not Path("/tmp/escaped.json").exists()
+    assert (shared_components / "disk" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+def test_a_file_that_is_longer_than_announced_is_cut_off(
+    hubs: Hubs, shared_components: Path, source: Literal["huggingface", "modelscope"]
+) -> None:
+    hub = getattr(hubs, source)
+    hub.longer["model.safetensors"] = 3_000_000
+    with pytest.raises(DownloadError, match=r"sent more than the announced 1,600,\d+ bytes of model\.safetensors"):
+        download([BASE], shared_components, source=source)
+    assert not (shared_components / BASE).exists()
+    assert not list(shared_components.rglob("model.safetensors*.part"))
+    assert len([r for r in hub.requests_for("model.safetensors") if r[0] == "GET"]) <= 2  # with the redirect, no retry
+
+
+@pytest.mark.parametrize(
+    "entry", [{"Size": -1}, {"Size": 1e400}, {"Size": None}, {"Path": 7}, {"Path": "\ud800"}, {"Sha256": ["a"]}]
+)
+def test_a_malformed_file_list_is_rejected(
+    hubs: Hubs, shared_components: Path, entry: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = {"Path": "config.json", "Size": 2, "Sha256": "", "Type": "blob"}
+    monkeypatch.setattr("tests.fake_hub._modelscope_entry", lambda name, content: {**good, **entry})
+    with pytest.raises(DownloadError, match="no valid file list"):
+        download([BASE], shared_components, source="modelscope")
 
 
 def test_concurrent_downloads_of_one_model_are_rejected(hubs: Hubs, shared_components: Path) -> None:

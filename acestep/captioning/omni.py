@@ -17,7 +17,6 @@ from loguru import logger
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import (
-    AutoTokenizer,
     BitsAndBytesConfig,
     Qwen2_5OmniThinkerForConditionalGeneration,
     WhisperFeatureExtractor,
@@ -30,6 +29,7 @@ from acestep.captioning.schema import SAMPLE_RATE_HZ, Stop
 from acestep.core.errors import CaptionError, CheckpointError, ConfigError, JobCancelled
 from acestep.core.files import read_json
 from acestep.models.device import empty_cache
+from acestep.models.pretrained import ATTENTION, load_tokenizer, read_model_config
 from acestep.models.safetensors_header import read_tensor_infos
 
 _HOP = 160  # samples per frame of the feature extractor
@@ -83,7 +83,7 @@ class OmniModel:
         try:
             config = _thinker_config(folder)
             extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            tokenizer = load_tokenizer(folder)
             model = _thinker(folder, config, device, dtype, quantization)
         except torch.OutOfMemoryError:
             message = f"not enough memory on {device} to load {folder.name}"
@@ -181,14 +181,21 @@ def _num_tokens(frames: int) -> int:
 
 
 def _thinker(folder: Path, config: Any, device: str, dtype: torch.dtype, quantization: str) -> Any:
-    settings: dict[str, Any] = {"config": config, "dtype": dtype, "local_files_only": True, "trust_remote_code": False}
+    settings: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": ATTENTION}
     if device != "cpu":
         settings["device_map"] = {"": device}
     if quantization != "none":
         settings["quantization_config"] = _quantized(quantization, dtype)
     disable_progress_bar()  # type: ignore[no-untyped-call]  # it would interfere with this program's progress
     kind: Any = Qwen2_5OmniThinkerForConditionalGeneration
-    model, info = kind.from_pretrained(folder, output_loading_info=True, **settings)
+    model, info = kind.from_pretrained(
+        folder,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+        **settings,
+    )
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("model.visual."))
     if missing:
         raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
@@ -215,7 +222,7 @@ def _quantized(quantization: str, dtype: torch.dtype) -> Any:
 
 
 def _thinker_config(folder: Path) -> Any:
-    config = read_json(folder / "config.json", error=CheckpointError)
+    config = read_model_config(folder)
     inner = config if config.get("model_type") == "qwen2_5_omni_thinker" else config.get("thinker_config")
     if not isinstance(inner, dict):
         raise ValueError(f"config.json describes a {config.get('model_type')}, not a Qwen2.5-Omni")

@@ -23,15 +23,15 @@ from diffusers.pipelines.ace_step.modeling_ace_step import (
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils import remove_weight_norm
-from transformers import AutoModel, AutoTokenizer
+from transformers import Qwen3Config, Qwen3Model
 from transformers.utils.logging import disable_progress_bar
 
 from acestep.core.errors import CheckpointError
-from acestep.core.files import read_json
 from acestep.models.checkpoint import SILENCE_FILE, Checkpoint, find_checkpoint, tensor_infos
 from acestep.models.condition import TimbreEncoderXL
 from acestep.models.dit import AceStepDiT
 from acestep.models.key_mapping import NULL_CONDITION, original_to_diffusers
+from acestep.models.pretrained import ATTENTION, load_tokenizer, read_model_config
 from acestep.models.safetensors_header import TensorInfo, check_shapes, read_tensor_infos
 from acestep.models.text import TextEncoder
 from acestep.models.weight_shapes import encoder_sizes
@@ -154,7 +154,7 @@ def load_vae(
 ) -> AutoencoderOobleck:
     """Load the VAE of a checkpoint with weight normalization removed and tiling enabled. Raises CheckpointError."""
     folder = _as_checkpoint(path).vae_folder
-    config = read_json(folder / "config.json", error=CheckpointError, hint="Download the VAE again.")
+    config = read_model_config(folder)
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*weight_norm")  # diffusers 0.42.1
         vae: AutoencoderOobleck = AutoencoderOobleck.from_config(config)
@@ -179,11 +179,13 @@ def load_text_encoder(
     read_tensor_infos(folder, "model")
     disable_progress_bar()  # type: ignore[no-untyped-call]  # progress is reported by events
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            checkpoint.text_tokenizer_folder, local_files_only=True, trust_remote_code=False
-        )
-        model, report = AutoModel.from_pretrained(
+        config = _text_encoder_config(folder)
+        tokenizer = load_tokenizer(checkpoint.text_tokenizer_folder)
+        model_type: Any = Qwen3Model
+        model, report = model_type.from_pretrained(
             folder,
+            config=config,
+            attn_implementation=ATTENTION,
             dtype=dtype,
             local_files_only=True,
             trust_remote_code=False,
@@ -203,6 +205,14 @@ def load_text_encoder(
             hint=f"Use the text encoder that was published with {checkpoint.name}.",
         )
     return TextEncoder(tokenizer, _freeze(model.to(device)))
+
+
+def _text_encoder_config(folder: Path) -> Qwen3Config:
+    config = read_model_config(folder)
+    if config.get("model_type") != "qwen3":
+        message = f"{folder} contains a model of type {config.get('model_type')!r}, expected 'qwen3'"
+        raise CheckpointError(message, hint="Download the text encoder again.")
+    return Qwen3Config(**config)
 
 
 def _xl_timbre_encoder(encoder: AceStepTimbreEncoder) -> TimbreEncoderXL:

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from acestep.cli.console import Json
+from acestep.cli.console import Json, print_status
 from acestep.cli.options import help_of
-from acestep.cli.train import ConfigFile, Overrides, Preset
+from acestep.cli.train import AdapterType, ConfigFile, Overrides, Preset, given
 from acestep.core.errors import ConfigError
 from acestep.models.checkpoint import find_checkpoint
 from acestep.training.configs import TrainJob
@@ -31,6 +31,7 @@ commands = typer.Typer()
 def memory(
     checkpoint: Annotated[str | None, typer.Option(help=help_of(TrainJob, "checkpoint"))] = None,
     family: Annotated[Family | None, typer.Option(help="Instead of a model, only its family. Default: 2b.")] = None,
+    adapter: AdapterType = None,
     preset: Preset = None,
     config: ConfigFile = None,
     set_: Overrides = None,
@@ -50,7 +51,8 @@ def memory(
     model = FAMILIES[family or "2b"] if checkpoint is None else find_checkpoint(checkpoint).config
     with tempfile.TemporaryDirectory() as unused:  # a job needs folders; nothing is written to them
         flags = {"tensor_dir": unused, "checkpoint": checkpoint or "", "out": unused}
-        job = train_job_from_flags(flags, config, set_ or [], preset)
+        settings = [*given(adapter_type=adapter), *(set_ or [])]
+        job = train_job_from_flags(flags, config, settings, preset, print_status)
     frames = round(longest * FRAMES_PER_S)
     spec = memory_spec(model, job.training, job.adapter, device=device, longest=frames, tokens=tokens)
     room = _room(free, device)

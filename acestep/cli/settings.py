@@ -10,6 +10,7 @@ import typer
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
+from acestep.adapters.configs import ADAPTERS
 from acestep.cli.console import Json, print_json
 from acestep.core.config import choices, fields, groups
 from acestep.core.errors import UnknownName
@@ -75,21 +76,20 @@ def reference() -> str:
             if row["group"] == group and row["name"] in fields(config_type)
         ]
         parts.append(f"## {title}\n\n{_table(('setting', 'default', 'description', 'allowed values'), body)}")
-    parts += [_presets("lora"), _presets("lokr"), _epochs()]
+    parts += [*(_presets(kind.name, kind.label) for kind in ADAPTERS), _epochs()]
     return "\n".join(parts)
 
 
-def _presets(kind: str) -> str:
+def _presets(kind: str, label: str) -> str:
     """The settings of each preset for one adapter type, one column per preset."""
-    read = {name: read_preset(name, kind).settings for name in [*list_presets(), *gpu_presets().values()]}
-    found = {name: each for name, each in read.items() if each.get("training.adapter_type", kind) == kind}
+    found = {name: read_preset(name, kind).settings for name in [*list_presets(), *gpu_presets().values()]}
     keys = sorted(
         {key for settings in found.values() for key in settings if key.partition(".")[0] in ("training", kind)}
     )
     body = [
         (f"`{key.removeprefix('training.')}`", *(_value(each.get(key, "-")) for each in found.values())) for key in keys
     ]
-    return f"## Presets for {kind}\n\n{_table(('setting', *(f'`{name}`' for name in found)), body)}"
+    return f"## Presets for {label}\n\n{_table(('setting', *(f'`{name}`' for name in found)), body)}"
 
 
 def _epochs() -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from loguru import logger
+
 from acestep.adapters.configs import ADAPTERS
 from acestep.core.config import assign, fields, groups, parse
-from acestep.core.errors import ConfigError, TrainingError
+from acestep.core.errors import AceStepError, ConfigError, TrainingError
 from acestep.core.files import read_json
 from acestep.core.registry import nearest_hint
+from acestep.tensors.manifest import read_manifest
 from acestep.training.configs import DEFAULT_PRESET, TrainJob
-from acestep.training.presets import read_preset
+from acestep.training.presets import read_preset, recommend_epochs
 from acestep.training.state.run_folder import RunFolder
 
 
@@ -44,11 +47,19 @@ def _find(key: str, adapter_type: str) -> tuple[str, str]:
 
 
 def train_job_from_flags(
-    flags: Mapping[str, Any], config: Path | None, settings: Iterable[str], preset: str | None = None
+    flags: Mapping[str, Any],
+    config: Path | None,
+    settings: Iterable[str],
+    preset: str | None = None,
+    report: Callable[[str], object] = logger.info,
 ) -> TrainJob:
     """Build the job of a command line. Later sources win: flags, preset, JSON file of settings, ``key=value`` pairs.
 
-    The default preset is ``recommended``. A run that resumes with "auto" keeps its settings unless they are given.
+    The default preset is ``recommended``, with the number of epochs that is recommended for the number of songs. A
+    run that resumes with "auto" keeps its settings unless they are given.
+
+    Args:
+        report: receives one line for each setting of the preset that does not apply, and for recommended epochs.
 
     Raises:
         ConfigError: all invalid settings; UnknownName for the preset.
@@ -66,7 +77,10 @@ def train_job_from_flags(
         else:
             problems.append(f"{setting!r} must have the form key=value")
     if preset or not kept:
-        pairs = [*_of_preset(preset or DEFAULT_PRESET, pairs), *pairs]
+        chosen = _chosen_kind(pairs) or (job.training.adapter_type if kept else None)
+        of_preset = _of_preset(preset or DEFAULT_PRESET, chosen, report)
+        given = {key.removeprefix("training.") for key, _ in (*pairs, *(of_preset if preset else ()))}
+        pairs = [*of_preset, *_recommended(job, given, report), *pairs]
     for key, value in sorted(
         pairs, key=lambda pair: not pair[0].endswith("adapter_type")
     ):  # the adapter kind first: a plain name such as r depends on it
@@ -92,11 +106,34 @@ def _idle_ranks(key: str, job: TrainJob) -> str:
     return f"{key} is for {ADAPTERS[kind].label}: {ADAPTERS[chosen].label} uses the same size for all modules"
 
 
-def _of_preset(name: str, pairs: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """The settings of a preset for the adapter kind in ``pairs``."""
-    asked = [str(value) for key, value in pairs if key.rpartition(".")[2] == "adapter_type"]
-    kind = asked[-1] if asked and asked[-1] in ADAPTERS.names else "lora"
-    return list(read_preset(name, kind).settings.items())
+def _chosen_kind(pairs: list[tuple[str, Any]]) -> str | None:
+    """The adapter kind in ``pairs``, None if they name none, or one that does not exist."""
+    named = [str(value) for key, value in pairs if key.rpartition(".")[2] == "adapter_type"]
+    return named[-1] if named and named[-1] in ADAPTERS.names else None
+
+
+def _of_preset(name: str, chosen: str | None, report: Callable[[str], object]) -> list[tuple[str, Any]]:
+    """The settings of a preset for the chosen adapter kind."""
+    preset = read_preset(name, chosen)
+    for remark in preset.remarks:
+        report(f"Preset {preset.name}: {remark}.")
+    return list(preset.settings.items())
+
+
+def _recommended(job: TrainJob, given: set[str], report: Callable[[str], object]) -> list[tuple[str, Any]]:
+    """The recommended epochs for the number of songs, if the run is new and its epochs are not ``given``."""
+    if "max_epochs" in given or job.resume is not None:
+        return []
+    try:
+        songs = len(read_manifest(job.tensor_dir).paths)
+    except AceStepError:  # reported when the run loads them
+        songs = 0
+    if not songs:
+        return []
+    recommended = dict(zip(("max_epochs", "save_every_n_epochs"), recommend_epochs(songs), strict=True))
+    found = {name: value for name, value in recommended.items() if name not in given}
+    report(f"Recommended for {songs} song{'s' * (songs != 1)}: {', '.join(f'{k}={v}' for k, v in found.items())}.")
+    return [(f"training.{name}", value) for name, value in found.items()]
 
 
 def _from_file(path: Path) -> dict[str, Any]:

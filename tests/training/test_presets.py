@@ -7,19 +7,25 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from acestep.adapters.configs import ADAPTERS, LoHaConfig
+from acestep.cli.app import main
 from acestep.core.config import fields
 from acestep.core.errors import ConfigError, UnknownName
+from acestep.core.jobs import read_job
 from acestep.training.configs import (
     LoKRConfig,
     LoRAConfig,
     TrainingConfig,
+    TrainJob,
     apply_preset,
     auto_select_preset,
     list_presets,
     load_preset,
 )
+from acestep.training.parsing import train_job_from_flags
 from acestep.training.presets import gpu_presets, preset_for_memory, read_preset, recommend_epochs
 from acestep.training.settings import NOT_HERE
+from acestep.training.state.run_folder import RunFolder
 from tests.training.runs import make_job, run, tensors_for
 
 SEVEN = ["high_quality", "quick_test", "recommended", "vram_12gb", "vram_16gb", "vram_24gb_plus", "vram_8gb"]
@@ -66,9 +72,8 @@ GPU_TABLE = {
         *(16, 32, 1e-4, 500, 1, 4, "adafactor", "constant_with_warmup", "self", True, 50, 100),
     ),
 }
-EVERY = [(name, "lora") for name in SEVEN] + [
-    (name, adapter) for name in gpu_presets().values() for adapter in ("lora", "lokr")
-]
+ALL_PRESETS = [*SEVEN, *gpu_presets().values()]
+EVERY = [(name, adapter) for name in ALL_PRESETS for adapter in ("lora", "lokr", "loha")]
 
 
 def test_the_seven_presets_are_listed():
@@ -92,6 +97,7 @@ def test_a_gpu_preset_has_the_documented_values(label, adapter):
     values = load_preset(gpu_presets()[label], adapter)
     crop = 1000 if "(8GB)" in label else 1500
     wanted = dict(zip(GPU_COLUMNS.split(), (*GPU_TABLE[label, adapter], 50, crop), strict=True))
+    wanted["adapter_type"] = adapter
     if adapter == "lora":
         wanted["lora_dropout"] = 0.1
     else:
@@ -110,20 +116,21 @@ def test_no_preset_defeats_itself(name, adapter):
 
 def applied(name, adapter, *before):
     """The configurations after these presets, one after the other."""
-    training, lora, lokr = TrainingConfig(), LoRAConfig(), LoKRConfig()
+    training, lora, lokr, loha = TrainingConfig(), LoRAConfig(), LoKRConfig(), LoHaConfig()
     for preset in (*before, name):
         training.adapter_type = adapter
-        apply_preset(training, lora, preset, lokr)
-    return training, lora, lokr
+        apply_preset(training, lora, preset, lokr, loha)
+    return training, lora, lokr, loha
 
 
 @pytest.mark.parametrize(("name", "adapter"), EVERY)
 def test_what_a_preset_names_does_not_depend_on_the_preset_before(name, adapter):
     named = load_preset(name, adapter)
     for before in [(), ("high_quality",), ("gpu_8gb",)]:
-        training, lora, lokr = applied(name, adapter, *before)
-        now = {**training.model_dump(), "lora_r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
-        now |= {f"lokr_{key}": value for key, value in lokr.model_dump().items()}
+        training, *adapters = applied(name, adapter, *before)
+        now = training.model_dump()
+        for kind, config in zip(("lora", "lokr", "loha"), adapters, strict=True):
+            now |= {f"{kind}_{key}": value for key, value in config.model_dump().items()}
         assert now.items() >= named.items()
 
 
@@ -145,7 +152,7 @@ def one_thread():
 @pytest.mark.parametrize(("name", "adapter"), EVERY)
 def test_every_preset_takes_a_step(name, adapter, songs, tiny_checkpoint, tmp_path):
     job = make_job(songs, tiny_checkpoint, tmp_path / "run")
-    job.training, job.lora, job.lokr = applied(name, adapter)
+    job.training, job.lora, job.lokr, job.loha = applied(name, adapter)
     job.training.max_steps = 1
     result, _ = run(job)
     assert result["steps"] == 1
@@ -232,13 +239,113 @@ def test_settings_of_an_unknown_adapter_are_rejected():
     with pytest.raises(ConfigError, match=r"lokr\.factor") as error:
         apply_preset(TrainingConfig(adapter_type="lokr"), LoRAConfig(), "gpu_24gb")
     assert "apply_preset" in error.value.hint
+    with pytest.raises(ConfigError, match="'lohra'"):
+        load_preset("gpu_24gb", "lohra")
+
+
+def test_a_user_preset_without_settings_for_the_chosen_adapter_is_rejected(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"adapters": {"lora": {"lora_r": 8}}}', encoding="utf-8")
     with pytest.raises(ConfigError, match="no settings for the adapter 'loha'"):
-        load_preset("gpu_24gb", "loha")
+        load_preset(path, "loha")
 
 
-def test_dora_takes_the_settings_of_lora():
-    lora, dora = load_preset("gpu_24gb", "lora"), load_preset("gpu_24gb", "dora")
-    assert dora == {key.replace("lora_", "dora_"): value for key, value in lora.items()}
+@pytest.mark.parametrize("name", ALL_PRESETS)
+def test_dora_takes_the_settings_of_lora(name):
+    lora, dora = load_preset(name, "lora"), load_preset(name, "dora")
+    assert dora == {key.replace("lora_", "dora_"): value for key, value in lora.items()} | {"adapter_type": "dora"}
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS.names)
+@pytest.mark.parametrize("name", ALL_PRESETS)
+def test_every_preset_gives_the_chosen_adapter_type_and_a_valid_run(name, adapter, tmp_path):
+    values = load_preset(name, adapter)
+    assert values["adapter_type"] == adapter
+    assert load_preset(name)["adapter_type"] == "lora"
+    own = {key for key in values if key.startswith(f"{adapter}_")}
+    assert {f"{adapter}_dropout"} <= own
+    assert len(own) >= 3
+
+    training, config = TrainingConfig(adapter_type=adapter), ADAPTERS[adapter].config()
+    apply_preset(training, LoRAConfig(), name, config)
+    flags = {"tensor_dir": tmp_path, "checkpoint": "x", "out": tmp_path / "run"}
+    lines = []
+    job = train_job_from_flags(flags, None, [f"adapter_type={adapter}"], name, lines.append)
+    assert job.training == training
+    assert job.adapter == config
+    assert job.training.adapter_type == adapter
+    assert lines == []
+    assert TrainJob.model_validate(job.model_dump()) == job
+
+
+def test_a_chosen_adapter_type_wins_over_that_of_a_user_preset_with_a_message(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"adapter_type": "lokr", "max_epochs": 3, "lokr_factor": 8}', encoding="utf-8")
+    assert load_preset(path)["adapter_type"] == "lokr"
+    kept = read_preset(path, "loha")
+    assert (kept.values["adapter_type"], kept.values["max_epochs"]) == ("loha", 3)
+    assert [str(remark) for remark in kept.remarks] == ["adapter_type = 'lokr': loha was chosen and is kept"]
+    flags, lines = {"tensor_dir": tmp_path, "checkpoint": "x", "out": tmp_path / "run"}, []
+    job = train_job_from_flags(flags, None, [], str(path), lines.append)
+    assert (job.training.adapter_type, job.lokr.factor, lines) == ("lokr", 8, [])
+    job = train_job_from_flags(flags, None, ["adapter_type=lora"], str(path), lines.append)
+    assert job.training.adapter_type == "lora"
+    assert lines == ["Preset mine: adapter_type = 'lokr': lora was chosen and is kept."]
+    training, lokr = TrainingConfig(), LoKRConfig()
+    apply_preset(training, LoRAConfig(), "recommended")
+    apply_preset(training, LoRAConfig(), path, lokr)
+    assert (training.adapter_type, lokr.factor) == ("lokr", 8)
+    training.adapter_type = "lora"
+    apply_preset(training, LoRAConfig(), path, lokr)
+    assert training.adapter_type == "lora"
+
+
+def test_a_resumed_run_keeps_its_adapter_type_when_a_preset_is_given(tmp_path):
+    flags = {"tensor_dir": tmp_path, "checkpoint": "x", "out": tmp_path / "run"}
+    first = train_job_from_flags(flags, None, ["adapter_type=lokr"])
+    RunFolder(first.out).write_settings(first.model_dump(mode="json", include={"training", "lora", "lokr"}))
+    again = train_job_from_flags({**flags, "resume": "auto"}, None, [], "vram_8gb")
+    assert (again.training.adapter_type, again.training.learning_rate) == ("lokr", 3e-4)
+
+
+def write_tensors_of(songs, folder):
+    """A folder with as many tensor files, without their content."""
+    folder.mkdir()
+    for number in range(songs):
+        (folder / f"{number}.pt").write_bytes(b"")
+    return {"tensor_dir": folder, "checkpoint": "x", "out": folder / "run"}
+
+
+@pytest.mark.parametrize(("songs", "epochs", "every"), [(1, 1500, 200), (12, 500, 100), (60, 200, 50)])
+def test_a_new_run_takes_the_recommended_epochs_and_reports_them(songs, epochs, every, tmp_path):
+    lines, flags = [], write_tensors_of(songs, tmp_path / "tensors")
+    job = train_job_from_flags(flags, None, [], None, lines.append)
+    assert (job.training.max_epochs, job.training.save_every_n_epochs) == (epochs, every)
+    count = "1 song" if songs == 1 else f"{songs} songs"
+    assert lines == [f"Recommended for {count}: max_epochs={epochs}, save_every_n_epochs={every}."]
+    assert train_job_from_flags(flags, None, ["save_every_n_epochs=7"]).training.save_every_n_epochs == 7
+
+
+def test_given_epochs_are_never_replaced_by_the_recommended_ones(tmp_path):
+    lines, flags = [], write_tensors_of(12, tmp_path / "tensors")
+    own, without, config = tmp_path / "own.json", tmp_path / "without.json", tmp_path / "config.json"
+    own.write_text('{"max_epochs": 33}', encoding="utf-8")
+    without.write_text('{"lora_r": 8}', encoding="utf-8")
+    config.write_text('{"training": {"max_epochs": 44}}', encoding="utf-8")
+
+    def epochs(settings=(), preset=None, file=None, **more):
+        return train_job_from_flags(flags | more, file, settings, preset, lines.append).training.max_epochs
+
+    assert epochs(["max_epochs=7"]) == 7
+    assert epochs(["training.max_epochs=7"]) == 7
+    assert epochs(preset="quick_test") == 10
+    assert epochs(preset="recommended") == 100
+    assert epochs(preset=str(own)) == 33
+    assert epochs(file=config) == 44
+    assert epochs(resume=str(tmp_path)) == 100
+    assert lines == []
+    assert epochs(preset=str(without)) == 500
+    assert len(lines) == 1
 
 
 @pytest.mark.parametrize(
@@ -295,3 +402,22 @@ def test_without_a_supported_gpu_a_preset_that_runs_is_chosen(monkeypatch, mps, 
 )
 def test_epochs_are_recommended_by_the_number_of_songs(songs, wanted):
     assert recommend_epochs(songs) == wanted
+
+
+@pytest.mark.parametrize("name", ALL_PRESETS)
+def test_the_command_line_estimates_every_preset_for_every_adapter_type(name, capsys):
+    for adapter in ADAPTERS.names:
+        assert main(["memory", "--preset", name, "--adapter", adapter]) == 0
+        assert capsys.readouterr().out.startswith(f"{adapter} on a ")
+
+
+def test_the_train_command_takes_an_adapter_type_and_reports_the_recommended_epochs(tmp_path, capsys):
+    tensors, out = write_tensors_of(12, tmp_path / "tensors")["tensor_dir"], tmp_path / "run"
+    command = ["train", str(tensors), "--checkpoint", str(tmp_path), "--out", str(out), "--adapter", "lokr"]
+    assert main(command) == 1  # there is no model
+    assert "Recommended for 12 songs: max_epochs=500, save_every_n_epochs=100.\n" in capsys.readouterr().err
+    _, job = read_job(out)
+    assert (job.training.adapter_type, job.training.learning_rate, job.training.max_epochs) == ("lokr", 3e-4, 500)
+    assert main([*command[:-4], "--out", str(tmp_path / "again"), "--epochs", "7"]) == 1
+    assert "Recommended" not in capsys.readouterr().err
+    assert read_job(tmp_path / "again")[1].training.max_epochs == 7

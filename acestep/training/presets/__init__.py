@@ -1,8 +1,8 @@
 """Presets: JSON files of settings in this folder, those by GPU memory in ``gpu/``, and users' own.
 
 A file is one flat object: names of ``TrainingConfig``, and those of ``LoRAConfig`` and ``LoKRConfig`` with ``lora_``
-or ``lokr_`` before them. ``adapters`` may hold further settings for each kind of adapter; keys that begin with an
-underscore are notes. Importing this does not import torch.
+or ``lokr_`` before them. ``adapters`` may hold further settings for each kind of adapter, ``adapter_type`` the kind to
+train unless another one is chosen; keys that begin with an underscore are notes. Importing this does not import torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from loguru import logger
 from pydantic import create_model
 
-from acestep.adapters.configs import ADAPTERS, AdapterConfig, LoRAConfig
+from acestep.adapters.configs import ADAPTERS, AdapterConfig
 from acestep.core.config import Config, fields, parse
 from acestep.core.errors import ConfigError, UnknownName
 from acestep.core.files import read_json
@@ -34,6 +34,8 @@ SHORTFALL = 0.1  # GPUs report up to this fraction less than their nominal memor
 # Up to so many songs: epochs, and epochs between two checkpoints.
 EPOCHS = ((0, 1000, 200), (3, 1500, 200), (6, 1000, 200), (10, 700, 100), (20, 500, 100), (50, 300, 50))
 EPOCHS_BEYOND = (200, 50)
+
+_DEFAULT_KIND = "lora"
 
 
 def _qualified_names() -> dict[str, tuple[str, str]]:
@@ -62,6 +64,7 @@ class Preset:
     description: str
     values: dict[str, Any]
     remarks: tuple[Remark, ...]
+    keeps_epochs: bool = False  # the number of epochs is the purpose of the preset, whatever the number of songs
 
     @property
     def settings(self) -> Settings:
@@ -92,59 +95,75 @@ def gpu_presets() -> dict[str, str]:
     return {content["_label"]: name for name, content in contents}
 
 
-def read_preset(name: str | Path, adapter_type: str = "lora") -> Preset:
-    """Read a preset by name or path. The file can set another ``adapter_type``.
+def read_preset(name: str | Path, adapter_type: str | None = None) -> Preset:
+    """Read a preset by name or path, with its settings for one adapter kind.
+
+    Args:
+        adapter_type: the chosen kind. It overrides the kind that the file names, which then becomes a remark.
+            None takes the kind that the file names, or LoRA.
 
     Raises:
-        UnknownName: no preset of that name.
+        UnknownName: no preset or adapter kind of that name.
         ConfigError: the file cannot be read, or has invalid settings.
     """
     path = _find(name)
     content = _content(path)
     notes = {key: content.pop(key) for key in list(content) if key.startswith("_")}
+    remarks = [Remark(key, content.pop(key), reason) for key, reason in NOT_HERE.items() if key in content]
+    named = content.get("adapter_type")
+    kind = ADAPTERS[adapter_type].name if adapter_type else named if named in ADAPTERS.names else _DEFAULT_KIND
+    if adapter_type and named not in (None, kind):
+        remarks.append(Remark("adapter_type", named, f"{kind} was chosen and is kept"))
     sections = content.pop("adapters", None)
     if sections is not None:
-        content = _with_section(path, content, sections, content.get("adapter_type", adapter_type))
-    remarks = [Remark(key, content.pop(key), reason) for key, reason in NOT_HERE.items() if key in content]
-    try:
-        checked = parse(_file_config(), content)
-    except ConfigError as error:
-        raise ConfigError([f"{path.name}: {problem}" for problem in error.problems]) from None
+        content = {"adapter_type": kind} | _with_section(path, content, sections, kind)
+    values = _checked(path, content)
+    if "adapter_type" in values:
+        values["adapter_type"] = kind
     return Preset(
         name=path.stem,
         label=str(notes.get("_label", path.stem)),
         description=str(notes.get("_description", "")),
-        values={key: getattr(checked, key) for key in content},
+        values=values,
         remarks=tuple(remarks),
+        keeps_epochs=notes.get("_keep_epochs") is True,
     )
 
 
-def load_preset(name: str | Path, adapter_type: str = "lora") -> dict[str, Any]:
-    """The settings of a preset by the keys of its file, such as ``lora_r``. Raises as ``read_preset``."""
+def load_preset(name: str | Path, adapter_type: str | None = None) -> dict[str, Any]:
+    """The settings of a preset by the keys of its file, such as ``lora_r``. Arguments and errors of ``read_preset``."""
     return read_preset(name, adapter_type).values
 
 
 def apply_preset(
-    training_config: TrainingConfig, lora_config: LoRAConfig, name: str | Path, *others: AdapterConfig
+    training_config: TrainingConfig, lora_config: AdapterConfig, name: str | Path, *others: AdapterConfig
 ) -> str:
     """Apply a preset to the configs, completely or not at all. Returns its description.
 
-    ``others`` are configs of more adapter kinds, such as ``LoKRConfig``.
+    The settings are those for ``training_config.adapter_type``. A file that names another kind changes it only if it
+    was never set.
+
+    Args:
+        lora_config, others: the configs of adapter kinds; that of the trained kind is required, as far as the preset
+            has settings for it.
 
     Raises:
-        UnknownName, ConfigError: as ``read_preset``; or a setting belongs to none of the configs.
+        UnknownName, ConfigError: as ``read_preset``; or the config of the trained kind is missing.
     """
-    preset = read_preset(name, training_config.adapter_type)
+    was_chosen = "adapter_type" in training_config.model_fields_set
+    preset = read_preset(name, training_config.adapter_type if was_chosen else None)
+    trained = preset.values.get("adapter_type", training_config.adapter_type)
     kinds = {kind.config: kind.name for kind in ADAPTERS}
     configs: dict[str, Config] = {"training": training_config}
     configs |= {kinds[type(config)]: config for config in (lora_config, *others)}
-    unmatched = [key for key in preset.settings if key.partition(".")[0] not in configs]
-    if unmatched:
+    if trained not in configs and (missing := [key for key in preset.settings if key.startswith(f"{trained}.")]):
         raise ConfigError(
-            [f"preset {preset.name} sets {', '.join(unmatched)}"],
+            [f"preset {preset.name} sets {', '.join(missing)}"],
             hint="Pass the config of that adapter kind to apply_preset as well.",
         )
     apply_all(preset.settings, configs)
+    if not was_chosen:
+        training_config.model_fields_set.discard("adapter_type")  # the next preset may choose again
     for remark in preset.remarks:
         logger.warning("preset {}: {}", preset.name, remark)
     return preset.description
@@ -193,13 +212,25 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
+def _checked(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """The validated settings of a file by its keys. Raises ConfigError, which names the file."""
+    try:
+        checked = parse(_file_config(), content)
+    except ConfigError as error:
+        raise ConfigError([f"{path.name}: {problem}" for problem in error.problems]) from None
+    return {key: getattr(checked, key) for key in content}
+
+
 def _with_section(path: Path, content: dict[str, Any], sections: Any, adapter_type: str) -> dict[str, Any]:
-    """The common settings of a file merged with those for one adapter kind, or for its parent kind."""
-    found = [
-        kind
-        for kind in (adapter_type, ADAPTERS[adapter_type].parent)
-        if isinstance(sections, dict) and kind in sections
-    ]
+    """The common settings of a file merged with those for one adapter kind, or for its parent kind.
+
+    With the presets of this program, a kind without settings of its own is trained like a LoRA.
+    """
+    kinds = (adapter_type, ADAPTERS[adapter_type].parent)
+    found = [kind for kind in kinds if isinstance(sections, dict) and kind in sections]
+    if not found and path.is_relative_to(FOLDER):
+        common = content | sections[_DEFAULT_KIND]
+        return {key: value for key, value in common.items() if not key.startswith(f"{_DEFAULT_KIND}_")}
     if not found or not isinstance(sections[found[0]], dict):
         raise ConfigError(
             [f"{path.name} has no settings for the adapter {adapter_type!r}"], hint="Choose another preset or adapter."

@@ -13,23 +13,30 @@ from acestep.dataset.labels import FIELDS
 from acestep.dataset.sample import Sample
 
 _UNDO_STEPS = 20
+_NOT_LABELS = (TAG, "prompt_override")  # stored in the same file, but never generated
 
 Content = dict[Path, bytes | None]  # None: the file does not exist
 
 
-def save_edit(sample: Sample, changes: Mapping[str, Any], *, texts: bool = True) -> Sample:
+def save_edit(sample: Sample, changes: Mapping[str, Any], *, texts: bool = True, backup: bool = False) -> Sample:
     """Save labels that the user edited and lock them. Returns the updated sample.
 
-    ``changes`` may contain the trigger word as ``custom_tag``.
+    ``changes`` may contain the trigger word as ``custom_tag``, and ``prompt_override``.
+
+    Args:
+        texts: also write caption and lyrics to their text files.
+        backup: keep label files that this program did not write as ``.bak``, unless such files exist.
 
     Raises:
         DatasetError: unknown label or invalid value.
+        CaptionError: the caption is an error message.
         DiskFull, NotWritable, StorageError.
     """
     fresh = validate_labels(changes)
-    tag = {TAG: str(changes[TAG] or "").strip()} if TAG in changes else {}
+    extra = {label: fresh.pop(label) for label in _NOT_LABELS if label in fresh}
     with locked_labels(sample) as known:
-        write_labels(known, {label: (value, USER) for label, value in fresh.items()}, extra=tag, texts=texts)
+        labels = {label: (value, USER) for label, value in fresh.items()}
+        write_labels(known, labels, extra=extra, texts=texts, backup=backup and "sources" not in known.extra)
     return sample.model_copy(update={**fresh, "sources": {**sample.sources, **dict.fromkeys(fresh, USER)}})
 
 
@@ -38,9 +45,10 @@ def validate_labels(changes: Mapping[str, Any]) -> dict[str, Any]:
     labels: dict[str, Any] = {}
     for label, value in changes.items():
         if label == TAG:
+            labels[label] = str(value or "").strip()
             continue
-        if label not in LABELS:
-            raise DatasetError(f"unknown label {label!r}", hint=f"Known: {', '.join((*LABELS, TAG))}.")
+        if label not in (*LABELS, *_NOT_LABELS):
+            raise DatasetError(f"unknown label {label!r}", hint=f"Known: {', '.join((*LABELS, *_NOT_LABELS))}.")
         try:
             labels[label] = value if value in (None, "") else FIELDS[label](value)
         except ValueError as problem:
@@ -67,9 +75,9 @@ class EditHistory:
         if songs:
             self._history = [*self._history[1 - _UNDO_STEPS :], edit]
         for sample, changes in songs:
-            before = _content(sample)
+            before = file_contents(sample)
             save_edit(sample, changes)
-            edit.append((before, _content(sample)))
+            edit.append((before, file_contents(sample)))
         return len(edit)
 
     def undo(self) -> None:
@@ -83,11 +91,8 @@ class EditHistory:
             raise DatasetError("nothing to undo")
         changed = []
         for before, after in self._history.pop():
-            if any(_read(path) != content for path, content in after.items()):
+            if not restore_files(before, after):
                 changed.append(next(iter(after)).name)
-                continue
-            for path, content in before.items():
-                _restore(path, content)
         if changed:
             raise DatasetError(
                 f"{len(changed)} label files changed since and were not restored, for example {changed[0]}",
@@ -95,8 +100,18 @@ class EditHistory:
             )
 
 
-def _content(sample: Sample) -> Content:
+def file_contents(sample: Sample) -> Content:
+    """The contents of the label files of a song, for ``restore_files``. Raises StorageError."""
     return {path: _read(path) for path in label_files(Path(sample.audio_path))}
+
+
+def restore_files(before: Content, after: Content) -> bool:
+    """Restore label files, unless they changed since ``after``; returns whether it did. Raises StorageError."""
+    if any(_read(path) != content for path, content in after.items()):
+        return False
+    for path, content in (dict.fromkeys(after) | before).items():
+        _restore(path, content)
+    return True
 
 
 def _read(path: Path) -> bytes | None:

@@ -65,7 +65,7 @@ class PreprocessTab:
         if text.strip():
             return self._app.workspace.path(text, "Another dataset")
         path = out / _JOB / "dataset.json"
-        self._app.dataset.save(path)
+        self._app.dataset.write(path)
         return path
 
 

@@ -10,8 +10,8 @@ from gradio.components import Component
 
 from acestep.core.errors import DatasetError
 from acestep.dataset.sample import Sample
+from acestep.dataset.user_labels import USER
 from acestep.ui.song_editor import SongEditor
-from acestep.ui.trainer.editable_dataset import USER
 from acestep.ui.trainer.page_context import TrainerContext
 
 _PROMPTS = [("Use Global Ratio", ""), ("Caption", "caption"), ("Genre", "genre")]

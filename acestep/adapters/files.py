@@ -106,7 +106,8 @@ def read_adapter(path: Path) -> StoredAdapter:
         raise AdapterError(f"{file} holds no adapter of a supported kind", hint=f"Supported kinds: {_labels()}.")
     if unknown := unknown_modules(stored.modules):
         raise AdapterError(
-            f"{file} adapts modules that ACE-Step 1.5 does not have, such as {shorten(unknown[0])}",
+            f"{file} adapts {shorten(unknown[0])}, which is not a linear layer or the first convolution of "
+            "ACE-Step 1.5",
             hint="Choose an adapter for ACE-Step 1.5.",
         )
     require_finite_values(file, stored.weights)  # scaling may exceed the range of fp32

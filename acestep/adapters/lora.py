@@ -99,16 +99,16 @@ class LoRAAdapter:
 
     @staticmethod
     def delta_shape(parts: dict[str, Tensor]) -> tuple[int, int]:
-        return parts["lora_B"].shape[0], parts["lora_A"].shape[1]
+        return parts["lora_B"].shape[0], parts["lora_A"][0].numel()
 
     @staticmethod
     def delta_norm(parts: dict[str, Tensor]) -> float:
-        a, b = parts["lora_A"].double(), parts["lora_B"].double()
+        a, b = parts["lora_A"].double().flatten(1), parts["lora_B"].double().flatten(1)
         return math.sqrt(max(0.0, float(((b.T @ b) * (a @ a.T)).sum())))  # |BA|^2 = tr(B'B AA'), without BA
 
     @staticmethod
     def delta(parts: dict[str, Tensor], weight: Tensor, strength: float = 1.0) -> Tensor:
-        return strength * (parts["lora_B"] @ parts["lora_A"])
+        return strength * (parts["lora_B"].flatten(1) @ parts["lora_A"].flatten(1)).view(weight.shape)
 
     def _layer_parameters(self, layer: Any) -> dict[str, nn.Parameter]:
         """The parameters of one module, by their names in the training state."""

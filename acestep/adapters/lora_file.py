@@ -17,7 +17,7 @@ from acestep.adapters.base import StoredAdapter, modules_of, parse_config, split
 from acestep.adapters.configs import ADAPTERS
 from acestep.adapters.metadata import AdapterMetadata
 from acestep.adapters.part_shapes import MAX_RANK, check_parts
-from acestep.adapters.targets import shortest_names
+from acestep.adapters.targets import CONVOLUTIONS, shortest_names
 from acestep.adapters.weights_file import match_name, plain_patterns, require_alpha
 from acestep.core.errors import AdapterError
 from acestep.core.files import read_json, write_json
@@ -46,7 +46,7 @@ def read_lora(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, s
     weights: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         module, part = split_key(key.removeprefix(PREFIX).replace(".default.", "."))
-        if not key.startswith(PREFIX) or _PARTS[kind].get(part) != tensor.dim():
+        if not key.startswith(PREFIX) or _num_dims(kind, module, part) != tensor.dim():
             label = ADAPTERS[kind].label
             raise AdapterError(
                 f"{file} holds {shorten(key, 200)}, which is not part of a {label}", hint="Download or copy it again."
@@ -57,6 +57,11 @@ def read_lora(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, s
         check_parts(file, module, parts, required=tuple(_PARTS[kind]))
     config = parse_config(file, ADAPTERS[kind].config, metadata.config or _infer_config(settings, weights))
     return StoredAdapter(file, kind, config, weights, metadata.with_tag(settings))
+
+
+def _num_dims(kind: str, module: str, part: str) -> int:
+    """Dimensions of a part in PEFT's format; 0 if the kind has no such part. The factors of a convolution have 3."""
+    return 3 if kind == "lora" and module in CONVOLUTIONS and part in _PARTS[kind] else _PARTS[kind].get(part, 0)
 
 
 def write_lora(folder: Path, weights: Mapping[str, Tensor], metadata: AdapterMetadata, dtype: torch.dtype) -> None:

@@ -82,6 +82,11 @@ def check_parts(file: Path, module: str, parts: Mapping[str, Tensor], *, require
 
 
 def _lora_shape(parts: Mapping[str, Tensor]) -> tuple[int, int]:
+    if all(name in parts and parts[name].dim() == 3 for name in ("lora_A", "lora_B")):
+        (*first, kernel), second = _shape(parts, "lora_B"), _shape(parts, "lora_A")  # of a convolution
+        if kernel != 1 or first[1] != second[0] or 0 in (*first, *second):
+            raise ValueError("lora_B and lora_A do not match")
+        return first[0], math.prod(second[1:])
     shape = _product(parts, "lora_B", "lora_A")
     magnitude = parts.get("lora_magnitude_vector")
     if magnitude is not None and tuple(magnitude.shape) != shape[:1]:

@@ -22,6 +22,11 @@ _BRANCHES = {"both": ("self_attn", "cross_attn"), "self": ("self_attn",), "cross
 # Original names of all linear and convolution layers that any trainer adapts.
 _LAYER = r"layers\.\d+\.((self_attn|cross_attn)\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 _KNOWN = re.compile(rf"{_LAYER}|condition_embedder|time_embed(_r)?\.(linear_1|linear_2|time_proj)|proj_in\.1")
+CONVOLUTIONS = ("proj_in.1",)
+"""Original names of the convolutions among them. LyCORIS adapts them with every trainer's default settings."""
+KERNEL_SIZE = 2
+"""Their kernel size."""
+
 _UNDERSCORES = (
     (re.compile(r"layers_(\d+)_(self_attn|cross_attn|mlp)_(\w+)"), r"layers.\1.\2.\3"),
     (re.compile(r"(time_embed|time_embed_r)_(linear_1|linear_2|time_proj)"), r"\1.\2"),

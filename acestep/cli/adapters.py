@@ -115,7 +115,7 @@ def _lines(result: dict[str, Any]) -> dict[str, Any]:
     if "targets" not in result:
         return result
     written = {to: f"{each['adapter']} ({each['form']})" for to, each in result["targets"].items()}
-    notes = {f"{to} note": note for to, each in result["targets"].items() for note in each["notes"]}
+    notes = {f"{to} note": "; ".join(each["notes"]) for to, each in result["targets"].items() if each["notes"]}
     return {**written, **notes, **{f"{to} refused": reason for to, reason in result["refused"].items()}}
 
 

@@ -14,7 +14,7 @@ from acestep.adapters.files import adapter_class, load_adapter
 from acestep.core.errors import AdapterError
 from acestep.exporting.delta import BaseWeights, ModuleTensors, delta
 from acestep.exporting.load_result import WrittenAdapter
-from acestep.exporting.source import CONVOLUTIONS, ExportSource
+from acestep.exporting.source import ExportSource
 from acestep.models.key_mapping import original_to_diffusers
 from acestep.models.load import load_dit
 
@@ -45,7 +45,7 @@ def compare(source: ExportSource, written: WrittenAdapter) -> ExportMetrics:
         AdapterError: a key or module is missing, a value is NaN, a weight delta is zero, or an exact form is not exact.
     """
     loaded, where = written.loaded, source.adapter.file
-    lost = [name for name in source.modules if name not in loaded.modules and name not in CONVOLUTIONS]
+    lost = [name for name in source.modules if name not in loaded.modules]
     if loaded.ignored_keys or lost or loaded.modules.keys() - source.modules.keys():
         raise AdapterError(
             f"{where} was not written completely: {', '.join([*loaded.ignored_keys, *lost][:3])} cannot be read"

@@ -19,7 +19,7 @@ from acestep.exporting.delta import DIFF, BaseWeights, delta, detect_kind
 from acestep.exporting.lokr_config import Modules, find_lokr_config
 from acestep.exporting.low_rank import convert_to_lora, lora_from_weights
 from acestep.exporting.package import write_for
-from acestep.exporting.source import CONVOLUTIONS, ExportSource
+from acestep.exporting.source import ExportSource
 from acestep.exporting.targets import comfyui, diffusers
 from acestep.models.checkpoint import find_checkpoint
 
@@ -120,5 +120,4 @@ def _as_kind(empty: StoredAdapter, modules: Modules) -> StoredAdapter:
     if config is not None:
         weights = {f"{name}.{part}": value for name, parts in modules.items() for part, value in parts.items()}
         return dataclasses.replace(empty, kind=kind, config=config, weights=weights)
-    linear = {name: parts for name, parts in modules.items() if name not in CONVOLUTIONS}
-    return convert_to_lora(empty, {name: partial(delta, parts) for name, parts in linear.items()})[0]
+    return convert_to_lora(empty, {name: partial(delta, parts) for name, parts in modules.items()})[0]

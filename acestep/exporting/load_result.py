@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from acestep.exporting.source import CONVOLUTIONS, ExportSource
-
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
@@ -42,8 +40,3 @@ class WrittenAdapter:
     form: str
     exact: bool
     file: str = ""
-
-
-def unsupported_convolutions(source: ExportSource, loaded: LoadResult) -> list[str]:
-    """Convolutions that the program cannot load. They count towards the residual."""
-    return [module for module in CONVOLUTIONS if module in source.modules and module not in loaded.modules]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from acestep.adapters.base import StoredAdapter
 from acestep.adapters.configs import LoKRConfig
-from acestep.exporting.source import CONVOLUTIONS, KERNEL_SIZE
+from acestep.adapters.targets import CONVOLUTIONS, KERNEL_SIZE
 
 Modules = Mapping[str, Mapping[str, Tensor]]
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from acestep.adapters.base import StoredAdapter, fork_cpu_rng
 from acestep.adapters.configs import LoRAConfig
+from acestep.adapters.targets import CONVOLUTIONS, KERNEL_SIZE
 
-MAX_RANK = 128
+MAX_RANK = 256
 """Largest rank that is chosen automatically."""
 EXACT = 1e-5
 """Relative error below which a LoRA approximation counts as exact."""
@@ -34,7 +35,7 @@ def low_rank_factors(weight_delta: Tensor, rank: int | None = None) -> tuple[Ten
         ``lora_B`` [out, r] and ``lora_A`` [r, in].
     """
     smallest = min(weight_delta.shape)
-    wanted = min(rank or MAX_RANK, smallest)
+    wanted, missing = min(rank or MAX_RANK, smallest), 0.0
     if smallest <= _FULL_SVD_SIZE:
         left, values, right = torch.linalg.svd(weight_delta, full_matrices=False)
     else:
@@ -42,16 +43,22 @@ def low_rank_factors(weight_delta: Tensor, rank: int | None = None) -> tuple[Ten
             q = min(wanted + _OVERSAMPLING, smallest)
             left, values, right = torch.svd_lowrank(weight_delta, q=q, niter=_POWER_ITERATIONS)
         right = right.T
+        missing = float((weight_delta - left @ (left.T @ weight_delta)).norm()) ** 2
     if rank is None:
-        wanted = min(wanted, _sufficient(values, float(weight_delta.norm())))
+        wanted = min(wanted, _sufficient(values, missing))
     root = values[:wanted].sqrt()
     return left[:, :wanted] * root, root[:, None] * right[:wanted]
 
 
-def _sufficient(values: Tensor, norm: float) -> int:
-    """Number of singular ``values`` for a relative error of at most ``EXACT``; at least 1."""
-    energy = values.double().square().cumsum(0)
-    return 1 + int((energy < norm**2 * (1 - EXACT**2)).sum())
+def _sufficient(values: Tensor, missing: float) -> int:
+    """Number of singular ``values`` for a relative error of at most ``EXACT``; at least 1.
+
+    The squared error is the sum of the squares of the values that are left out. It is summed directly: as the
+    difference of two norms it would be lost in rounding. ``missing`` is the sum for values that were not computed.
+    """
+    squares = values.double().square()
+    left_out = squares.flip(0).cumsum(0).flip(0) + max(0.0, missing)  # without this value and the following ones
+    return max(1, int((left_out > EXACT**2 * left_out[0]).sum()))
 
 
 def convert_to_lora(
@@ -72,10 +79,17 @@ def convert_to_lora(
     for name, compute in weight_deltas.items():
         exact = compute()
         b, a = low_rank_factors(exact, rank)
-        weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"] = a.contiguous(), b.contiguous()
+        weights |= lora_weights(name, a, b)
         squared_error += float((exact - b @ a).norm()) ** 2
         squared_norm += float(exact.norm()) ** 2
     return lora_from_weights(adapter, weights), math.sqrt(squared_error / squared_norm) if squared_norm else 0.0
+
+
+def lora_weights(module: str, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    """Factors [r, in] and [out, r] as weights of ``module``; for a convolution [r, in, kernel] and [out, r, 1]."""
+    if module in CONVOLUTIONS:
+        a, b = a.reshape(len(a), -1, KERNEL_SIZE), b[:, :, None]
+    return {f"{module}.lora_A.weight": a.contiguous(), f"{module}.lora_B.weight": b.contiguous()}
 
 
 def lora_from_weights(adapter: StoredAdapter, weights: dict[str, Tensor]) -> StoredAdapter:

@@ -46,7 +46,7 @@ def model_card(name: str, meta: AdapterMetadata, *, target: ExportTarget, form: 
     lines = [
         _header(meta),
         f"# {name}",
-        f"A {kind} for the ACE-Step 1.5 music model, trained with this program.",
+        f"A {kind} for the ACE-Step 1.5 music model.",
         f"- Base model: {base}. It does not work with models of another family.\n"
         f"- Trigger word: {trigger}\n"
         f"- Sample prompt: {sample_prompt(meta)}\n"

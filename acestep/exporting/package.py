@@ -19,7 +19,7 @@ from acestep.core.files import replace_folder, write_text
 from acestep.core.untrusted import parse_json
 from acestep.exporting.check import OutputComparison, compare, metrics_as_json, require_learned
 from acestep.exporting.delta import find_base, needs_base
-from acestep.exporting.load_result import WrittenAdapter, unsupported_convolutions
+from acestep.exporting.load_result import WrittenAdapter
 from acestep.exporting.low_rank import EXACT
 from acestep.exporting.model_card import README, model_card, sample_prompt
 from acestep.exporting.source import ExportSource
@@ -120,7 +120,8 @@ def write_for(source: ExportSource, to: str, out: Path, comparison: OutputCompar
     with replace_folder(out) as fresh:
         written = write(source, fresh, out.name)
         found = compare(source, written)
-        text = model_card(out.name, meta, target=TARGETS[to], form=written.form, residual=found.residual)
+        facts = dataclasses.replace(meta, kind=meta.kind or source.adapter.kind)
+        text = model_card(out.name, facts, target=TARGETS[to], form=written.form, residual=found.residual)
         write_text(fresh / README, text)
     result = {
         "adapter": str(out / written.file),
@@ -137,11 +138,14 @@ def write_for(source: ExportSource, to: str, out: Path, comparison: OutputCompar
 
 
 def _notes(source: ExportSource, written: WrittenAdapter, residual: float) -> list[str]:
-    dropped = unsupported_convolutions(source, written.loaded)
-    notes = [f"{module} is skipped: this program does not support it" for module in dropped]
-    if not written.exact and residual > EXACT:
-        notes.append(f"the LoRA approximation has a relative error of {residual:.2%}; a higher rank reduces it")
-    return notes
+    """How far the adapter is from the trained one, unless the difference is only rounding."""
+    if written.exact or source.lora_error <= EXACT:
+        return []
+    rank = max(parts["lora_A"].shape[0] for parts in source.lora.modules.values())
+    return [
+        f"the LoRA of rank {rank} has a relative error of {residual:.2%}; a higher rank reduces it, and merging the "
+        "adapter into its base model avoids it"
+    ]
 
 
 def require_replaceable_export(out: Path) -> None:

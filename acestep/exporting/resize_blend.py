@@ -17,7 +17,7 @@ from acestep.exporting.delta import find_base, needs_base
 from acestep.exporting.importers import read_any
 from acestep.exporting.low_rank import convert_to_lora, lora_from_weights
 from acestep.exporting.package import write_for
-from acestep.exporting.source import CONVOLUTIONS, ExportSource
+from acestep.exporting.source import ExportSource
 
 
 def resize_adapter(adapter: Path, rank: int, *, out: Path, checkpoint: str | Path | None = None) -> dict[str, Any]:
@@ -98,8 +98,7 @@ def _sum_as_lora(first: StoredAdapter, sources: list[ExportSource], rank: int | 
         deltas = [source.weight_delta(name) for source in sources if name in source.modules]
         return torch.stack(deltas).sum(dim=0)
 
-    names = [name for name in _modules(sources) if name not in CONVOLUTIONS]
-    return convert_to_lora(first, {name: partial(summed_delta, name) for name in names}, rank)
+    return convert_to_lora(first, {name: partial(summed_delta, name) for name in _modules(sources)}, rank)
 
 
 def _modules(sources: list[ExportSource]) -> list[str]:

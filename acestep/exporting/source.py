@@ -10,14 +10,10 @@ from torch import Tensor
 
 from acestep.adapters.base import StoredAdapter
 from acestep.adapters.files import adapter_class, find_adapter
+from acestep.adapters.targets import CONVOLUTIONS, KERNEL_SIZE
 from acestep.adapters.weights_file import read_tensors as read_tensors  # also imported from here
 from acestep.exporting.delta import BaseWeights, delta, needs_base, scale_adapter
 from acestep.exporting.low_rank import convert_to_lora
-
-CONVOLUTIONS = ("proj_in.1",)
-"""Convolutions. Only LoKr adapters of other trainers have them; they cannot become a LoRA here."""
-KERNEL_SIZE = 2
-"""Kernel size of these convolutions."""
 
 
 class ExportSource:
@@ -63,11 +59,20 @@ class ExportSource:
         """Tensors and metadata of the file of ``same_kind``; empty if it is None."""
         return serialize_adapter(self.same_kind) if self.same_kind else ({}, {})
 
-    @cached_property
+    @property
     def lora(self) -> StoredAdapter:
-        """The adapter as its best LoRA approximation, without convolutions."""
-        names = [name for name in self.modules if name not in CONVOLUTIONS]
-        return convert_to_lora(self.adapter, {name: partial(self.weight_delta, name) for name in names}, self.rank)[0]
+        """The adapter as its best LoRA approximation."""
+        return self._approximation[0]
+
+    @property
+    def lora_error(self) -> float:
+        """Relative error of ``lora`` in fp32, before its weights are rounded to the dtype of the file."""
+        return self._approximation[1]
+
+    @cached_property
+    def _approximation(self) -> tuple[StoredAdapter, float]:
+        deltas = {name: partial(self.weight_delta, name) for name in self.modules}
+        return convert_to_lora(self.adapter, deltas, self.rank)
 
     def diff(self, module: str) -> Tensor:
         """The full weight difference [out, in] or [out, in, kernel], in the dtype of the adapter."""

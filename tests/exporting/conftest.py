@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.adapters.conftest import lycoris_settings
 from tests.exporting.models import write_checkpoint
+
+__all__ = ["lycoris_settings", "small_checkpoint"]
 
 
 @pytest.fixture(scope="session")

@@ -282,19 +282,6 @@ def test_an_adapter_of_another_family_is_rejected_with_a_clear_error(tmp_path: P
         export_adapter(unnamed, out=tmp_path / "out", checkpoint=small_checkpoint)
 
 
-def test_an_mlp_only_adapter_is_rejected_for_diffusers_and_exported_to_the_others(tmp_path: Path) -> None:
-    adapter = trained(make_decoder(), "lora", LORA)
-    adapter.save(tmp_path / "a", CARD)
-    weights = load_file(tmp_path / "a" / "adapter_model.safetensors")
-    save_file({k: v for k, v in weights.items() if ".mlp." in k}, tmp_path / "a" / "adapter_model.safetensors")
-    with pytest.raises(AdapterError, match="diffusers loads nothing") as caught:
-        export_adapter(tmp_path / "a", "diffusers", out=tmp_path / "out")
-    assert "merge" in caught.value.hint
-    result = export_adapter(tmp_path / "a", "all", out=tmp_path / "out")
-    assert set(result["targets"]) == {"acestep", "comfyui"}
-    assert "diffusers loads nothing" in result["refused"]["diffusers"]
-
-
 def test_a_lokr_without_a_config_is_rejected_with_a_clear_error(tmp_path: Path) -> None:
     folder = save(trained(make_decoder(), *KINDS[1]), tmp_path / "a")
     (folder / "lokr_config.json").unlink()

@@ -41,7 +41,8 @@ TARGETS.register(
     "acestep",
     target="acestep.exporting.targets.acestep:write",
     label="ACE-Step app",
-    help="A folder for the app's adapter field. The file of a LoRA in it also works in ComfyUI and diffusers.",
+    help="A folder for the app's adapter field. The file of a LoRA on attention layers also works in ComfyUI and "
+    "diffusers.",
     usage="ACE-Step app: enter this folder in the adapter field. The app shows it under the folder's name.",
 )
 TARGETS.register(
@@ -55,6 +56,6 @@ TARGETS.register(
     "diffusers",
     target="acestep.exporting.targets.diffusers:write",
     label="diffusers",
-    help="One file for load_lora_weights. LoKr and LoHa are converted to the nearest LoRA; the error is reported.",
+    help="One file for load_lora_weights. LoKr and LoHa on any layer become the nearest LoRA; the error is reported.",
     usage="diffusers: `pipeline.load_lora_weights(folder)` on an `AceStepPipeline`.",
 )

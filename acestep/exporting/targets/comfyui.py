@@ -29,6 +29,7 @@ _PARTS = {
     "alpha": "alpha",
     DIFF: DIFF,
 }
+_ANY_DIM = (DIFF, "lora_A", "lora_B")  # ComfyUI flattens these factors of a convolution
 _COMPLETE = (
     {"lora_A", "lora_B"},
     {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"},
@@ -74,8 +75,10 @@ def load(tensors: Mapping[str, Tensor]) -> LoadResult:
         result.modules.setdefault(module, {})[part] = tensor
     for module, parts in list(result.modules.items()):
         alpha = parts.pop("alpha", None)
-        if set(parts) not in _COMPLETE or any(tensor.dim() > 2 for name, tensor in parts.items() if name != DIFF):
-            result.drop(module, keys[module])  # ComfyUI multiplies convolution kernels in the wrong order
+        if set(parts) not in _COMPLETE or any(
+            tensor.dim() > 2 for name, tensor in parts.items() if name not in _ANY_DIM
+        ):
+            result.drop(module, keys[module])  # ComfyUI multiplies LoKr kernels of convolutions in the wrong order
         elif alpha is not None:
             _scale(parts, float(alpha))
     return result

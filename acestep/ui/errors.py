@@ -60,10 +60,10 @@ def json_errors(function: Callable[..., JsonObject]) -> Callable[..., JsonObject
 
 
 def warn(message: str) -> None:
-    """Show a warning for a few seconds."""
-    gr.Warning(escape(message))
+    """Show a warning until there was time to read it (``toasts.js``)."""
+    gr.Warning(escape(message), duration=None)
 
 
 def notify(message: str) -> None:
-    """Show a message for a few seconds."""
-    gr.Info(escape(message), duration=4)
+    """Show a message until there was time to read it (``toasts.js``)."""
+    gr.Info(escape(message), duration=None)

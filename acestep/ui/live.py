@@ -19,6 +19,7 @@ from acestep.ui import html
 from acestep.ui.errors import INTERNAL_ERROR, describe_error
 
 POLL_INTERVAL_S = 1.5
+_NOW = "() => String(performance.now())"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class LiveUpdates:
         self._triggers: list[Callable[..., Any]] = []
         self._seen = gr.State({})  # panel number -> the version that this page shows
         self.hidden = gr.HTML(visible="hidden")
+        self._finished = gr.Textbox("", visible="hidden")  # when a listener of this page has finished
 
     @property
     def silent(self) -> dict[str, Any]:
@@ -114,14 +116,19 @@ class LiveUpdates:
         """Call last: render everything when the page opens, then poll."""
         outputs = [self._seen, *self.components]
         more, render = self._on_load
-        blocks.load(lambda: [*self.refresh({}), *render()], None, [*outputs, *more], **self.silent)
+
+        def render_all() -> list[Any]:
+            return [*self.refresh({}), *render()]
+
+        blocks.load(render_all, None, [*outputs, *more], **self.silent)
         gr.Timer(POLL_INTERVAL_S).tick(self._poll, self._seen, outputs, trigger_mode="once", **self.silent)
         for trigger in self._triggers:
-            trigger(self._poll, self._seen, outputs, **self.silent)
+            trigger(None, None, self._finished, js=_NOW, **self.silent)
+        self._finished.change(self._poll, self._seen, outputs, trigger_mode="always_last", **self.silent)
 
     def after(self, event: Any) -> None:
-        """Refresh as soon as ``event`` has finished, with or without an error."""
-        self._triggers.append(event.then)
+        """Refresh as soon as ``event`` has finished. Gradio 6.31 skips ``then`` after an error."""
+        self._triggers += [event.success, event.failure]
 
     @property
     def components(self) -> list[Any]:

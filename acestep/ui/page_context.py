@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,6 +122,7 @@ def _validated(
     """
     fields = [component for component in inputs if hasattr(component, "info")]
 
+    @functools.wraps(listener)
     def validated(data: Data) -> list[Any]:
         problems = check(data)
         marks = [_mark(field, problems.get(field, "")) for field in fields]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 _MAX_UPLOAD = "500mb"
+_TOASTS = Path(__file__).with_name("toasts.js")
 
 
 def _nothing() -> None:
@@ -116,6 +117,7 @@ def open_page(page: Page, address: Address, *, browser: bool = False) -> Iterato
             show_error=True,
             theme=make_theme(),
             css_paths=[STYLES],
+            js=_TOASTS.read_text(encoding="utf-8"),
             ssr_mode=False,
             pwa=False,
             mcp_server=False,

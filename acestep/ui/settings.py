@@ -16,16 +16,22 @@ from loguru import logger
 
 from acestep.core.errors import ConfigError, StorageError
 from acestep.core.files import read_versioned, write_versioned
+from acestep.ui import html
+from acestep.ui.errors import describe_error
 from acestep.ui.live import LiveUpdates
 
 _KIND, _VERSION = "settings", 1
 
 
 class Settings:
-    """Values by name, in a JSON file. Safe to use from several threads."""
+    """Values by name, in a JSON file. Safe to use from several threads.
+
+    ``problem`` is why the file could not be written or read, "" if it could.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
+        self.problem = ""
         self.version = self.pushed = 0  # number of changes; number of changes made by the program
         self._push_of: dict[str, int] = {}  # key -> number of the push that set it last
         self._values = self._read()
@@ -40,7 +46,7 @@ class Settings:
         return value if isinstance(value, str) and value else default
 
     def put(self, values: Mapping[str, Any]) -> None:
-        """Save ``values`` in memory and in the file. A full disk is logged and does not raise an error."""
+        """Save ``values`` in memory and in the file. A full disk raises no error; see ``problem``."""
         with self._lock:
             changed = {key: value for key, value in values.items() if self._values.get(key, _MISSING) != value}
             if not changed:
@@ -51,6 +57,9 @@ class Settings:
                 write_versioned(self._path, _KIND, _VERSION, {"values": self._values})
             except StorageError as error:
                 logger.warning("cannot save the settings of the page: {}", error)
+                self.problem = f"What you enter is not saved. {describe_error(error)}"
+            else:
+                self.problem = ""
 
     def push(self, values: Mapping[str, Any]) -> None:
         """Save values that the program sets; open pages show them."""
@@ -70,8 +79,9 @@ class Settings:
         try:
             values = read_versioned(self._path, _KIND, _VERSION, error=ConfigError).get("values")
         except ConfigError as error:
+            damaged = self._path.replace(self._path.with_suffix(".damaged.json"))
             logger.warning("the saved settings cannot be read and are reset: {}", error)
-            self._path.replace(self._path.with_suffix(".damaged.json"))
+            self.problem = f"The saved fields of this page could not be read and were reset. They are in {damaged}."
             return {}
         return values if isinstance(values, dict) else {}
 
@@ -86,6 +96,7 @@ class SavedFields:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._components: dict[str, tuple[Component, _IsValid]] = {}
+        self._problem = gr.HTML(visible=False, elem_id="settings-problem", elem_classes="ac-sticky")
 
     def add(self, key: str, component: Component, is_valid: _IsValid = lambda value: True) -> None:
         """Save the value of ``component`` from now on; a saved value that is no longer valid is not restored."""
@@ -103,6 +114,7 @@ class SavedFields:
         shown = gr.State(0)  # the last push that this page shows
         outputs = [shown, *(component for component, _ in self._components.values())]
         live.on_load(outputs, lambda: self._update(-1))
+        live.add([self._problem], lambda: self._settings.problem, self._render_problem)
         pushed = gr.Textbox("", visible="hidden")  # a gr.State fires no change event without the queue
         live.add([pushed], lambda: self._settings.pushed, lambda: [str(self._settings.pushed)])
         pushed.change(self._update, shown, outputs, **live.silent)
@@ -117,8 +129,19 @@ class SavedFields:
         """Update only what the program has set, so that a field that the user is editing stays as it is."""
         now = self._settings.pushed
         new = self._settings.pushed_after(shown)
-        valid = {key for key, (_, is_valid) in self._components.items() if key in new and is_valid(new[key])}
+        valid = {key for key in self._components if key in new and self._is_valid(key, new[key])}
         return [now, *(gr.update(value=new[key]) if key in valid else gr.skip() for key in self._components)]
+
+    def _is_valid(self, key: str, value: Any) -> bool:
+        try:
+            return self._components[key][1](value)
+        except Exception:  # noqa: BLE001 - the border of a field: the others are restored
+            logger.exception("the saved value of {} is ignored", key)
+            return False
+
+    def _render_problem(self) -> list[Any]:
+        problem = self._settings.problem
+        return [gr.update(value=html.notice(problem, tone="bad") if problem else "", visible=bool(problem))]
 
     def _saver(self, key: str) -> Callable[[Any], None]:
         def save(value: Any) -> None:

@@ -26,5 +26,19 @@ def test_a_page_updates_only_values_set_since_its_last_poll(tmp_path: Path) -> N
 def test_a_corrupt_file_is_moved_aside_and_defaults_are_used(tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
     path.write_text("{not json")
-    assert Settings(path).get("anything") is None
+    settings = Settings(path)
+    assert settings.get("anything") is None
+    assert "settings.damaged.json" in settings.problem
     assert path.with_suffix(".damaged.json").read_text() == "{not json"
+
+
+def test_a_file_that_cannot_be_written_is_reported_until_it_can(tmp_path: Path) -> None:
+    folder = tmp_path / "pages"
+    settings = Settings(folder / "settings.json")
+    folder.write_text("a file where the folder belongs")
+    settings.put({"epochs": 5})
+    assert "not saved" in settings.problem
+    folder.unlink()
+    settings.put({"rank": 16})
+    assert settings.problem == ""
+    assert Settings(folder / "settings.json").get("epochs") == 5

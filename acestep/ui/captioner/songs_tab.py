@@ -43,6 +43,8 @@ class SongsTab:
             )
             scan = gr.Button("Scan", variant="primary", elem_id="cp-scan", scale=0)
         page.saved_fields.add(FOLDER, folder)
+        notes = gr.HTML(elem_id="cp-notes")
+        page.live.add([notes], lambda: tuple(app.notes), lambda: ["".join(html.notice(note) for note in app.notes)])
         summary = gr.HTML(elem_id="cp-summary")
         choose = page.filter(_FILTER, _FILTERS, "cp-filter")
         table = gr.HTML(elem_id="cp-songs")
@@ -67,20 +69,24 @@ class SongsTab:
                 )
                 save = gr.Button("Save", elem_id="cp-config-save", scale=0)
                 load = gr.Button("Load", elem_id="cp-config-load", scale=0)
-            status = gr.HTML("".join(paragraph(note) for note in self._app.notes), elem_id="cp-config-status")
+            status = gr.HTML(elem_id="cp-config-status")
         page.saved_fields.add("config.path", path)
         page.on(save.click, self._save, [path], [status])
         page.on(load.click, self._load, [path], [status])
 
     def _scan(self, folder: str) -> None:
         self._app.open(folder)
+        self._app.notes.clear()
         notify(f"Found {html.count(len(self._app.folder.entries), 'song')}.")
 
     def _save(self, path: str) -> str:
-        return html.notice("Saved", [str(self._app.save_config(path))], "good")
+        saved = self._app.save_config(path)
+        notify(f"Saved in {saved}.")
+        return html.notice("Saved", [str(saved)], "good")
 
     def _load(self, path: str) -> str:
         ignored = self._app.load_config(path)
+        self._app.notes.clear()
         try:
             self._app.ready()
         except AceStepError as error:

@@ -64,7 +64,7 @@ class DatasetTab:
             page.on(trigger, self._scan, inputs, editor.outputs, check=self._check, busy_on=table)
         page.on(demo.click, self._scan_demo, [], editor.outputs, busy_on=table)
         page.on(load.click, self._load, [path], editor.outputs)
-        page.on(page.blocks.load, editor.show_first, [], editor.outputs, quiet=True)
+        page.live.add(editor.outputs, lambda: None, editor.show_first)  # once per page
         for name in (name for name in self._form.names if name not in _USED_BY_SCAN):
             field: Any = self._form.component(name)
             page.on(field.change, self._setter(name), [field], quiet=True)

@@ -73,7 +73,7 @@ class ResumePanel:
                     elem_id="tr-resume-epochs",
                 )
             resume = gr.Button("Resume Training", elem_id="tr-resume-start")
-        page.on(self._run.change, self._choices_of, [self._run], [self._source], quiet=True)
+        page.on(self._run.input, self._choices_of, [self._run], [self._source])
         page.on(resume.click, self._resume, [self._run, self._source, self._epochs])
         page.live.add([self._run, self._source], self._version, self._render)
 

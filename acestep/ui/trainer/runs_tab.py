@@ -25,6 +25,7 @@ from acestep.ui.trainer.training_charts import SMOOTHED
 _HEADERS = ["Name", "Date", "Model", "Adapter", "Epochs", "Steps", "Loss", "Validation", "State"]
 _MOST = len(COLORS)  # runs side by side
 _SMOOTHING = 0.9
+_SELECTED = "runs.selected"
 _EMPTY = "Training runs of this page and of the command line are listed here."
 
 
@@ -33,6 +34,7 @@ class RunsTab:
 
     def __init__(self, page: TrainerContext, settings: TrainSettings) -> None:
         self._page, self._app, self._settings = page, page.app, settings
+        self._names: tuple[str, ...] = ()  # of the runs in the list
         self._list = gr.HTML(elem_id="tr-runs-list")
         with gr.Column(visible=False) as self._body:
             self._chosen = gr.Dropdown(
@@ -49,11 +51,13 @@ class RunsTab:
             with layout.actions():
                 again = gr.Button("Use these settings", elem_id="tr-runs-again")
             confirm, delete = self._remover()
-        outputs = [self._curves, self._sounds, self._about]
-        page.on(self._chosen.change, self._look, [self._chosen], outputs)
+        page.on(self._chosen.input, self._choose, [self._chosen])
         page.on(again.click, self._again, [self._chosen], [page.tabs])
-        page.on(delete.click, self._delete, [confirm], [confirm, self._chosen])
-        page.live.add([self._list, self._body, self._chosen], self._version, self._render)
+        page.on(delete.click, self._delete, [confirm], [confirm])
+        page.live.add([self._list, self._body], self._version, self._render)
+        page.live.add([self._chosen], lambda: (self._names, self._selected), self._render_chosen)
+        shown = [self._curves, self._sounds, self._about]
+        page.live.add(shown, lambda: (self._version(), self._selected), self._render_selected)
 
     def _remover(self) -> tuple[gr.Textbox, gr.Button]:
         fold = layout.section("Delete a run", "tr-runs-delete")
@@ -72,15 +76,30 @@ class RunsTab:
 
     def _render(self) -> list[Any]:
         runs = trainings(self._app)
-        names = [run.folder.name for run in runs]
+        self._names = tuple(run.folder.name for run in runs)
         table = html.table(_HEADERS, map(_row, runs), "Runs") if runs else html.notice("No run yet", [_EMPTY])
-        return [table, gr.update(visible=bool(runs)), gr.update(choices=names, value=names[:1])]
+        return [table, gr.update(visible=bool(runs))]
+
+    @property
+    def _selected(self) -> tuple[str, ...]:
+        """The selected runs, as long as one of them exists, or else the newest one."""
+        selected, names = self._app.settings.get(_SELECTED), self._names
+        if not isinstance(selected, list):
+            return names[:1]
+        existing = tuple(name for name in selected if name in names)
+        return names[:1] if selected and not existing else existing
+
+    def _choose(self, names: list[str] | None) -> None:
+        self._app.settings.put({_SELECTED: names or []})
+
+    def _render_chosen(self) -> list[Any]:
+        return [gr.update(choices=list(self._names), value=list(self._selected))]
 
     def _summary(self, name: str) -> RunSummary:
         return read_run(self._app.runs_folder / Path(name).name)
 
-    def _look(self, names: list[str] | None) -> tuple[str, str, str]:
-        runs = [self._summary(name) for name in names or []]
+    def _render_selected(self) -> tuple[str, str, str]:
+        runs = [self._summary(name) for name in self._selected]
         curves: list[Series] = []
         for run in runs:
             raw = [(event.step, event.loss) for event in view_of(run.folder).steps]
@@ -106,11 +125,11 @@ class RunsTab:
         notify(f"Copied the settings of {names[0]} to 4. Train.")
         return gr.Tabs(selected="train")
 
-    def _delete(self, name: str) -> tuple[str, Any]:
+    def _delete(self, name: str) -> str:
         delete_run(self._app, name.strip())
         self._app.clear_cache()
         notify(f"Deleted {name}.")
-        return "", gr.update(value=[])
+        return ""
 
 
 def _row(run: RunSummary) -> list[Any]:

@@ -1,0 +1,151 @@
+"""Every event listener shows its messages, refreshes the panels when it has finished, and waits for no other one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gradio as gr
+import httpx2
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from acestep.core.errors import DatasetError
+from acestep.ui import live as live_module
+from acestep.ui.errors import notify, warn
+from acestep.ui.listeners import add_listener
+from acestep.ui.live import LiveUpdates
+from acestep.ui.serve import Address, open_page
+from acestep.ui.serve import Page as ServedPage
+from tests.ui.drive import box, chromium, fill, free_port, press
+
+LISTENERS = ("fail", "crash", "succeed", "wait")  # in the order of their numbers
+
+
+class State:
+    """What the listeners of the test page do and did."""
+
+    def __init__(self) -> None:
+        self.count = self.waiting = 0
+        self.release = threading.Event()
+
+    def fail(self, text: str) -> str:
+        self.count += 1
+        raise DatasetError(f"cannot use {text}", hint="Type something else.")
+
+    def crash(self) -> None:
+        raise KeyError("internal")
+
+    def succeed(self, text: str) -> str:
+        self.count += 1
+        notify(f"Used {text}.")
+        warn("A warning.")
+        return ""
+
+    def wait(self) -> None:
+        self.waiting += 1
+        self.release.wait(60)
+
+
+def build(state: State) -> gr.Blocks:
+    blocks: gr.Blocks
+    with gr.Blocks() as blocks:
+        live = LiveUpdates()
+        text = gr.Textbox(label="Text", elem_id="text")
+        shown = gr.HTML(elem_id="count")
+        for name in LISTENERS:
+            button = gr.Button(name, elem_id=name)
+            listener, takes_text = getattr(state, name), name in ("fail", "succeed")
+            add_listener(live, button.click, listener, [text] if takes_text else [], [text] if takes_text else [])
+        live.add([shown], lambda: state.count, lambda: [f"count {state.count}"])
+        live.wire(blocks)
+    return blocks
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def state() -> Iterator[State]:
+    state = State()
+    yield state
+    state.release.set()
+
+
+@pytest.fixture
+def page(browser: Browser, state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
+    """A page that does not poll."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setattr(live_module, "POLL_INTERVAL_S", 1000)
+    address = Address(port=free_port())
+    with open_page(ServedPage(build(state)), address):
+        context = browser.new_context()
+        page = context.new_page()
+        page.clock.install()
+        page.goto(address.url, wait_until="domcontentloaded")
+        expect(page.locator("#count")).to_contain_text("count 0")
+        yield page
+        context.close()
+
+
+def toast(page: Page, kind: str) -> Locator:
+    return page.locator(f".toast-body.{kind}")
+
+
+@pytest.mark.browser
+def test_an_error_is_shown_refreshes_the_panels_and_leaves_the_text(page: Page) -> None:
+    fill(page, "text", "typed <b>text</b>")
+    press(page, "fail")
+    expect(toast(page, "error")).to_contain_text("Cannot use typed <b>text</b>. Type something else.")
+    expect(page.locator("#count")).to_contain_text("count 1", timeout=3000)
+    expect(box(page, "text")).to_have_value("typed <b>text</b>")
+    press(page, "crash")
+    expect(toast(page, "error")).to_contain_text("This is a bug")
+
+
+@pytest.mark.browser
+def test_a_message_stays_long_enough_to_be_read_and_an_error_until_it_is_closed(page: Page, state: State) -> None:
+    press(page, "fail")
+    press(page, "succeed")
+    expect(toast(page, "info")).to_contain_text("Used .")
+    page.clock.fast_forward(3000)
+    fill(page, "text", "more")
+    press(page, "succeed")
+    expect(toast(page, "info")).to_contain_text("Used more.")
+    page.clock.fast_forward(3000)  # the first message is 6 s old, the second one 3 s
+    expect(toast(page, "info")).to_contain_text("Used more.")
+    page.clock.fast_forward(3000)
+    expect(toast(page, "info")).to_have_count(0)
+    expect(toast(page, "warning")).to_contain_text("A warning.")
+    page.clock.fast_forward(60_000)
+    expect(toast(page, "warning")).to_have_count(0)
+    expect(toast(page, "error")).to_contain_text("Cannot use")
+    page.get_by_test_id("toast-close").click()
+    expect(toast(page, "error")).to_have_count(0)
+
+
+@pytest.mark.browser
+def test_a_listener_waits_for_no_other_one(page: Page, state: State) -> None:
+    """Not even for itself on other pages."""
+    number = next(number for number, name in enumerate(LISTENERS) if name == "wait")
+    for session in range(6):
+        body = {"fn_index": number, "session_hash": f"page {session}", "data": []}
+        assert httpx2.post(f"{page.url}gradio_api/queue/join", json=body, trust_env=False).status_code == 200
+    until(lambda: state.waiting == 6)
+    press(page, "wait")
+    until(lambda: state.waiting == 7)
+    press(page, "succeed")
+    expect(page.locator("#count")).to_contain_text("count 1", timeout=3000)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -39,9 +39,7 @@ def test_the_checks_need_only_the_standard_library() -> None:
 
 def test_all_checks_pass_here_and_are_json_serializable() -> None:
     checks = diagnose()
-    assert {"python", "torch", "gradio", "ffmpeg", "disk", "models", "ports", "proxy"} <= {
-        check.name for check in checks
-    }
+    assert {"python", "torch", "gradio", "av", "disk", "models", "ports", "proxy"} <= {check.name for check in checks}
     assert [check for check in checks if not check.ok and check.name != "disk"] == []
     assert json.loads(json.dumps([asdict(check) for check in checks]))
 

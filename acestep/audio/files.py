@@ -1,23 +1,25 @@
 """Reads and writes audio files. Probing a file does not import torch; loading it does.
 
-The format is detected from the content, and truncation from the header. A file that cannot be used for training is
-rejected with an error that names it and the reason.
+The format is detected from the content. A file that cannot be used for training is rejected with an error that names it
+and the reason.
 """
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
+from loguru import logger
 from numpy.typing import NDArray
 
 from acestep.audio.channels import to_stereo
-from acestep.audio.decode import FFMPEG_EXTENSIONS, SOUNDFILE_EXTENSIONS, open_audio
+from acestep.audio.decode import open_audio
 from acestep.core.errors import AudioError
 from acestep.core.files import write_bytes
 
@@ -25,21 +27,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SAMPLE_RATE_HZ = 48_000
-AUDIO_EXTENSIONS = SOUNDFILE_EXTENSIONS + FFMPEG_EXTENSIONS
-
 SILENCE = 1e-4  # -80 dBFS: a lower peak is converter noise
 
-# Format, subtype and compression level (0 to 1; these give about 270 kbit/s for both MP3 and Opus).
-# .ogg holds Opus: writing 60 s of Vorbis at once crashes libsndfile 1.2.2.
-_FORMATS = {
-    ".wav": ("WAV", "PCM_24", None),
-    ".flac": ("FLAC", "PCM_24", None),
-    ".mp3": ("MP3", "MPEG_LAYER_III", 0.0),
-    ".opus": ("OGG", "OPUS", 0.5),
-    ".ogg": ("OGG", "OPUS", 0.5),
-}
-_ANY_RATE = ("WAV", "FLAC")
+# What a scan takes for audio; the sound of a video counts. PyAV decodes all of them.
+AUDIO_EXTENSIONS = (
+    ".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".m4b", ".aac", ".aiff", ".aif", ".aifc",
+    ".wma", ".wv", ".ape", ".tta", ".caf", ".mka", ".mp2", ".mpa", ".mpc", ".ac3", ".eac3", ".dts", ".au", ".snd",
+    ".w64", ".voc", ".amr", ".spx", ".dsf", ".tak", ".shn", ".3ga",
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".3gp", ".mpg", ".mpeg", ".ogv",
+)  # fmt: skip
+
+_LOSSLESS = {".wav": "WAV", ".flac": "FLAC"}  # written by soundfile, with 24 bits
 _BLOCK_S = 30
+
+Report = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +58,20 @@ def probe_audio(path: Path) -> AudioInfo:
         return AudioInfo(stream.duration_s, stream.sample_rate_hz, stream.num_channels)
 
 
-def load_audio(path: Path, *, max_duration_s: float | None = None) -> Tensor:
+def load_audio(path: Path, *, max_duration_s: float | None = None, report: Report = logger.warning) -> Tensor:
     """[2, S] float32 at 48 kHz, truncated to ``max_duration_s``; only that much is decoded.
 
     Other channel counts are mixed to stereo (``channels.to_stereo``). Levels are unchanged.
 
+    Args:
+        report: called with a sentence for each defect of a file that is used nevertheless, such as damaged frames.
+
     Raises:
-        AudioError: the file is unreadable, damaged, truncated, silent, shorter than one second, or has NaN samples.
+        AudioError: the file is unreadable, mostly damaged, silent, shorter than one second, or has NaN samples.
     """
     import torch
 
-    samples, rate_hz = _decode(path, max_duration_s)
+    samples, rate_hz = _decode(path, max_duration_s, report)
     if not np.isfinite(samples).all():
         raise AudioError(f"{path} contains NaN or infinite samples", hint="Export it again from its source.")
     if np.abs(samples).max(initial=0.0) < SILENCE:
@@ -103,26 +107,31 @@ def resample(audio: Tensor, rate_hz: int) -> Tensor:
 def write_audio(path: Path, audio: Tensor, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
     """Write [C, S] in [-1, 1] atomically, in the format of the suffix; values outside are clipped.
 
-    WAV and FLAC have 24 bits; MP3 and Opus are written at 48 kHz, ``.ogg`` holds Opus.
+    WAV and FLAC have 24 bits; the other formats are written at 48 kHz, ``.ogg`` holds Opus.
 
     Raises:
         AudioError: the suffix is unknown, or the audio is empty or has NaN or infinite samples.
         DiskFull, NotWritable, StorageError.
     """
-    if path.suffix.lower() not in _FORMATS:
-        raise AudioError(f"{path} cannot be written as {path.suffix or 'a file without suffix'}", hint=_suffix_hint())
-    kind, subtype, compression = _FORMATS[path.suffix.lower()]
-    if kind not in _ANY_RATE:
-        audio, sample_rate_hz = resample(audio.detach().cpu().float(), sample_rate_hz), SAMPLE_RATE_HZ
-    samples = audio.detach().cpu().float().numpy().T
-    if not samples.size or not np.isfinite(samples).all():
+    from acestep.audio.pyav_encode import ENCODERS, encode
+
+    suffix = path.suffix.lower()
+    if suffix not in _LOSSLESS and suffix not in ENCODERS:
+        message = f"{path} cannot be written as {path.suffix or 'a file without suffix'}"
+        raise AudioError(message, hint=f"Use one of {' '.join([*_LOSSLESS, *ENCODERS])}.")
+    audio = audio.detach().cpu().float()
+    if not audio.numel() or not audio.isfinite().all():
         raise AudioError(f"{path} was not written: the audio is empty or contains NaN or infinite samples")
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, sample_rate_hz, subtype, format=kind, compression_level=compression)
-    write_bytes(path, buffer.getvalue())
+    if suffix in ENCODERS:
+        data = encode(resample(audio, sample_rate_hz).clamp(-1, 1).numpy(), SAMPLE_RATE_HZ, suffix)
+    else:
+        buffer = io.BytesIO()
+        soundfile.write(buffer, audio.numpy().T, sample_rate_hz, "PCM_24", format=_LOSSLESS[suffix])
+        data = buffer.getvalue()
+    write_bytes(path, data)
 
 
-def _decode(path: Path, max_duration_s: float | None) -> tuple[NDArray[np.float32], int]:
+def _decode(path: Path, max_duration_s: float | None, report: Report) -> tuple[NDArray[np.float32], int]:
     """[2, S] and the rate in Hz. Reads in blocks, so that a wrong length in a header allocates no memory."""
     with open_audio(path) as stream:
         rate_hz = stream.sample_rate_hz
@@ -133,8 +142,6 @@ def _decode(path: Path, max_duration_s: float | None) -> tuple[NDArray[np.float3
             block = stream.read(wanted)
             blocks.append(block)
             left = left - len(block) if len(block) == wanted else 0
-        return to_stereo(np.concatenate(blocks), vorbis_order=stream.vorbis_order), rate_hz
-
-
-def _suffix_hint() -> str:
-    return f"Use one of {' '.join(_FORMATS)}."
+        for remark in stream.remarks:
+            report(f"{path} {remark}.")
+        return to_stereo(np.concatenate(blocks), stream.speakers), rate_hz

@@ -26,7 +26,7 @@ _KEPT_SUBTYPES = ("PCM_16", "PCM_24", "FLOAT")
 
 @dataclass(slots=True)
 class SplitResult:
-    """Result of splitting a folder. ``left_out`` has a line with the reason for each skipped file and remainder."""
+    """Result of splitting a folder. ``left_out`` has a line for each skipped file, remainder and defect."""
 
     written: list[Path] = field(default_factory=list)
     up_to_date: list[Path] = field(default_factory=list)
@@ -104,6 +104,8 @@ def _split(
         number, length = 0, round(seconds * rate_hz)
         while not should_stop():
             segment = stream.read(length)
+            if len(segment) < length:
+                result.left_out += [f"{path.name} {remark}" for remark in stream.remarks]
             if len(segment) < MIN_SEGMENT_S * rate_hz:
                 if len(segment):
                     reason = f"the last {len(segment) / rate_hz:.1f} s are shorter than {MIN_SEGMENT_S:g} s"

@@ -18,7 +18,7 @@ commands = typer.Typer()
 def generate(
     config: GenerationConfig,
     checkpoint: Annotated[str, typer.Option(help="Name or folder of the model.")],
-    out: Annotated[Path, typer.Option(help="File to write: .wav, .flac, .mp3 or .opus.")],
+    out: Annotated[Path, typer.Option(help="File to write: .wav, .flac, .mp3, .m4a, .aac, .opus or .ogg.")],
     adapter: Annotated[Path | None, typer.Option(help="Adapter folder or file.")] = None,
     strength: Annotated[
         float, typer.Option(help="Scale of the adapter: 0 is the base model, 1 the adapter as trained.")

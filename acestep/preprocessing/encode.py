@@ -10,7 +10,6 @@ from typing import Protocol
 
 import torch
 from loguru import logger
-from torch import Tensor
 
 from acestep.core.errors import AceStepError, JobCancelled, JobError, StorageError, TensorError
 from acestep.core.events import Event, LogMessage, Progressed, Saved
@@ -24,6 +23,7 @@ from acestep.preprocessing.stages import (
     FeatureStage,
     LoadOptions,
     ModelMemory,
+    SampleAudio,
     free_memory,
     prefetch_audio,
     read_features,
@@ -120,13 +120,16 @@ class Encoder:
             path.unlink(missing_ok=True)
             self._reporter.emit(Progressed(done=number, total=total, note=f"{sample.name} (pass 2)"))
 
-    def _load_audio(self, samples: list[SampleSource]) -> Iterator[tuple[SampleSource, Future[Tensor]]]:
+    def _load_audio(self, samples: list[SampleSource]) -> Iterator[tuple[SampleSource, Future[SampleAudio]]]:
         for sample, audio in prefetch_audio(samples, self._config.normalize, self._config.max_duration_s):
             self._reporter.stop_if_cancelled()
             yield sample, audio
 
-    def _features(self, feature_stage: FeatureStage, sample: SampleSource, audio: Future[Tensor]) -> Features:
-        features = feature_stage(sample, audio.result())
+    def _features(self, feature_stage: FeatureStage, sample: SampleSource, audio: Future[SampleAudio]) -> Features:
+        loaded = audio.result()
+        for remark in loaded.remarks:
+            self._log(remark, warning=True)
+        features = feature_stage(sample, loaded.samples)
         for label, states, limit in (
             ("caption", features.text_hidden_states, MAX_PROMPT_TOKENS),
             ("lyrics", features.lyric_hidden_states, MAX_LYRIC_TOKENS),

@@ -47,6 +47,14 @@ class LoadOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class SampleAudio:
+    """Audio [2, S] at 48 kHz, and what was wrong with its file."""
+
+    samples: Tensor
+    remarks: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Features:
     """Output of the first stage, on the CPU. W is the width of the text encoder."""
 
@@ -137,7 +145,7 @@ def free_memory(device: str) -> None:
 
 def prefetch_audio(
     samples: list[SampleSource], mode: str, max_duration_s: int
-) -> Iterator[tuple[SampleSource, Future[Tensor]]]:
+) -> Iterator[tuple[SampleSource, Future[SampleAudio]]]:
     """Yield each sample with its audio; the next audio file is decoded in the background."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as pool:
         queue = [pool.submit(load_sample_audio, sample, mode, max_duration_s) for sample in samples[:1]]
@@ -147,9 +155,11 @@ def prefetch_audio(
             yield sample, queue.pop(0)
 
 
-def load_sample_audio(sample: SampleSource, mode: str, max_duration_s: int) -> Tensor:
-    """Load audio [2, S] at 48 kHz, truncated to ``max_duration_s`` and normalized. Raises AudioError."""
-    return normalize(load_audio(sample.audio, max_duration_s=max_duration_s), mode)
+def load_sample_audio(sample: SampleSource, mode: str, max_duration_s: int) -> SampleAudio:
+    """Load the audio of a sample, truncated to ``max_duration_s`` and normalized. Raises AudioError."""
+    remarks: list[str] = []
+    audio = load_audio(sample.audio, max_duration_s=max_duration_s, report=remarks.append)
+    return SampleAudio(normalize(audio, mode), remarks)
 
 
 def write_features(path: Path, sample: SampleSource, features: Features) -> None:

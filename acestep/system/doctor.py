@@ -29,7 +29,7 @@ PYTHONS = ((3, 11), (3, 13))  # oldest and newest supported version
 PORTS = (7861, 7862)
 MIN_FREE_GB = 5
 INSTALL = "install.bat" if os.name == "nt" else "./install.sh"
-QUICK_IMPORTS = ("torch", "torchaudio", "soundfile", "safetensors")
+QUICK_IMPORTS = ("torch", "torchaudio", "soundfile", "av", "safetensors")
 MORE_IMPORTS = (
     "transformers",
     "diffusers",
@@ -68,7 +68,6 @@ def diagnose(*, deep: bool = False, checkpoints: Path | None = None) -> list[Che
         check_python(),
         *check_packages(read_requirements()),
         *(check_imports(QUICK_IMPORTS + MORE_IMPORTS) if deep else []),
-        _ffmpeg(),
         _disk(PROJECT),
         check_writable(PROJECT),
         _checkpoints(checkpoints),
@@ -174,11 +173,6 @@ def has_nvidia_driver() -> bool:
         return subprocess.run([tool], capture_output=True, timeout=20, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
-
-
-def _ffmpeg() -> Check:
-    found = shutil.which("ffmpeg")
-    return Check("ffmpeg", True, found or "not installed; needed only for m4a, aac and wma files")
 
 
 def _disk(folder: Path) -> Check:

@@ -1,5 +1,4 @@
 import os
-import shutil
 import subprocess
 import sys
 
@@ -11,47 +10,6 @@ import torch
 from acestep.audio.files import load_audio, probe_audio, resample, write_audio
 from acestep.core.errors import AudioError
 from tests import bad_files
-
-# Replaces ffmpeg and ffprobe, which are not installed everywhere. It accepts the same arguments and writes the same
-# streams, but reads only WAV. With FAIL in the file name it stops halfway, as ffmpeg does for a damaged file.
-FAKE_FFMPEG = """
-import json, sys
-import soundfile
-program, arguments = sys.argv[1], sys.argv[2:]
-assert arguments[arguments.index("-protocol_whitelist") + 1] == "file,pipe", arguments
-name = arguments[arguments.index("-i") + 1]
-assert name.startswith("file:"), arguments
-try:
-    samples, rate = soundfile.read(open(name[5:], "rb"), dtype="float32", always_2d=True)
-except soundfile.LibsndfileError:
-    sys.exit("Invalid data found when processing input")
-if program == "ffprobe":
-    facts = {"sample_rate": str(rate), "channels": samples.shape[1]}
-    print(json.dumps({"streams": [facts], "format": {"duration": str(len(samples) / rate)}}))
-else:
-    samples = samples[: len(samples) // 2] if "FAIL" in name else samples
-    sys.stdout.buffer.write(samples.tobytes())
-"""
-
-
-@pytest.fixture
-def no_ffmpeg(monkeypatch, tmp_path_factory):
-    monkeypatch.setenv("PATH", str(tmp_path_factory.mktemp("empty")))
-
-
-@pytest.fixture
-def ffmpeg(monkeypatch, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("programs")
-    (folder / "fake_ffmpeg.py").write_text(FAKE_FFMPEG)
-    for name in ("ffmpeg", "ffprobe"):  # shell scripts, because a shebang line cannot contain a path with spaces
-        (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "{folder}/fake_ffmpeg.py" {name} "$@"\n')
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder))
-
-
-@pytest.fixture
-def m4a(tmp_path):
-    return shutil.move(bad_files.song(tmp_path / "song.wav"), tmp_path / "-odd: name.m4a")
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".opus", ".ogg", ".aiff"])
@@ -97,10 +55,11 @@ def test_a_sample_rate_without_a_common_factor_is_resampled_without_a_huge_filte
 
 
 def test_only_the_requested_duration_is_decoded(tmp_path):
-    path = bad_files.truncated(tmp_path / "song.flac", seconds=5.0)
-    assert load_audio(path, max_duration_s=1.5).shape == (2, 72_000)
-    with pytest.raises(AudioError):
-        load_audio(path)
+    path, remarks = bad_files.truncated(tmp_path / "song.flac", seconds=5.0), []
+    assert load_audio(path, max_duration_s=1.5, report=remarks.append).shape == (2, 72_000)
+    assert remarks == []
+    load_audio(path, report=remarks.append)
+    assert remarks
 
 
 @pytest.mark.parametrize(
@@ -108,18 +67,15 @@ def test_only_the_requested_duration_is_decoded(tmp_path):
     [
         ("empty.wav", bad_files.empty, "is empty"),
         ("list.mp3", bad_files.text_named_audio, "is not an audio file"),
-        ("cut.flac", bad_files.truncated, "truncated: its header states 5.0 s"),
-        ("cut.mp3", bad_files.truncated, "truncated: its header states 5.0 s"),
-        ("cut.wav", bad_files.truncated, "truncated: its header states 5.0 s"),
-        ("cut.aiff", bad_files.truncated, "truncated: its header states 5.0 s"),
         ("nan.wav", bad_files.with_nan, "NaN or infinite"),
         ("silent.flac", bad_files.silent, "is silent"),
         ("short.wav", bad_files.too_short, "0.20 s long"),
         ("absent.wav", lambda path: path, "does not exist"),
         ("folder.wav", lambda path: path.mkdir() or path, "cannot be read"),
+        ("pipe.wav", lambda path: os.mkfifo(path) or path, "it is not a file"),
     ],
 )
-def test_an_unusable_file_is_rejected_with_its_name_and_the_reason(tmp_path, no_ffmpeg, name, make, reason):
+def test_an_unusable_file_is_rejected_with_its_name_and_the_reason(tmp_path, name, make, reason):
     with pytest.raises(AudioError, match=reason) as caught:
         load_audio(make(tmp_path / name))
     assert name in str(caught.value)
@@ -150,16 +106,6 @@ def test_files_with_unusual_names_are_read_and_written(tmp_path, name):
     assert load_audio(tmp_path / name).shape == (2, 96_000)
 
 
-def test_a_flac_file_without_a_length_is_rejected(tmp_path):
-    path = bad_files.song(tmp_path / "piped.flac")
-    data = bytearray(path.read_bytes())
-    data[21] &= 0xF0  # STREAMINFO: 36 bits of total samples
-    data[22:26] = bytes(4)
-    path.write_bytes(data)
-    with pytest.raises(AudioError, match="does not state its length"):
-        probe_audio(path)
-
-
 def test_a_wav_file_written_to_a_pipe_is_read(tmp_path):
     path = bad_files.song(tmp_path / "piped.wav")
     data = bytearray(path.read_bytes())
@@ -168,39 +114,22 @@ def test_a_wav_file_written_to_a_pipe_is_read(tmp_path):
     assert load_audio(path).shape == (2, 96_000)
 
 
-def test_without_ffmpeg_its_formats_are_rejected_with_a_hint(m4a, no_ffmpeg):
-    with pytest.raises(AudioError, match="need ffmpeg, which is not installed") as caught:
-        load_audio(m4a)
-    assert caught.value.hint == "Install ffmpeg, or convert the file to WAV, FLAC or MP3."
-
-
-def test_with_ffmpeg_its_formats_are_read_with_any_file_name(m4a, ffmpeg):
-    info, audio = probe_audio(m4a), load_audio(m4a)
-    assert (info.duration_s, info.sample_rate_hz, info.num_channels) == (2.0, 48_000, 2)
-    assert torch.allclose(audio, torch.from_numpy(bad_files.tone().T), atol=1e-4)
-    assert load_audio(m4a, max_duration_s=1.0).shape == (2, 48_000)
-
-
-def test_a_file_that_ffmpeg_cannot_decode_completely_is_rejected(tmp_path, ffmpeg):
-    path = shutil.move(bad_files.song(tmp_path / "song.wav", 4.0), tmp_path / "FAIL.wma")
-    with pytest.raises(AudioError, match=r"FAIL.wma is damaged or truncated after 2.0 of 4.0 s"):
-        load_audio(path)
-
-
-def test_a_file_that_neither_soundfile_nor_ffmpeg_can_read_is_rejected(tmp_path, ffmpeg):
-    with pytest.raises(AudioError, match="has no audio track"):
-        probe_audio(bad_files.text_named_audio(tmp_path / "list.mp3"))
-
-
-@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".opus", ".ogg"])
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".m4a", ".opus", ".ogg"])
 @pytest.mark.parametrize("rate", [48_000, 44_100, 96_000])
 def test_written_audio_can_be_loaded(tmp_path, suffix, rate):
     written = torch.from_numpy(bad_files.tone(rate=rate).T)
     write_audio(tmp_path / f"out{suffix}", written, rate)
     read = load_audio(tmp_path / f"out{suffix}")
     expected = resample(written, rate)
-    assert abs(read.shape[1] - expected.shape[1]) < 10
+    assert 0 <= read.shape[1] - expected.shape[1] < 1024  # AAC fills its last frame
     assert (read[:, 4000:90_000] - expected[:, 4000:90_000]).abs().max() < 0.03
+
+
+def test_raw_aac_is_written_with_the_delay_of_the_encoder(tmp_path):
+    written = torch.from_numpy(bad_files.tone().T)
+    write_audio(tmp_path / "out.aac", written)
+    read = load_audio(tmp_path / "out.aac")
+    assert (read[:, 1024 + 4000 : 1024 + 90_000] - written[:, 4000:90_000]).abs().max() < 0.03
 
 
 def test_ogg_files_are_written_as_opus(tmp_path):

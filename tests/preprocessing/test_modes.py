@@ -156,6 +156,6 @@ def test_tensor_files_match_the_fingerprint_of_their_checkpoint(standard: Standa
 
 def test_long_audio_is_truncated_and_normalized(tmp_path: Path) -> None:
     long = SampleSource("long.wav", song(tmp_path / "long.wav", 11, level=0.01), "long.pt", "", "", "", {})
-    audio = load_sample_audio(long, "peak", 10)
+    audio = load_sample_audio(long, "peak", 10).samples
     assert audio.shape == (2, 480_000)
     assert audio.abs().max().item() == pytest.approx(10 ** (-1 / 20), abs=1e-4)

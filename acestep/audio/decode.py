@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -78,12 +78,11 @@ def _open_wav(path: Path) -> soundfile.SoundFile | None:
 
 
 class _WavStream:
-    speakers = None
-
     def __init__(self, file: soundfile.SoundFile) -> None:
         self._file = file
         self.sample_rate_hz, self.num_channels, self.subtype = file.samplerate, file.channels, file.subtype
         self.duration_s = file.frames / file.samplerate
+        self.speakers: Sequence[str] | None = None
         self.remarks: list[str] = []
         header = _HEADER_LENGTH.search(file.extra_info)
         if header and int(header[1]) < _UNKNOWN_BYTES:

@@ -5,7 +5,7 @@ PyAV keeps the messages of these libraries from the terminal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class PyAvStream:
         self._path, self._file = path, path.open("rb")
         self._num_read = self._num_packets = self._num_damaged = 0
         self.remarks: list[str] = []
+        self._rest: NDArray[np.float32]
         try:
             self._container = _open_container(path, self._file)
             self._open_track()
@@ -76,7 +77,7 @@ class PyAvStream:
         self.sample_rate_hz, self.num_channels = first.sample_rate, first.layout.nb_channels
         self._layout = first.layout
         names = [channel.name for channel in first.layout.channels]
-        self.speakers = names if len(set(names)) == len(names) > 1 else None
+        self.speakers: Sequence[str] | None = names if len(set(names)) == len(names) > 1 else None
         self.subtype = "PCM_16" if first.format.bytes < 3 else "PCM_24"
         self._rest = self._samples(first)
 
@@ -143,9 +144,10 @@ class PyAvStream:
 
 def _open_container(path: Path, file: Any) -> InputContainer:
     try:
-        return av.open(file, options=_OPTIONS, metadata_errors="replace")
+        container: InputContainer = av.open(file, options=_OPTIONS, metadata_errors="replace")
     except (av.error.FFmpegError, ValueError):
         raise _not_audio(path) from None
+    return container
 
 
 def _not_audio(path: Path) -> AudioError:
@@ -155,10 +157,10 @@ def _not_audio(path: Path) -> AudioError:
 
 def _to_float(frame: AudioFrame) -> NDArray[np.float32]:
     """[n, channels] in [-1, 1] of a frame in any sample format."""
-    samples = frame.to_ndarray()
+    samples: NDArray[Any] = frame.to_ndarray()
     channels = samples.T if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels)
-    if channels.dtype == np.uint8:
-        return (channels.astype(np.float32) - 128) / 128
-    if np.issubdtype(channels.dtype, np.integer):
-        return (channels / -float(np.iinfo(channels.dtype).min)).astype(np.float32)
-    return channels.astype(np.float32)
+    kind = channels.dtype
+    if kind.kind == "f":
+        return channels.astype(np.float32)
+    offset, scale = (128.0, 128.0) if kind == np.uint8 else (0.0, 2.0 ** (8 * kind.itemsize - 1))
+    return ((channels - offset) / scale).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 import os.path
 from collections import defaultdict
 from dataclasses import dataclass
@@ -20,6 +21,13 @@ from acestep.dataset.walk import walk
 __all__ = ["Problem", "ScanResult", "scan_folder"]
 
 _MAX_REASONS = 5
+
+# Tables and lyrics in formats that are not read, with what to do.
+_AS_CSV, _AS_TEXT = "Save the table as CSV.", "Save the lyrics as a text file (.lyrics.txt)."
+_UNREAD_TEXTS = {
+    **dict.fromkeys((".xls", ".ods", ".numbers", ".parquet", ".arrow", ".sqlite", ".db"), _AS_CSV),
+    **dict.fromkeys((".doc", ".docx", ".odt", ".rtf", ".pdf", ".pages", ".ass", ".ssa", ".ttml", ".sub"), _AS_TEXT),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +139,7 @@ def _collect_labels(files: list[Path], audio_files: list[Path], problems: list[P
     for audio in audio_files:
         labels[audio] += read_sidecars(audio, listings[audio.parent], problems)
     _report_unmatched_sidecars(files, audio_files, problems)
+    _report_unsupported(files, problems)
     return labels
 
 
@@ -141,6 +150,17 @@ def _report_unmatched_sidecars(files: list[Path], audio_files: list[Path], probl
         ending = next((ending for ending in TEXT_ENDINGS if path.name.lower().endswith(ending)), "")
         if ending and (path.parent, filename_key(path.name[: -len(ending)])) not in stems:
             problems.append(Problem(path, "matches no audio file in its folder; ignored", "Rename it to match."))
+
+
+def _report_unsupported(files: list[Path], problems: list[Problem]) -> None:
+    """Report files that look like songs, tables or lyrics, but are of formats that are not read."""
+    for path in files:
+        suffix, (kind, _) = path.suffix.lower(), mimetypes.guess_type(path.name)
+        if suffix in _UNREAD_TEXTS:
+            problems.append(Problem(path, f"is not used: {suffix} files are not read", _UNREAD_TEXTS[suffix]))
+        elif (kind or "").startswith(("audio/", "video/")) and suffix not in AUDIO_EXTENSIONS:
+            hint = "Convert the audio to WAV, FLAC or MP3."
+            problems.append(Problem(path, f"is not used: {suffix} files are not read", hint))
 
 
 def _counts(samples: list[Sample], labels: list[list[Labels]]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Listing the files of a folder recursively, without hidden files and links that point outside."""
+"""Listing the files of a folder recursively, without hidden files, system folders and links that point outside."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from pathlib import Path
 
 from acestep.dataset.labels import Problem
 
+# Folders that operating systems, network drives, archives and package managers create beside the user's files.
+_SYSTEM_FOLDERS = ("@eadir", "#recycle", "__macosx", "$recycle.bin", "system volume information", "lost+found")
+_PACKAGE_FOLDERS = ("venv", "virtualenv", "site-packages", "node_modules")
+_VIRTUAL_ENVIRONMENT = "pyvenv.cfg"  # a file in every environment of Python
 _LINK_HINT = "Copy the target into the folder."
 
 
@@ -27,7 +31,9 @@ def _report_unreadable(error: OSError, problems: list[Problem]) -> None:
 
 
 def _should_enter(folder: Path, problems: list[Problem]) -> bool:
-    if folder.name.startswith("."):
+    if folder.name.startswith(".") or folder.name.casefold() in _SYSTEM_FOLDERS + _PACKAGE_FOLDERS:
+        return False
+    if os.path.exists(folder / _VIRTUAL_ENVIRONMENT):
         return False
     if os.path.islink(folder):
         problems.append(Problem(folder, "is a link to a folder; not followed", _LINK_HINT))

@@ -21,8 +21,8 @@ FORMATS = {
     ".webm": ("webm", "libopus"), ".wv": ("wv", "wavpack"), ".tta": ("tta", "tta"), ".ac3": ("ac3", "ac3"),
     ".eac3": ("eac3", "eac3"), ".caf": ("caf", "alac"), ".mp2": ("mp2", "mp2"), ".wma": ("asf", "wmav2"),
     ".w64": ("w64", "pcm_s16le"), ".au": ("au", "pcm_s16be"), ".voc": ("voc", "pcm_s16le"),
-    ".avi": ("avi", "libmp3lame"),    ".flv": ("flv", "libmp3lame"), ".aifc": ("aiff", "pcm_s16be"), ".oga": ("oga", "vorbis"),
-    ".flac": ("flac", "flac"), ".mp3": ("mp3", "libmp3lame"), ".opus": ("opus", "libopus"),
+    ".avi": ("avi", "libmp3lame"), ".flv": ("flv", "libmp3lame"), ".aifc": ("aiff", "pcm_s16be"),
+    ".oga": ("oga", "vorbis"), ".flac": ("flac", "flac"), ".mp3": ("mp3", "libmp3lame"), ".opus": ("opus", "libopus"),
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import pytest
 from acestep.core.errors import DatasetError
 from acestep.dataset.scan import scan_folder
 from tests import bad_files
+from tests.audio.test_decode import encoded
 
 
 def audio_file(path):
@@ -152,21 +153,18 @@ def test_a_damaged_sidecar_is_reported_and_other_labels_are_used(tmp_path):
         assert any(message.startswith(part) for message in reported), (part, reported)
 
 
-def test_unusable_audio_files_are_reported_by_name_and_the_others_are_used(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", "")
+def test_unusable_audio_files_are_reported_by_name_and_the_others_are_used(tmp_path):
     audio_file(tmp_path / "good.wav")
     bad_files.empty(tmp_path / "empty.wav")
     bad_files.text_named_audio(tmp_path / "list.mp3")
     bad_files.text_named_audio(tmp_path / "phone.m4a")
     bad_files.too_short(tmp_path / "short.wav")
-    bad_files.truncated(tmp_path / "cut.wav")
     result = scan_folder(tmp_path)
     assert [sample.filename for sample in result.dataset.samples] == ["good.wav"]
     assert {name: message[:19] for name, message in messages(result).items()} == {
-        "cut.wav": "is damaged or trunc",
         "empty.wav": "is empty",
         "list.mp3": "is not an audio fil",
-        "phone.m4a": ".m4a files need ffm",
+        "phone.m4a": "is not an audio fil",
         "short.wav": "is 0.20 s long, les",
     }
     assert result.counts == {"songs": 1, "labelled": 0, "with_lyrics": 0, "in_tables": 0, "with_json": 0}
@@ -254,3 +252,31 @@ print("torch" in sys.modules)
         [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=bad_files.PROJECT
     )
     assert process.stdout.strip() == "False", process.stderr
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", ".git", "venv/lib", "env/lib"],
+)
+def test_folders_of_systems_and_virtual_environments_are_skipped(tmp_path, folder):
+    bad_files.song(tmp_path / "a.wav")
+    bad_files.song(tmp_path / folder / "b.wav")
+    (tmp_path / folder.split("/")[0] / "pyvenv.cfg").write_text("home = /usr/bin\n")
+    found = scan_folder(tmp_path)
+    assert [sample.filename for sample in found.dataset.samples] == ["a.wav"]
+    assert found.problems == []
+
+
+def test_every_decodable_format_becomes_a_sample_and_the_others_are_listed_as_not_used(tmp_path):
+    decodable = ("a.wav", "b.wv", "c.webm", "d.mp4", "e.aifc", "f.mka")
+    for name, kind in zip(decodable, ("wav", "wv", "webm", "mp4", "aiff", "matroska"), strict=True):
+        codec = {"wv": "wavpack", "webm": "libopus", "mp4": "aac", "aiff": "pcm_s16be", "matroska": "flac"}
+        content = encoded(bad_files.tone(), 48_000, kind, codec.get(kind, "pcm_s16le"))
+        (tmp_path / name).write_bytes(content)
+    not_used = ("a.mid", "b.ra", "c.xls", "d.docx", "e.ods")
+    for name in (*not_used, "cover.jpg", "Thumbs.db.txt~", "desktop.ini"):
+        (tmp_path / name).write_bytes(b"x" * 100)
+    found = scan_folder(tmp_path)
+    assert [sample.filename for sample in found.dataset.samples] == list(decodable)
+    assert [problem.path.name for problem in found.problems if "is not used" in problem.message] == list(not_used)
+    assert all(problem.hint for problem in found.problems)

@@ -37,7 +37,9 @@ def encode(samples: NDArray[np.float32], sample_rate_hz: int, suffix: str) -> by
     layout = "mono" if len(samples) == 1 else "stereo"
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=encoder.container) as container:
-        stream: Any = container.add_stream(encoder.codec, rate=sample_rate_hz, layout=layout, bit_rate=encoder.bits_per_s)
+        stream: Any = container.add_stream(
+            encoder.codec, rate=sample_rate_hz, layout=layout, bit_rate=encoder.bits_per_s
+        )
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
         frame.sample_rate, frame.time_base, frame.pts = sample_rate_hz, Fraction(1, sample_rate_hz), 0
         container.mux(stream.encode(frame))

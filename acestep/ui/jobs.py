@@ -21,7 +21,8 @@ from acestep.ui.service import SERVICE, require_checkpoint
 if TYPE_CHECKING:
     from acestep.handler import AceStepHandler
 
-GENERATION = "piece.wav"
+GENERATION = "piece"  # the name of the audio file without its suffix
+AudioFormat = Literal["wav", "flac", "mp3", "m4a", "aac", "opus"]
 
 
 class GenerateJob(Config):
@@ -32,6 +33,7 @@ class GenerateJob(Config):
     strength: float = option(
         1.0, "Strength", "0 is the base model, 1 the adapter as trained; above 1 exaggerates it.", ge=0.0, le=3.0
     )
+    audio_format: AudioFormat = option("wav", "Audio Format", "WAV and FLAC are lossless, the others smaller.")
     request: GenerationConfig = group(GenerationConfig, "Music")
 
 
@@ -41,11 +43,12 @@ class CompareJob(Config):
     checkpoint: str = option(..., "Model", "Folder of the model.")
     adapters: list[str] = option(..., "Checkpoints", "Adapters; an empty value is the base model.", min_length=1)
     strength: float = option(1.0, "Strength", "Of each adapter.", ge=0.0, le=3.0)
+    audio_format: AudioFormat = option("wav", "Audio Format", "WAV and FLAC are lossless, the others smaller.")
     request: GenerationConfig = group(GenerationConfig, "Music")
 
     def each(self) -> list[GenerateJob]:
         """One job per adapter."""
-        common: dict[str, Any] = {"checkpoint": self.checkpoint, "request": self.request}
+        common: dict[str, Any] = {**self.model_dump(include={"checkpoint", "audio_format"}), "request": self.request}
         return [
             GenerateJob(adapter=Path(adapter), strength=self.strength, **common) if adapter else GenerateJob(**common)
             for adapter in self.adapters
@@ -63,7 +66,7 @@ class DownloadJob(Config):
 
 
 def generate_job(config: GenerateJob, context: Context) -> dict[str, Any]:
-    """Write ``piece.wav`` into the job folder, with the models that the pages share.
+    """Write ``piece`` with the suffix of its format into the job folder, with the models that the pages share.
 
     Raises:
         CheckpointError, AdapterError, ModelMismatch, JobCancelled, StorageError.
@@ -123,7 +126,7 @@ def _generate(
     from acestep.audio.files import write_audio
 
     audio = handler.generate(job.request, on_step=on_step, should_stop=lambda: context.cancelled)
-    path = folder / GENERATION
+    path = folder / f"{GENERATION}.{job.audio_format}"
     write_audio(path, audio)
     context.emit(Saved(path=str(path), role="audio"))
     return {"audio": str(path), "seconds": audio.shape[1] / 48_000}

@@ -340,9 +340,12 @@ def test_audio_is_generated_with_the_adapter_and_played(browser: Browser, site: 
         expect(page.locator("#tr-listen-tag")).to_contain_text("zx_band")
         fill(page, "piece-prompt", "zx_band, calm synthesiser")
         fill(page, "piece-duration-s", "2")
+        box(page, "listen-audio-format").click()
+        page.get_by_role("option", name="opus").click()
         press(page, "tr-generate-start")
         wait_for_state(page, "tr-generate", "done")
         sound = page.locator("#tr-listen-generations audio").first
+        expect(sound).to_have_attribute("src", re.compile(r"\.opus"))
         expect(page.locator("#tr-listen-generations")).to_contain_text("final at 1")
         sound.evaluate("player => player.play()")
         page.wait_for_function("document.querySelector('#tr-listen-generations audio').currentTime > 0.2")

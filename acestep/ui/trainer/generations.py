@@ -39,7 +39,7 @@ def new_generation_folder(root: Path) -> Path:
 
 def list_generations(root: Path, most: int = _SHOWN) -> list[Generation]:
     """The finished generations in ``root``, the newest first."""
-    sounds = sorted(root.glob(f"*/{GENERATION}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    sounds = sorted(root.glob(f"*/{GENERATION}.*"), key=lambda path: path.stat().st_mtime, reverse=True)
     found = []
     for sound in sounds[:most]:
         try:

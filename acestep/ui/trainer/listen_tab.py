@@ -67,7 +67,7 @@ class ListenTab:
             )
             skipped = ("checkpoint", "adapter")
             self._strength = Form(GenerateJob, "listen", page.saved_fields, leave_out=skipped)
-            self._strength.place("strength")
+            self._strength.place("strength", "audio_format")
         self._trigger_word = gr.HTML(elem_id="tr-listen-tag")
         self._form = Form(GenerationConfig, "piece", page.saved_fields, lines={"prompt": 4, "lyrics": 4})
         self._form.place("prompt", "lyrics", wide=True)
@@ -150,8 +150,8 @@ class ListenTab:
         job = GenerateJob(
             checkpoint=str(self._app.checkpoint().folder.resolve()),
             adapter=self._app.workspace.path(adapter, "Adapter") if adapter else None,
-            strength=data[self._strength.component("strength")],
             request=self._form.read(data),
+            **self._strength.values(data),
         )
         self._app.start("generate", job, new_generation_folder(self._app.generations_folder))
         notify("Generating.")
@@ -164,8 +164,8 @@ class ListenTab:
         job = CompareJob(
             checkpoint=str(self._app.checkpoint().folder.resolve()),
             adapters=["" if each == _NONE else str(workspace.path(each, "Checkpoints")) for each in several],
-            strength=data[self._strength.component("strength")],
             request=self._form.read(data),
+            **self._strength.values(data),
         )
         self._app.start("compare", job, new_generation_folder(self._app.generations_folder))
         notify(f"Generating {html.count(len(several), 'audio file')}.")

@@ -17,6 +17,7 @@ from acestep.audio.decode import open_audio
 from acestep.audio.files import AUDIO_EXTENSIONS
 from acestep.core.errors import AudioError
 from acestep.core.files import storage_errors, write_bytes
+from acestep.core.untrusted import exists
 
 MIN_SEGMENT_S = 10.0
 
@@ -121,7 +122,7 @@ def _split(
 def _write(path: Path, segment: NDArray[np.float32], rate_hz: int, subtype: str, result: SplitResult) -> None:
     buffer = io.BytesIO()
     soundfile.write(buffer, segment, rate_hz, subtype, format="WAV")
-    if not path.exists():
+    if not exists(path):
         write_bytes(path, buffer.getvalue())
         result.written.append(path)
     elif _same_samples(path, buffer):

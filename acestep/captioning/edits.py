@@ -9,6 +9,7 @@ from typing import Any
 from acestep.captioning.sidecar import LABELS, TAG, USER, label_files, locked_labels, write_labels
 from acestep.core.errors import DatasetError
 from acestep.core.files import storage_errors, write_bytes
+from acestep.core.untrusted import is_file
 from acestep.dataset.labels import FIELDS
 from acestep.dataset.sample import Sample
 
@@ -116,7 +117,7 @@ def restore_files(before: Content, after: Content) -> bool:
 
 def _read(path: Path) -> bytes | None:
     with storage_errors(path):
-        return path.read_bytes() if path.is_file() else None
+        return path.read_bytes() if is_file(path) else None
 
 
 def _restore(path: Path, content: bytes | None) -> None:

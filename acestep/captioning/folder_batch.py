@@ -8,15 +8,16 @@ from typing import Any
 
 from acestep.audio.files import AUDIO_EXTENSIONS
 from acestep.core.errors import AceStepError, DatasetError, ServiceRefused
+from acestep.core.untrusted import is_file, is_folder
 
 
 def songs_in(directory: str | Path) -> list[Path]:
     """The audio files in a folder, without sub-folders, sorted by name. Raises DatasetError."""
     folder = Path(directory).expanduser()
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DatasetError(f"{folder} is not a folder", hint="Choose the folder with the songs.")
     found = [path for path in folder.iterdir() if path.suffix.lower() in AUDIO_EXTENSIONS]
-    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in found if is_file(path) and not path.name.startswith("."))
 
 
 def for_each(directory: str | Path, label_song: Callable[[Path], dict[str, Any]]) -> list[dict[str, Any]]:

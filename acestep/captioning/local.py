@@ -27,6 +27,7 @@ from acestep.captioning.schema import SAMPLE_RATE_HZ, Description, Lyrics, Repor
 from acestep.core.errors import CaptionError, CheckpointError, DownloadError
 from acestep.core.events import PhaseStarted
 from acestep.core.paths import checkpoint_roots, typed_path
+from acestep.core.untrusted import is_file, is_folder
 from acestep.models.catalog import CATALOG
 from acestep.models.device import choose_device, choose_dtype
 from acestep.models.download import download
@@ -134,12 +135,12 @@ def find_omni_model(name: str, config: CaptionJob, report: Report) -> Path:
         DownloadError.
     """
     path = typed_path(name)
-    if path.is_dir():
+    if is_folder(path):
         return path
     base = name.strip().rpartition("/")[2]
     roots = checkpoint_roots(config.checkpoints)
     for root in roots:
-        if (root / base / "config.json").is_file():
+        if is_file(root / base / "config.json"):
             return root / base
     if not config.download or path.is_absolute() or not base:
         searched = ", ".join(str(root) for root in roots)

@@ -28,6 +28,7 @@ from acestep.captioning.prompts import SYSTEM
 from acestep.captioning.schema import SAMPLE_RATE_HZ, Stop
 from acestep.core.errors import CaptionError, CheckpointError, ConfigError, JobCancelled
 from acestep.core.files import read_json
+from acestep.core.untrusted import is_file
 from acestep.models.device import empty_cache
 from acestep.models.pretrained import ATTENTION, load_tokenizer, read_model_config
 from acestep.models.safetensors_header import read_tensor_infos
@@ -231,10 +232,10 @@ def _thinker_config(folder: Path) -> Any:
 
 def _chat_template(folder: Path) -> str:
     """The template file, as the processors of transformers 4 and 5 store it; "" if only the tokenizer has one."""
-    if (folder / "chat_template.jinja").is_file():
+    if is_file(folder / "chat_template.jinja"):
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     path = folder / "chat_template.json"
-    return str(read_json(path, error=CheckpointError)["chat_template"]) if path.is_file() else ""
+    return str(read_json(path, error=CheckpointError)["chat_template"]) if is_file(path) else ""
 
 
 def _free(device: str) -> None:

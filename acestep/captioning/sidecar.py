@@ -19,6 +19,7 @@ from typing import Any
 from acestep.audio.files import AUDIO_EXTENSIONS
 from acestep.core.errors import CaptionError, DatasetError
 from acestep.core.files import read_json, storage_errors, write_bytes, write_json, write_text
+from acestep.core.untrusted import exists, is_file
 from acestep.dataset.identity import filename_key
 from acestep.dataset.labels import INSTRUMENTAL, UNKNOWN_LANGUAGE, Labels, is_failure
 from acestep.dataset.merge import merge_labels
@@ -99,7 +100,7 @@ def read_labels(sample: Sample) -> SongLabels:
     """The labels of a scanned song. Raises DatasetError if its JSON file cannot be read."""
     audio = Path(sample.audio_path)
     path = sidecar_path(audio)
-    extra = read_json(path, error=DatasetError, hint="Correct or delete the file.") if path.exists() else {}
+    extra = read_json(path, error=DatasetError, hint="Correct or delete the file.") if exists(path) else {}
     if not isinstance(extra, dict):
         raise DatasetError(f"{path} does not contain labels", hint="Move it to another folder.")
     values = {label: getattr(sample, label) for label in LABELS if label in sample.sources}
@@ -114,7 +115,7 @@ def _apply_edited_text_files(known: SongLabels) -> None:
     """Use and lock texts that differ from the generated label in the JSON file."""
     for label, ending in TEXT_FILES.items():
         path = known.audio.with_name(f"{known.audio.stem}{ending}")
-        if label in known.locked or label not in known.values or not path.is_file():
+        if label in known.locked or label not in known.values or not is_file(path):
             continue
         text = (read_text(path, []) or "").strip()
         if text and text != str(known.values[label]).strip():
@@ -147,7 +148,7 @@ def write_labels(
         raise CaptionError(f"the caption of {known.audio.name} is empty or an error message")
     shares_stem = has_same_stem(known.audio)
     separate = known.audio.with_name(f"{known.audio.name}.json")
-    if shares_stem and not separate.exists():
+    if shares_stem and not exists(separate):
         write_json(separate, {})  # two songs with the same stem: each gets its own JSON file
     changed = [
         known.audio.with_name(f"{known.audio.stem}{TEXT_FILES[label]}") for label in labels if label in TEXT_FILES
@@ -233,7 +234,7 @@ def as_dict(value: Any) -> dict[str, Any]:
 def _back_up(paths: Iterable[Path]) -> None:
     for path in paths:
         copy = path.with_name(f"{path.name}.bak")
-        if path.is_file() and not copy.exists():
+        if is_file(path) and not exists(copy):
             write_bytes(copy, path.read_bytes())
 
 

@@ -10,6 +10,7 @@ from acestep.captioning.configs import CaptionJob, backend_names, use_backend
 from acestep.cli.console import Json, run_in_terminal
 from acestep.cli.options import config_command
 from acestep.core.errors import DatasetError
+from acestep.core.untrusted import is_folder
 
 commands = typer.Typer()
 
@@ -21,7 +22,7 @@ def caption(
     json_output: Json = False,
 ) -> None:
     """Caption, analyze and transcribe the audio files of a folder. Labels are written next to each file."""
-    if not config.audio_dir.is_dir():
+    if not is_folder(config.audio_dir):
         raise DatasetError(f"{config.audio_dir} is not a folder", hint="Choose the folder with the audio files.")
     if backend is not None:
         use_backend(config, backend)

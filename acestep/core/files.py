@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep.core.errors import AceStepError, DiskFull, NotWritable, StorageError
-from acestep.core.untrusted import MAX_JSON_BYTES, parse_json, read_file, shorten
+from acestep.core.untrusted import MAX_JSON_BYTES, exists, is_file, is_folder, parse_json, read_file, shorten
 
 _TEMPORARY = ".tmp"
 _PREVIOUS = ".old"
@@ -43,8 +43,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def remove_temporary_files(folder: Path) -> None:
     """Remove the temporary files directly in ``folder`` that killed processes did not remove. Raises OSError."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if (found := _LEFTOVER.fullmatch(path.name)) and path.is_file() and not _is_other_process(int(found[1])):
+    for path in folder.iterdir() if is_folder(folder) else ():
+        if (found := _LEFTOVER.fullmatch(path.name)) and is_file(path) and not _is_other_process(int(found[1])):
             path.unlink(missing_ok=True)
 
 
@@ -120,7 +120,7 @@ def replace_folder(target: Path) -> Iterator[Path]:
             yield fresh
             for file in fresh.rglob("*"):
                 _sync(file)
-            if target.exists():
+            if exists(target):
                 os.replace(target, previous)
             os.replace(fresh, target)
             _sync(target.parent)
@@ -132,8 +132,8 @@ def replace_folder(target: Path) -> Iterator[Path]:
 def recover_folder(target: Path) -> None:
     """Finish or undo a ``replace_folder`` that was killed between its two renames. Otherwise does nothing."""
     previous = target.with_name(f".{target.name}{_PREVIOUS}")
-    if previous.exists():
-        if target.exists():
+    if exists(previous):
+        if exists(target):
             shutil.rmtree(previous, ignore_errors=True)
         else:
             os.replace(previous, target)
@@ -141,7 +141,7 @@ def recover_folder(target: Path) -> None:
 
 def require_space(folder: Path, num_bytes: int) -> None:
     """Raise DiskFull unless ``num_bytes`` fit on the disk of ``folder``, which may not exist yet."""
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    existing = next(parent for parent in (folder, *folder.parents) if exists(parent))
     free = shutil.disk_usage(existing).free
     if free < num_bytes:
         raise DiskFull(
@@ -178,9 +178,9 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 def _sync(path: Path) -> None:
     """Flush a file or, where the system supports it, the entries of a folder to the disk."""
-    if path.is_dir() and os.name == "nt":
+    if is_folder(path) and os.name == "nt":
         return
-    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if is_file(path) else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

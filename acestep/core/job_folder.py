@@ -25,6 +25,7 @@ from acestep.core.errors import JobBusy, JobError
 from acestep.core.event_log import EventLog
 from acestep.core.events import FINAL_EVENTS, Cancelled, Event, Failed, Finished
 from acestep.core.files import read_versioned, write_versioned
+from acestep.core.untrusted import exists, is_file, is_folder
 
 State = Literal["running", "paused", "stopping", "done", "stopped", "failed", "interrupted"]
 ACTIVE_STATES: tuple[State, ...] = ("running", "paused", "stopping")
@@ -45,7 +46,7 @@ class JobFolder:
     @property
     def exists(self) -> bool:
         """Whether the folder contains a job."""
-        return (self.path / _JOB).is_file()
+        return is_file(self.path / _JOB)
 
     @property
     def events(self) -> EventLog:
@@ -103,15 +104,15 @@ class JobFolder:
 
     @property
     def stop_requested(self) -> bool:
-        return (self.path / _STOP).exists()
+        return exists(self.path / _STOP)
 
     @property
     def pause_requested(self) -> bool:
-        return (self.path / _PAUSE).exists()
+        return exists(self.path / _PAUSE)
 
     @property
     def sharing_requested(self) -> bool:
-        return self.share_path.exists()
+        return exists(self.share_path)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -131,7 +132,7 @@ class JobFolder:
     @property
     def locked(self) -> bool:
         """Whether a process is using this folder."""
-        if not (self.path / _LOCK).exists():
+        if not exists(self.path / _LOCK):
             return False
         try:
             with FileLock(self.path / _LOCK).acquire(timeout=0):
@@ -161,5 +162,5 @@ class JobFolder:
 
 def job_folders(root: Path) -> list[Path]:
     """Every job folder at or below ``root``, except those of workers."""
-    found = root.rglob(_JOB) if root.is_dir() else []
+    found = root.rglob(_JOB) if is_folder(root) else []
     return sorted({file.parent for file in found if file.parts[-3] != WORKERS})

@@ -76,6 +76,11 @@ def is_folder(path: Path) -> bool:
     return os.path.isdir(path)
 
 
+def exists(path: Path) -> bool:
+    """``Path.exists``, but False for a path that is invalid here, such as a name of more than 255 bytes."""
+    return os.path.exists(path)
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):

@@ -7,6 +7,7 @@ from typing import Any
 
 from acestep.core.errors import StorageError
 from acestep.core.files import read_versioned, write_versioned
+from acestep.core.untrusted import exists, is_file, is_folder
 
 _VERSION = 1
 
@@ -18,10 +19,10 @@ def write_marker(folder: Path, name: str, kind: str, facts: dict[str, Any]) -> N
 
 def require_replaceable(folder: Path, name: str, kind: str) -> None:
     """Raise StorageError unless ``folder`` is new, empty, or contains only files that its marker file lists."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not exists(folder) or (is_folder(folder) and not any(folder.iterdir())):
         return
     foreign = StorageError(f"{folder} contains files that this program did not write", hint="Choose a new folder.")
-    if not (folder / name).is_file():
+    if not is_file(folder / name):
         raise foreign
     known = read_versioned(folder / name, kind, _VERSION, error=StorageError).get("files")
     if not isinstance(known, list) or not {*_files(folder)} <= {name, *known}:
@@ -29,4 +30,4 @@ def require_replaceable(folder: Path, name: str, kind: str) -> None:
 
 
 def _files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if is_file(path))

@@ -16,7 +16,7 @@ from acestep.adapters.lokr_file import CONFIG as LOKR_CONFIG
 from acestep.adapters.lora_file import CONFIG as LORA_CONFIG
 from acestep.core.errors import AceStepError, AdapterError, CheckpointError, StorageError
 from acestep.core.files import replace_folder, write_text
-from acestep.core.untrusted import parse_json
+from acestep.core.untrusted import exists, is_folder, parse_json
 from acestep.exporting.check import OutputComparison, compare, metrics_as_json, require_learned
 from acestep.exporting.delta import find_base, needs_base
 from acestep.exporting.load_result import WrittenAdapter
@@ -150,7 +150,7 @@ def _notes(source: ExportSource, written: WrittenAdapter, residual: float) -> li
 
 def require_replaceable_export(out: Path) -> None:
     """Raise StorageError unless ``out`` is new, empty, or an adapter folder that this program wrote."""
-    if not out.exists() or (out.is_dir() and (not any(out.iterdir()) or _is_own_export(out))):
+    if not exists(out) or (is_folder(out) and (not any(out.iterdir()) or _is_own_export(out))):
         return
     raise StorageError(f"{out} exists and was not written by this program", hint="Choose a new folder.")
 

@@ -20,6 +20,8 @@ from acestep.core.errors import CheckpointError
 from acestep.core.files import read_json
 from acestep.core.paths import checkpoint_roots, typed_path
 from acestep.core.registry import nearest_hint
+from acestep.core.untrusted import is_file, is_folder, shorten
+from acestep.models.config_checks import check_config
 from acestep.models.key_mapping import NULL_CONDITION, SUBFOLDERS, original_key
 from acestep.models.safetensors_header import TensorInfo, check_shapes, read_tensor_infos
 from acestep.models.weight_shapes import DEFAULTS, expected_shapes, is_xl
@@ -71,7 +73,7 @@ class Checkpoint:
         if self.layout == "diffusers":
             return self.folder
         folders = [self.folder.parent, self.folder, *checkpoint_roots()]
-        return next((folder for folder in folders if (folder / "vae" / "config.json").is_file()), self.folder.parent)
+        return next((folder for folder in folders if is_file(folder / "vae" / "config.json")), self.folder.parent)
 
     @property
     def vae_folder(self) -> Path:
@@ -112,9 +114,10 @@ def find_checkpoint(name_or_path: str | Path, custom_root: Path | None = None) -
         if layout := _layout(folder):
             return _open(folder, layout)
     available = [checkpoint.name for checkpoint in list_checkpoints(custom_root)]
+    searched = ", ".join(shorten(folder, 300) for folder in [path, *roots])
     raise CheckpointError(
-        f"checkpoint {name!r} not found; searched {', '.join(str(folder) for folder in [path, *roots])}",
-        hint=nearest_hint(name, available) if available else "Download one, or pass the path of its folder.",
+        f"checkpoint {shorten(name, 300)!r} not found; searched {searched}",
+        hint=nearest_hint(shorten(name), available) if available else "Download one, or pass the path of its folder.",
     )
 
 
@@ -136,24 +139,15 @@ def list_checkpoints(custom_root: Path | None = None) -> list[Checkpoint]:
 
 
 def _layout(folder: Path) -> Layout | None:
-    if (folder / "transformer" / "config.json").is_file():
+    if is_file(folder / "transformer" / "config.json"):
         return "diffusers"
-    return "original" if (folder / "config.json").is_file() else None
+    return "original" if is_file(folder / "config.json") else None
 
 
 def _open(folder: Path, layout: Layout) -> Checkpoint:
     config = _read_config(folder / "config.json") if layout == "original" else _merged_config(folder)
     config = {**DEFAULTS, **config}
-    invalid = [key for key, value in DEFAULTS.items() if isinstance(value, int) and not isinstance(config[key], int)]
-    if invalid:
-        message = f"{folder}: {invalid[0]} in its config.json must be an integer, got {config[invalid[0]]!r}"
-        raise CheckpointError(message, hint="Download the model again.")
-    if config["layer_types"] and len(config["layer_types"]) != config["num_hidden_layers"]:
-        message = (
-            f"{folder}: layer_types in its config.json has {len(config['layer_types'])} entries, "
-            f"num_hidden_layers is {config['num_hidden_layers']}"
-        )
-        raise CheckpointError(message, hint="Download the model again.")
+    check_config(folder, config, DEFAULTS)
     return Checkpoint(name=folder.resolve().name, folder=folder, layout=layout, config=config)
 
 
@@ -169,10 +163,10 @@ def _merged_config(folder: Path) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for subfolder in SUBFOLDERS.values():
         path = folder / subfolder / "config.json"
-        if path.is_file() or subfolder == "transformer":
+        if is_file(path) or subfolder == "transformer":
             merged = {**_read_config(path), **merged}
     encoder = folder / "condition_encoder" / "config.json"
-    if merged.get("encoder_hidden_size") is not None and encoder.is_file():
+    if merged.get("encoder_hidden_size") is not None and is_file(encoder):
         encoder_config = _read_config(encoder)
         for key in ("intermediate_size", "num_attention_heads", "num_key_value_heads"):
             merged[f"encoder_{key}"] = encoder_config.get(key)
@@ -206,7 +200,7 @@ def _available_prefixes(checkpoint: Checkpoint) -> tuple[str, ...]:
     if checkpoint.layout == "original":
         return tuple(SUBFOLDERS)
     return tuple(
-        prefix for prefix in SUBFOLDERS if prefix in required or (checkpoint.folder / SUBFOLDERS[prefix]).is_dir()
+        prefix for prefix in SUBFOLDERS if prefix in required or is_folder(checkpoint.folder / SUBFOLDERS[prefix])
     )
 
 
@@ -232,7 +226,7 @@ def check_vae_and_text_encoder(checkpoint: Checkpoint) -> None:
 
 
 def _require_file(path: Path) -> None:
-    if not path.is_file() or path.stat().st_size == 0:
+    if not is_file(path) or path.stat().st_size == 0:
         raise CheckpointError(f"{path} is missing", hint="Download the model again.")
 
 

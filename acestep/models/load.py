@@ -7,8 +7,9 @@ the requested component is read. No code of a checkpoint is executed and nothing
 from __future__ import annotations
 
 import itertools
-import pickle
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,13 +21,15 @@ from diffusers.pipelines.ace_step.modeling_ace_step import (
     AceStepConditionEncoder,
     AceStepTimbreEncoder,
 )
-from safetensors import safe_open
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.utils import remove_weight_norm
 from transformers import Qwen3Config, Qwen3Model
 from transformers.utils.logging import disable_progress_bar
 
 from acestep.core.errors import CheckpointError
+from acestep.core.untrusted import read_file, shorten
 from acestep.models.checkpoint import SILENCE_FILE, Checkpoint, find_checkpoint, tensor_infos
 from acestep.models.condition import TimbreEncoderXL
 from acestep.models.dit import AceStepDiT
@@ -34,12 +37,14 @@ from acestep.models.key_mapping import NULL_CONDITION, original_to_diffusers
 from acestep.models.pretrained import ATTENTION, load_tokenizer, read_model_config
 from acestep.models.safetensors_header import TensorInfo, check_shapes, read_tensor_infos
 from acestep.models.text import TextEncoder
+from acestep.models.torch_archive import ArchiveError, load_archive, unusual
 from acestep.models.weight_shapes import encoder_sizes
 
 M = TypeVar("M", bound=nn.Module)
 CheckpointSource = str | Path | Checkpoint
 Device = torch.device | str
 
+_CONFIG_ERRORS = (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 _LAYER_KEYS = ("rope_theta", "rms_norm_eps", "sliding_window")
 _DIT_KEYS = (
     *_LAYER_KEYS,
@@ -137,15 +142,18 @@ def load_silence_latent(
         return _read_tensors({"": infos["silence_latent"]}, device, dtype)[""]
     file = checkpoint.folder / SILENCE_FILE
     try:
-        latent = torch.load(file, map_location="cpu", weights_only=True)
+        latent = load_archive(read_file(file))
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing", hint="Download the model again.") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except (ArchiveError, OSError) as error:
         hint = "No code in it was executed. Download the model again."
-        raise CheckpointError(f"{file} is corrupted or contains something other than a tensor", hint=hint) from error
+        message = f"{file} is corrupted or contains something other than a tensor: it {error}"
+        raise CheckpointError(message, hint=hint) from None
     channels = checkpoint.config["timbre_hidden_dim"]
     if not isinstance(latent, Tensor) or latent.dim() != 3 or latent.shape[:2] != (1, channels) or not latent.shape[2]:
         raise CheckpointError(f"{file} does not contain a tensor of shape [1, {channels}, frames]")
+    if problem := unusual(latent) or ("" if torch.isfinite(latent).all() else "contains NaN or infinite values"):
+        raise CheckpointError(f"{file}: the tensor {problem}", hint="Download the model again.")
     return latent.transpose(1, 2).contiguous().to(device, dtype)
 
 
@@ -155,7 +163,7 @@ def load_vae(
     """Load the VAE of a checkpoint with weight normalization removed and tiling enabled. Raises CheckpointError."""
     folder = _as_checkpoint(path).vae_folder
     config = read_model_config(folder)
-    with warnings.catch_warnings(), torch.device("meta"):
+    with warnings.catch_warnings(), torch.device("meta"), _config_errors(folder):
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*weight_norm")  # diffusers 0.42.1
         vae: AutoencoderOobleck = AutoencoderOobleck.from_config(config)
     infos = read_tensor_infos(folder, "diffusion_pytorch_model")
@@ -192,8 +200,9 @@ def load_text_encoder(
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{folder} cannot be loaded: {error}", hint="Download the text encoder again.") from None
+    except (OSError, StrictDataclassError, *_CONFIG_ERRORS) as error:
+        message = f"{folder} cannot be loaded: {shorten(error, 500)}"
+        raise CheckpointError(message, hint="Download the text encoder again.") from None
     if keys := [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]:
         raise CheckpointError(
             f"{folder} does not match its config.json: {keys[0]}", hint="Download the text encoder again."
@@ -212,6 +221,10 @@ def _text_encoder_config(folder: Path) -> Qwen3Config:
     if config.get("model_type") != "qwen3":
         message = f"{folder} contains a model of type {config.get('model_type')!r}, expected 'qwen3'"
         raise CheckpointError(message, hint="Download the text encoder again.")
+    found = {name.partition("layers.")[2].partition(".")[0] for name in read_tensor_infos(folder, "model")} - {""}
+    if len(found) != config.get("num_hidden_layers"):  # missing layers would take memory before they are reported
+        stated = f"config.json states {config.get('num_hidden_layers')!r}"
+        raise CheckpointError(f"{folder} has {len(found)} layers, {stated}", hint="Download the text encoder again.")
     return Qwen3Config(**config)
 
 
@@ -231,8 +244,18 @@ def _encoder_config(checkpoint: Checkpoint, *keys: str) -> dict[str, Any]:
 
 
 def _on_meta(module_type: type[M], **config: Any) -> M:
-    with torch.device("meta"):
+    with torch.device("meta"), _config_errors(module_type.__name__):
         return module_type(**config)
+
+
+@contextmanager
+def _config_errors(what: Path | str) -> Iterator[None]:
+    """Convert the errors of a module that is built from an invalid config to CheckpointError."""
+    try:
+        yield
+    except _CONFIG_ERRORS as error:
+        message = f"{what} cannot be created from its config.json: {shorten(error, 500)}"
+        raise CheckpointError(message, hint="Download the model again.") from None
 
 
 def _load_weights(
@@ -267,9 +290,12 @@ def _read_tensors(
     tensors: dict[str, Tensor] = {}
     by_file = sorted(infos.items(), key=lambda item: str(item[1].file))
     for file, group in itertools.groupby(by_file, key=lambda item: item[1].file):
-        with safe_open(file, framework="pt") as opened:
-            for name, tensor in group:
-                tensors[name] = opened.get_tensor(tensor.name).to(device=device, dtype=dtype, copy=True)
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name, tensor in group:
+                    tensors[name] = opened.get_tensor(tensor.name).to(device=device, dtype=dtype, copy=True)
+        except (SafetensorError, OSError, AttributeError) as error:  # AttributeError: a dtype that PyTorch lacks
+            raise CheckpointError(f"{file} cannot be read: {error}", hint="Download the model again.") from None
     return tensors
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from acestep.core.errors import CheckpointError
 from acestep.core.files import read_json, write_json
+from acestep.models.config_checks import check_component_config
 
 ATTENTION = "sdpa"
 _HINT = "Download the model again."
@@ -60,7 +61,9 @@ def read_model_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} contains an adapter, expected a model", hint="Remove adapter_config.json.")
     if shards := sorted(folder.glob("shard-*.safetensors")):
         raise CheckpointError(f"{shards[0]} is part of a distributed checkpoint, expected model.safetensors")
-    return _read_config(folder / "config.json")
+    config = _read_config(folder / "config.json")
+    check_component_config(folder, config)
+    return config
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from acestep.core.device_lock import lock_device
 from acestep.core.errors import DatasetError
 from acestep.core.events import Event
 from acestep.core.jobs import Context
+from acestep.core.untrusted import is_folder
 from acestep.dataset.sample import Dataset
 from acestep.dataset.scan import Problem, ScanResult, scan_folder
 from acestep.dataset.store import read_dataset, write_dataset
@@ -26,7 +27,7 @@ def preprocess_job(config: PreprocessJob, context: Context) -> dict[str, Any]:
     lock = choose_device(config.device).value if single_device else "cpu"
     with lock_device(lock, "preprocessing", context):
         folder, source = context.folder, config.source
-        if not source.is_dir():
+        if not is_folder(source):
             return preprocess(read_dataset(source), source.parent, config, context, folder=folder)
         scan = scan_folder(source, name=source.resolve().name)
         return preprocess(scan.dataset, source, config, context, scan.problems, folder=folder)
@@ -112,7 +113,7 @@ class DatasetBuilder:
         """
         dataset, source = self._loaded()
         config = parse(PreprocessJob, {"source": source, "checkpoint": checkpoint, "out": out, **options})
-        root = source if source.is_dir() else source.parent
+        root = source if is_folder(source) else source.parent
         return preprocess(dataset, root, config, _CallbackReporter(on_event), self._problems)
 
     def preprocess_two_pass(

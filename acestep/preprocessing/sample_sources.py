@@ -15,6 +15,7 @@ from typing import Any
 from acestep.core.errors import AceStepError, AudioError, DatasetError, TensorError
 from acestep.core.files import sha256_of
 from acestep.core.paths import safe_name
+from acestep.core.untrusted import is_file, read_file
 from acestep.dataset.labels import is_sung
 from acestep.dataset.prompt import training_texts
 from acestep.dataset.sample import Dataset, Sample
@@ -127,12 +128,12 @@ def short_name(path: Path, root: Path) -> str:
 def up_to_date(folder: Path, source: SampleSource) -> SampleDetails | None:
     """The manifest entry of a sample whose tensor file is intact and current. None if it must be encoded."""
     path = folder / source.file
-    if not path.is_file():
+    if not is_file(path):
         return None
-    data = path.read_bytes()
     try:
+        data = read_file(path)
         record = decode_record(data, path.name)
-    except TensorError:
+    except (TensorError, OSError):
         return None
     is_current = record.metadata.get("content_hash") == source.content_hash
     return sample_details(path.name, record, data) if is_current else None

@@ -22,11 +22,13 @@ from acestep.audio.files import SAMPLE_RATE_HZ, load_audio
 from acestep.audio.loudness import normalize
 from acestep.core.errors import TensorError
 from acestep.core.files import write_bytes
+from acestep.core.untrusted import is_file, read_file
 from acestep.models import load
 from acestep.models.checkpoint import Checkpoint
 from acestep.models.condition import context_latents, encode_condition
 from acestep.models.device import empty_cache
 from acestep.models.text import format_lyrics, format_prompt
+from acestep.models.torch_archive import unusual
 from acestep.models.vae import encode_audio
 from acestep.preprocessing.sample_sources import SampleSource
 from acestep.tensors.record import TensorRecord, deserialize, serialize
@@ -175,17 +177,18 @@ def write_features(path: Path, sample: SampleSource, features: Features) -> None
 
 def read_features(path: Path, sample: SampleSource) -> Features | None:
     """Read the intermediate file of pass 1. None if it is missing, damaged or out of date."""
-    if not path.is_file():
+    if not is_file(path):
         return None
     try:
-        content = deserialize(path.read_bytes(), path.name)
+        content = deserialize(read_file(path), path.name)
         if content["metadata"]["content_hash"] != sample.content_hash:
             return None
+        names = ("target_latents", "text_hidden_states", "lyric_hidden_states")
+        if any(not isinstance(content[name], Tensor) or unusual(content[name]) for name in names):
+            return None
         return Features(
-            target_latents=content["target_latents"],
-            text_hidden_states=content["text_hidden_states"],
-            lyric_hidden_states=content["lyric_hidden_states"],
+            **{name: content[name] for name in names},
             duration=content["metadata"]["duration"],
         )
-    except (TensorError, KeyError):
+    except (TensorError, OSError, KeyError, TypeError):
         return None

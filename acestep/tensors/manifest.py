@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from acestep.core.errors import TensorError
 from acestep.core.files import read_json, write_json
+from acestep.core.untrusted import exists, is_file, is_folder
 
 if TYPE_CHECKING:
     from acestep.tensors.record import TensorRecord
@@ -109,7 +110,7 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         TensorError: no tensor files, or an entry that refers to a file outside the folder.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise TensorError(f"{folder} is not a folder", hint=_HINT)
     content, problem = _read_content(folder / NAME)
     if content is None:
@@ -131,7 +132,7 @@ def list_tensor_files(folder: Path) -> list[Path]:
 
 def _read_content(path: Path) -> tuple[dict[str, Any] | None, str]:
     """Return the manifest, or None and a warning; the warning is empty if there is no manifest."""
-    if not path.exists():
+    if not exists(path):
         return None, ""
     fallback = "using all .pt files in the folder instead"
     try:
@@ -150,7 +151,7 @@ def _from_content(folder: Path, content: dict[str, Any]) -> Manifest:
         text = entry.get("path") or entry.get("filename") if isinstance(entry, dict) else entry
         if not isinstance(text, str) or not text:
             missing.append(repr(entry)[:80])
-        elif (path := _resolve(folder, text)).is_file():
+        elif is_file(path := _resolve(folder, text)):
             paths[path] = None
         else:
             missing.append(text)
@@ -179,7 +180,7 @@ def _resolve(folder: Path, text: str) -> Path:
         )
     absolute = path.is_absolute() or re.match(r"[A-Za-z]:", text)
     candidate = folder / path.name if absolute else folder / path
-    return candidate if candidate.exists() else folder / path.name
+    return candidate if exists(candidate) else folder / path.name
 
 
 def _dict(value: object) -> dict[str, Any]:

@@ -17,9 +17,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
-import re
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +27,9 @@ from torch import Tensor
 
 from acestep.core.errors import ModelMismatch, TensorError
 from acestep.core.files import write_bytes
+from acestep.core.untrusted import MAX_DEPTH, read_file, shorten
 from acestep.models.checkpoint import Checkpoint, encoder_fingerprint
+from acestep.models.torch_archive import ArchiveError, load_archive, unusual
 
 FORMAT_VERSION = 1
 LATENT_RATE_HZ = 25
@@ -47,17 +46,7 @@ TENSOR_KEYS = (
 
 _HINT = "Preprocess the dataset again."
 
-# Exceptions of torch.load for truncated or altered files (found by fuzzing).
-_LOAD_ERRORS = (
-    RuntimeError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    struct.error,
-)
+_MAX_METADATA = 100_000  # values and keys of the metadata of a sample
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,9 +100,9 @@ class TensorRecord:
 def read_record(path: Path) -> TensorRecord:
     """Read a sample. Raises TensorError with the path or file name."""
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
-        raise TensorError(f"{path} cannot be read: {error.strerror}", hint=_HINT) from None
+        raise TensorError(f"{path} cannot be read: {error.strerror or error}", hint=_HINT) from None
     return decode_record(data, path.name)
 
 
@@ -144,7 +133,14 @@ def decode_record(data: bytes, name: str) -> TensorRecord:
     missing = [key for key in TENSOR_KEYS if not isinstance(content.get(key), Tensor)]
     if missing:
         raise TensorError(f"{name} is missing the tensors {', '.join(missing)}", hint=_HINT)
-    metadata = _json_compatible(content.get("metadata"))
+    for key in TENSOR_KEYS:
+        valid_dtype = key.endswith("mask") or content[key].is_floating_point()
+        if problem := unusual(content[key]) or ("" if valid_dtype else f"has dtype {content[key].dtype}"):
+            raise TensorError(f"{name}: {key} {problem}", hint=_HINT)
+    try:
+        metadata = _json_compatible(content.get("metadata"))
+    except ValueError as error:
+        raise TensorError(f"{name}: its metadata {error}", hint=_HINT) from None
     version = metadata.get("format_version", 0)
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise TensorError(
@@ -174,20 +170,15 @@ def deserialize(data: bytes, name: str) -> dict[str, Any]:
     Args:
         name: file name for error messages.
     """
-    if not data.startswith(b"PK"):
-        raise TensorError(f"{name} is not a tensor file", hint=_HINT)
     try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        function = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if function is None:
-            raise TensorError(f"{name} is corrupted", hint=_HINT) from None
+        content = load_archive(data)
+    except ArchiveError as error:
+        if not error.code:
+            raise TensorError(f"{name} {error}", hint=_HINT) from None
         raise TensorError(
-            f"{name} was not loaded: it contains code ({function[1]})",
+            f"{name} was not loaded: it contains code ({error.code})",
             hint="Preprocessed tensors never contain code. Do not trust the source of this file.",
         ) from None
-    except _LOAD_ERRORS:
-        raise TensorError(f"{name} is truncated or corrupted", hint=_HINT) from None
     if not isinstance(content, dict):
         raise TensorError(
             f"{name} is not a preprocessed sample: expected a dict, got {type(content).__name__}", hint=_HINT
@@ -256,8 +247,26 @@ def _json_round_trip(value: Any) -> Any:
 
 
 def _json_compatible(metadata: object) -> dict[str, Any]:
-    """Metadata as JSON-compatible data; other types are converted to str."""
-    if not isinstance(metadata, dict):
-        return {}
-    result: dict[str, Any] = json.loads(json.dumps({str(key): value for key, value in metadata.items()}, default=str))
-    return result
+    """Metadata as JSON-compatible data; other types are converted to str. Raises ValueError if there is too much."""
+    count = 0
+
+    def convert(value: object, depth: int) -> Any:
+        nonlocal count
+        count += 1
+        if count > _MAX_METADATA or depth > MAX_DEPTH:
+            raise ValueError(f"has more than {_MAX_METADATA:,} values or {MAX_DEPTH} levels")
+        if isinstance(value, dict):
+            return {_text(key): convert(inner, depth + 1) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [convert(inner, depth + 1) for inner in value]
+        if isinstance(value, int) and abs(value) >= 2**64:
+            raise ValueError("holds a number of more than 64 bits")
+        return value if value is None or isinstance(value, bool | int | float) else _text(value)
+
+    return convert(metadata, 0) if isinstance(metadata, dict) else {}
+
+
+def _text(value: object) -> str:
+    """``value`` as text without unpaired surrogates, which no file can hold."""
+    text = shorten(f"a tensor of shape {list(value.shape)}") if isinstance(value, Tensor) else str(value)
+    return text.encode(errors="replace").decode()

@@ -17,6 +17,7 @@ from acestep.core.errors import ModelMismatch, TensorError
 from acestep.core.events import ItemFailed, LogMessage
 from acestep.core.files import require_space, storage_errors
 from acestep.core.jobs import Context
+from acestep.core.untrusted import read_file
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, encoder_fingerprint, find_checkpoint
 from acestep.tensors.manifest import Manifest, read_manifest
 from acestep.tensors.record import check_fingerprint, decode_record
@@ -181,9 +182,10 @@ def read_samples(manifest: Manifest, context: Context) -> list[TrainingSample]:
 
 def _read_sample(path: Path, folder: Path) -> TrainingSample:
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as problem:
-        raise TensorError(f"{path} cannot be read: {problem.strerror}", hint="Preprocess the song again.") from None
+        why = problem.strerror or problem
+        raise TensorError(f"{path} cannot be read: {why}", hint="Preprocess the song again.") from None
     name = path.relative_to(folder).as_posix()
     return TrainingSample(name, hashlib.sha256(data).hexdigest(), decode_record(data, path.name))
 

@@ -25,6 +25,7 @@ from acestep.core.events import (
 )
 from acestep.core.job_folder import JobFolder
 from acestep.core.job_runner import JobRunner
+from acestep.core.untrusted import is_folder
 
 State = Literal["idle", "running", "paused", "stopping", "done", "stopped", "failed", "interrupted"]
 ACTIVE: tuple[State, ...] = ("running", "paused", "stopping")
@@ -158,7 +159,7 @@ class Watch:
     def read(self) -> tuple[State, JobView]:
         """The current state of the job."""
         with self._lock:
-            if self._folder is None or not self._folder.is_dir():
+            if self._folder is None or not is_folder(self._folder):
                 return "idle", self._view
             active = self._is_active(self._folder)  # before the events: a job that has ended has written all of them
             if self._is_local:

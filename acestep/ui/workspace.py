@@ -16,6 +16,7 @@ from pathlib import Path
 from acestep.core.errors import StorageError
 from acestep.core.files import storage_errors
 from acestep.core.paths import PROJECT, typed_path
+from acestep.core.untrusted import exists, is_file, is_folder
 
 WORKSPACE_VARIABLE = "ACESTEP_WORKSPACE"
 _PLAYED_BY_BROWSERS = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac")
@@ -52,14 +53,14 @@ class Workspace:
     def folder(self, text: str, what: str) -> Path:
         """An existing folder. Raises StorageError."""
         path = self.path(text, what)
-        if not path.is_dir():
+        if not is_folder(path):
             raise StorageError(f"{what}: there is no folder {path}", hint="Check the spelling, or create the folder.")
         return path
 
     def file(self, text: str, what: str) -> Path:
         """An existing file. Raises StorageError."""
         path = self.path(text, what)
-        if not path.is_file():
+        if not is_file(path):
             raise StorageError(f"{what}: there is no file {path}", hint="Check the spelling.")
         return path
 
@@ -89,7 +90,7 @@ def playable(path: Path) -> Path:
     key = hashlib.sha256(f"{path.resolve()}|{about.st_mtime_ns}|{about.st_size}".encode()).hexdigest()[:24]
     direct = path.suffix.lower() in _PLAYED_BY_BROWSERS
     target = cache_folder("preview") / f"{key}{path.suffix.lower() if direct else '.wav'}"
-    if not target.exists():
+    if not exists(target):
         with storage_errors(target):
             partial = target.with_name(f".{os.getpid()}-{target.name}")
             (shutil.copyfile if direct else _decode_to)(path, partial)

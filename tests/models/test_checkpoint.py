@@ -197,7 +197,7 @@ def test_an_index_that_refers_outside_its_folder_is_rejected(tiny_checkpoint: Pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_size": "wide"}, "hidden_size in its config.json must be an integer, got 'wide'"),
+        ({"hidden_size": "wide"}, "hidden_size in its config.json must be an integer from 1 to 262,144, got 'wide'"),
         ({"layer_types": ["full_attention"]}, "layer_types in its config.json has 1 entries"),
     ],
 )

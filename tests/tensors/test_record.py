@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +217,50 @@ def test_samples_of_an_unknown_model_are_accepted_with_a_warning(tiny_checkpoint
     (warning,) = check_fingerprint([record(), record()], checkpoint)
     assert "song.wav" in warning
     assert checkpoint.name in warning
+
+
+def shared_references() -> list[Any]:
+    """A list of 2^60 values that takes 60 lists in memory."""
+    value: list[Any] = [1]
+    for _ in range(60):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("target_latents", torch.zeros(1, 1).expand(10**12, 64)),
+        ("context_latents", torch.zeros(10, 128).to_sparse()),
+        ("encoder_hidden_states", torch.zeros(5, 16, device="meta")),
+        ("target_latents", torch.quantize_per_tensor(torch.zeros(10, 64), 0.1, 0, torch.qint8)),
+        ("target_latents", torch.zeros(10, 64).to(torch.float8_e4m3fn)),
+        ("target_latents", torch.zeros(10, 64, dtype=torch.complex64)),
+        ("target_latents", torch.zeros(10, 64, dtype=torch.int32)),
+        ("attention_mask", torch.ones(1).expand(10**12)),
+        ("metadata", {"a": shared_references()}),
+        ("metadata", {"a": 10**400}),
+    ],
+    ids=["expanded", "sparse", "meta", "quantized", "fp8", "complex", "integers", "mask", "references", "digits"],
+)
+def test_unusable_tensors_and_metadata_are_reported(key: str, value: Any) -> None:
+    content = {**record().tensors(), "metadata": {}, key: value}
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with pytest.raises(TensorError, match=f"song.pt: (its )?{key}"):
+        decode_record(buffer.getvalue(), "song.pt")
+
+
+def test_a_compressed_archive_is_rejected() -> None:
+    data, compressed = encode_record(record()), io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(compressed, "w", zipfile.ZIP_DEFLATED) as target:
+        for entry in source.infolist():
+            target.writestr(entry.filename, source.read(entry))
+    with pytest.raises(TensorError, match="is compressed"):
+        decode_record(compressed.getvalue(), "song.pt")
+
+
+def test_a_fifo_in_place_of_a_sample_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "song.pt")
+    with pytest.raises(TensorError, match="not a regular file"):
+        read_record(tmp_path / "song.pt")

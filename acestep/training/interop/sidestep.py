@@ -11,6 +11,7 @@ from acestep.adapters.configs import ADAPTERS
 from acestep.core.config import Config
 from acestep.core.errors import ConfigError
 from acestep.core.files import read_json, write_json
+from acestep.core.untrusted import is_file
 from acestep.training.configs import TrainingConfig
 from acestep.training.interop import sidestep_keys as sidestep
 from acestep.training.optim.optimizers import peak_lr
@@ -46,7 +47,7 @@ def read_sidestep(path: Path) -> Imported:
     if not is_sidestep(data):
         raise ConfigError([f"{path} is not a preset of Side-Step"], hint="Profiles are opened with Load Profile.")
     adapter_config = path.with_name("sidestep_adapter_config.json")
-    if "rank" not in data and adapter_config.is_file():
+    if "rank" not in data and is_file(adapter_config):
         adapter = read_json(adapter_config, error=ConfigError)
         data = (adapter if isinstance(adapter, dict) else {}) | data
     return from_sidestep(data, name=path.stem)

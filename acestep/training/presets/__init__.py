@@ -21,6 +21,7 @@ from acestep.core.errors import ConfigError, UnknownName
 from acestep.core.files import read_json
 from acestep.core.paths import typed_path
 from acestep.core.registry import nearest_hint
+from acestep.core.untrusted import is_file
 from acestep.training.configs import TrainingConfig
 from acestep.training.settings import NOT_HERE, Remark, Settings, apply_all
 
@@ -199,7 +200,7 @@ def _find(name: str | Path) -> Path:
     if isinstance(name, Path) or name.endswith(".json") or "/" in name or "\\" in name:
         return typed_path(str(name))
     for folder in (FOLDER, GPU_FOLDER):
-        if (folder / f"{name}.json").is_file():
+        if is_file(folder / f"{name}.json"):
             return folder / f"{name}.json"
     known = [*list_presets(), *gpu_presets().values()]
     raise UnknownName([f"unknown preset {name!r}"], hint=f"{nearest_hint(name, known)} Or use the path of a JSON file.")

@@ -24,6 +24,7 @@ from typing import Any
 from acestep.core.errors import TrainingError
 from acestep.core.files import read_versioned, recover_folder, remove_temporary_files, storage_errors, write_versioned
 from acestep.core.paths import typed_path
+from acestep.core.untrusted import exists, is_file, is_folder
 
 ADAPTER, EMA_ADAPTER, STATE = "adapter", "adapter_ema", "state"
 _NEWEST = "newest.json"
@@ -71,7 +72,7 @@ class RunFolder:
     @property
     def occupied(self) -> bool:
         """Whether the folder holds checkpoints or adapters."""
-        return any(folder.is_dir() and any(folder.iterdir()) for folder in (self.checkpoints, self.best, self.final))
+        return any(is_folder(folder) and any(folder.iterdir()) for folder in (self.checkpoints, self.best, self.final))
 
     def require_empty(self) -> None:
         """Raises TrainingError if the folder already holds a run."""
@@ -96,7 +97,7 @@ class RunFolder:
 
     def read_settings(self) -> dict[str, Any]:
         """The settings of the run; empty if none has started. Raises TrainingError."""
-        if not (self.root / _SETTINGS).is_file():
+        if not is_file(self.root / _SETTINGS):
             return {}
         found = read_versioned(self.root / _SETTINGS, "training", 1, error=TrainingError).get("settings")
         return found if isinstance(found, dict) else {}
@@ -105,15 +106,15 @@ class RunFolder:
         """The checkpoints, in the order of their epochs and steps."""
         found = [
             (int(name[1]), name[2] is None, int(name[2] or 0), folder)
-            for folder in (self.checkpoints.iterdir() if self.checkpoints.is_dir() else ())
-            if (name := _NAME.fullmatch(folder.name)) and folder.is_dir()
+            for folder in (self.checkpoints.iterdir() if is_folder(self.checkpoints) else ())
+            if (name := _NAME.fullmatch(folder.name)) and is_folder(folder)
         ]
         return [folder for *_, folder in sorted(found)]
 
     def latest_checkpoint(self) -> Path | None:
         """The checkpoint saved last. If that is not recorded, the furthest one, preferably with a training state."""
         saved = self.saved()
-        if (self.checkpoints / _NEWEST).is_file():
+        if is_file(self.checkpoints / _NEWEST):
             name = read_versioned(self.checkpoints / _NEWEST, "newest", 1, error=TrainingError).get("checkpoint")
             recorded = self.checkpoints / str(name)
             if recorded in saved and has_state(recorded):
@@ -160,7 +161,7 @@ def _own_name(found: re.Match[str]) -> str:
 
 
 def has_state(folder: Path) -> bool:
-    return (folder / STATE).is_dir()
+    return is_folder(folder / STATE)
 
 
 def find_resume_source(resume: str | None, run: RunFolder) -> ResumeSource | None:
@@ -180,11 +181,11 @@ def find_resume_source(resume: str | None, run: RunFolder) -> ResumeSource | Non
     if resume == "auto":
         return _of_run(run)
     path = typed_path(resume)
-    if not path.exists():
+    if not exists(path):
         raise TrainingError(f"there is nothing to resume from at {path}", hint="Give a checkpoint folder, or auto.")
     if run.root.resolve() not in path.resolve().parents and path.resolve() != run.root.resolve():
         run.require_empty()
-    if (path / "checkpoints").is_dir():
+    if is_folder(path / "checkpoints"):
         if found := _of_run(RunFolder(path)):
             return found
         raise TrainingError(f"the run in {path} has saved nothing yet", hint="Start a new run in another folder.")
@@ -195,6 +196,6 @@ def find_resume_source(resume: str | None, run: RunFolder) -> ResumeSource | Non
 
 def _of_run(run: RunFolder) -> ResumeSource | None:
     latest_checkpoint = run.latest_checkpoint() or next(
-        (folder for folder in (run.final, run.best) if folder.is_dir()), None
+        (folder for folder in (run.final, run.best) if is_folder(folder)), None
     )
     return None if latest_checkpoint is None else ResumeSource(latest_checkpoint, exact=has_state(latest_checkpoint))

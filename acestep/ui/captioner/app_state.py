@@ -13,6 +13,7 @@ from acestep.core.config import assign, fields
 from acestep.core.errors import ConfigError, DatasetError, JobBusy, StorageError
 from acestep.core.job_runner import JobRunner
 from acestep.core.registry import Registry
+from acestep.core.untrusted import is_file
 from acestep.ui.captioner import config_file
 from acestep.ui.captioner.audio_folder import AudioFolder
 from acestep.ui.gpu_status import GPUStatus
@@ -152,7 +153,7 @@ class AppState:
     def _load_config(self) -> None:
         """At start, load the default config file if it has changed since it was last loaded or saved."""
         path = self.workspace.root / config_file.NAME
-        if not path.is_file() or config_file.digest(path) == self.settings.get("config.digest"):
+        if not is_file(path) or config_file.digest(path) == self.settings.get("config.digest"):
             return
         try:
             ignored = self.load_config(str(path))

@@ -13,6 +13,7 @@ from acestep.captioning.backends import Backend, online_services
 from acestep.captioning.configs import CaptionJob
 from acestep.core.errors import AceStepError, ConfigError
 from acestep.core.paths import checkpoint_roots, typed_path
+from acestep.core.untrusted import is_file
 from acestep.ui import html, layout
 from acestep.ui.captioner.app_state import ENGINES, FORM, LEFT_OUT, AppState
 from acestep.ui.captioner.page_context import CaptionerContext
@@ -136,7 +137,7 @@ def _folder_of(model: str, config: CaptionJob) -> Path | None:
     path = typed_path(model)
     base = model.strip().rpartition("/")[2]
     folders = [path, *(root / base for root in checkpoint_roots(config.checkpoints))]
-    return next((folder for folder in folders if base and (folder / "config.json").is_file()), None)
+    return next((folder for folder in folders if base and is_file(folder / "config.json")), None)
 
 
 def _key_state(service: Backend) -> str:

@@ -17,6 +17,7 @@ from acestep.core.events import Failed, Finished
 from acestep.core.jobs import read_job
 from acestep.core.paths import safe_name
 from acestep.core.runs import list_runs
+from acestep.core.untrusted import is_folder
 from acestep.dataset.scan import scan_folder
 from acestep.dataset.store import write_dataset
 from acestep.exporting.configs import MergeJob
@@ -176,7 +177,7 @@ class Api:
     def export(self, run_id: str, checkpoint: str = "final", target: str = "acestep", out: str = "") -> dict[str, Any]:
         """Export the adapter of a run (final, best, or the name of a checkpoint) for another program."""
         folder = self._folder(run_id)
-        names = [path for path in (folder / checkpoint, folder / "checkpoints" / checkpoint) if path.is_dir()]
+        names = [path for path in (folder / checkpoint, folder / "checkpoints" / checkpoint) if is_folder(path)]
         if not names or checkpoint == ".." or checkpoint != Path(checkpoint).name:
             raise JobError(f"{run_id} has no checkpoint {checkpoint!r}", hint="Use final, best or epoch_<N>.")
         return export_now(self._app, str(names[0]), target, out)

@@ -13,6 +13,7 @@ from acestep.core.config import Config
 from acestep.core.errors import CheckpointError, JobBusy, StorageError
 from acestep.core.job_folder import JobFolder
 from acestep.core.job_runner import JobRunner
+from acestep.core.untrusted import exists, is_folder
 from acestep.models.checkpoint import Checkpoint, find_checkpoint, list_checkpoints
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.tensors.manifest import NAME as MANIFEST
@@ -173,7 +174,7 @@ class AppState:
     def free_run_folder(self, name: str) -> Path:
         """The first of ``name``, ``name-2`` ... that does not exist or is empty."""
         number, folder = 1, self.runs_folder / name
-        while folder.exists() and any(folder.iterdir()):
+        while exists(folder) and any(folder.iterdir()):
             number += 1
             folder = self.runs_folder / f"{name}-{number}"
         return folder
@@ -203,17 +204,17 @@ class AppState:
 
 
 def _run_folders(root: Path) -> list[Path]:
-    folders = [path for path in root.iterdir() if JobFolder(path).exists] if root.is_dir() else []
+    folders = [path for path in root.iterdir() if JobFolder(path).exists] if is_folder(root) else []
     return sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def _adapters(root: Path) -> list[tuple[str, str]]:
     """The final and best adapters and the checkpoints of each run in ``root``."""
-    folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    folders = [path for path in root.iterdir() if is_folder(path)] if is_folder(root) else []
     found = []
     for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
         run = RunFolder(folder)
         for place in (run.final, run.best, *reversed(run.saved())):
-            if (place / ADAPTER).is_dir():
+            if is_folder(place / ADAPTER):
                 found.append((f"{folder.name}: {place.name}", str(place / ADAPTER)))
     return found

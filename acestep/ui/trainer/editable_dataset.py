@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep.core.errors import DatasetError, StorageError
+from acestep.core.untrusted import exists
 from acestep.dataset.labels import FIELDS, Problem, is_sung
 from acestep.dataset.sample import Dataset, Sample
 from acestep.dataset.scan import ScanResult, scan_folder
@@ -282,7 +283,7 @@ class EditableDataset:
 
     def _read_draft(self) -> Dataset | None:
         try:
-            dataset = read_dataset(self._draft) if self._draft.exists() else None
+            dataset = read_dataset(self._draft) if exists(self._draft) else None
         except (DatasetError, StorageError):  # a damaged draft: the user scans or loads again
             return None
         if dataset is not None and not self.user.existed:  # the draft of an earlier version

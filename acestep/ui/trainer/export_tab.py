@@ -11,6 +11,7 @@ import gradio as gr
 from acestep.core.config import Config, option
 from acestep.core.errors import AdapterError
 from acestep.core.files import storage_errors
+from acestep.core.untrusted import exists, is_file
 from acestep.exporting.targets import ALL, TARGETS
 from acestep.ui import html, layout
 from acestep.ui.errors import notify
@@ -109,7 +110,7 @@ class ExportTab:
     def _selected(self) -> str | None:
         """The adapter that the user selected, as long as it exists, or else the newest one."""
         selected = self._app.settings.text("export.adapter")
-        if selected and Path(selected).exists():
+        if selected and exists(Path(selected)):
             return selected
         return next((value for _, value in self._app.adapters()), None)
 
@@ -154,7 +155,7 @@ def _downloads(exported: list[Path]) -> str:
     """Links to copies of the files in the cache, from which the browser may download."""
     links = []
     for number, path in enumerate(exported):
-        files = [path] if path.is_file() else [file for file in sorted(path.iterdir()) if file.is_file()]
+        files = [path] if is_file(path) else [file for file in sorted(path.iterdir()) if is_file(file)]
         folder = cache_folder(f"export/{number}-{path.stem}")
         with storage_errors(folder):
             links += [html.download(Path(shutil.copyfile(file, folder / file.name))) for file in files]

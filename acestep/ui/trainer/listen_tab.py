@@ -9,6 +9,7 @@ import gradio as gr
 from gradio.components import Component
 
 from acestep.core.errors import AceStepError, AdapterError
+from acestep.core.untrusted import exists
 from acestep.models.configs import GenerationConfig
 from acestep.ui import html, layout
 from acestep.ui.errors import notify
@@ -101,7 +102,7 @@ class ListenTab:
     def _selected(self) -> str:
         """The adapter that the user selected, as long as it exists, or else the newest one."""
         selected = self._app.settings.get("listen.adapter")
-        if isinstance(selected, str) and (not selected or Path(selected).exists()):
+        if isinstance(selected, str) and (not selected or exists(Path(selected))):
             return selected
         return next((value for _, value in self._app.adapters()), "")
 

@@ -10,6 +10,7 @@ import gradio as gr
 from acestep.core.config import assign
 from acestep.core.errors import TrainingError
 from acestep.core.jobs import read_job
+from acestep.core.untrusted import is_folder
 from acestep.training.configs import TrainJob
 from acestep.training.state.run_folder import ADAPTER, RunFolder, has_state
 from acestep.ui import layout
@@ -40,7 +41,7 @@ def resume_choices(folder: Path) -> list[tuple[str, str]]:
     for saved in reversed(run.saved()):
         found.append((_label(saved), str(saved)))
     for checkpoint in (run.best, run.final):
-        if (checkpoint / ADAPTER).is_dir():
+        if is_folder(checkpoint / ADAPTER):
             found.append((_label(checkpoint), str(checkpoint)))
     return found
 

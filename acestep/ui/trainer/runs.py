@@ -12,6 +12,7 @@ from acestep.core.errors import JobBusy, JobError, StorageError
 from acestep.core.files import storage_errors
 from acestep.core.job_folder import NAMES, JobFolder
 from acestep.core.runs import RunSummary, list_runs, read_run
+from acestep.core.untrusted import is_folder
 from acestep.training.configs import TrainJob
 from acestep.ui.trainer.app_state import AppState
 from acestep.ui.watch import ACTIVE, JobView
@@ -77,7 +78,7 @@ def delete_run(app: AppState, name: str) -> None:
         JobBusy: it is running.
         StorageError: it is outside the workspace.
     """
-    if name in ("", "..") or name != Path(name).name or not (app.runs_folder / name).is_dir():
+    if name in ("", "..") or name != Path(name).name or not is_folder(app.runs_folder / name):
         raise JobError(f"there is no run {name!r} in {app.runs_folder}", hint="Enter the name of a run in the list.")
     folder = app.runs_folder / name
     if folder.is_symlink() or app.workspace.inside(str(folder), "Run") != folder.resolve():

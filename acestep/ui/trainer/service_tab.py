@@ -8,6 +8,7 @@ import gradio as gr
 
 from acestep.core.errors import AceStepError
 from acestep.core.paths import PROJECT
+from acestep.core.untrusted import is_file, is_folder
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, check_vae_and_text_encoder
 from acestep.ui import html, layout
 from acestep.ui.errors import describe_error, notify
@@ -76,7 +77,7 @@ class ServiceTab:
         chosen = ""
         if text.strip():
             folder = self._app.workspace.folder(text, "Checkpoints Folder")
-            if (folder / "config.json").is_file() or (folder / "transformer").is_dir():
+            if is_file(folder / "config.json") or is_folder(folder / "transformer"):
                 text, chosen = str(folder.parent), str(folder)
         self._app.settings.push({"service.folder": text})
         found = self._app.checkpoints()

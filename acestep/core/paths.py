@@ -6,6 +6,9 @@ import re
 import unicodedata
 from pathlib import Path
 
+from acestep.core.errors import StorageError
+from acestep.core.untrusted import shorten
+
 PROJECT = Path(__file__).resolve().parents[2]  # the folder of launch.py
 
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # not allowed in file names on Windows
@@ -19,8 +22,16 @@ def checkpoint_roots(custom: Path | None = None) -> list[Path]:
 
 
 def typed_path(text: str) -> Path:
-    """The path of a text field: surrounding quotes, as file managers copy them, are removed and ``~`` is expanded."""
-    return Path(text.strip().strip("\"'")).expanduser()
+    """The path of a text field: surrounding quotes, as file managers copy them, are removed and ``~`` is expanded.
+
+    Raises:
+        StorageError: no such user after ``~``.
+    """
+    path = Path(text.strip().strip("\"'"))
+    try:
+        return path.expanduser()
+    except RuntimeError as problem:
+        raise StorageError(f"{shorten(path)!r} cannot be used: {problem}", hint="Enter the whole path.") from None
 
 
 def safe_name(text: str, *, max_length: int = 100) -> str:

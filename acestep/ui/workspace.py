@@ -16,9 +16,10 @@ from pathlib import Path
 from acestep.core.errors import StorageError
 from acestep.core.files import storage_errors
 from acestep.core.paths import PROJECT, typed_path
-from acestep.core.untrusted import exists, is_file, is_folder
+from acestep.core.untrusted import exists, is_file, is_folder, shorten
 
 WORKSPACE_VARIABLE = "ACESTEP_WORKSPACE"
+_MAX_NAME_BYTES = 255  # of one folder or file on common file systems
 _PLAYED_BY_BROWSERS = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac")
 
 
@@ -46,9 +47,17 @@ class Workspace:
         if "\0" in text or text.strip().strip("\"'").startswith(("\\\\", "//")):
             raise StorageError(f"{what} {text!r} is a network path", hint="Use a path on this computer.")
         try:
-            return (self.root / typed_path(text)).resolve()
-        except (OSError, RuntimeError) as problem:  # a loop of links, an unknown user after ~
-            raise StorageError(f"{what} {text!r} cannot be used: {problem}", hint="Enter another path.") from None
+            path = (self.root / typed_path(text)).resolve()
+            too_long = max((len(os.fsencode(part)) for part in path.parts), default=0) > _MAX_NAME_BYTES
+        except (OSError, RuntimeError, ValueError) as problem:  # a loop of links, an invalid character
+            shown = ascii(shorten(text))
+            raise StorageError(f"{what} {shown} cannot be used: {problem}", hint="Enter another path.") from None
+        if too_long:
+            raise StorageError(
+                f"{what} {shorten(text)!r} has a name that is too long",
+                hint=f"Names have up to {_MAX_NAME_BYTES} bytes.",
+            )
+        return path
 
     def folder(self, text: str, what: str) -> Path:
         """An existing folder. Raises StorageError."""

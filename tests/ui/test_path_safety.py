@@ -72,6 +72,17 @@ def test_network_paths_are_rejected(workspace: Workspace, path: str) -> None:
             ask(path, "Folder")
 
 
+@pytest.mark.parametrize("path", ["x" * 300, "a/" + "\u00fc" * 200, "\ud800", "x/" * 3000 + "x"])
+def test_paths_that_no_file_system_takes_are_rejected(workspace: Workspace, path: str) -> None:
+    for ask in (workspace.folder, workspace.file):
+        with pytest.raises(StorageError):
+            ask(path, "Folder")
+    for ask in (workspace.path, workspace.inside):
+        if "/x" not in path:
+            with pytest.raises(StorageError, match="Folder"):
+                ask(path, "Folder")
+
+
 def test_a_run_is_removed_with_all_that_training_made(app: AppState) -> None:
     run = make_run(app.workspace.root / "lora_output" / "run")
     delete_run(app, "run")

@@ -29,8 +29,9 @@ _NUMBERS: dict[str, tuple[float, float]] = {
 }
 _FSQ_LEVELS = "fsq_input_levels"
 _LIST_LIMITS = {_FSQ_LEVELS: 4096, "downsampling_ratios": 1024, "channel_multiples": 1024}
-_OPTIONAL = ("encoder_hidden_size", "encoder_intermediate_size", "encoder_num_attention_heads")
-_OPTIONAL += ("encoder_num_key_value_heads",)
+_OPTIONAL = tuple(
+    f"encoder_{key}" for key in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+)
 
 
 def check_config(where: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ Only the standard library is imported until the check of the installed packages 
 from __future__ import annotations
 
 import argparse
+import getpass
 import importlib
 import os
 import subprocess
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 TRAINER_PORT, CAPTIONER_PORT = 7861, 7862
 PAGES = {"train": "lora_training_ui", "caption": "captioner_standalone"}
 NAMES = {"train": "trainer", "caption": "captioner"}
-_AUTH = "ACESTEP_AUTH"  # passes the login to the captioner process: other users can read command lines
+_AUTH = "ACESTEP_AUTH"  # the login as NAME:PASSWORD; other users can read command lines
 _CHILD_GRACE_S = 5
 
 
@@ -64,7 +65,11 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         help=f"default {TRAINER_PORT}, captioner {CAPTIONER_PORT}; both: the captioner takes the next",
     )
-    parser.add_argument("--auth", metavar="NAME:PASSWORD", help="require a login")
+    parser.add_argument(
+        "--auth",
+        metavar="NAME[:PASSWORD]",
+        help=f"require a login; without a password it is asked for. The variable {_AUTH}=NAME:PASSWORD does the same",
+    )
     parser.add_argument(
         "--share", action="store_true", help="also open a public link through gradio.live; needs --auth"
     )
@@ -122,13 +127,25 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _login(text: str | None) -> tuple[str, str] | None:
-    text = text or os.environ.get(_AUTH, "")
+    text = text or os.environ.pop(_AUTH, "")  # not for the processes that this one starts
     if not text:
         return None
-    name, _, password = text.partition(":")
+    name, colon, password = text.partition(":")
+    if name and not colon:
+        password = _ask_password(name)
     if not name or not password:
-        raise ConfigError(["--auth must be NAME:PASSWORD"])
+        raise ConfigError(["--auth must be NAME:PASSWORD, or NAME to be asked for the password"])
     return name, password
+
+
+def _ask_password(name: str) -> str:
+    """The password entered in the terminal, "" without a terminal."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return ""
+    try:
+        return getpass.getpass(f"Password for {name}: ")
+    except EOFError:
+        return ""
 
 
 @contextmanager

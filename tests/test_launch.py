@@ -284,6 +284,7 @@ def test_the_environment_is_prepared_without_undoing_what_the_user_set() -> None
         "https_proxy": "http://proxy:2",
         "GRADIO_TEMP_DIR": "/somewhere",
         "GRADIO_ANALYTICS_ENABLED": "False",
+        "FORWARDED_ALLOW_IPS": "",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     assert notes == ["ALL_PROXY is not used: SOCKS proxies are not supported"]

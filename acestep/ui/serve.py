@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 from acestep.core.errors import ConfigError
 from acestep.system.doctor import port_problem, socks_proxies
 from acestep.ui.guard import LOOPBACK, LocalGuard
+from acestep.ui.login import LoginThrottle, RequireLogin
+from acestep.ui.request_limits import MAX_UPLOAD_BYTES, RequestLimits
 
 if TYPE_CHECKING:
     import gradio as gr
     from starlette.requests import Request
     from starlette.responses import Response
 
-_MAX_UPLOAD = "500mb"
 _TOASTS = Path(__file__).with_name("toasts.js")
-
 
 def _nothing() -> None:
     """For a page that has nothing to save."""
@@ -50,7 +50,10 @@ class Address:
     def __post_init__(self) -> None:
         if self.auth is None and (self.share or self.host not in LOOPBACK):
             what = "--share" if self.share else f"--host {self.host}"
-            raise ConfigError([f"{what} lets others in, so it needs a login"], hint="Add --auth NAME:PASSWORD.")
+            raise ConfigError(
+                [f"{what} lets others in, so it needs a login"],
+                hint="Add --auth NAME:PASSWORD, or --auth NAME to be asked for the password.",
+            )
         if not 0 < self.port < 65536:
             raise ConfigError([f"--port must be from 1 to 65535, got {self.port}"])
 
@@ -73,13 +76,15 @@ def prepare_environment(environment: MutableMapping[str, str]) -> list[str]:
     """Set the environment variables that Gradio reads when it is imported. Returns notes for the user.
 
     Telemetry is off. Requests to this computer bypass a proxy, because Gradio does not start otherwise. SOCKS proxies
-    are removed, because Gradio cannot be imported with one.
+    are removed, because Gradio cannot be imported with one. The address that a proxy reports for a client is believed
+    only if FORWARDED_ALLOW_IPS names the proxy; uvicorn would believe every program on this computer.
     """
     from platformdirs import user_cache_path
 
     environment["GRADIO_ANALYTICS_ENABLED"] = "False"
     environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
     environment.pop("GRADIO_ALLOWED_PATHS", None)  # would expose folders to all visitors of the page
+    environment.setdefault("FORWARDED_ALLOW_IPS", "")
     environment.setdefault("GRADIO_TEMP_DIR", str(user_cache_path("acestep-trainer") / "gradio"))
     given = environment.get("NO_PROXY") or environment.get("no_proxy") or ""
     hosts = [host.strip() for host in given.split(",") if host.strip()]
@@ -103,7 +108,11 @@ def open_page(page: Page, address: Address, *, browser: bool = False) -> Iterato
 
     names = (*address.names, *(() if address.host in ("0.0.0.0", "::") else (address.host,)))
     names += ("*.gradio.live",) if address.share else ()
-    guard = Middleware(LocalGuard, names=names, any_address=address.host not in LOOPBACK)
+    guards = [
+        Middleware(LocalGuard, names=names, any_address=address.host not in LOOPBACK),
+        Middleware(RequestLimits),
+        *([Middleware(LoginThrottle), Middleware(RequireLogin)] if address.auth else []),
+    ]
     Path(os.environ["GRADIO_TEMP_DIR"]).mkdir(parents=True, exist_ok=True)
     address.check_free()
     try:
@@ -125,9 +134,9 @@ def open_page(page: Page, address: Address, *, browser: bool = False) -> Iterato
             run_history=False,  # it would store entered values, including passwords, in the browser
             footer_links=["api", "settings"],
             allowed_paths=[],
-            max_file_size=_MAX_UPLOAD,
+            max_file_size=MAX_UPLOAD_BYTES,
             strict_cors=True,
-            app_kwargs={"middleware": [guard], "routes": [Route("/health", _health_route(page))]},
+            app_kwargs={"middleware": guards, "routes": [Route("/health", _health_route(page))]},
             prevent_thread_lock=True,
         )
     except OSError as problem:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _TOASTS = Path(__file__).with_name("toasts.js")
 
+
 def _nothing() -> None:
     """For a page that has nothing to save."""
 

@@ -394,6 +394,47 @@ def test_what_is_saved_and_loaded_again_is_the_same_and_a_phone_shows_it(
 
 
 @browser_test
+def test_the_messages_of_each_tab_arrive(browser: Browser, site: Site, songs: Path) -> None:
+    settings(site, songs, captioner="none", transcriber="none", measure=False)
+    error = ".toast-body.error"
+    with visit(browser, site) as page:
+        load(page, songs)
+        fill(page, "cp-config-file", "none.json")
+        press(page, "cp-config-load")
+        expect(page.locator(error)).to_contain_text("none.json")
+        fill(page, "cp-config-file", "written.json")
+        press(page, "cp-config-save")
+        expect(page.locator(".toast-body.info")).to_contain_text("written.json")
+        tab(page, "2. Engine")
+        page.locator("#cp-keys > button").click()
+        press(page, "cp-keys-use")
+        expect(page.locator(error)).to_contain_text("No key was entered")
+        fill(page, "cp-key-gemini", KEY)
+        press(page, "cp-keys-use")
+        expect(page.locator(".toast-body.info")).to_contain_text("The keys are in use")
+        tab(page, "3. Run")
+        press(page, "cp-start")
+        expect(page.locator(error)).to_contain_text("Select at least one in 2. Engine")
+        tab(page, "2. Engine")
+        page.locator("#caption-measure input").check()
+        run(page, "cp-start")
+        tab(page, "4. Review")
+        page.locator("[data-testid=cell-0-0]").first.click()
+        expect(page.locator("#cp-song-title")).to_contain_text(NAMES[0])
+        fill(page, "cp-song-bpm", "")
+        press(page, "cp-bpm-double")
+        expect(page.locator(error)).to_contain_text("BPM is empty")
+        fill(page, "cp-song-bpm", "70")
+        press(page, "cp-bpm-double")
+        expect(box(page, "cp-song-bpm")).to_have_value("140")
+        tab(page, "System")
+        press(page, "cp-system-check")
+        expect(page.locator("#cp-system-checks table")).to_be_visible()
+        page.locator(error).get_by_test_id("toast-close").click()
+        expect(page.locator(error)).to_have_count(0)
+
+
+@browser_test
 def test_another_program_captions_through_the_page(site: Site, songs: Path, models: Path) -> None:
     client = Client(site.url, analytics_enabled=False, verbose=False)
     scanned = client.predict(str(songs), api_name="/scan")

@@ -16,7 +16,7 @@ import httpx2
 import psutil
 import pytest
 from gradio_client import Client
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from acestep.models.tiny import create_tiny_checkpoint
 from tests.songs import write_song
@@ -562,3 +562,117 @@ def test_api_errors_describe_the_problem(client: Client, tmp_path: Path, adapter
     assert ask(client, "status", str(tmp_path))["error"]["code"] == "JobError"
     assert ask(client, "stop", run)["error"]["code"] == "JobError"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def open_tabs(browser: Browser, site: Site, adapter: Path) -> Iterator[Page]:
+    """One page for the tests that show the messages of each tab."""
+    with visit(browser, site) as page:
+        yield page
+
+
+def expect_error(page: Page, message: str) -> None:
+    """Wait for an error message and close it."""
+    expect(page.locator(".toast-body.error")).to_contain_text(message)
+    page.locator(".toast-body.error").get_by_test_id("toast-close").click()
+    expect(page.locator(".toast-body.error")).to_have_count(0)
+
+
+def expect_note(page: Page, message: str) -> None:
+    expect(page.locator(".toast-body.info")).to_contain_text(message)
+
+
+def test_messages_of_the_profiles_arrive(open_tabs: Page) -> None:
+    open_tabs.locator("#tr-profiles > button").click()
+    fill(open_tabs, "tr-profile-path", "profiles/none.json")
+    press(open_tabs, "tr-profile-load")
+    expect_error(open_tabs, "profiles/none.json")
+    fill(open_tabs, "tr-profile-path", "profiles/messages.json")
+    press(open_tabs, "tr-profile-save")
+    expect(open_tabs.locator("#tr-profile-status")).to_contain_text("messages.json")
+
+
+def test_messages_of_1_service_arrive(open_tabs: Page, model: Path) -> None:
+    tab(open_tabs, "1. Service")
+    fill(open_tabs, "tr-service-folder", "/nowhere")
+    press(open_tabs, "tr-service-look")
+    expect_error(open_tabs, "there is no folder /nowhere")
+    expect(box(open_tabs, "tr-service-folder")).to_have_value("/nowhere")
+    fill(open_tabs, "tr-service-folder", str(model))
+    press(open_tabs, "tr-service-look")
+    expect_note(open_tabs, "Found")
+
+
+def test_messages_of_2_dataset_arrive(open_tabs: Page) -> None:
+    tab(open_tabs, "2. Dataset")
+    open_tabs.locator("#tr-load > button").click()
+    fill(open_tabs, "tr-load-path", "datasets/none.json")
+    press(open_tabs, "tr-load-start")
+    expect_error(open_tabs, "datasets/none.json")
+    fill(open_tabs, "tr-save-path", "datasets/messages.json")
+    press(open_tabs, "tr-save")
+    expect_note(open_tabs, "datasets/messages.json")
+
+
+def test_messages_of_3_preprocess_arrive(open_tabs: Page) -> None:
+    tab(open_tabs, "3. Preprocess")
+    fill(open_tabs, "tr-preprocess-source", "/nowhere.json")
+    press(open_tabs, "tr-preprocess-start")
+    expect(open_tabs.locator("#tr-preprocess-status")).to_contain_text("/nowhere.json")
+    expect(open_tabs.locator("#tr-preprocess-start")).to_be_enabled()
+    fill(open_tabs, "tr-preprocess-source", "")
+    press(open_tabs, "tr-preprocess-start")
+    expect(open_tabs.locator("#tr-preprocess-status")).to_contain_text("already up to date")
+
+
+def test_messages_of_4_train_arrive(open_tabs: Page) -> None:
+    tab(open_tabs, "4. Train")
+    fill(open_tabs, "tr-train-tensors", "/nowhere")
+    press(open_tabs, "tr-train-load")
+    expect_error(open_tabs, "/nowhere")
+    expect(box(open_tabs, "tr-train-tensors")).to_have_value("/nowhere")
+    fill(open_tabs, "tr-train-tensors", "datasets/band")
+    press(open_tabs, "tr-train-load")
+    expect(open_tabs.locator("#tr-train-facts")).to_contain_text("3 songs")
+    press(open_tabs, "tr-train-suggest")
+    expect_note(open_tabs, "GB")
+
+
+def test_messages_of_5_listen_arrive(open_tabs: Page) -> None:
+    tab(open_tabs, "5. Listen")
+    fill(open_tabs, "piece-duration-s", "0")
+    press(open_tabs, "tr-generate-start")
+    expect(open_tabs.locator(".toast-body.warning")).to_contain_text("Some values are invalid")
+    fill(open_tabs, "piece-duration-s", "1")
+    press(open_tabs, "tr-generate-start")
+    expect_note(open_tabs, "Generating.")
+    wait_for_state(open_tabs, "tr-generate", "done")
+
+
+def test_messages_of_6_export_arrive(open_tabs: Page, tmp_path: Path) -> None:
+    tab(open_tabs, "6. Export")
+    fill(open_tabs, "tr-export-path", str(tmp_path))
+    press(open_tabs, "tr-export-start")
+    expect_error(open_tabs, "is outside")
+    fill(open_tabs, "tr-export-path", "exports/messages")
+    press(open_tabs, "tr-export-start")
+    expect_note(open_tabs, "Exported.")
+
+
+def test_messages_of_the_runs_arrive(open_tabs: Page) -> None:
+    tab(open_tabs, "Runs")
+    open_tabs.locator("#tr-runs-delete > button").click()
+    fill(open_tabs, "tr-runs-confirm", "none")
+    press(open_tabs, "tr-runs-delete-start")
+    expect_error(open_tabs, "no run 'none'")
+    expect(box(open_tabs, "tr-runs-confirm")).to_have_value("none")
+    press(open_tabs, "tr-runs-again")
+    expect_note(open_tabs, "Copied the settings")
+
+
+def test_messages_of_the_system_arrive(open_tabs: Page) -> None:
+    tab(open_tabs, "System")
+    press(open_tabs, "tr-download-start")
+    expect_error(open_tabs, "No model is selected")
+    press(open_tabs, "tr-system-check")
+    expect(open_tabs.locator("#tr-system-checks table")).to_be_visible()

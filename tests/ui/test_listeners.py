@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import gradio as gr
@@ -78,20 +79,30 @@ def state() -> Iterator[State]:
 
 
 @pytest.fixture
-def page(browser: Browser, state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
-    """A page that does not poll."""
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[State], AbstractContextManager[str]]:
+    """Serves a page that does not poll, always at the same address; gives the address."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setattr(live_module, "POLL_INTERVAL_S", 1000)
     address = Address(port=free_port())
-    with open_page(ServedPage(build(state)), address):
-        context = browser.new_context()
-        page = context.new_page()
+
+    @contextmanager
+    def serve(state: State) -> Iterator[str]:
+        with open_page(ServedPage(build(state)), address):
+            yield address.url
+
+    return serve
+
+
+@pytest.fixture
+def page(browser: Browser, state: State, server: Callable[[State], AbstractContextManager[str]]) -> Iterator[Page]:
+    with server(state) as url:
+        page = browser.new_page()
         page.clock.install()
-        page.goto(address.url, wait_until="domcontentloaded")
+        page.goto(url, wait_until="domcontentloaded")
         expect(page.locator("#count")).to_contain_text("count 0")
         yield page
-        context.close()
+        page.close()
 
 
 def toast(page: Page, kind: str) -> Locator:
@@ -149,3 +160,29 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+@pytest.mark.browser
+def test_messages_arrive_after_a_restart_of_the_program_and_after_a_lost_connection(
+    browser: Browser, server: Callable[[State], AbstractContextManager[str]]
+) -> None:
+    page = browser.new_page()
+    with server(State()) as url:
+        page.goto(url, wait_until="domcontentloaded")
+        expect(page.locator("#count")).to_contain_text("count 0")
+    state = State()
+    with server(state):  # the page has not noticed
+        fill(page, "text", "the same text")
+        press(page, "fail")
+        expect(toast(page, "error")).to_contain_text("Cannot use the same text")
+        expect(page.locator("#count")).to_contain_text("count 1")
+        press(page, "wait")
+        until(lambda: state.waiting == 1)
+    state.release.set()
+    expect(toast(page, "error")).to_contain_text("Connection to the server was lost")
+    with server(State()):
+        expect(toast(page, "error")).to_have_count(0)  # the page has reloaded by itself
+        expect(page.locator("#count")).to_contain_text("count 0")
+        press(page, "fail")
+        expect(toast(page, "error")).to_contain_text("Cannot use")
+        page.close()

@@ -105,6 +105,18 @@ class LoKRConfig(AdapterConfig):
         "For convolutions only. No effect: none of the trained modules is a convolution.",
         advanced=True,
     )
+    weight_decompose: bool = option(
+        False,
+        "Weight decompose",
+        "Learn the magnitude of each weight row separately, as DoRA does. The default of the ACE-Step app. Slower to "
+        "train. ComfyUI needs an export, which holds full weight differences.",
+    )
+    unbalanced_factorization: bool = option(
+        False,
+        "Unbalanced factorization",
+        "Give the smaller factor the larger number of rows.",
+        advanced=True,
+    )
     dropout: float = option(0.0, "Dropout", "Dropout probability of the adapter's outputs.", ge=0.0, le=0.5)
 
 

@@ -25,6 +25,7 @@ from acestep.core.errors import AdapterError
 from acestep.core.untrusted import shorten
 
 PARTS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+_TUCKER = ("hada_t1", "hada_t2")
 SCALED = "hada_w1_a"  # the part that the scale is folded into
 
 
@@ -39,6 +40,11 @@ def read_loha(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, s
             weights[f"{module}.{part}"] = tensor.float()
         elif part == "alpha":
             alphas[module] = require_alpha(file, key, tensor)
+        elif part in _TUCKER:
+            raise AdapterError(
+                f"{file} is a LoHa with Tucker decomposition: {key} is the core tensor of a convolution",
+                hint="Train it again with use_tucker off; LoHa is supported without Tucker decomposition.",
+            )
         else:
             raise AdapterError(
                 f"{file} holds {shorten(key, 200)}, which is not part of a LoHa", hint="Only plain LoHa is supported."

@@ -11,39 +11,26 @@ from torch import Tensor, nn
 
 from acestep.adapters.base import StoredAdapter, split_key
 from acestep.adapters.configs import LoKRConfig
-from acestep.adapters.lokr_file import PARTS, factors, read_lokr, scaled_part, write_lokr
+from acestep.adapters.lokr_file import MAGNITUDE, factors, product, read_lokr, scaled_part, write_lokr
+from acestep.adapters.lokr_modules import DecomposedKronecker, Kronecker, decomposed_delta
 from acestep.adapters.lycoris import LycorisAdapter
 from acestep.adapters.metadata import AdapterMetadata
 from acestep.adapters.part_shapes import update_shape
-from acestep.models.imports import without_bitsandbytes
-
-with without_bitsandbytes():
-    from lycoris.functional.lokr import kron_bypass
-    from lycoris.modules.lokr import LokrModule
-
-
-class _Module(LokrModule):  # type: ignore[misc]
-    """LyCORIS' module in plain PyTorch."""
-
-    def bypass_forward_diff(self, h: Tensor, scale: float = 1.0) -> Tensor:
-        if self.module_type != "linear":
-            convolution: Tensor = super().bypass_forward_diff(h, scale)
-            return convolution
-        parts = [None if (part := getattr(self, name, None)) is None else part.to(h) for name in PARTS[:6]]
-        # "torch": the other backends need Triton or a C compiler on the user's machine.
-        update: Tensor = self.drop(kron_bypass(h, *parts, None, scale=self.scale * scale, backend="torch"))
-        return update
 
 
 class LoKRAdapter(LycorisAdapter):
-    """W + strength * scale * kron(w1, w2) on each module; each factor is a full matrix or a low-rank product."""
+    """W + strength * scale * kron(w1, w2) on each module; each factor is a full matrix or a low-rank product.
+
+    With ``weight_decompose``, the rows of the sum are scaled to learned magnitudes (``lokr_modules``).
+    """
 
     kind: ClassVar[str] = "lokr"
     smallest: ClassVar[Mapping[str, Any]] = {"linear_dim": 1, "factor": -1, "decompose_both": True}
     config: LoKRConfig
 
-    def _module(self, name: str, layer: nn.Module) -> _Module:
-        return _Module(
+    def _module(self, name: str, layer: nn.Module) -> Kronecker:
+        module_type = DecomposedKronecker if self.config.weight_decompose else Kronecker
+        return module_type(
             name,
             layer,
             lora_dim=self.config.linear_dim,
@@ -51,6 +38,7 @@ class LoKRAdapter(LycorisAdapter):
             factor=self.config.factor,
             decompose_both=self.config.decompose_both,
             use_tucker=self.config.use_tucker,
+            unbalanced_factorization=self.config.unbalanced_factorization,
             bypass_mode=True,
         )
 
@@ -92,8 +80,8 @@ class LoKRAdapter(LycorisAdapter):
 
     @staticmethod
     def delta(parts: dict[str, Tensor], weight: Tensor, strength: float = 1.0) -> Tensor:
-        w1, w2 = factors(parts)
-        return strength * torch.kron(w1[(..., *[None] * (w2.dim() - 2))], w2).reshape(weight.shape)
+        added = product(parts, weight.shape)
+        return decomposed_delta(weight, added, parts[MAGNITUDE], strength) if MAGNITUDE in parts else strength * added
 
     def _scale(self, key: str) -> float:
         """The scale of the module for the part it is folded into, 1 for all others."""

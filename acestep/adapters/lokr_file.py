@@ -14,7 +14,7 @@ from torch import Tensor
 from acestep.adapters.base import StoredAdapter, parse_config, split_key, write_tensors
 from acestep.adapters.configs import LoKRConfig
 from acestep.adapters.metadata import AdapterMetadata
-from acestep.adapters.part_shapes import check_parts
+from acestep.adapters.part_shapes import check_parts, update_shape
 from acestep.adapters.targets import module_from_underscores
 from acestep.adapters.weights_file import MAX_ALPHA, require_alpha
 from acestep.core.errors import AdapterError
@@ -24,6 +24,7 @@ from acestep.core.untrusted import is_file, parse_json, shorten
 WEIGHTS, CONFIG = "lokr_weights.safetensors", "lokr_config.json"
 PREFIX = "lycoris_"
 PARTS = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+MAGNITUDE = "dora_scale"
 _SCALE_RTOL = 0.01  # relative tolerance for scales that were rounded to bf16
 
 
@@ -35,7 +36,7 @@ def read_lokr(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, s
     for key, tensor in tensors.items():
         flat, part = split_key(key)
         module = module_from_underscores(flat.removeprefix(PREFIX))
-        if not key.startswith(PREFIX) or part not in (*PARTS, "alpha"):
+        if not key.startswith(PREFIX) or part not in (*PARTS, MAGNITUDE, "alpha"):
             raise AdapterError(
                 f"{file} holds {shorten(key, 200)}, which is not part of a LoKr", hint="Only plain LoKr is supported."
             )
@@ -44,10 +45,13 @@ def read_lokr(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, s
         else:
             weights[f"{module}.{part}"] = tensor.float()
     metadata = AdapterMetadata.from_file_metadata(_facts(file_metadata)).with_tag(settings)
-    config = parse_config(file, LoKRConfig, metadata.config or settings)
-    stored = StoredAdapter(file, "lokr", config, weights, metadata)
+    decomposed = bool(settings.get("weight_decompose")) or any(key.endswith(f".{MAGNITUDE}") for key in weights)
+    recorded = {**(metadata.config or settings), "weight_decompose": decomposed}
+    stored = StoredAdapter(file, "lokr", parse_config(file, LoKRConfig, recorded), weights, metadata)
     for module, parts in stored.modules.items():
         check_parts(file, module, parts)
+        if decomposed:
+            _require_magnitude(file, module, parts)
         scale = _scale(file, module, parts, alphas.get(module), settings)
         if scale != 1.0:
             weights[f"{module}.{scaled_part(parts)}"] *= scale
@@ -57,12 +61,15 @@ def read_lokr(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, s
 def write_lokr(
     folder: Path, weights: Mapping[str, Tensor], config: LoKRConfig, metadata: AdapterMetadata, dtype: torch.dtype
 ) -> None:
-    """Write both files of folded ``weights``. Each alpha equals its dim, so that every loader scales by 1."""
+    """Write both files of folded ``weights``. Each alpha equals its dim, so that every loader scales by 1.
+
+    Magnitudes stay fp32: they scale whole rows, so rounding them would change a weight as much as training does.
+    """
     tensors: dict[str, Tensor] = {}
     for name, value in weights.items():
         module, part = split_key(name)
         flat = PREFIX + module.replace(".", "_")
-        tensors[f"{flat}.{part}"] = value.to(dtype)
+        tensors[f"{flat}.{part}"] = value if part == MAGNITUDE else value.to(dtype)
         tensors[f"{flat}.alpha"] = torch.tensor(float(config.linear_dim))  # fp32: bf16 cannot hold 10000
     settings = {
         "linear_dim": config.linear_dim,
@@ -71,6 +78,7 @@ def write_lokr(
         "decompose_both": config.decompose_both,
         "use_tucker": config.use_tucker,
         "dropout": 0.0,
+        **{name: True for name in ("weight_decompose", "unbalanced_factorization") if getattr(config, name)},
         "target_modules": sorted({split_key(name)[0].rpartition(".")[2] for name in weights}),
         **metadata.tag(),
     }
@@ -96,6 +104,12 @@ def factors(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     return w1, parts["lokr_w2_a"] @ parts["lokr_w2_b"]
 
 
+def product(parts: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
+    """The Kronecker product of both factors in the ``shape`` of the weight: [out, in] or [out, in, kernel]."""
+    w1, w2 = factors(parts)
+    return torch.kron(w1[(..., *[None] * (w2.dim() - 2))], w2).reshape(shape)
+
+
 def scaled_part(parts: Mapping[str, Any]) -> str:
     """The part that the scale is folded into, unless both factors are full matrices."""
     return "lokr_w2_b" if "lokr_w2_b" in parts else "lokr_w1_b"
@@ -114,8 +128,6 @@ def _settings(file: Path, file_metadata: Mapping[str, str]) -> dict[str, Any]:
             f"{file} has no valid linear_dim and linear_alpha, so its scale is unknown",
             hint=f"Keep {CONFIG} beside it, or download the file again.",
         )
-    if settings.get("weight_decompose"):
-        raise AdapterError(f"{file} is a LoKr with weight decomposition", hint="Only plain LoKr is supported.")
     return dict(settings)
 
 
@@ -138,19 +150,38 @@ def json_object(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _require_magnitude(file: Path, module: str, parts: Mapping[str, Tensor]) -> None:
+    """Raise AdapterError unless there is one magnitude per output [out, 1], or per input [1, in] as in LyCORIS 2."""
+    out, width = update_shape(parts)
+    shape = tuple(parts[MAGNITUDE].shape) if MAGNITUDE in parts else ()
+    per_output = shape[:1] == (out,) and set(shape[1:]) == {1}
+    per_input = shape[:1] == (1,) and set(shape[2:]) <= {1} and width % max(shape[1], 1) == 0
+    if not (per_output or per_input):
+        found = f"{MAGNITUDE} of shape {list(shape)}" if shape else f"no {MAGNITUDE}"
+        raise AdapterError(
+            f"{file} is a LoKr with weight decomposition, but {module} has {found} for {out} outputs",
+            hint="Download or copy it again.",
+        )
+
+
 def _scale(
     file: Path, module: str, parts: Mapping[str, Tensor], alpha: float | None, settings: Mapping[str, Any]
 ) -> float:
-    """alpha / dim, the scale in LyCORIS training. Raises AdapterError if the settings do not match the weights."""
+    """alpha / dim, the scale in LyCORIS training. Raises AdapterError if the settings do not match the weights.
+
+    With rs_lora, LyCORIS stores alpha * sqrt(dim); the programs that record rs_lora but do not pass it on store alpha.
+    """
     if "lokr_w1" in parts and "lokr_w2" in parts:
         return 1.0
     dim = parts["lokr_t2"].shape[0] if "lokr_t2" in parts else parts[scaled_part(parts)].shape[0]
-    wanted = float(settings["linear_alpha"] / (math.sqrt(dim) if settings.get("rs_lora") else dim))
-    stored = wanted if alpha is None else alpha / dim
-    if settings["linear_dim"] != dim or abs(wanted - stored) > _SCALE_RTOL * abs(stored):
+    rules = [math.sqrt(dim), float(dim)] if settings.get("rs_lora") else [float(dim)]
+    wanted = [settings["linear_alpha"] / divisor for divisor in rules]
+    stored = wanted[0] if alpha is None else alpha / dim
+    nearest = min(wanted, key=lambda scale: abs(scale - stored))
+    if settings["linear_dim"] != dim or abs(nearest - stored) > _SCALE_RTOL * abs(stored):
         raise AdapterError(
             f"{file}: {module} has dim {dim} and scale {stored:g}, but its settings give "
-            f"dim {settings['linear_dim']} and scale {wanted:g}",
+            f"dim {settings['linear_dim']} and scale {nearest:g}",
             hint="The settings belong to another file. Download or copy both again.",
         )
-    return wanted
+    return float(nearest)

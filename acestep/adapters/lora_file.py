@@ -42,6 +42,12 @@ def read_lora(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, s
         raise AdapterError(
             f"{CONFIG} describes a {there}, but {file} is a {here}", hint="Download or copy both files again."
         )
+    if biases := [key for key in tensors if key.endswith(".bias")]:
+        raise AdapterError(
+            f"{file} was trained with bias {shorten(settings.get('bias'))!r} and changes {len(biases)} biases, "
+            f"such as {shorten(biases[0], 200)}",
+            hint="Only weights can be adapted. Train it again with bias none, or merge it into the model with PEFT.",
+        )
     scale = scale_rule(settings, alpha="lora_alpha")
     weights: dict[str, Tensor] = {}
     for key, tensor in tensors.items():

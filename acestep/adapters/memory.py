@@ -116,8 +116,13 @@ def dora_cost(config: Any, layer: Layer, compute: ComputeDtype) -> Cost:
 
 
 def lokr_cost(config: Any, layer: Layer, compute: ComputeDtype) -> Cost:
-    """kron(w1, w2) x, as w2 on each group of x, then w1 across the groups (LyCORIS 4.1.3, functional/lokr.py)."""
+    """kron(w1, w2) x, as w2 on each group of x, then w1 across the groups (LyCORIS 4.1.3, functional/lokr.py).
+
+    Weight decomposition adds what it adds to LoRA: both products, and a full fp32 weight for the norms of its rows.
+    """
     (out_small, out_large), (in_small, in_large) = (factorize(n, config.factor) for n in (layer.out, layer.into))
+    if config.unbalanced_factorization:
+        out_small, out_large = out_large, out_small
     dim = config.linear_dim
     first, second = _factor(out_small, in_small, dim), _factor(out_large, in_large, dim)
     w1 = first if config.decompose_both else ((out_small, in_small),)
@@ -128,7 +133,15 @@ def lokr_cost(config: Any, layer: Layer, compute: ComputeDtype) -> Cost:
     mask = compute.mask(compute.size)
     saved = layer.rows * (per_row * compute.size + (layer.out * mask if config.dropout else 0))
     casts = compute.size * numel((*w1, *second)) if compute.mixed else 0
-    return Cost(weights=(*w1, *second), zeros=zeros, saved=saved, casts=casts)
+    if not config.weight_decompose:
+        return Cost(weights=(*w1, *second), zeros=zeros, saved=saved, casts=casts)
+    return Cost(
+        weights=(*w1, *second, (layer.out,)),
+        zeros=zeros,
+        saved=saved + 2 * layer.rows * layer.out * compute.size,
+        casts=casts,
+        working=2 * FP32 * layer.out * layer.into,
+    )
 
 
 def _factor(rows: int, columns: int, dim: int) -> tuple[tuple[int, int], ...]:

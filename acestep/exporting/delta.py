@@ -85,7 +85,7 @@ def delta(parts: ModuleTensors, base: Tensor | None = None, strength: float = 1.
     """The weight delta [out, in] in fp32. The kernel of a convolution is flattened into ``in``.
 
     Args:
-        base: the base weight. Required for DoRA.
+        base: the base weight. Required for DoRA and for LoKr with weight decomposition.
         strength: the strength of the adapter; not every kind is linear in it.
 
     Raises:
@@ -113,9 +113,11 @@ def detect_kind(parts: ModuleTensors) -> str:
 
 
 def needs_base(adapter: StoredAdapter) -> bool:
-    """Whether the weight delta depends on the base weights, as in DoRA."""
+    """Whether a weight delta depends on the base weights, as in DoRA."""
+    by_form = {frozenset(parts): parts for parts in adapter.modules.values()}
     try:
-        delta(next(iter(adapter.modules.values())))
+        for parts in by_form.values():
+            delta(parts)
     except AdapterError:
         return True
     return False

@@ -7,6 +7,7 @@ it loads nothing, reports no error and generates with the base model only.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 
 from lycoris.functional.general import factorization
@@ -14,7 +15,10 @@ from torch import Tensor
 
 from acestep.adapters.base import StoredAdapter
 from acestep.adapters.configs import LoKRConfig
+from acestep.adapters.lokr_file import MAGNITUDE
 from acestep.adapters.targets import CONVOLUTIONS, KERNEL_SIZE
+
+_MAX_FACTOR = 1024  # the limit of the setting
 
 Modules = Mapping[str, Mapping[str, Tensor]]
 
@@ -39,9 +43,17 @@ def find_lokr_config(modules: Modules) -> LoKRConfig | None:
         return None
     dim = dims.pop() if dims else LoKRConfig().linear_dim
     both = any("lokr_w1_a" in parts for parts in modules.values())
-    sizes = {size for name, parts in modules.items() for size in _sizes(name, parts)[0]}
-    for factor in (-1, *sorted(sizes)):
-        config = LoKRConfig(linear_dim=dim, linear_alpha=dim, factor=factor, decompose_both=both)
+    decomposed = any(MAGNITUDE in parts for parts in modules.values())
+    sizes = {size for name, parts in modules.items() for size in _sizes(name, parts)[0] if size <= _MAX_FACTOR}
+    for factor, unbalanced in itertools.product((-1, *sorted(sizes)), (False, True)):
+        config = LoKRConfig(
+            linear_dim=dim,
+            linear_alpha=dim,
+            factor=factor,
+            decompose_both=both,
+            weight_decompose=decomposed,
+            unbalanced_factorization=unbalanced,
+        )
         if _builds_all(config, modules):
             return config
     return None
@@ -55,6 +67,7 @@ def _builds(config: LoKRConfig, module: str, parts: Mapping[str, Tensor]) -> boo
     """Whether LyCORIS creates factors of these shapes from ``config`` (lycoris 4.1.3, modules/lokr.py)."""
     first, second = _sizes(module, parts)
     rows = factorization(first[0] * second[0], config.factor)
+    rows = rows[::-1] if config.unbalanced_factorization else rows
     columns = factorization(first[1] * second[1], config.factor)
     first_is_low_rank = config.decompose_both and config.linear_dim < max(first) / 2
     second_is_low_rank = config.linear_dim < max(second) / 2
@@ -62,6 +75,8 @@ def _builds(config: LoKRConfig, module: str, parts: Mapping[str, Tensor]) -> boo
         (rows[0], columns[0]) == first
         and first_is_low_rank == ("lokr_w1_a" in parts)
         and second_is_low_rank == ("lokr_w2" not in parts)
+        and config.weight_decompose == (MAGNITUDE in parts)
+        and (not config.weight_decompose or len(parts[MAGNITUDE]) == rows[0] * rows[1])  # not one per input
     )
 
 

@@ -26,12 +26,14 @@ PISSA = LoRAConfig(r=4, alpha=8, dropout=0.0, init="pissa")
 DORA = DoRAConfig(r=4, alpha=8, dropout=0.0)
 DORA_PISSA = DoRAConfig(r=4, alpha=4, dropout=0.0, init="pissa", ranks={"v_proj": 2})
 LOHA = LoHaConfig(r=4, alpha=8)
+LOKR_DECOMPOSED = LoKRConfig(linear_dim=2, linear_alpha=4.0, factor=4, weight_decompose=True)
 VARIANTS: list[tuple[str, AdapterConfig]] = [
     ("lora", RSLORA),
     ("lora", PISSA),
     ("dora", DORA),
     ("dora", DORA_PISSA),
     ("loha", LOHA),
+    ("lokr", LOKR_DECOMPOSED),
 ]
 EVERY = KINDS + VARIANTS
 BASES = ("fp32", "bf16", *QUANTIZED)
@@ -85,7 +87,7 @@ def trained(decoder: nn.Module, kind: str, config: AdapterConfig, *, train_mlp: 
     state = adapter.state()
     for key, value in state.items():
         noise = size * torch.randn(value.shape, generator=generator)
-        if key.endswith("lora_magnitude_vector"):
+        if key.endswith(("lora_magnitude_vector", "dora_scale")):
             state[key] = value * (1 + noise)
         elif not key.endswith(".start"):
             state[key] = value * (f"{key.removesuffix('.weight')}.start" in state) + noise

@@ -103,7 +103,7 @@ def test_nan_values_are_reported_with_their_key(tmp_path: Path, make: Callable[[
         (loha, "layers.0.self_attn.q_proj.hada_w1_a"),
         (lora, "layers.0.self_attn.q_proj.lora_A.weight"),
         (lora, "base_model.model.layers.0.self_attn.q_proj.alpha"),
-        (lokr, "lycoris_layers_0_self_attn_q_proj.dora_scale"),
+        (lokr, "lycoris_layers_0_self_attn_q_proj.lokr_t1"),
         (lokr, "layers_0_self_attn_q_proj.lokr_w1"),
     ],
 )
@@ -175,7 +175,7 @@ def test_lokr_with_invalid_metadata_is_rejected(tmp_path: Path, settings: str) -
         read_adapter(file)
 
 
-@pytest.mark.parametrize("wrong", [{"linear_dim": 64}, {"linear_alpha": 128.0}, {"rs_lora": True}])
+@pytest.mark.parametrize("wrong", [{"linear_dim": 64}, {"linear_alpha": 128.0}, {"rs_lora": True, "linear_alpha": 8.0}])
 def test_lokr_with_the_metadata_of_another_file_is_rejected(tmp_path: Path, wrong: dict[str, object]) -> None:
     file = lokr(tmp_path)
     settings = json.loads(file.with_name("lokr_config.json").read_text())

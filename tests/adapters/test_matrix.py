@@ -15,7 +15,20 @@ from acestep.adapters.configs import ADAPTERS, AdapterConfig, LoRAConfig
 from acestep.adapters.files import inject, load_adapter
 from acestep.core.errors import AdapterError
 from acestep.models.quantize import QUANTIZED
-from tests.adapters.small import BASES, DORA, DORA_PISSA, EVERY, PISSA, answer, make_base, relative, run, save, trained
+from tests.adapters.small import (
+    BASES,
+    DORA,
+    DORA_PISSA,
+    EVERY,
+    LOKR_DECOMPOSED,
+    PISSA,
+    answer,
+    make_base,
+    relative,
+    run,
+    save,
+    trained,
+)
 
 FILES = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # type in the file -> how far the answer may then be off
 Case = tuple[str, AdapterConfig, str]
@@ -28,11 +41,18 @@ def possible(config: AdapterConfig, base: str) -> bool:
 def label(case: Case) -> str:
     kind, config, base = case
     chosen = config.model_dump(exclude_defaults=True)
-    return "-".join([kind, *(f"{name}" for name in ("use_rslora", "init", "linear_dim") if name in chosen), base])
+    return "-".join(
+        [
+            kind,
+            *(f"{name}" for name in ("use_rslora", "init", "linear_dim", "weight_decompose") if name in chosen),
+            base,
+        ]
+    )
 
 
 CASES: list[Case] = [(kind, config, base) for kind, config in EVERY for base in BASES if possible(config, base)]
 every_case = pytest.mark.parametrize("case", CASES, ids=label)
+every_linear_case = pytest.mark.parametrize("case", [case for case in CASES if case[1] != LOKR_DECOMPOSED], ids=label)
 
 
 @dataclass
@@ -141,7 +161,7 @@ def test_file_round_trip_preserves_the_output(tmp_path: Path, case: Case) -> Non
         loaded.remove()
 
 
-@every_case
+@every_linear_case
 @torch.no_grad()
 def test_the_update_is_linear_in_the_strength(case: Case) -> None:
     kind, config, base = case
@@ -186,8 +206,11 @@ def test_pissa_on_a_quantized_base_is_rejected_before_injection(kind: str, confi
 
 
 @pytest.mark.parametrize("base", QUANTIZED)
-def test_dora_trained_on_a_quantized_base_keeps_the_row_norms_of_the_original(tmp_path: Path, base: str) -> None:
-    folder = save(inject(make_base(base), "dora", DORA, "both", True), tmp_path / "a", dtype=torch.float32)
+@pytest.mark.parametrize(("kind", "config"), [("dora", DORA), ("lokr", LOKR_DECOMPOSED)])
+def test_magnitudes_trained_on_a_quantized_base_are_the_row_norms_of_the_original(
+    tmp_path: Path, kind: str, config: AdapterConfig, base: str
+) -> None:
+    folder = save(inject(make_base(base), kind, config, "both", True), tmp_path / "a", dtype=torch.float32)
     exact = make_base("fp32")
     before = answer(exact)
     load_adapter(exact, folder)

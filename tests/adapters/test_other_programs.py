@@ -21,6 +21,7 @@ from tests.adapters.small import (
     DORA,
     DORA_PISSA,
     LOHA,
+    LOKR_DECOMPOSED,
     PISSA,
     RSLORA,
     answer,
@@ -36,15 +37,13 @@ ALPHA_IS_RANK = LoRAConfig(r=4, alpha=4, dropout=0.0)
 ALPHA_IS_TWICE = LoRAConfig(r=4, alpha=8, dropout=0.0)
 LORAS: list[tuple[str, AdapterConfig]] = [("lora", x) for x in (ALPHA_IS_RANK, ALPHA_IS_TWICE, RSLORA, PISSA)]
 DORAS: list[tuple[str, AdapterConfig]] = [("dora", DORA), ("dora", DORA_PISSA)]
-every_lokr = pytest.mark.parametrize(
-    "config",
-    [
-        LoKRConfig(linear_dim=2, linear_alpha=2.0, factor=4),
-        LoKRConfig(linear_dim=2, linear_alpha=4.0, factor=4),
-        LoKRConfig(linear_dim=1, linear_alpha=2.0, factor=4, decompose_both=True),
-        LoKRConfig(),
-    ],
-)
+PLAIN_LOKRS = [
+    LoKRConfig(linear_dim=2, linear_alpha=2.0, factor=4),
+    LoKRConfig(linear_dim=2, linear_alpha=4.0, factor=4),
+    LoKRConfig(linear_dim=1, linear_alpha=2.0, factor=4, decompose_both=True),
+    LoKRConfig(),
+]
+UNBALANCED = LoKRConfig(linear_dim=2, linear_alpha=4.0, factor=4, unbalanced_factorization=True)
 precisions = pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-3)])
 
 
@@ -74,7 +73,7 @@ def test_diffusers_loads_the_trained_adapter(
     assert relative(answer(pipeline), answer(adapter.network), base) < error
 
 
-@every_lokr
+@pytest.mark.parametrize("config", [*PLAIN_LOKRS, LOKR_DECOMPOSED])
 @precisions
 def test_lycoris_loads_the_trained_lokr(tmp_path: Path, config: LoKRConfig, dtype: torch.dtype, error: float) -> None:
     app = with_original_names(make_decoder())
@@ -88,7 +87,7 @@ def test_lycoris_loads_the_trained_lokr(tmp_path: Path, config: LoKRConfig, dtyp
     assert relative(answer(app), answer(adapter.network), base) < error
 
 
-@every_lokr
+@pytest.mark.parametrize("config", [*PLAIN_LOKRS, LOKR_DECOMPOSED, UNBALANCED])
 @pytest.mark.usefixtures("lycoris_settings")
 def test_the_ace_step_app_builds_the_trained_lokr_from_its_metadata(tmp_path: Path, config: LoKRConfig) -> None:
     app = with_original_names(make_decoder())
@@ -110,7 +109,7 @@ def test_comfyui_computes_the_trained_update(tmp_path: Path, kind: str, config: 
     _same(_comfyui(save(adapter, tmp_path / "a") / "adapter_model.safetensors"), adapter)
 
 
-@every_lokr
+@pytest.mark.parametrize("config", [*PLAIN_LOKRS, UNBALANCED])
 def test_comfyui_computes_the_trained_lokr(tmp_path: Path, config: LoKRConfig) -> None:
     adapter = trained(make_decoder(), "lokr", config)
     _same(_comfyui(save(adapter, tmp_path / "a") / "lokr_weights.safetensors"), adapter)
@@ -120,7 +119,16 @@ def _lycoris(model: Any, preset: dict[str, Any], settings: dict[str, Any]) -> Ly
     """As the ACE-Step app calls it: ``create_lycoris`` applies the preset "full" first."""
     keys = ("linear_dim", "linear_alpha", "factor", "decompose_both", "use_tucker")
     LycorisNetwork.apply_preset(preset)
-    return create_lycoris(model, 1.0, algo="lokr", **{key: settings[key] for key in keys})
+    decomposed = settings.get("weight_decompose", False)
+    unbalanced = settings.get("unbalanced_factorization", False)
+    return create_lycoris(
+        model,
+        1.0,
+        algo="lokr",
+        dora_wd=decomposed,
+        unbalanced_factorization=unbalanced,
+        **{key: settings[key] for key in keys},
+    )
 
 
 def _comfyui(file: Path) -> dict[str, Tensor]:

@@ -11,9 +11,10 @@ from acestep.adapters.configs import AdapterConfig, LoKRConfig
 from acestep.adapters.lokr_file import factors
 from acestep.core.errors import AdapterError
 from acestep.models.key_mapping import original_to_diffusers
-from tests.adapters.small import EVERY, KINDS, answer, make_decoder, relative, trained
+from tests.adapters.small import EVERY, KINDS, LOKR_DECOMPOSED, answer, make_decoder, relative, trained
 
 every_kind = pytest.mark.parametrize(("kind", "config"), EVERY)
+every_linear_kind = pytest.mark.parametrize(("kind", "config"), [each for each in EVERY if each[1] != LOKR_DECOMPOSED])
 
 
 def deltas(adapter: Adapter) -> dict[str, Tensor]:
@@ -34,14 +35,18 @@ def weight_of(decoder: nn.Module, name: str) -> Tensor:
 
 def delta(kind: str, parts: dict[str, Tensor], weight: Tensor) -> Tensor:
     if kind == "lokr":
-        return torch.kron(*factors(parts))
+        added = torch.kron(*factors(parts))
+        return decomposed(weight + added, parts["dora_scale"]) - weight if "dora_scale" in parts else added
     if kind == "loha":
         return (parts["hada_w1_a"] @ parts["hada_w1_b"]) * (parts["hada_w2_a"] @ parts["hada_w2_b"])
     low_rank = parts["lora_B"] @ parts["lora_A"]
     if kind == "lora":
         return low_rank
-    directions = (weight + low_rank) / (weight + low_rank).norm(dim=1, keepdim=True)
-    return parts["lora_magnitude_vector"][:, None] * directions - weight
+    return decomposed(weight + low_rank, parts["lora_magnitude_vector"][:, None]) - weight
+
+
+def decomposed(weight: Tensor, magnitudes: Tensor) -> Tensor:
+    return magnitudes * weight / weight.norm(dim=1, keepdim=True)
 
 
 def with_added(decoder: nn.Module, added: dict[str, Tensor], strength: float) -> Tensor:
@@ -84,7 +89,7 @@ def test_a_mismatched_state_is_rejected_and_changes_nothing(kind: str, config: A
     assert all(torch.equal(value, before[name]) for name, value in adapter.state().items())
 
 
-@every_kind
+@every_linear_kind
 @pytest.mark.parametrize("strength", [-0.5, 2.5])
 def test_strength_scales_the_weight_update(kind: str, config: AdapterConfig, strength: float) -> None:
     base = answer(make_decoder())
@@ -146,11 +151,13 @@ def test_delta_matches_the_weight_update_of_each_kind(kind: str, config: Adapter
         found = type(adapter).delta(parts[name], weight_of(make_decoder(), name))
         torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-4)
         assert type(adapter).delta_shape(parts[name]) == tuple(wanted.shape)
-        if kind != "dora":
+        if kind != "dora" and config != LOKR_DECOMPOSED:
             assert type(adapter).delta_norm(parts[name]) == pytest.approx(float(wanted.norm()), rel=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "config"), [(kind, config) for kind, config in EVERY if kind != "dora"])
+@pytest.mark.parametrize(
+    ("kind", "config"), [each for each in EVERY if each[0] != "dora" and each[1] != LOKR_DECOMPOSED]
+)
 @torch.no_grad()
 def test_small_updates_are_not_rounded_to_a_bf16_base(kind: str, config: AdapterConfig) -> None:
     decoder = make_decoder(dtype=torch.bfloat16)

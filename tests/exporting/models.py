@@ -53,6 +53,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "alpha = 2 dim": {"linear_dim": 2, "linear_alpha": 4.0, "factor": 4},
         "both split": {"linear_dim": 1, "linear_alpha": 2.0, "factor": 4, "decompose_both": True},
         "whole": {},
+        "decomposed": {"linear_dim": 2, "linear_alpha": 4.0, "factor": 4, "weight_decompose": True},
     },
     "loha": {
         "alpha = r": {"r": 3, "alpha": 3},
@@ -60,6 +61,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "rank pattern": {"r": 3, "alpha": 6, "ranks": {"v_proj": 2, "layers.0.mlp.up_proj": 5}},
     },
 }
+_MAGNITUDES = ("lora_magnitude_vector", "dora_scale")
 _SIZES_OF_KIND = {"lora": 0.6, "dora": 0.6, "lokr": 0.5, "loha": 0.7}
 EVERY = [(kind, setting) for kind in ADAPTERS.names for setting in SETTINGS[kind]]
 
@@ -96,7 +98,7 @@ def train(decoder: nn.Module, kind: str, setting: str, *, train_mlp: bool = True
     """Inject an adapter into ``decoder`` that clearly changes its output."""
     adapter = trained(decoder, kind, config_of(kind, setting), train_mlp=train_mlp)
     if SETTINGS[kind][setting].get("init") != "pissa":
-        sizes = {key: 1.0 if "magnitude" in key else _SIZES_OF_KIND[kind] for key in adapter.state()}
+        sizes = {key: 1.0 if key.endswith(_MAGNITUDES) else _SIZES_OF_KIND[kind] for key in adapter.state()}
         adapter.load_state({key: sizes[key] * value for key, value in adapter.state().items()})
     return adapter
 

@@ -43,7 +43,11 @@ def _loaded_by_lycoris(tree: Any, file: Path) -> Tensor:
     try:
         LycorisNetwork.apply_preset({"target_name": [rf".*{name}" for name in settings["target_modules"]]})
         keys = ("linear_dim", "linear_alpha", "factor", "decompose_both", "use_tucker")
-        network = create_lycoris(tree, 1.0, algo="lokr", **{key: settings[key] for key in keys})
+        flags = {
+            "dora_wd": settings.get("weight_decompose", False),
+            "unbalanced_factorization": settings.get("unbalanced_factorization", False),
+        }
+        network = create_lycoris(tree, 1.0, algo="lokr", **flags, **{key: settings[key] for key in keys})
     finally:
         for name, value in before.items():
             setattr(LycorisNetwork, name, value)

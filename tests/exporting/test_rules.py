@@ -14,6 +14,7 @@ from acestep.adapters.files import load_adapter
 from acestep.adapters.metadata import AdapterMetadata
 from acestep.exporting.package import export_adapter
 from acestep.exporting.targets import comfyui, diffusers
+from tests.adapters.lycoris_reference import apply_lokr
 from tests.adapters.small import LOKR, LOKR_WHOLE, LORA, make_decoder, save, trained
 from tests.adapters.test_loading import stock_lokr, stock_lora
 from tests.exporting.comfyui import key_map, load_into
@@ -113,8 +114,7 @@ def test_a_lokr_config_that_the_app_cannot_load_is_corrected(tmp_path: Path, wro
     assert error(by_the_app(make_decoder(), tmp_path / "out"), expected, base) < 1e-4
 
 
-def test_an_unbalanced_lokr_is_exported_to_the_app_as_a_lora(tmp_path: Path) -> None:
-    """No config of the app produces its factors, because the larger one comes first."""
+def test_an_unbalanced_lokr_is_exported_to_the_app_unchanged(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(3)
     flat = "lycoris_layers_0_self_attn_q_proj"
     tensors = {
@@ -124,12 +124,12 @@ def test_an_unbalanced_lokr_is_exported_to_the_app_as_a_lora(tmp_path: Path) -> 
     settings = {"linear_dim": 10000, "linear_alpha": 1, "factor": 4, "unbalanced_factorization": True}
     save_file(tensors, tmp_path / "lokr_weights.safetensors", {"lokr_config": json.dumps(settings)})
     result = export_adapter(tmp_path / "lokr_weights.safetensors", "acestep", out=tmp_path / "out")
-    assert result["form"] == "lora"
-    assert result["residual"] < 1e-4
-    decoder = make_decoder()
-    base = probe_output(decoder)
-    load_adapter(decoder, tmp_path / "lokr_weights.safetensors")
-    assert error(by_the_app(make_decoder(), tmp_path / "out"), probe_output(decoder), base) < 1e-4
+    assert result["form"] == "lokr"
+    ours, app = make_decoder(), make_decoder()
+    base = probe_output(ours)
+    load_adapter(ours, tmp_path / "lokr_weights.safetensors")
+    apply_lokr(app, tmp_path / "out" / "lokr_weights.safetensors")
+    assert error(probe_output(app), probe_output(ours), base) < 1e-5
 
 
 def test_the_export_corrects_the_scale_of_a_lora_with_twice_the_alpha_for_comfyui(tmp_path: Path) -> None:

@@ -96,6 +96,10 @@ VARIED: dict[str, dict[str, Any]] = {
     "PiSSA": {"adapter": LoRAConfig(r=8, init="pissa", dropout=0.0), "checkpoint_every": 1},
     "ranks by module": {"adapter": LoRAConfig(r=8, ranks={"q_proj": 64, "layers.1.self_attn.q_proj": 4})},
     "LoKr of low rank": {"kind": "lokr", "adapter": LoKRConfig(linear_dim=2, factor=4, decompose_both=True)},
+    "LoKr with weight decomposition": {
+        "kind": "lokr",
+        "adapter": LoKRConfig(linear_dim=2, factor=4, weight_decompose=True, unbalanced_factorization=True),
+    },
     "a large adapter and short songs": {"adapter": LoRAConfig(r=256), "frames": 20, "tokens": 8},
 }
 

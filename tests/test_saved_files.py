@@ -36,7 +36,10 @@ SAVED = Path(__file__).parent / "fixtures" / "saved_files"
 DECODED = json.loads((SAVED.parent / "saved_files_decoded.json").read_text("utf-8"))
 FILES = sorted(path.relative_to(SAVED).as_posix() for path in SAVED.rglob("*") if path.is_file())
 NEW_EVENTS = {"PhaseStarted"}  # added after the files were saved
-NEW_SETTINGS = {"config": {"audio_format": "wav"}}  # likewise, by group, with their defaults
+NEW_SETTINGS = {  # likewise, by group, with their defaults
+    "config": {"audio_format": "wav"},
+    "lokr": {"weight_decompose": False, "unbalanced_factorization": False},
+}
 JOB_FOLDERS = sorted(path.parent.relative_to(SAVED).as_posix() for path in SAVED.rglob("job.json"))
 
 

@@ -99,7 +99,7 @@ def test_nan_values_are_reported_with_their_key(tmp_path: Path, make: Callable[[
         (lora, "base_model.model.layers.0.self_attn.q_proj.lora_embedding_A"),
         (dora, "base_model.model.layers.0.self_attn.q_proj.dora_scale"),
         (dora, "base_model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"),
-        (loha, "base_model.model.layers.0.self_attn.q_proj.hada_t1"),
+        (loha, "base_model.model.layers.0.self_attn.q_proj.hada_w3_a"),
         (loha, "layers.0.self_attn.q_proj.hada_w1_a"),
         (lora, "layers.0.self_attn.q_proj.lora_A.weight"),
         (lora, "base_model.model.layers.0.self_attn.q_proj.alpha"),

@@ -65,6 +65,16 @@ def build(state: State) -> gr.Blocks:
     return blocks
 
 
+def test_a_second_click_is_ignored_the_last_value_counts_and_each_selected_row_is_handled() -> None:
+    with gr.Blocks() as blocks:
+        live = LiveUpdates()
+        for component, event in ((gr.Button(), "click"), (gr.Dropdown(), "input"), (gr.Dataframe(), "select")):
+            add_listener(live, getattr(component, event), lambda: None)
+        add_listener(live, gr.Tab().select, lambda: None)
+    listeners = [(listener.trigger_mode, listener.concurrency_limit) for listener in blocks.fns.values()]
+    assert listeners == [("once", None), ("always_last", None), ("multiple", 1), ("once", None)]
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with chromium() as browser:

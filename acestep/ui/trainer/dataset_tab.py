@@ -67,7 +67,7 @@ class DatasetTab:
         page.live.add(editor.outputs, lambda: None, editor.show_first)  # once per page
         for name in (name for name in self._form.names if name not in _USED_BY_SCAN):
             field: Any = self._form.component(name)
-            page.on(field.change, self._setter(name), [field], quiet=True)
+            page.on(field.change, self._setter(name), [field])
 
     def _create_source(self) -> tuple[gr.Textbox, gr.Button, gr.Button]:
         with layout.field_row():

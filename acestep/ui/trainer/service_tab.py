@@ -64,8 +64,8 @@ class ServiceTab:
                 tiny = gr.Button("Create the tiny demo model", elem_id="tr-service-tiny")
         on = self._page.on
         for trigger in (find.click, folder.submit):
-            on(trigger, self._look, [folder], quiet=True)
-        on(self._menu.input, self._choose, [self._menu], quiet=True)
+            on(trigger, self._look, [folder])
+        on(self._menu.input, self._choose, [self._menu])
         on(load.click, self._load, busy_on=self._menu)
         on(free.click, self._unload)
         on(fetch.click, self._download)

@@ -117,7 +117,7 @@ class TrainSettings:
                 gr.HTML(f'<p class="ac-phase">{html.text(ADAPTERS[kind].help)}</p>')
                 self.forms[kind].place_rest(f"More {ADAPTERS[kind].label} settings")
         adapter_type: Any = training.component("adapter_type")
-        self._page.on(adapter_type.input, self._select_adapter, [adapter_type], quiet=True)
+        self._page.on(adapter_type.input, self._select_adapter, [adapter_type])
         self._page.live.add(
             list(columns.values()),
             lambda: self._app.adapter_kind,

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,15 @@ from acestep.core.errors import AdapterError, ModelMismatch
 from acestep.core.untrusted import is_file, is_folder, shorten
 from acestep.models.key_mapping import original_to_diffusers
 
-__all__ = ["find_adapter", "inject", "load_adapter", "load_weights_into", "read_adapter", "read_metadata"]
+__all__ = [
+    "find_adapter",
+    "inject",
+    "load_adapter",
+    "load_weights_into",
+    "modules_outside_layers",
+    "read_adapter",
+    "read_metadata",
+]
 
 _EPOCH = re.compile(r"epoch_(\d+)(?:_step_(\d+))?(?:_loss_.*)?")
 
@@ -33,17 +42,35 @@ def adapter_class(kind: str) -> type[Adapter]:
 
 
 def inject(
-    decoder: nn.Module, kind: str, config: AdapterConfig, attention_type: str, train_mlp: bool, *, seed: int = 42
+    decoder: nn.Module,
+    kind: str,
+    config: AdapterConfig,
+    attention_type: str,
+    train_mlp: bool,
+    *,
+    seed: int = 42,
+    also: Sequence[str] = (),
 ) -> Adapter:
     """Inject a new trainable adapter into ``decoder``. The output is unchanged until the first optimizer step.
 
     Its fp32 weights depend only on ``seed``. The base model is frozen. The global random state is unchanged.
+    ``also`` are the original names of further modules to adapt.
 
     Raises:
         AdapterError: a requested module does not exist, or the decoder has an adapter already.
         UnknownName: ``kind`` is not registered.
     """
-    return adapter_class(kind)(decoder, target_modules(decoder, attention_type, train_mlp), config, seed=seed)
+    modules = target_modules(decoder, attention_type, train_mlp)
+    return adapter_class(kind)(decoder, [*modules, *map(original_to_diffusers, also)], config, seed=seed)
+
+
+def modules_outside_layers(path: Path) -> list[str]:
+    """Original names of the modules of an adapter that no setting selects: the embedders and the first convolution.
+
+    LyCORIS adapts them by default, so most LoKr files of other programs have them. Raises AdapterError as
+    ``read_adapter``.
+    """
+    return [name for name in read_adapter(path).modules if not name.startswith("layers.")]
 
 
 def load_adapter(decoder: nn.Module, path: Path) -> Adapter:
@@ -75,7 +102,13 @@ def load_weights_into(adapter: Adapter, path: Path) -> AdapterMetadata:
             hint="Choose the same kind of adapter, or start a new run.",
         )
     _require_fit(adapter.network, stored)
-    adapter.load_folded(stored.weights)
+    try:
+        adapter.load_folded(stored.weights)
+    except AdapterError as error:
+        trained, here = stored.config.model_dump(), adapter.config.model_dump()
+        other = [f"{stored.kind}.{name}={value}" for name, value in trained.items() if value != here[name]]
+        hint = f"It was trained with {', '.join(other)}; {error.hint}" if other else error.hint
+        raise AdapterError(str(error), hint=hint) from None
     return stored.metadata
 
 

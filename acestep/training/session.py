@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from acestep.adapters.base import Adapter
-from acestep.adapters.files import inject, load_adapter, load_weights_into
+from acestep.adapters.files import inject, load_adapter, load_weights_into, modules_outside_layers
 from acestep.adapters.metadata import AdapterMetadata
 from acestep.core.errors import TrainingError
 from acestep.core.events import Event, LogMessage
@@ -96,7 +96,10 @@ class Session:
             self._initialize_from(prepared.source)
 
     def _injected(self) -> Adapter:
-        training = self.prepared.training
+        training, source = self.prepared.training, self.prepared.source
+        also: list[str] = []
+        if source is not None and (also := modules_outside_layers(source.folder)):
+            self._emit(LogMessage(message=f"{source.folder} also adapts {', '.join(also)}: they are trained too"))
         adapter = inject(
             self._decoder,
             training.adapter_type,
@@ -104,6 +107,7 @@ class Session:
             training.attention_type,
             training.train_mlp,
             seed=training.seed,
+            also=also,
         )
         for note in adapter.notes:
             self._emit(LogMessage(message=note, warning=True))

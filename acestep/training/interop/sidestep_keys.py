@@ -56,7 +56,7 @@ KEYS: dict[str, Key] = {
     "lokr_decompose_both": Key("lokr.decompose_both"),
     "lokr_use_tucker": Key("lokr.use_tucker"),
     "lokr_use_scalar": Key(here=False, why=_NO_VARIANT, part_of="lokr"),
-    "lokr_weight_decompose": Key(here=False, why=_NO_VARIANT, part_of="lokr"),
+    "lokr_weight_decompose": Key("lokr.weight_decompose"),
     "loha_linear_dim": Key("loha.r", here=64, why=NO_ADAPTER, part_of="loha"),
     "loha_linear_alpha": Key("loha.alpha", here=128, why=NO_ADAPTER, part_of="loha"),
     "loha_factor": Key(here=-1, why=_NO_VARIANT, part_of="loha"),

@@ -109,6 +109,7 @@ UNUSUAL = {
     "lokr.factor": 8,
     "lokr.decompose_both": True,
     "lokr.use_tucker": True,
+    "lokr.weight_decompose": True,
     "loha.r": 53,
     "loha.alpha": 59,
 }

@@ -24,34 +24,6 @@ _PAUSE_S, _DENSE_PAUSE_S = 0.8, 0.5  # a line ends; the shorter one for Chinese,
 _SECTION_PAUSE_S = 4.0
 _MAX_WIDTH = 60  # Latin letters in a line; a Chinese character counts as two
 
-# ISO 639-1, 639-3 (also the bibliographic code where it differs), and the English names that Whisper returns.
-_LANGUAGES = """
-af afr afrikaans; am amh amharic; ar ara arabic; as asm assamese; az aze azerbaijani; ba bak bashkir; be bel
-belarusian; bg bul bulgarian; bn ben bengali; bo bod tibetan; br bre breton; bs bos bosnian; ca cat catalan valencian;
-cs ces cze czech; cy cym wel welsh; da dan danish; de deu ger german; el ell gre greek; en eng english; es spa spanish
-castilian; et est estonian; eu eus baq basque; fa fas per persian farsi; fi fin finnish; fo fao faroese; fr fra fre
-french; ga gle irish; gl glg galician; gu guj gujarati; ha hau hausa; haw hawaiian; he heb hebrew; hi hin hindi; hr
-hrv croatian; ht hat haitian; hu hun hungarian; hy hye arm armenian; id ind indonesian; is isl ice icelandic; it ita
-italian; ja jpn japanese; jw jav javanese; ka kat geo georgian; kk kaz kazakh; km khm khmer; kn kan kannada; ko kor
-korean; la lat latin; lb ltz luxembourgish; ln lin lingala; lo lao; lt lit lithuanian; lv lav latvian; mg mlg
-malagasy; mi mri mao maori; mk mkd mac macedonian; ml mal malayalam; mn mon mongolian; mr mar marathi; ms msa may
-malay; mt mlt maltese; my mya bur myanmar burmese; ne nep nepali; nl nld dut dutch flemish; nn nno nynorsk; no nor nob
-norwegian; oc oci occitan; pa pan punjabi panjabi; pl pol polish; ps pus pashto; pt por portuguese; ro ron rum
-romanian moldavian; ru rus russian; sa san sanskrit; sd snd sindhi; si sin sinhala sinhalese; sk slk slo slovak; sl
-slv slovenian; sn sna shona; so som somali; sq sqi alb albanian; sr srp serbian; su sun sundanese; sv swe swedish; sw
-swa swahili; ta tam tamil; te tel telugu; tg tgk tajik; th tha thai; tk tuk turkmen; tl tgl fil tagalog filipino; tr
-tur turkish; tt tat tatar; uk ukr ukrainian; ur urd urdu; uz uzb uzbek; vi vie vietnamese; wuu wu; yi yid yiddish; yo
-yor yoruba; yue cantonese; zh zho chi cmn chinese mandarin
-"""
-_CODES = {word: line.split()[0] for line in _LANGUAGES.split(";") for word in line.split()}
-
-
-def language_code(name: str) -> str:
-    """``en`` for "English", "eng", "en-US" and "en"; ``unknown`` for other texts."""
-    plain = name.strip().lower()
-    return _CODES.get(plain) or _CODES.get(re.split(r"[-_ (]", plain)[0], UNKNOWN_LANGUAGE)
-
-
 @dataclass(frozen=True, slots=True)
 class Word:
     """A word with start and end time in seconds."""

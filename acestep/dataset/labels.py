@@ -7,17 +7,29 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from acestep.dataset.languages import UNKNOWN_LANGUAGE as UNKNOWN_LANGUAGE
+from acestep.dataset.languages import model_language
+from acestep.dataset.lyrics import is_empty, read_lyrics
+from acestep.dataset.music_values import parse_key, parse_time_signature
+
 INSTRUMENTAL = "[Instrumental]"
-UNKNOWN_LANGUAGE = "unknown"
 MAX_BPM = 999
+LINE_TIMES = "line_times_s"  # key of the start of each line of the lyrics, in seconds
 
 _EMPTY = ("", "n/a", "na", "none", "null", "-", "?", UNKNOWN_LANGUAGE)
 _TRUE, _FALSE = ("true", "yes", "y", "1", "1.0", "on"), ("false", "no", "n", "0", "0.0", "off")
+
+# Control tokens of language models; in a label they would end the prompt.
+_SPECIAL_TOKEN = re.compile(r"<\|[\w ]{1,40}\|>")
+
+# What stands before a tempo: "~120", "ca. 120", a note with an equals sign.
+_TEMPO_PREFIX = re.compile(r"^(?:[~\u2248\u2669\u266a= ]|about|approx\.?|circa|ca?\.)+")
 
 # Error messages that captioners write in place of a caption.
 _ERROR_MESSAGE = re.compile(r"\s*(error\s*:|\u274c)", re.IGNORECASE)
@@ -40,22 +52,34 @@ class Labels:
         path: the file.
         values: non-empty values by field name.
         origins: the source of each value: the file name, or the source that the file itself states.
+        line_times_s: the start of each line of the lyrics in seconds; empty if unknown.
     """
 
     path: Path
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    line_times_s: list[float] = field(default_factory=list)
 
 
 def parse_text(value: Any) -> str:
-    """Text unchanged; a list is joined with commas. Raises ValueError for a mapping."""
+    """Text without special tokens; a list is joined with commas. Raises ValueError for a mapping."""
+    return _text(value, ", ")
+
+
+def parse_lyrics(value: Any) -> str:
+    """Lyrics without times and special tokens; a list is joined by line breaks. Raises ValueError for a mapping."""
+    text = read_lyrics(_text(value, "\n")).text
+    return INSTRUMENTAL if text and is_empty(text) else text
+
+
+def _text(value: Any, separator: str) -> str:
     if value is None:
         return ""
     if isinstance(value, list | tuple):
-        return ", ".join(parse_text(item) for item in value)
+        return separator.join(_text(item, separator) for item in value)
     if isinstance(value, dict):
         raise ValueError("must be text")
-    return str(value)
+    return _SPECIAL_TOKEN.sub("", str(value))
 
 
 def parse_whole_number(value: Any) -> int | None:
@@ -65,7 +89,8 @@ def parse_whole_number(value: Any) -> int | None:
         ValueError: not a number from 0 to 1e9.
     """
     if isinstance(value, str):
-        value = value.strip().lower().removesuffix("bpm").removesuffix("s").strip().replace(",", ".")
+        value = _TEMPO_PREFIX.sub("", unicodedata.normalize("NFKC", value).strip().lower())
+        value = value.removesuffix("bpm").removesuffix("s").strip().replace(",", ".")
         if value in _EMPTY:
             return None
     if value is None:
@@ -87,16 +112,13 @@ def parse_bpm(value: Any) -> int | None:
     return number
 
 
-def parse_time_signature(value: Any) -> str:
-    """The numerator of a time signature: "4" for "4/4"."""
-    if isinstance(value, float):
-        value = parse_whole_number(value)
-    return parse_text(value).split("/")[0].strip().removesuffix(".0")
-
-
 def parse_language(value: Any) -> str:
-    """A lowercase language code such as "en"."""
-    return parse_text(value).strip().lower() or UNKNOWN_LANGUAGE
+    """The code of a language of the model, such as "en" for "English". Raises ValueError for other languages."""
+    text = parse_text(value).strip()
+    code = model_language(text)
+    if code == UNKNOWN_LANGUAGE and text.lower() not in (*_EMPTY, "instrumental"):
+        raise ValueError("must be a language that the model knows, such as en or English")
+    return code
 
 
 def parse_flag(value: Any) -> bool:
@@ -118,9 +140,9 @@ def parse_prompt_choice(value: Any) -> str | None:
 FIELDS: dict[str, Callable[[Any], Any]] = {
     "caption": parse_text,
     "genre": parse_text,
-    "lyrics": parse_text,
+    "lyrics": parse_lyrics,
     "bpm": parse_bpm,
-    "keyscale": parse_text,
+    "keyscale": parse_key,
     "timesignature": parse_time_signature,
     "language": parse_language,
     "is_instrumental": parse_flag,
@@ -128,12 +150,14 @@ FIELDS: dict[str, Callable[[Any], Any]] = {
 }
 
 # Known keys without a label field: the duration is measured, the tag belongs to the dataset, repeats are not supported.
-UNUSED = frozenset({"duration", "customtag", "trigger", "tags", "repeat", "repeats"})
+UNUSED = frozenset({"duration", "customtag", "trigger", "repeat", "repeats"})
 
-# Alternative field names in tables and sidecars, normalized by ``normalize_name``.
+# Alternative field names in tables and sidecars, normalized by ``normalize_name``. The first that is present is used.
 _ALIASES = {
     "description": "caption",
     "prompt": "caption",
+    "text": "caption",
+    "tags": "caption",
     "genres": "genre",
     "tempo": "bpm",
     "key": "keyscale",
@@ -165,7 +189,8 @@ def read_labels(raw: Mapping[str, Any], path: Path, problems: list[Problem]) -> 
     values: dict[str, Any] = {}
     sources = raw.get("sources")
     stated = sources if isinstance(sources, dict) else {}
-    for name in sorted(raw, key=lambda name: name not in FIELDS):  # canonical names before aliases
+    times_s: list[float] = []
+    for name in sorted(raw, key=_precedence):
         key = field_name(str(name))
         if key is None or key in values:
             continue
@@ -178,7 +203,24 @@ def read_labels(raw: Mapping[str, Any], path: Path, problems: list[Problem]) -> 
             problems.append(Problem(path, "the caption is an error message; ignored", "Run the captioner again."))
         elif value is not None and (not isinstance(value, str) or value.strip().lower() not in _EMPTY):
             values[key] = value
-    return Labels(path, values, {key: str(stated.get(key) or path.name) for key in values})
+            if key == "lyrics":
+                times_s = _line_times_s(raw, raw[name], value)
+    return Labels(path, values, {key: str(stated.get(key) or path.name) for key in values}, times_s)
+
+
+def _precedence(name: str) -> int:
+    """Canonical names come first, then the aliases in their order."""
+    names = [*FIELDS, *_ALIASES]
+    normalized = normalize_name(name)
+    return names.index(normalized) if normalized in names else len(names)
+
+
+def _line_times_s(raw: Mapping[str, Any], written: Any, lyrics: str) -> list[float]:
+    """The start of each line in seconds, from the lyrics as they are written or from the file's list."""
+    stored = raw.get(LINE_TIMES)
+    numbers = stored if isinstance(stored, list) and all(isinstance(time, int | float) for time in stored) else []
+    times_s = read_lyrics(_text(written, "\n")).line_times_s or [float(time) for time in numbers]
+    return times_s if len(times_s) == len(lyrics.split("\n")) else []
 
 
 def is_failure(caption: str) -> bool:
@@ -187,5 +229,5 @@ def is_failure(caption: str) -> bool:
 
 
 def is_sung(lyrics: str) -> bool:
-    """Whether ``lyrics`` contain text other than the instrumental marker."""
-    return lyrics.strip().lower() not in ("", INSTRUMENTAL.lower(), "instrumental", "[inst]")
+    """Whether ``lyrics`` contain text other than a note that there are none, such as "[Instrumental]"."""
+    return not is_empty(lyrics)

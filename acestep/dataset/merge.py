@@ -40,6 +40,8 @@ def merge_labels(sources: Iterable[Labels], *, all_instrumental: bool, problems:
             labels.pop("is_instrumental", None)
         if source.path.suffix.lower() == ".txt" and is_sung(labels.get("lyrics", "")):
             values["raw_lyrics"] = labels["lyrics"]
+        if "lyrics" in labels:
+            values["line_times_s"] = source.line_times_s
         values |= labels
         origins |= {key: source.origins.get(key, source.path.name) for key in labels}
     instrumental = values.setdefault("is_instrumental", all_instrumental)

@@ -15,15 +15,18 @@ from acestep.dataset.labels import (
     parse_bpm,
     parse_flag,
     parse_language,
+    parse_lyrics,
     parse_prompt_choice,
     parse_text,
-    parse_time_signature,
     parse_whole_number,
 )
+from acestep.dataset.music_values import parse_key, parse_time_signature
 
 TagPosition = Literal["prepend", "append", "replace"]
 
 Text = Annotated[str, BeforeValidator(parse_text)]
+Lyrics = Annotated[str, BeforeValidator(parse_lyrics)]
+Key = Annotated[str, BeforeValidator(parse_key)]
 Flag = Annotated[bool, BeforeValidator(parse_flag)]
 Id = Annotated[str, BeforeValidator(lambda value: safe_name(parse_text(value)) if value else "")]
 Tempo = Annotated[int | None, BeforeValidator(parse_bpm)]
@@ -43,7 +46,7 @@ class Sample(_Record):
     """An audio file and its labels.
 
     ``caption`` and ``genre`` do not contain the tag. ``duration`` is in whole seconds. ``sources`` gives the file or
-    program that each label comes from.
+    program that each label comes from. ``line_times_s`` is the start of each line of the lyrics, empty if unknown.
     """
 
     id: Id = ""
@@ -51,11 +54,11 @@ class Sample(_Record):
     filename: Text = ""
     caption: Text = ""
     genre: Text = ""
-    lyrics: Text = INSTRUMENTAL
+    lyrics: Lyrics = INSTRUMENTAL
     raw_lyrics: Text = ""
     formatted_lyrics: Text = ""
     bpm: Tempo = None
-    keyscale: Text = ""
+    keyscale: Key = ""
     timesignature: Beats = ""
     duration: Seconds = 0
     language: Language = UNKNOWN_LANGUAGE
@@ -64,6 +67,7 @@ class Sample(_Record):
     labeled: Flag = False
     prompt_override: PromptChoice = None
     sources: dict[str, str] = Field(default_factory=dict)
+    line_times_s: list[float] = Field(default_factory=list, exclude_if=lambda times_s: not times_s)
 
     @property
     def has_caption(self) -> bool:

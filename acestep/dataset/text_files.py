@@ -1,4 +1,4 @@
-"""Reading text files in UTF-8, UTF-16 or a Western European Windows encoding."""
+"""Reading text files in UTF-8, UTF-16 or an older encoding that is detected from the content."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from pathlib import Path
 from acestep.dataset.labels import Problem
 
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_WESTERN = "Windows-1252"
+
+# Short label files give low values: correct results on titles of a few words begin at about 0.1.
+_MIN_CONFIDENCE = 0.1
+_LATIN_ENCODINGS = ("Windows-1250", "Windows-1252", "Windows-1254", "Windows-1257", "ISO-8859-")
+_MAX_ACCENTS = 0.4  # of all letters; more of them is not a text in Latin script
 
 
 def read_text(path: Path, problems: list[Problem]) -> str | None:
-    """Text of a file with "\\n" line ends, None if it cannot be read. Adds to ``problems`` if it is not UTF-8."""
+    """Text of a file with "\\n" line ends, None if it cannot be read or its encoding cannot be detected.
+
+    Adds to ``problems`` if it is not UTF-8.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -21,11 +30,32 @@ def read_text(path: Path, problems: list[Problem]) -> str | None:
     try:
         content = data.decode(encoding)
     except UnicodeDecodeError:
-        content = data.decode("cp1252") if _is_cp1252(data) else data.decode("latin-1")
-        hint = "Save the file as UTF-8 if characters look wrong."
-        problems.append(Problem(path, "is not UTF-8 and was read as Western European (Windows)", hint))
+        detected = _decode(path, data, problems)
+        if detected is None:
+            return None
+        content = detected
     return content.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _is_cp1252(data: bytes) -> bool:
-    return not set(data) & {0x81, 0x8D, 0x8F, 0x90, 0x9D}
+def _decode(path: Path, data: bytes, problems: list[Problem]) -> str | None:
+    import chardet  # takes a moment to load, and most files are UTF-8
+
+    found = chardet.detect(data)
+    encoding, confidence = found["encoding"] or "", found["confidence"] or 0.0
+    if confidence < _MIN_CONFIDENCE and not encoding.startswith(_LATIN_ENCODINGS):
+        encoding = _WESTERN if _is_latin(data) else ""
+    try:
+        content = data.decode(encoding)
+    except (UnicodeDecodeError, LookupError):
+        message = "is not used: it is not UTF-8, and its encoding cannot be detected"
+        problems.append(Problem(path, message, "Save the file as UTF-8."))
+        return None
+    message = f"is not UTF-8 and was read as {encoding} (confidence {confidence:.0%})"
+    problems.append(Problem(path, message, "Save the file as UTF-8 if characters look wrong."))
+    return content
+
+
+def _is_latin(data: bytes) -> bool:
+    accented = sum(byte > 0x7F for byte in data)
+    letters = accented + sum(chr(byte).isalpha() for byte in data if byte <= 0x7F)
+    return accented <= _MAX_ACCENTS * letters

@@ -30,9 +30,9 @@ from acestep.captioning.service_client import (
     upload_size,
 )
 from acestep.captioning.sidecar import write_caption, write_lyrics
-from acestep.captioning.word_timestamps import language_code
 from acestep.core.errors import AceStepError, ServiceError
 from acestep.core.files import write_json
+from acestep.dataset.languages import language_code
 
 SERVICE = CAPTIONERS["gemini"]
 URL = SERVICE.url

@@ -10,8 +10,8 @@ from difflib import SequenceMatcher
 
 from acestep.captioning.parse import strip_role
 from acestep.captioning.schema import Lyrics
-from acestep.captioning.word_timestamps import language_code
 from acestep.dataset.labels import INSTRUMENTAL, UNKNOWN_LANGUAGE
+from acestep.dataset.languages import language_code
 
 _SECTIONS = (
     "verse|chorus|bridge|intro|outro|pre-?chorus|post-?chorus|hook|refrain|instrumental|spoken|guitar|piano|"

@@ -18,7 +18,8 @@ from acestep.captioning.online import OnlineTranscriber, retry_policy_of
 from acestep.captioning.schema import Report
 from acestep.captioning.service_client import RetryPolicy, ServiceClient, json_object, upload_size
 from acestep.captioning.sidecar import write_lyrics
-from acestep.captioning.word_timestamps import language_code, lines_from_words, read_words
+from acestep.captioning.word_timestamps import lines_from_words, read_words
+from acestep.dataset.languages import language_code
 
 SERVICE = TRANSCRIBERS["whisper"]
 URL = SERVICE.url

@@ -1,4 +1,4 @@
-"""Convert word timestamps to lines of lyrics, and language names to codes.
+"""Convert word timestamps to lines of lyrics.
 
 The script of the words decides whether they are joined without spaces, not the language that the service reports.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from acestep.dataset.labels import INSTRUMENTAL, UNKNOWN_LANGUAGE
+from acestep.dataset.labels import INSTRUMENTAL
 
 # Scripts without spaces between words: kana, Han, Thai, Lao, Burmese, Khmer, and their punctuation.
 _UNSPACED = re.compile(
@@ -23,6 +23,7 @@ _HANGUL = re.compile(r"[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]")
 _PAUSE_S, _DENSE_PAUSE_S = 0.8, 0.5  # a line ends; the shorter one for Chinese, Japanese and Korean
 _SECTION_PAUSE_S = 4.0
 _MAX_WIDTH = 60  # Latin letters in a line; a Chinese character counts as two
+
 
 @dataclass(frozen=True, slots=True)
 class Word:

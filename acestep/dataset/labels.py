@@ -68,8 +68,7 @@ def parse_text(value: Any) -> str:
 
 def parse_lyrics(value: Any) -> str:
     """Lyrics without times and special tokens; a list is joined by line breaks. Raises ValueError for a mapping."""
-    text = read_lyrics(_text(value, "\n")).text
-    return INSTRUMENTAL if text and is_empty(text) else text
+    return read_lyrics(_text(value, "\n")).text
 
 
 def _text(value: Any, separator: str) -> str:

@@ -9,9 +9,10 @@ import pysubs2
 
 # What people and programs write in place of lyrics, in lowercase without brackets and punctuation.
 _NO_LYRICS = (
-    "", "instrumental", "inst", "instrumental only", "instrumental track", "no lyrics", "no lyric", "no vocals", "no vocal",
-    "none", "纯音乐", "純音樂", "无歌词", "無歌詞", "没有歌词", "インスト", "インストゥルメンタル", "歌詞なし", "instrumentál",
-    "instrumentale", "sans paroles", "ohne text", "без слов", "инструментал", "연주곡", "가사 없음",
+    "", "instrumental", "inst", "instrumental only", "instrumental track", "no lyrics", "no lyric", "no vocals",
+    "no vocal", "none", "纯音乐", "純音樂", "无歌词", "無歌詞", "没有歌词", "インスト", "インストゥルメンタル",
+    "歌詞なし", "instrumentál", "instrumentale", "sans paroles", "ohne text", "без слов", "инструментал", "연주곡",
+    "가사 없음",
 )  # fmt: skip
 
 _SUBTITLE_TIME = re.compile(r"^(?:\d+:)?\d{1,2}:\d{2}[.,]\d{3}[ \t]*-->", re.MULTILINE)
@@ -39,14 +40,14 @@ def read_lyrics(content: str) -> Lyrics:
         return _read_subtitles(content)
     if _LRC_TIME.search(content):
         return _read_lrc(content)
-    return Lyrics(content.strip())
+    return Lyrics(content)
 
 
 def _read_subtitles(content: str) -> Lyrics:
     try:
         events = list(pysubs2.SSAFile.from_string(content, format_="vtt" if "WEBVTT" in content[:64] else "srt"))
     except pysubs2.Pysubs2Error:
-        return Lyrics(content.strip())
+        return Lyrics(content)
     lines, times_s = [], []
     for event in events:
         for line in filter(None, map(str.strip, event.plaintext.splitlines())):
@@ -63,7 +64,7 @@ def _read_lrc(content: str) -> Lyrics:
         text = _LRC_WORD_TIME.sub("", _LRC_TIME.sub("", line)).strip()
         if not times and _LRC_TAG.fullmatch(text):
             continue
-        timed += [(time_s, text) for time_s in times or [None]]  # a repeated line has several times
+        timed += [(time_s, text) for time_s in (times or (None,))]  # a repeated line has several times
     following = 0.0
     starts = []
     for time_s, _ in reversed(timed):

@@ -24,7 +24,8 @@ _NOTES = {
 _SHARPS = ("#", "sharp", "sharps", "diese", "diesis", "sostenido", "sustenido", "диез", "is", "升", "嬰", "올림")
 _FLATS = ("b", "flat", "flats", "bemol", "bemolle", "bemoll", "бемоль", "es", "s", "降", "変", "내림")
 _MAJOR = (
-    "major", "maj", "ma", "dur", "majeur", "mayor", "maior", "maggiore", "ionian", "мажор", "大调", "大調", "長調", "장조",
+    "major", "maj", "ma", "dur", "majeur", "mayor", "maior", "maggiore", "ionian", "мажор", "大调", "大調", "長調",
+    "장조",
 )  # fmt: skip
 _MINOR = (
     "minor", "min", "mi", "m", "moll", "mol", "mineur", "menor", "minore", "aeolian", "минор", "小调", "小調", "短調",
@@ -41,6 +42,7 @@ _KEY = re.compile(
     rf"(?:(?:the )?key(?: of| is)?[ :=]*|tonart[ :]*|in )?(?P<before>{_any(('升', '嬰', '올림', '降', '変', '내림'))})?"
     rf"(?P<note>{_any(tuple(_NOTES))})[ -]?(?P<sign>{_any(_SHARPS, _FLATS)})?[ -]*(?P<mode>{_any(_MAJOR, _MINOR)})?"
 )
+_MODEL_KEY = re.compile(r"[A-G][#b]? (?:[Mm]ajor|[Mm]inor)")
 _CAMELOT = re.compile(r"(1[0-2]|0?[1-9])\s*([abdm])")
 
 # Major keys along the circle of fifths from C, in the usual spelling, and their relative minors.
@@ -59,8 +61,8 @@ def parse_key(value: Any) -> str:
         ValueError: not a major or minor key.
     """
     text = unicodedata.normalize("NFKC", str(value)).strip()
-    if not text:
-        return ""
+    if not text or _MODEL_KEY.fullmatch(text):
+        return text
     plain = _plain(text)
     wheel = _CAMELOT.fullmatch(plain)
     if wheel:

@@ -14,7 +14,7 @@ from acestep.dataset.identity import filename_key, sample_id
 from acestep.dataset.labels import Labels, Problem, is_sung
 from acestep.dataset.merge import merge_labels
 from acestep.dataset.sample import Dataset, DatasetMetadata, Sample, TagPosition
-from acestep.dataset.sidecars import TEXT_ENDINGS, FolderListing, read_sidecars
+from acestep.dataset.sidecars import TEXT_FILES, FolderListing, read_sidecars
 from acestep.dataset.table import match_rows, read_table
 from acestep.dataset.walk import walk
 
@@ -147,7 +147,7 @@ def _report_unmatched_sidecars(files: list[Path], audio_files: list[Path], probl
     """Report captions and lyrics without an audio file; usually one of the two was renamed."""
     stems = {(audio.parent, filename_key(audio.stem)) for audio in audio_files}
     for path in files:
-        ending = next((ending for ending in TEXT_ENDINGS if path.name.lower().endswith(ending)), "")
+        ending = next((ending for ending in TEXT_FILES if path.name.lower().endswith(ending)), "")
         if ending and (path.parent, filename_key(path.name[: -len(ending)])) not in stems:
             problems.append(Problem(path, "matches no audio file in its folder; ignored", "Rename it to match."))
 

@@ -1,7 +1,9 @@
-"""Sidecars: label files next to an audio file. JSON, ``key: value`` text of Side-Step, plain lyrics, captions.
+"""Sidecars: label files next to an audio file.
 
-Files of ``song.mp3`` in order of increasing precedence: ``song.txt``, ``song.caption.txt``, ``song.lyrics.txt``, and
+Files of ``song.mp3`` in order of increasing precedence: ``song.txt``, those of ``TEXT_FILES`` in their order, and
 ``song.json`` or ``song.mp3.json``. The latter applies to one format only, if ``song.wav`` exists too.
+
+``song.txt`` holds ``key: value`` lines (Side-Step), ``<CAPTION>`` tags (ai-toolkit), a description, or plain lyrics.
 """
 
 from __future__ import annotations
@@ -16,10 +18,19 @@ from typing import Any
 from acestep.core.errors import DatasetError
 from acestep.core.files import read_json, write_json
 from acestep.dataset.identity import filename_key
-from acestep.dataset.labels import UNUSED, Labels, Problem, field_name, normalize_name, read_labels
+from acestep.dataset.labels import FIELDS, UNUSED, Labels, Problem, field_name, normalize_name, read_labels
 from acestep.dataset.text_files import read_text
 
-TEXT_ENDINGS = (".caption.txt", ".lyrics.txt")
+# Endings of files that hold one label. ``_prompt.txt`` and ``_lyrics.txt`` are those of ACE-Step v1.
+TEXT_FILES = {
+    "_prompt.txt": "caption",
+    ".caption.txt": "caption",
+    ".vtt": "lyrics",
+    ".srt": "lyrics",
+    ".lrc": "lyrics",
+    "_lyrics.txt": "lyrics",
+    ".lyrics.txt": "lyrics",
+}
 
 # Key order of a JSON sidecar; other keys follow.
 _KEY_ORDER = (
@@ -36,8 +47,18 @@ _KEY_ORDER = (
     "is_instrumental",
     "custom_tag",
 )
+_MAX_LISTED = 80  # characters of unknown keys in a message
 _KEY_LINE = re.compile(r"\s*([A-Za-z][\w -]{0,30}?)\s*:(.*)", re.DOTALL)
+_TAGGED = re.compile(r"<([A-Z_]{3,20})>(.*?)</\1>", re.DOTALL)
 _LYRICS = "lyrics"
+
+# A line of text is a description if it lists several things, or contains one of these words.
+_MIN_COMMAS = 2
+_STYLE_WORD = re.compile(
+    r"\b(?:bpm|genre|instrumental|vocals?|guitars?|piano|drums?|bass|synth\w*|beats?|melod\w+|tempo|chords?|ballad|acoustic"
+    r"|electronic|orchestral|hip[ -]?hop|techno|house|trance|metal|punk|jazz|blues|reggae|ambient|lo-?fi|soundtrack)\b",
+    re.IGNORECASE,
+)
 
 
 class FolderListing:
@@ -55,7 +76,7 @@ class FolderListing:
 def read_sidecars(audio: Path, folder: FolderListing, problems: list[Problem]) -> list[Labels]:
     """Labels from the sidecars of ``audio``, in order of increasing precedence. Failures are added to ``problems``."""
     labels = [_read_text(path, problems) for path in [folder.find(f"{audio.stem}.txt")] if path]
-    for ending, name in zip(TEXT_ENDINGS, ("caption", _LYRICS), strict=True):
+    for ending, name in TEXT_FILES.items():
         path = folder.find(f"{audio.stem}{ending}")
         content = read_text(path, problems) if path else None
         if path and content is not None:
@@ -105,14 +126,43 @@ def _read_json(path: Path, problems: list[Problem]) -> Labels:
     if not isinstance(data, dict):
         problems.append(Problem(path, "is not a label file: it contains no JSON object; ignored"))
         return Labels(path)
-    return read_labels(data, path, problems)
+    known = _with_known_keys(data)
+    if known is None:
+        listed = ", ".join(map(str, data))[:_MAX_LISTED]
+        hint = f"Known keys: {', '.join(FIELDS)}."
+        problems.append(Problem(path, f"is not used: none of its keys is known: {listed}", hint))
+    return read_labels(known or {}, path, problems)
+
+
+def _with_known_keys(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """``data``, or the object in it, that has label fields; None if there is neither. An empty file has no labels."""
+    own = {normalize_name(str(key)) for key in data} & (UNUSED | {"filename", "path"})
+    if not data or own or any(field_name(str(key)) for key in data):
+        return data
+    nested = [value for value in data.values() if isinstance(value, dict)]
+    return next((value for value in nested if any(field_name(str(key)) for key in value)), None)
 
 
 def _read_text(path: Path, problems: list[Problem]) -> Labels:
-    """Labels of ``song.txt``: ``key: value`` lines if the first line is one, otherwise lyrics."""
-    content = read_text(path, problems)
-    raw = _key_values(content or "") or {_LYRICS: (content or "").strip()}
-    return read_labels(raw, path, problems)
+    """Labels of ``song.txt``: tags or ``key: value`` lines if it begins with one, a description, or lyrics."""
+    content = (read_text(path, problems) or "").strip()
+    raw = _tagged_values(content) or _key_values(content)
+    if raw is None and _is_description(content):
+        raw = {"caption": content}
+        hint = f"Rename it to {path.stem}.lyrics.txt if these are lyrics."
+        problems.append(Problem(path, "reads like a description and is used as the caption", hint))
+    return read_labels(raw or {_LYRICS: content}, path, problems)
+
+
+def _is_description(content: str) -> bool:
+    if "\n" in content or content.startswith("["):
+        return False
+    return content.count(",") >= _MIN_COMMAS or _STYLE_WORD.search(content) is not None
+
+
+def _tagged_values(content: str) -> dict[str, str] | None:
+    """The values of ``<CAPTION>...</CAPTION>`` and the like by field name; None without known tags."""
+    return {name: value.strip() for tag, value in _TAGGED.findall(content) if (name := field_name(tag))} or None
 
 
 def _key_values(content: str) -> dict[str, str] | None:

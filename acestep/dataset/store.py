@@ -6,12 +6,17 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from loguru import logger
 from pydantic import ValidationError
 
 from acestep.core.errors import DatasetError
 from acestep.core.files import read_json, write_json
 from acestep.dataset.identity import sample_id
+from acestep.dataset.labels import FIELDS
 from acestep.dataset.sample import Dataset, DatasetMetadata, Sample
+
+# Labels that have a form of their own; earlier versions and other programs saved them as they were written.
+_CONVERTED = {"keyscale", "timesignature", "language"}
 
 
 def read_dataset(path: Path) -> Dataset:
@@ -74,6 +79,8 @@ def dataset_to_dict(dataset: Dataset) -> dict[str, Any]:
 
 def _parse(model: Any, data: Any, where: str, problems: list[str]) -> Any:
     present = {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+    if model is Sample and isinstance(present, dict):
+        present = _usable(present, where)
     try:
         return model.model_validate(present)
     except ValidationError as error:
@@ -85,14 +92,26 @@ def _parse(model: Any, data: Any, where: str, problems: list[str]) -> Any:
         return model()
 
 
+def _usable(data: dict[str, Any], where: str) -> dict[str, Any]:
+    """A sample without the values that the model does not know, such as an odd key; each is logged."""
+    usable = dict(data)
+    for name in _CONVERTED & usable.keys():
+        try:
+            FIELDS[name](usable[name])
+        except ValueError as error:
+            logger.warning("{}: {} {}, not {!r:.50}; ignored", where, name, error, usable.pop(name))
+    return usable
+
+
 def _normalize_samples(samples: list[Sample], folder: Path) -> None:
-    """Make audio paths absolute, set file names, mark samples as labeled only with a caption, make ids unique."""
+    """Make audio paths absolute, set file names, set whether samples are labeled, make ids unique."""
     ids: set[str] = set()
     for sample in samples:
         path = sample.audio_path
         sample.audio_path = _resolve_audio_path(path or sample.filename, folder)
         sample.filename = sample.filename or sample.name
-        sample.labeled = sample.labeled and sample.has_caption
+        stated = sample.labeled or "labeled" not in sample.model_fields_set
+        sample.labeled = stated and sample.has_caption
         if not sample.id or sample.id.casefold() in ids:
             sample.id = sample_id(path or sample.filename, ids)
         ids.add(sample.id.casefold())

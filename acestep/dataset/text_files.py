@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from pathlib import Path
 
 from acestep.dataset.labels import Problem
@@ -13,6 +14,7 @@ _WESTERN = "Windows-1252"
 # Short label files give low values: correct results on titles of a few words begin at about 0.1.
 _MIN_CONFIDENCE = 0.1
 _LATIN_ENCODINGS = ("Windows-1250", "Windows-1252", "Windows-1254", "Windows-1257", "ISO-8859-")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x9f]")  # not in texts
 _MAX_ACCENTS = 0.4  # of all letters; more of them is not a text in Latin script
 
 
@@ -47,6 +49,8 @@ def _decode(path: Path, data: bytes, problems: list[Problem]) -> str | None:
     try:
         content = data.decode(encoding)
     except (UnicodeDecodeError, LookupError):
+        content = "\0"
+    if _CONTROL.search(content):
         message = "is not used: it is not UTF-8, and its encoding cannot be detected"
         problems.append(Problem(path, message, "Save the file as UTF-8."))
         return None

@@ -17,7 +17,7 @@ from acestep.core.files import sha256_of
 from acestep.core.paths import safe_name
 from acestep.core.untrusted import is_file, read_file
 from acestep.dataset.labels import is_sung
-from acestep.dataset.prompt import training_texts
+from acestep.dataset.prompt import caption_with_tag, training_texts
 from acestep.dataset.sample import Dataset, Sample
 from acestep.models.checkpoint import Checkpoint, encoder_fingerprint
 from acestep.models.text import INSTRUMENTAL, TEXT_TEMPLATE_VERSION, UNKNOWN_LANGUAGE
@@ -145,7 +145,11 @@ def _sample_texts(dataset: Dataset, config: PreprocessJob) -> list[str]:
     texts = [next(labeled) if sample.labeled else "" for sample in dataset.samples]
     if not config.include_unlabelled:
         return texts
-    texts = [text or _tag(dataset, sample) for text, sample in zip(texts, dataset.samples, strict=True)]
+    position = dataset.metadata.tag_position
+    texts = [
+        text or caption_with_tag(sample.caption if sample.has_caption else "", _tag(dataset, sample), position)
+        for text, sample in zip(texts, dataset.samples, strict=True)
+    ]
     if "" in texts:
         raise DatasetError(
             f"{texts.count('')} samples have no caption, and there is no tag to describe them",

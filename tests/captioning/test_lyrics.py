@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from acestep.captioning.lyrics import format_lyrics, join_lyrics, parse_lyrics
 from acestep.captioning.schema import Lyrics
-from acestep.captioning.word_timestamps import Word, language_code, lines_from_words, read_words
+from acestep.captioning.word_timestamps import Word, lines_from_words, read_words
+from acestep.dataset.languages import language_code
 
 LINES = [
     "the lamps are lit along the bay",

@@ -21,6 +21,7 @@ texts = st.text(max_size=60)
 counts = st.integers(0, 10**6)
 names = st.from_regex(r"[0-9a-f]{8}", fullmatch=True)
 lower = st.sampled_from(["en", "de", "zh", "yue", "unknown"])
+keys = st.from_regex(r"[A-G][#b]? ([Mm]ajor|[Mm]inor)", fullmatch=True)
 tempos = st.none() | st.integers(1, 999)
 
 samples = st.builds(
@@ -34,7 +35,7 @@ samples = st.builds(
     raw_lyrics=texts,
     formatted_lyrics=texts,
     bpm=tempos,
-    keyscale=texts,
+    keyscale=keys,
     timesignature=st.sampled_from(["", "2", "3", "4", "6"]),
     duration=counts,
     language=lower,
@@ -76,7 +77,7 @@ labels = st.fixed_dictionaries(
         "caption": non_empty.filter(lambda text: not is_failure(text)),
         "genre": non_empty,
         "bpm": st.integers(1, 999),
-        "keyscale": non_empty,
+        "keyscale": keys,
         "timesignature": st.sampled_from(["2", "3", "4", "6"]),
         "lyrics": non_empty,
         "language": lower.filter(is_not_empty),

@@ -98,7 +98,7 @@ def test_alternative_field_names_in_json_are_read(audio):
     labels = {"description": "a song", "key": "Am", "tempo": 99.6, "time_signature": 6, "vocal_language": "EN"}
     audio.with_suffix(".json").write_text("\ufeff" + json.dumps({**labels, "genres": ["rock", "pop"]}))
     sample, _ = scan(audio)
-    assert (sample.caption, sample.keyscale, sample.bpm, sample.timesignature) == ("a song", "Am", 100, "6")
+    assert (sample.caption, sample.keyscale, sample.bpm, sample.timesignature) == ("a song", "A Minor", 100, "6")
     assert (sample.language, sample.genre) == ("en", "rock, pop")
 
 

@@ -19,7 +19,8 @@ hat haitian; hu hun hungarian magyar; hy hye arm armenian; id ind indonesian ind
 it ita italian italiano; ja jpn jp japanese 日本語; jw jav jv javanese; ka kat geo georgian; kk kaz kazakh; km khm
 khmer; kn kan kannada; ko kor kr korean 한국어; la lat latin; lb ltz luxembourgish; ln lin lingala; lo lao; lt lit
 lithuanian lietuvių; lv lav latvian latviešu; mg mlg malagasy; mi mri mao maori; mk mkd mac macedonian;
-ml mal malayalam; mn mon mongolian; mr mar marathi; ms msa may malay melayu; mt mlt maltese; my mya bur myanmar burmese; ne nep nepali नेपाली;
+ml mal malayalam; mn mon mongolian; mr mar
+marathi; ms msa may malay melayu; mt mlt maltese; my mya bur myanmar burmese; ne nep nepali नेपाली;
 nl nld dut dutch flemish nederlands; nn nno nynorsk; no nor nob nb norwegian norsk; oc oci occitan; pa pan punjabi
 panjabi; pl pol polish polski; ps pus pashto; pt por portuguese português portugues; ro ron rum romanian moldavian
 română; ru rus russian русский; sa san sanskrit; sd snd sindhi; si sin sinhala sinhalese; sk slk slo slovak

@@ -36,7 +36,7 @@ def sung(text, language="en"):
     [
         ("# Languages\nen\n\n# Lyrics\n[Verse 1]\nHi\n\n\n\n[Chorus]\nYou", "[Verse 1]\nHi\n\n[Chorus]\nYou", "en"),
         ("# Languages\nEnglish, zh\n# Lyrics\nHi", "[Verse]\nHi", "en"),
-        ("Languages: Deutsch\nLyrics:\nHallo", "[Verse]\nHallo", "unknown"),
+        ("Languages: Deutsch\nLyrics:\nHallo", "[Verse]\nHallo", "de"),
         ("# Languages\nzh\n# Lyrics\n[Intro]\n[Verse]\n\u4f60\u597d", "[Intro]\n[Verse]\n\u4f60\u597d", "zh"),
         ("I hear a song:\n[Pre-Chorus]\nla", "[Pre-Chorus]\nla", "unknown"),
         ("just a line", "[Verse]\njust a line", "unknown"),

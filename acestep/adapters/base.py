@@ -129,7 +129,11 @@ class Adapter(Protocol):
         """The trainable parameters, fp32, in a fixed order."""
 
     def set_strength(self, strength: float) -> None:
-        """Compute with W + strength * delta from now on; 0 is the base model."""
+        """Apply the adapter at ``strength`` from now on: 1 is as trained, 0 is the base model.
+
+        Other values follow PEFT (LoRA, DoRA) and LyCORIS (LoKr, LoHa). The weight update is linear in the strength,
+        except with trained magnitudes.
+        """
 
     def state(self) -> dict[str, Tensor]:
         """Exact fp32 copies on the CPU, for the training state."""

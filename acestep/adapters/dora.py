@@ -1,8 +1,8 @@
 """DoRA: the magnitude of each weight row is trained separately from its direction.
 
 PEFT's DoRA layer computes row norms in the dtype of the base model, so that on bf16 weights a new adapter already
-changes the output, and its scale affects only the direction. Here row norms are fp32, and the strength interpolates
-linearly from W to the trained weight.
+changes the output. Here row norms are fp32. The strength is that of PEFT's ``set_scale``: it scales BA and keeps the
+magnitudes. The only exception is strength 0, which is the base model here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ MAGNITUDE = "lora_magnitude_vector"
 
 
 class DoRAAdapter(LoRAAdapter):
-    """W + strength * (m * (W + scale * BA) / |W + scale * BA| - W) on each module; m [out] has one value per row."""
+    """m * (W + strength * scale * BA) / |W + strength * scale * BA| on each module; m [out] has one value per row.
+
+    At strength 0, W.
+    """
 
     kind: ClassVar[str] = "dora"
     config_type: ClassVar[type[DoRAConfig]] = DoRAConfig
@@ -39,8 +42,10 @@ class DoRAAdapter(LoRAAdapter):
 
     @staticmethod
     def delta(parts: dict[str, Tensor], weight: Tensor, strength: float = 1.0) -> Tensor:
-        direction = weight + parts["lora_B"] @ parts["lora_A"]
-        return strength * (direction * (parts[MAGNITUDE] / _row_norms(direction))[:, None] - weight)
+        if strength == 0.0:
+            return torch.zeros_like(weight)
+        direction = weight + strength * (parts["lora_B"] @ parts["lora_A"])
+        return direction * (parts[MAGNITUDE] / _row_norms(direction))[:, None] - weight
 
     def _layer_parameters(self, layer: Any) -> dict[str, nn.Parameter]:
         return {**super()._layer_parameters(layer), MAGNITUDE: layer.lora_magnitude_vector[NAME].weight}
@@ -71,17 +76,19 @@ class _Decomposed:
 
     @torch.no_grad()
     def row_norms(self, layer: Any) -> Tensor:
-        """Row norms [out] of W + scale * BA in fp32, without gradient (section 4.3 of the paper)."""
-        a, b = layer.lora_A[NAME], layer.lora_B[NAME]
+        """Row norms [out] of W + strength * scale * BA in fp32, without gradient (section 4.3 of the paper)."""
+        a, b, scale = layer.lora_A[NAME], layer.lora_B[NAME], self._scale * self.strength
         with torch.autocast(a.weight.device.type, enabled=False):
-            direction = torch.addmm(dequantized_weight(layer.get_base_layer()), b.weight, a.weight, alpha=self._scale)
+            direction = torch.addmm(dequantized_weight(layer.get_base_layer()), b.weight, a.weight, alpha=scale)
             if hasattr(a, "start"):
-                direction.addmm_(b.start, a.start, alpha=-self._scale)
+                direction.addmm_(b.start, a.start, alpha=-scale)
         norms = _row_norms(direction)
         return norms if self._correction is None else norms * self._correction
 
     def forward(self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
         """The output of the base layer ``result`` [..., out] plus that of the adapter."""
+        if self.strength == 0.0:
+            return result
         base, output, dropout = module.get_base_layer(), result, module.lora_dropout[active_adapter]
         if module.training and not isinstance(dropout, nn.Identity):
             x = dropout(x)
@@ -89,8 +96,8 @@ class _Decomposed:
         if base.bias is not None:
             output = output - base.bias
         ratio = module.lora_magnitude_vector[active_adapter].weight / self.row_norms(module)
-        update: Tensor = (ratio - 1) * output + ratio * (self._scale * product(module, x))
-        return result + self.strength * update
+        update: Tensor = (ratio - 1) * output + ratio * (self._scale * self.strength * product(module, x))
+        return result + update
 
 
 def _row_norms(weight: Tensor) -> Tensor:

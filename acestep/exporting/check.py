@@ -89,7 +89,7 @@ def _deltas(source: ExportSource, name: str, parts: ModuleTensors | None) -> tup
 
     If the delta depends on the base model and there is none, the parts themselves are compared.
     """
-    same_kind = source.modules[name]
+    same_kind = source.same_kind_modules.get(name, source.modules[name])
     if source.needs_base and not source.base:
         return _flat(same_kind, same_kind), _flat(parts or {}, same_kind)
     trained = source.weight_delta(name)

@@ -25,7 +25,7 @@ ModuleTensors = Mapping[str, Tensor]
 DIFF = "diff"  # part name of a full weight difference, as in LyCORIS
 
 _DECODER = "decoder."
-_LINEAR = ("lora_B", "lokr_w1", "lokr_w1_a", "hada_w1_a")  # the weight delta is linear in each of these parts
+_LINEAR = ("lora_B", "lokr_w1", "lokr_w1_a", "hada_w1_a")  # parts that the strength can be multiplied into
 _UNKNOWN_WEIGHT = torch.tensor(math.nan)  # placeholder for a base weight: a delta that depends on it becomes NaN
 
 
@@ -124,10 +124,13 @@ def needs_base(adapter: StoredAdapter) -> bool:
 
 
 def scale_adapter(adapter: StoredAdapter, strength: float) -> StoredAdapter | None:
-    """The adapter with ``strength`` multiplied into its weights, or None if its kind is not linear (DoRA)."""
+    """The adapter with ``strength`` multiplied into its weights, or None if no weights have the effect of a strength.
+
+    The strength of a DoRA scales BA. That of a LoKr with weight decomposition scales the change of the magnitudes.
+    """
     if strength == 1.0:
         return adapter
-    if needs_base(adapter):
+    if adapter.kind != "dora" and needs_base(adapter):
         return None
     weights = dict(adapter.weights)
     for name, parts in adapter.modules.items():

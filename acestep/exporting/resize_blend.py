@@ -19,6 +19,8 @@ from acestep.exporting.low_rank import convert_to_lora, lora_from_weights
 from acestep.exporting.package import write_for
 from acestep.exporting.source import ExportSource
 
+WeightedSource = tuple[ExportSource, float]  # an adapter, and the weight of its delta in the sum
+
 
 def resize_adapter(adapter: Path, rank: int, *, out: Path, checkpoint: str | Path | None = None) -> dict[str, Any]:
     """Write the best rank-``rank`` LoRA approximation of an adapter of any kind (truncated SVD).
@@ -68,7 +70,7 @@ def blend_adapters(
         raise AdapterError(f"adapters of the families {' and '.join(sorted(families))} cannot be blended")
     weights = [weight for _, weight in adapters]
     pairs = zip(stored, weights, strict=True)
-    sources = [ExportSource(each, _base(each, checkpoint), strength=weight) for each, weight in pairs]
+    sources = [(ExportSource(each, _base(each, checkpoint)), weight) for each, weight in pairs]
     if rank is None and all(each.kind == "lora" for each in stored):
         blend, residual = lora_from_weights(stored[0], _concatenated(sources)), 0.0
     else:
@@ -82,28 +84,28 @@ def _base(stored: StoredAdapter, checkpoint: str | Path | None) -> Any:
     return find_base(stored, checkpoint) if checkpoint is not None or needs_base(stored) else None
 
 
-def _concatenated(sources: list[ExportSource]) -> dict[str, Tensor]:
+def _concatenated(sources: list[WeightedSource]) -> dict[str, Tensor]:
     """Concatenated factors [A1; A2] and [s1 B1, s2 B2], whose product is s1 B1 A1 + s2 B2 A2."""
     weights: dict[str, Tensor] = {}
     for name in _modules(sources):
-        present = [source for source in sources if name in source.modules]
-        a = [source.modules[name]["lora_A"] for source in present]
-        b = [source.strength * source.modules[name]["lora_B"] for source in present]
+        present = [(source.modules[name], weight) for source, weight in sources if name in source.modules]
+        a = [parts["lora_A"] for parts, _ in present]
+        b = [weight * parts["lora_B"] for parts, weight in present]
         weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"] = torch.cat(a), torch.cat(b, dim=1)
     return weights
 
 
-def _sum_as_lora(first: StoredAdapter, sources: list[ExportSource], rank: int | None) -> tuple[StoredAdapter, float]:
+def _sum_as_lora(first: StoredAdapter, sources: list[WeightedSource], rank: int | None) -> tuple[StoredAdapter, float]:
     def summed_delta(name: str) -> Tensor:
-        deltas = [source.weight_delta(name) for source in sources if name in source.modules]
+        deltas = [weight * source.weight_delta(name) for source, weight in sources if name in source.modules]
         return torch.stack(deltas).sum(dim=0)
 
     return convert_to_lora(first, {name: partial(summed_delta, name) for name in _modules(sources)}, rank)
 
 
-def _modules(sources: list[ExportSource]) -> list[str]:
+def _modules(sources: list[WeightedSource]) -> list[str]:
     """Module names of all sources without duplicates, in the order of their first occurrence."""
-    return list(dict.fromkeys(name for source in sources for name in source.modules))
+    return list(dict.fromkeys(name for source, _ in sources for name in source.modules))
 
 
 def _blend_metadata(stored: list[StoredAdapter], weights: list[float]) -> dict[str, Any]:

@@ -7,8 +7,13 @@ does not import torch.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import itertools
+import pickletools
 import re
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +30,10 @@ if TYPE_CHECKING:
 NAME = "manifest.json"
 VERSION = 2
 
+# Metadata of the tensors that the ACE-Step app makes with "Preprocess For: LoKr"; their context holds the song itself.
+PREPROCESS_MODE, SONG_CONTEXT_MODE = "preprocess_mode", "lokr"
+
+_MAX_PICKLE_BYTES = 2**20
 _HINT = "Preprocess a dataset into this folder, or use a folder that contains one."
 
 
@@ -52,6 +61,7 @@ class Manifest:
         preprocessing: settings of the preprocessing.
         missing: entries without a file.
         problems: warnings for the user.
+        song_contexts: the contexts hold the songs themselves, according to the first file. Training replaces them.
     """
 
     folder: Path
@@ -61,6 +71,7 @@ class Manifest:
     preprocessing: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    song_contexts: bool = False
 
 
 def sample_details(name: str, record: TensorRecord, data: bytes) -> SampleDetails:
@@ -120,7 +131,19 @@ def read_manifest(folder: Path) -> Manifest:
     if not manifest.paths:
         missing = f": all {len(manifest.missing)} files in its manifest are missing" if manifest.missing else ""
         raise TensorError(f"{folder} contains no preprocessed samples{missing}", hint=_HINT)
-    return manifest
+    return dataclasses.replace(manifest, song_contexts=has_song_contexts(manifest.paths[0]))
+
+
+def has_song_contexts(path: Path) -> bool:
+    """Whether the metadata in a ``.pt`` file says so. Reads the strings of its pickle without executing it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            [entry] = [each for each in archive.infolist() if each.filename.endswith("data.pkl")]
+            data = archive.read(entry) if entry.file_size <= _MAX_PICKLE_BYTES else b""
+        strings = [value for _, value, _ in pickletools.genops(data) if isinstance(value, str)]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, EOFError, zlib.error):
+        return False  # reported when the sample is read
+    return (PREPROCESS_MODE, SONG_CONTEXT_MODE) in itertools.pairwise(strings)
 
 
 def list_tensor_files(folder: Path) -> list[Path]:

@@ -28,6 +28,7 @@ from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGr
 from acestep.training.evaluation.evaluator import Evaluator
 from acestep.training.optim.loss_weightings import LOSS_WEIGHTS
 from acestep.training.optim.optimizers import OPTIMIZERS, peak_lr
+from acestep.training.silent_contexts import with_silent_contexts
 from acestep.training.state.checkpoint import require_resumable
 from acestep.training.state.run_folder import ResumeSource, RunFolder, find_resume_source
 
@@ -132,6 +133,7 @@ def prepare(
     manifest = read_manifest(job.tensor_dir)
     found = read_samples(manifest, context)
     require_fit(found, checkpoint, job.tensor_dir, context)
+    found = with_silent_contexts(found, checkpoint, context)
     samples, held_out = split(found, seed=job.training.seed, percent=job.training.validation_percent)
     fixed = _fixed(job, checkpoint, found)
     if source is not None and source.exact:

@@ -52,7 +52,8 @@ def label(case: Case) -> str:
 
 CASES: list[Case] = [(kind, config, base) for kind, config in EVERY for base in BASES if possible(config, base)]
 every_case = pytest.mark.parametrize("case", CASES, ids=label)
-every_linear_case = pytest.mark.parametrize("case", [case for case in CASES if case[1] != LOKR_DECOMPOSED], ids=label)
+LINEAR = [case for case in CASES if case[0] != "dora" and case[1] != LOKR_DECOMPOSED]
+every_linear_case = pytest.mark.parametrize("case", LINEAR, ids=label)
 
 
 @dataclass

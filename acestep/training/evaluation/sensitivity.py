@@ -36,6 +36,7 @@ from acestep.training.distributed.placement import make_fabric
 from acestep.training.evaluation.configs import EstimateJob
 from acestep.training.flow_matching import FlowMatching
 from acestep.training.prepare import read_samples, require_fit
+from acestep.training.silent_contexts import with_silent_contexts
 
 RESULTS, RANKS = "sensitivity.json", "ranks.json"
 _LOSS_SCALE = 1024.0  # a power of two changes the exponent only; without it fp16 gradients underflow
@@ -63,6 +64,7 @@ def estimate_job(config: EstimateJob, context: Context) -> dict[str, Any]:
     check_checkpoint(checkpoint)
     samples = read_samples(read_manifest(config.tensor_dir), context)
     require_fit(samples, checkpoint, config.tensor_dir, context)
+    samples = with_silent_contexts(samples, checkpoint, context)
     device = choose_device(config.device)
     context.emit(LogMessage(message=f"{checkpoint.name} on {device.value}: {device.reason}"))
     with lock_device(device.value, "sensitivity analysis", context):

@@ -8,6 +8,7 @@ import gradio as gr
 
 from acestep.core.config import fields
 from acestep.core.errors import AceStepError
+from acestep.tensors.manifest import Manifest
 from acestep.training.configs import TrainJob
 from acestep.training.presets import recommend_epochs
 from acestep.ui import html, layout
@@ -16,6 +17,9 @@ from acestep.ui.form import Form
 from acestep.ui.trainer.app_state import TENSORS
 from acestep.ui.trainer.page_context import TrainerContext
 
+_SONG_CONTEXTS = (
+    "Preprocessed for LoKr by the ACE-Step app: the context holds the song itself. Training replaces it by silence."
+)
 _RECOMMENDED = ("max_epochs", "save_every_n_epochs")
 
 
@@ -63,14 +67,19 @@ class TensorsPicker:
             manifest = self._app.tensors()
         except AceStepError as error:
             return html.notice("No tensors in this folder yet", [describe_error(error)], "warn")
-        songs = html.count(len(manifest.paths), "song")
-        epochs, every = recommend_epochs(len(manifest.paths))
-        tag = manifest.metadata.get("custom_tag")
-        facts = [
-            songs,
-            f"trigger word {tag}" if tag else "no trigger word",
-            f"encoded with {manifest.preprocessing.get('model_checkpoint', 'an unknown model')}",
-        ]
-        advice = f"Recommended for {songs}: {epochs} epochs, a checkpoint every {every}."
-        tone: html.Tone = "warn" if manifest.problems else "good"
-        return html.notice(", ".join(facts), [advice, *manifest.problems[:3]], tone)
+        return describe_tensors(manifest)
+
+
+def describe_tensors(manifest: Manifest) -> str:
+    """HTML with the number of samples, the trigger word, the model, the recommended epochs, and any problems."""
+    songs = html.count(len(manifest.paths), "song")
+    epochs, every = recommend_epochs(len(manifest.paths))
+    tag = manifest.metadata.get("custom_tag")
+    facts = [
+        songs,
+        f"trigger word {tag}" if tag else "no trigger word",
+        f"encoded with {manifest.preprocessing.get('model_checkpoint', 'an unknown model')}",
+    ]
+    advice = f"Recommended for {songs}: {epochs} epochs, a checkpoint every {every}."
+    problems = [*([_SONG_CONTEXTS] if manifest.song_contexts else []), *manifest.problems[:3]]
+    return html.notice(", ".join(facts), [advice, *problems], "warn" if problems else "good")

@@ -19,6 +19,7 @@ from acestep.training.parsing import set_value
 from acestep.ui import html
 from acestep.ui.chart import Series, line_chart
 from acestep.ui.system_memory import free_bytes
+from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.audio_clips import BASE_MODEL, latest_previews, previews_of, source_of, strengths
 from acestep.ui.trainer.audio_grid import GridRow, render_grid
 from acestep.ui.trainer.memory_panel import Forecast, forecast_html
@@ -151,3 +152,13 @@ def test_sizes_have_suitable_units() -> None:
 
 def test_paths_are_shown_relative_to_the_workspace(tmp_path: Path) -> None:
     assert Workspace(tmp_path).relative(tmp_path / "runs" / "one") == "runs/one"
+
+
+def test_a_typed_adapter_stays_selected_and_a_deleted_one_does_not(tmp_path: Path) -> None:
+    app = AppState(Workspace(tmp_path))
+    adapter = app.runs_folder / "one" / "final" / "adapter"
+    assert app.was_deleted(str(adapter))
+    adapter.mkdir(parents=True)
+    assert not app.was_deleted(str(adapter))
+    assert not app.was_deleted(str(tmp_path / "typed"))
+    assert not app.was_deleted("")

@@ -649,8 +649,13 @@ def test_messages_of_5_listen_arrive(open_tabs: Page) -> None:
     wait_for_state(open_tabs, "tr-generate", "done")
 
 
-def test_messages_of_6_export_arrive(open_tabs: Page, tmp_path: Path) -> None:
+def test_messages_of_6_export_arrive(open_tabs: Page, adapter: Path, tmp_path: Path) -> None:
     tab(open_tabs, "6. Export")
+    fill(open_tabs, "tr-export-adapter", str(tmp_path / "typed"))
+    press(open_tabs, "tr-export-start")
+    expect_error(open_tabs, "typed")
+    expect(box(open_tabs, "tr-export-adapter")).to_have_value(str(tmp_path / "typed"))
+    fill(open_tabs, "tr-export-adapter", str(adapter))
     fill(open_tabs, "tr-export-path", str(tmp_path))
     press(open_tabs, "tr-export-start")
     expect_error(open_tabs, "is outside")

@@ -187,6 +187,10 @@ class AppState:
         """Adapters of the runs, as (label, folder), the newest run first; looked up every few seconds."""
         return self._cached("adapters", lambda: _adapters(self.runs_folder))
 
+    def was_deleted(self, adapter: str) -> bool:
+        """Whether it is the path of an adapter of the runs that no longer exists; typed paths are left alone."""
+        return self.runs_folder in Path(adapter).parents and not exists(Path(adapter))
+
     def clear_cache(self) -> None:
         """Look up folders again after one was added or removed."""
         self._cache.clear()

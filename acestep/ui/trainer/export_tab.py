@@ -11,7 +11,7 @@ import gradio as gr
 from acestep.core.config import Config, option
 from acestep.core.errors import AdapterError
 from acestep.core.files import storage_errors
-from acestep.core.untrusted import exists, is_file
+from acestep.core.untrusted import is_file
 from acestep.exporting.targets import ALL, TARGETS
 from acestep.ui import html, layout
 from acestep.ui.errors import notify
@@ -108,9 +108,9 @@ class ExportTab:
 
     @property
     def _selected(self) -> str | None:
-        """The adapter that the user selected, as long as it exists, or else the newest one."""
+        """The adapter that the user selected or typed, unless it was deleted, or else the newest one."""
         selected = self._app.settings.text("export.adapter")
-        if selected and exists(Path(selected)):
+        if selected and not self._app.was_deleted(selected):
             return selected
         return next((value for _, value in self._app.adapters()), None)
 

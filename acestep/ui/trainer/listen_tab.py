@@ -100,9 +100,9 @@ class ListenTab:
 
     @property
     def _selected(self) -> str:
-        """The adapter that the user selected, as long as it exists, or else the newest one."""
+        """The adapter that the user selected or typed, unless it was deleted, or else the newest one."""
         selected = self._app.settings.get("listen.adapter")
-        if isinstance(selected, str) and (not selected or exists(Path(selected))):
+        if isinstance(selected, str) and not self._app.was_deleted(selected):
             return selected
         return next((value for _, value in self._app.adapters()), "")
 
@@ -128,7 +128,8 @@ class ListenTab:
         return [gr.update(choices=[_NO_ADAPTER, *self._app.adapters()], value=self._selected)]
 
     def _render_trigger_word(self) -> list[str]:
-        word = html.text(trigger_word(self._selected))
+        selected = self._selected
+        word = html.text(trigger_word(selected) if exists(Path(selected)) else "")
         return [f'<p class="ac-phase">Trigger word: <b>{word}</b>. Begin the prompt with it.</p>' if word else ""]
 
     def _generations_version(self) -> object:

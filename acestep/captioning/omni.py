@@ -235,7 +235,8 @@ def _chat_template(folder: Path) -> str:
     if is_file(folder / "chat_template.jinja"):
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     path = folder / "chat_template.json"
-    return str(read_json(path, error=CheckpointError)["chat_template"]) if is_file(path) else ""
+    found = read_json(path, error=CheckpointError) if is_file(path) else {}
+    return str(found.get("chat_template", "")) if isinstance(found, dict) else ""
 
 
 def _free(device: str) -> None:

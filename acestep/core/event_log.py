@@ -30,6 +30,7 @@ from acestep.core.events import (
     UnknownEvent,
     Waiting,
 )
+from acestep.core.untrusted import is_file, parse_json, shorten
 
 TYPES: dict[str, type[Event]] = {
     kind.type_name: kind
@@ -50,6 +51,7 @@ TYPES: dict[str, type[Event]] = {
         Failed,
     )
 }
+_PYTHON_TYPES: dict[str, Any] = {"str": str, "int": int, "float": int | float, "bool": bool, "dict[str, Any]": dict}
 _ALIASES: dict[str, str] = {}  # type name of an earlier version -> current type name
 
 # Earlier versions wrote these as plain messages; now they are typed events.
@@ -78,7 +80,7 @@ class EventLog:
 
         An incomplete last line is left for the next call; an incomplete line before others is dropped.
         """
-        if not self.path.exists():
+        if not is_file(self.path):
             return [], offset
         with self.path.open("rb") as file:
             file.seek(offset)
@@ -94,18 +96,34 @@ def encode(event: Event) -> dict[str, Any]:
 
 
 def decode(data: Mapping[str, Any]) -> Event:
-    """The event of a JSON object; UnknownEvent if its type is unknown or a required field is missing."""
+    """The event of a JSON object; UnknownEvent if its type is unknown, or a field is missing or has another type."""
     name = str(data.get("type"))
     kind = TYPES.get(_ALIASES.get(name, name))
     if kind is not None:
         known = {kind.keys.get(field.name, field.name): field.name for field in fields(kind)}
-        try:
-            return _upgrade(kind(**{known[key]: value for key, value in data.items() if key in known}))
-        except TypeError:  # a required field is missing
-            pass
+        values = {known[key]: value for key, value in data.items() if key in known}
+        types = {field.name: str(field.type) for field in fields(kind)}
+        if all(_has_type(value, types[name]) for name, value in values.items()) and _is_time(data.get("time_s", 0.0)):
+            try:
+                return _upgrade(kind(**values))
+            except TypeError:  # a required field is missing
+                pass
     time_s = data.get("time_s")
     rest = {key: value for key, value in data.items() if key not in ("type", "time_s")}
-    return UnknownEvent(time_s=time_s if isinstance(time_s, int | float) else 0.0, raw_type=name, data=rest)
+    return UnknownEvent(time_s=time_s if _is_time(time_s) else 0.0, raw_type=shorten(name), data=rest)
+
+
+def _has_type(value: object, annotation: str) -> bool:
+    """Whether ``value`` fits the annotation of a field of an event."""
+    if value is None:
+        return annotation.endswith("| None")
+    kind = annotation.removesuffix(" | None")
+    return isinstance(value, _PYTHON_TYPES.get(kind, object)) and (kind == "bool" or not isinstance(value, bool))
+
+
+def _is_time(value: Any) -> bool:
+    """Whether ``value`` is a number of seconds since 1970 that can be shown as a date."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**33
 
 
 def _upgrade(event: Event) -> Event:
@@ -129,9 +147,9 @@ def _ends_with_newline(file: BinaryIO) -> bool:
 
 
 def _decode_line(line: bytes) -> Event | None:
-    """None for an incomplete line."""
+    """None for an incomplete or malformed line."""
     try:
-        data = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        data = parse_json(line)
+    except ValueError:
         return None
     return decode(data) if isinstance(data, dict) else None

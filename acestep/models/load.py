@@ -170,9 +170,10 @@ def load_vae(
     check_shapes(folder, {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}, infos)
     vae.load_state_dict(_read_tensors(infos), assign=True)
     # Weight norm keeps the computed weight in a plain attribute, which ``.to(device)`` does not move.
-    for module in vae.modules():
-        if hasattr(module, "weight_g"):
-            remove_weight_norm(module)
+    with _config_errors(folder):  # the two weights of a module may have different dtypes
+        for module in vae.modules():
+            if hasattr(module, "weight_g"):
+                remove_weight_norm(module)
     vae.load_state_dict({name: tensor.to(device, dtype) for name, tensor in vae.state_dict().items()}, assign=True)
     vae.use_tiling = True
     return _freeze(vae)

@@ -16,6 +16,7 @@ from typing import Any
 
 from acestep.core.errors import CheckpointError
 from acestep.core.files import read_json, write_json
+from acestep.core.untrusted import shorten
 from acestep.models.config_checks import check_component_config
 
 ATTENTION = "sdpa"
@@ -96,13 +97,16 @@ def load_tokenizer(folder: Path) -> Any:
     """The tokenizer in ``folder``.
 
     Raises:
-        CheckpointError: its class is none of those that the models use.
-        OSError, ValueError: missing or malformed files.
+        CheckpointError: its class is none of those that the models use, or files are missing or malformed.
     """
     from transformers import AutoTokenizer
 
     with _tokenizer_copy(folder) as copy:
-        return AutoTokenizer.from_pretrained(copy, local_files_only=True, trust_remote_code=False)
+        try:
+            return AutoTokenizer.from_pretrained(copy, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # noqa: BLE001 - the tokenizers library raises plain Exception for malformed files
+            message = f"the tokenizer in {folder} cannot be loaded: {shorten(error, 300)}"
+            raise CheckpointError(message, hint=_HINT) from None
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from acestep.training.state.best_model import BestTracker
 from acestep.training.state.ema import ExponentialMovingAverage
 from acestep.training.state.random_state import RandomState
 from acestep.training.state.run_folder import ADAPTER, STATE, ResumeSource
-from acestep.training.state.tensor_tree import read_state
+from acestep.training.state.tensor_tree import damaged_state, read_state
 
 _RECORDED_SETTINGS = (
     "batch_size",
@@ -174,6 +174,13 @@ class Session:
     def _resume_from(self, source: ResumeSource) -> None:
         """Restore a complete training state."""
         state = read_state(source.folder / STATE)
+        with damaged_state(source.folder / STATE):
+            self._restore(state)
+        if self.prepared.training.auto_save_best_after and not (self.prepared.run.best / ADAPTER).is_dir():
+            self.tracker.best, self.tracker.best_epoch = None, None  # it is in another folder
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Restore the content of ``state``."""
         self.adapter.load_state(state["adapter"])
         if self.ema is not None:
             self.ema.restart()
@@ -187,8 +194,6 @@ class Session:
         if state["grid"] == self._evaluator.grid:  # otherwise they are evaluated again
             self.baseline_metrics = state["figures"]
         self.random.load(state["random"])
-        if self.prepared.training.auto_save_best_after and not (self.prepared.run.best / ADAPTER).is_dir():
-            self.tracker.best, self.tracker.best_epoch = None, None  # it is in another folder
 
     def _initialize_from(self, source: ResumeSource) -> None:
         """Start from the weights of an adapter and its epoch count, with a new optimizer."""

@@ -17,9 +17,10 @@ from acestep.adapters.base import Adapter
 from acestep.adapters.metadata import AdapterMetadata
 from acestep.core.errors import TrainingError
 from acestep.core.files import replace_folder, require_space
+from acestep.core.untrusted import shorten
 from acestep.training.state.ema import ExponentialMovingAverage
 from acestep.training.state.run_folder import ADAPTER, EMA_ADAPTER, STATE, ResumeSource, RunFolder
-from acestep.training.state.tensor_tree import read_values, write_state
+from acestep.training.state.tensor_tree import damaged_state, read_values, write_state
 
 _SLACK = 2**20  # bytes of headers and JSON beside the tensors
 _FILE_BYTES = 2  # a value in an adapter file is bf16
@@ -100,9 +101,10 @@ def require_resumable(source: ResumeSource, fixed: Mapping[str, Any]) -> None:
     Raises:
         TrainingError: the state is damaged, or was saved with other settings; the message names them.
     """
-    before = read_values(source.folder / STATE)["fixed"]
+    with damaged_state(source.folder / STATE):
+        before = dict(read_values(source.folder / STATE)["fixed"])
     changed = [
-        f"{name} is {fixed[name]} now and was {value}"
+        f"{name} is {fixed[name]} now and was {shorten(value)}"
         for name, value in before.items()
         if name in fixed and fixed[name] != value
     ]

@@ -56,4 +56,6 @@ class ExponentialMovingAverage:
         """Restore what ``state`` gave."""
         self.num_steps = state["num_steps"]
         for average, value in zip(self._average, state["average"], strict=True):
+            if value.shape != average.shape:  # copy_ would broadcast it
+                raise ValueError(f"an average has shape {list(value.shape)}, expected {list(average.shape)}")
             average.copy_(value)

@@ -9,15 +9,20 @@ from __future__ import annotations
 import errno
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from acestep.core.errors import TrainingError
+from acestep.core.errors import CheckpointError, TrainingError
 from acestep.core.files import read_versioned, write_versioned
+from acestep.core.untrusted import shorten
+from acestep.models.safetensors_header import read_safetensors_header
 
 TENSORS, VALUES = "state.safetensors", "state.json"
 _KIND, _VERSION = "training_state", 1
@@ -49,11 +54,26 @@ def read_state(folder: Path) -> dict[str, Any]:
     """Read what ``write_state`` wrote; tensors are on the CPU. Raises TrainingError naming the file."""
     values = read_values(folder)
     try:
+        read_safetensors_header(folder / TENSORS)
         tensors = load_file(folder / TENSORS)
-        state: dict[str, Any] = _decode(values, tensors)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as problem:
+        with damaged_state(folder):
+            state: dict[str, Any] = _decode(values, tensors)
+    except (CheckpointError, OSError, SafetensorError) as problem:
         raise TrainingError(f"the training state in {folder} is damaged: {problem}", hint=_OTHER) from None
     return state
+
+
+@contextmanager
+def damaged_state(folder: Path) -> Iterator[None]:
+    """Convert the errors of a block that restores the state in ``folder`` to TrainingError: it has other content than
+    ``write_state`` got."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as problem:
+        what = f"{type(problem).__name__} {shorten(problem, 300)}"
+        raise TrainingError(f"the training state in {folder} is damaged: {what}", hint=_OTHER) from problem
 
 
 def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -84,7 +84,8 @@ def read_adapter_of(folder: Path, models: Path) -> None:
     from acestep.models.checkpoint import find_checkpoint
     from acestep.models.load import load_dit
 
-    stored = read_any(folder)
+    files = list(folder.glob("*.safetensors"))
+    stored = read_any(files[0] if len(files) == 1 else folder)
     checkpoint = find_checkpoint(models / "acestep-v15-tiny")
     BaseWeights(checkpoint).check_compatible(stored)
     stored.metadata.to_file_metadata()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from acestep.adapters.base import Adapter, StoredAdapter
 from acestep.adapters.configs import ADAPTERS, AdapterConfig
 from acestep.adapters.metadata import AdapterMetadata
+from acestep.adapters.other_formats import IMPORT_HINT, is_importable
 from acestep.adapters.targets import decoder_family, target_modules, unknown_modules
 from acestep.adapters.weights_file import read_tensors, require_finite_values
 from acestep.core.errors import AdapterError, ModelMismatch
@@ -130,6 +131,15 @@ def read_adapter(path: Path) -> StoredAdapter:
     file = find_adapter(path)
     tensors, file_metadata = read_tensors(file)
     require_finite_values(file, tensors)
+    try:
+        return _parse(file, tensors, file_metadata)
+    except AdapterError as error:
+        if not is_importable(file, tensors):
+            raise
+        raise AdapterError(str(error), hint=IMPORT_HINT) from None
+
+
+def _parse(file: Path, tensors: dict[str, Tensor], file_metadata: dict[str, str]) -> StoredAdapter:
     for entry in ADAPTERS:
         if adapter_class(entry.name).matches(list(tensors)):
             stored = adapter_class(entry.name).read(file, tensors, file_metadata)
@@ -172,9 +182,12 @@ def find_adapter(path: Path) -> Path:
             for file in (folder / name, folder / "adapter" / name):
                 if is_file(file):
                     return file
+    others = sorted(path.glob("*.safetensors"))
     raise AdapterError(
         f"{path} holds no adapter: neither {' nor '.join(names)}",
-        hint="Choose a run or adapter folder; its adapter/, final/, best/ and checkpoints/ are searched too.",
+        hint=f"Choose the file {others[0].name} in it."
+        if len(others) == 1
+        else "Choose a run or adapter folder; its adapter/, final/, best/ and checkpoints/ are searched too.",
     )
 
 

@@ -17,13 +17,12 @@ from torch import Tensor
 from acestep.adapters.base import StoredAdapter
 from acestep.adapters.configs import ADAPTERS
 from acestep.adapters.files import adapter_class
+from acestep.adapters.other_formats import DIFF
 from acestep.core.errors import AdapterError, CheckpointError, ModelMismatch
 from acestep.exporting.safetensors_stream import read_tensor
 from acestep.models.checkpoint import Checkpoint, find_checkpoint, tensor_infos
 
 ModuleTensors = Mapping[str, Tensor]
-DIFF = "diff"  # part name of a full weight difference, as in LyCORIS
-
 _DECODER = "decoder."
 _LINEAR = ("lora_B", "lokr_w1", "lokr_w1_a", "hada_w1_a")  # parts that the strength can be multiplied into
 _UNKNOWN_WEIGHT = torch.tensor(math.nan)  # placeholder for a base weight: a delta that depends on it becomes NaN

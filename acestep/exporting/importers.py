@@ -11,20 +11,18 @@ from acestep.adapters.base import StoredAdapter
 from acestep.adapters.configs import LoHaConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import read_adapter
 from acestep.adapters.metadata import AdapterMetadata
+from acestep.adapters.other_formats import DIFF, has_unknown_scale
 from acestep.adapters.part_shapes import check_parts
 from acestep.adapters.weights_file import read_tensors, require_alpha, require_finite_values
 from acestep.core.errors import AdapterError
 from acestep.core.untrusted import is_file, is_folder
-from acestep.exporting.delta import DIFF, BaseWeights, delta, detect_kind
+from acestep.exporting.delta import BaseWeights, delta, detect_kind
 from acestep.exporting.lokr_config import Modules, find_lokr_config
 from acestep.exporting.low_rank import convert_to_lora, lora_from_weights
 from acestep.exporting.package import write_for
 from acestep.exporting.source import ExportSource
 from acestep.exporting.targets import comfyui, diffusers
 from acestep.models.checkpoint import find_checkpoint
-
-_AMBIGUOUS = "base_model.model."  # in this format the scale is in a config file, not in the weights
-_LOW_RANK = (".lora_", ".hada_", ".lokr_w1_b", ".lokr_w2_b")  # low-rank factors, which have a scale
 
 
 def import_adapter(
@@ -86,9 +84,7 @@ def _read_other(path: Path) -> StoredAdapter | None:
     for key, value in tensors.items():
         if key.endswith(".alpha"):
             require_alpha(files[0], key, value)
-    low_rank = any(part in key for key in tensors for part in _LOW_RANK)
-    alphas = any(key.endswith(".alpha") for key in tensors)
-    if low_rank and not alphas and all(key.startswith(_AMBIGUOUS) for key in tensors):
+    if has_unknown_scale(tensors):
         return None
     loaded = comfyui.load(tensors)
     if loaded.ignored_keys:

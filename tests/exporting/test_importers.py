@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from acestep.adapters.configs import AdapterConfig
-from acestep.adapters.files import load_adapter, read_adapter, read_metadata
+from acestep.adapters.files import load_adapter, load_weights_into, read_adapter, read_metadata
 from acestep.adapters.metadata import AdapterMetadata
 from acestep.core.errors import AdapterError, ModelMismatch
 from acestep.exporting.importers import import_adapter
@@ -21,6 +21,7 @@ from tests.adapters.small import KINDS, LOHA, LOKR, LORA, make_decoder, save, tr
 from tests.adapters.test_loading import stock_lokr, stock_lora
 from tests.exporting.comfyui import load_into
 from tests.exporting.models import error, make_run, probe_output
+from tests.exporting.test_merge import merge
 
 Tensors = dict[str, Tensor]
 FLAT = "layers_0_mlp_up_proj"
@@ -70,6 +71,54 @@ def test_a_lora_in_any_key_format_gives_the_same_output(tmp_path: Path, form: st
     load_adapter(found, tmp_path / "out")
     assert error(probe_output(found), expected, base) < 1e-4
     assert read_metadata(tmp_path / "out").trigger_word == "abc"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_other_commands_point_to_import_where_it_helps(tmp_path: Path, small_checkpoint: Path, form: str) -> None:
+    adapter = trained(make_decoder(), "lora", LORA)
+    adapter.save(tmp_path / "ours", AdapterMetadata(), dtype=torch.float32)
+    file = tmp_path / "theirs.safetensors"
+    save_file(FORMS[form](load_file(tmp_path / "ours" / "adapter_model.safetensors")), file)
+    uses: list[Callable[[], object]] = [
+        lambda: export_adapter(file, "comfyui", out=tmp_path / "out"),
+        lambda: merge(small_checkpoint, file, tmp_path / "merged"),
+        lambda: load_weights_into(trained(make_decoder(), "lora", LORA), file),
+    ]
+    for use in uses:
+        with pytest.raises(AdapterError) as error:
+            use()
+        assert "python -m acestep import" in error.value.hint
+    import_adapter(file, out=tmp_path / "out")
+
+
+def test_a_lokr_without_settings_points_to_import(tmp_path: Path) -> None:
+    save(trained(make_decoder(), "lokr", LOKR), tmp_path / "a")
+    save_file(load_file(tmp_path / "a" / "lokr_weights.safetensors"), tmp_path / "bare.safetensors")
+    with pytest.raises(AdapterError) as error:
+        read_adapter(tmp_path / "bare.safetensors")
+    assert "python -m acestep import" in error.value.hint
+    import_adapter(tmp_path / "bare.safetensors", out=tmp_path / "out")
+
+
+def test_no_error_points_to_import_where_it_does_not_help(tmp_path: Path) -> None:
+    adapter = trained(make_decoder(), "lora", LORA)
+    adapter.save(tmp_path / "a", AdapterMetadata())
+    ours = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    kohya = FORMS["kohya"](ours)
+    first = next(key for key in kohya if key.endswith("lora_down.weight"))
+    broken: dict[str, Tensors] = {
+        "half": {key: value for key, value in kohya.items() if key != first},
+        "shape": {**kohya, first: kohya[first][:2].clone()},
+        "other model": {key.replace("mlp_up_proj", "ff_net"): value for key, value in kohya.items()},
+        "no scale": ours,
+    }
+    for name, tensors in broken.items():
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        with pytest.raises(AdapterError) as error:
+            read_adapter(tmp_path / f"{name}.safetensors")
+        assert "import" not in error.value.hint
+        with pytest.raises(AdapterError):
+            import_adapter(tmp_path / f"{name}.safetensors", out=tmp_path / "out")
 
 
 @pytest.mark.parametrize("stock", [stock_lora, stock_lokr])

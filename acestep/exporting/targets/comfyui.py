@@ -12,24 +12,10 @@ from torch import Tensor
 
 from acestep.adapters.base import write_tensors
 from acestep.adapters.lokr_file import scaled_part
-from acestep.adapters.targets import module_from_underscores, unknown_modules
-from acestep.exporting.delta import DIFF
+from acestep.adapters.other_formats import ANY_DIM, DIFF, parse_comfyui_key
 from acestep.exporting.load_result import LoadResult, WrittenAdapter
 from acestep.exporting.source import ExportSource, read_tensors, serialize_adapter
 
-_DOTTED = ("base_model.model.", "diffusion_model.decoder.")
-_FLAT = ("lycoris_", "lora_unet_decoder_")
-_PARTS = {
-    **dict.fromkeys(("lora_B.weight", "lora_up.weight", "lora_B", "lora.up.weight", "lora_B.default.weight"), "lora_B"),
-    **dict.fromkeys(
-        ("lora_A.weight", "lora_down.weight", "lora_A", "lora.down.weight", "lora_A.default.weight"), "lora_A"
-    ),
-    **{part: part for part in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")},
-    **{f"hada_w{n}_{x}": f"hada_w{n}_{x}" for n in (1, 2) for x in "ab"},
-    "alpha": "alpha",
-    DIFF: DIFF,
-}
-_ANY_DIM = (DIFF, "lora_A", "lora_B")  # ComfyUI flattens these factors of a convolution
 _COMPLETE = (
     {"lora_A", "lora_B"},
     {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"},
@@ -67,7 +53,7 @@ def load(tensors: Mapping[str, Tensor]) -> LoadResult:
     """The weights that ComfyUI loads for ACE-Step 1.5. The scale is alpha / rank if the file has an alpha, else 1."""
     result, keys = LoadResult(), dict[str, list[str]]()
     for key, tensor in tensors.items():
-        module, part = _parse_key(key)
+        module, part = parse_comfyui_key(key)
         if not module:
             result.ignored_keys.append(key)
             continue
@@ -76,26 +62,12 @@ def load(tensors: Mapping[str, Tensor]) -> LoadResult:
     for module, parts in list(result.modules.items()):
         alpha = parts.pop("alpha", None)
         if set(parts) not in _COMPLETE or any(
-            tensor.dim() > 2 for name, tensor in parts.items() if name not in _ANY_DIM
+            tensor.dim() > 2 for name, tensor in parts.items() if name not in ANY_DIM
         ):
             result.drop(module, keys[module])  # ComfyUI multiplies LoKr kernels of convolutions in the wrong order
         elif alpha is not None:
             _scale(parts, float(alpha))
     return result
-
-
-def _parse_key(key: str) -> tuple[str, str]:
-    """Original module name and part; both empty if ComfyUI does not know the key."""
-    for suffix, part in _PARTS.items():
-        name = key.removesuffix(f".{suffix}")
-        if name == key:
-            continue
-        for prefix in (*_DOTTED, *_FLAT):
-            if name.startswith(prefix):
-                module = name.removeprefix(prefix)
-                module = module_from_underscores(module) if prefix in _FLAT else module
-                return ("", "") if unknown_modules([module]) else (module, part)
-    return "", ""
 
 
 def _scale(parts: dict[str, Tensor], alpha: float) -> None:

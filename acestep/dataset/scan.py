@@ -15,7 +15,8 @@ from acestep.dataset.labels import Labels, Problem, is_sung
 from acestep.dataset.merge import merge_labels
 from acestep.dataset.sample import Dataset, DatasetMetadata, Sample, TagPosition
 from acestep.dataset.sidecars import TEXT_FILES, FolderListing, read_sidecars
-from acestep.dataset.table import match_rows, read_table
+from acestep.dataset.table import read_table
+from acestep.dataset.table_rows import TABLE_EXTENSIONS
 from acestep.dataset.walk import walk
 
 __all__ = ["Problem", "ScanResult", "scan_folder"]
@@ -127,10 +128,10 @@ def _probe(files: list[Path], root: Path, problems: list[Problem]) -> dict[Path,
 def _collect_labels(files: list[Path], audio_files: list[Path], problems: list[Problem]) -> dict[Path, list[Labels]]:
     """Labels of each audio file in order of increasing precedence: tables (outer folders first), then sidecars."""
     labels: dict[Path, list[Labels]] = {audio: [] for audio in audio_files}
-    tables = [path for path in files if path.suffix.lower() == ".csv"]
+    tables = [path for path in files if path.suffix.lower() in TABLE_EXTENSIONS]
     for table in sorted(tables, key=lambda path: len(path.parts)):
         below = [audio for audio in audio_files if audio.is_relative_to(table.parent)]
-        for audio, row in match_rows(table, read_table(table, problems), below, problems).items():
+        for audio, row in read_table(table, below, problems).items():
             labels[audio].append(row)
     folders: dict[Path, list[Path]] = defaultdict(list)
     for path in files:
@@ -168,11 +169,11 @@ def _counts(samples: list[Sample], labels: list[list[Labels]]) -> dict[str, int]
         "songs": len(samples),
         "labelled": sum(sample.labeled for sample in samples),
         "with_lyrics": sum(is_sung(sample.lyrics) for sample in samples),
-        "in_tables": _num_with_labels(labels, ".csv"),
+        "in_tables": _num_with_labels(labels, *TABLE_EXTENSIONS),
         "with_json": _num_with_labels(labels, ".json"),
     }
 
 
-def _num_with_labels(labels: list[list[Labels]], suffix: str) -> int:
-    """The number of samples with labels from a file of that type."""
-    return sum(any(file.values and file.path.suffix.lower() == suffix for file in files) for files in labels)
+def _num_with_labels(labels: list[list[Labels]], *suffixes: str) -> int:
+    """The number of samples with labels from a file of these types."""
+    return sum(any(file.values and file.path.suffix.lower() in suffixes for file in files) for files in labels)

@@ -182,3 +182,70 @@ def test_odd_values_in_a_dataset_file_are_converted_or_dropped(tmp_path: Path) -
     )
     (sample,) = read_dataset(tmp_path / "set.json").samples
     assert labels(sample, "keyscale", "timesignature", "language") == ("A Minor", "", "en")
+
+
+def test_metadata_of_hugging_face_datasets_is_read(tmp_path: Path) -> None:
+    bad_files.song(tmp_path / "b c.wav", 1.1, rate=8000)
+    (tmp_path / "more").mkdir()
+    bad_files.song(tmp_path / "more" / "d.wav", 1.1, rate=8000)
+    (tmp_path / "more" / "metadata.jsonl").write_text('{"file_name": "d.wav", "text": "jazz", "bpm": 90}\nnot json\n')
+    result = scan(tmp_path, "csv_hf_metadata", "a")
+    captions = {sample.filename: (sample.caption, sample.bpm) for sample in result.dataset.samples}
+    assert captions == {"a.wav": ("rock", None), "b c.wav": ("", None), "d.wav": ("jazz", 90)}
+    assert "metadata.jsonl line 2 is not a JSON object; not used" in messages(result)
+
+
+def test_a_row_with_a_quote_that_is_not_closed_is_reported_and_nothing_is_taken_from_it(tmp_path: Path) -> None:
+    result = scan(tmp_path, "csv_open_quote", "a", "b c")
+    assert [sample.caption for sample in result.dataset.samples] == ["", ""]
+    assert "labels.csv lines 2 to 3: a quote is not closed" in messages(result)
+
+
+def test_a_row_with_more_cells_than_columns_is_reported_and_not_cut(tmp_path: Path) -> None:
+    result = scan(tmp_path, "csv_unquoted_comma", "a")
+    assert [sample.caption for sample in result.dataset.samples] == [""]
+    assert "labels.csv line 2 has 5 cells for 3 columns; not used" in messages(result)
+
+
+def test_the_delimiter_line_of_excel_and_blank_lines_are_skipped(tmp_path: Path) -> None:
+    result = scan(tmp_path, "csv_sep_line", "a")
+    (sample,) = result.dataset.samples
+    assert labels(sample, "caption", "bpm") == ("rock", 120)
+    assert result.problems == []
+    (tmp_path / "labels.csv").write_text("\n\n \nFile,Caption\na.wav,after blank lines\n")
+    assert scan_folder(tmp_path).dataset.samples[0].caption == "after blank lines"
+
+
+def test_rows_after_a_damaged_one_are_used(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        bad_files.song(tmp_path / f"{name}.wav", 1.1, rate=8000)
+    (tmp_path / "labels.csv").write_text('file,caption\na.wav,"rock" and roll\nb.wav,"pop, soft"\n')
+    result = scan_folder(tmp_path)
+    assert [sample.caption for sample in result.dataset.samples] == ["", "pop, soft"]
+    assert "labels.csv line 2: a quote is not closed or not doubled" in messages(result)
+
+
+def test_a_tsv_table_and_the_first_sheet_of_a_workbook_are_read(tmp_path: Path) -> None:
+    from openpyxl import Workbook
+
+    for name in ("a", "b"):
+        bad_files.song(tmp_path / f"{name}.wav", 1.1, rate=8000)
+    (tmp_path / "labels.tsv").write_text("file\tcaption\na.wav\trock, with a comma\n")
+    workbook = Workbook()
+    for row in ([None], ["File", "BPM", "Caption", "Key"], ["b.wav", 128.5, "techno", "8A"]):
+        workbook.active.append(row)
+    workbook.create_sheet("other").append(["File", "Caption"])
+    workbook.save(tmp_path / "table.xlsx")
+    result = scan_folder(tmp_path)
+    first, second = result.dataset.samples
+    assert first.caption == "rock, with a comma"
+    assert labels(second, "caption", "bpm", "keyscale") == ("techno", 129, "A Minor")
+    assert result.problems == []
+    assert result.counts["in_tables"] == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a workbook", b"text"])
+def test_a_file_that_is_no_workbook_is_reported(tmp_path: Path, content: bytes) -> None:
+    bad_files.song(tmp_path / "a.wav", 1.1, rate=8000)
+    (tmp_path / "table.xlsx").write_bytes(content)
+    assert "table.xlsx is not an Excel workbook" in messages(scan_folder(tmp_path))

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 from acestep.core.errors import OutOfMemory, current_code
 from acestep.core.events import (
@@ -121,7 +121,7 @@ def _has_type(value: object, annotation: str) -> bool:
     return isinstance(value, _PYTHON_TYPES.get(kind, object)) and (kind == "bool" or not isinstance(value, bool))
 
 
-def _is_time(value: Any) -> bool:
+def _is_time(value: Any) -> TypeGuard[float]:
     """Whether ``value`` is a number of seconds since 1970 that can be shown as a date."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**33
 

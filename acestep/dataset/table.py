@@ -38,7 +38,7 @@ def read_table(path: Path, audio_files: Iterable[Path], problems: list[Problem])
         for row in table.rows:
             num_rows += 1
             files = [text for name in columns if (text := _text(row.get(name)))]
-            match = next((audio for file in files if (audio := _match_file(file, by_name, folder))), None)
+            match = next((found for file in files if (found := _match_file(file, by_name, folder))), None)
             if match is None:
                 num_unmatched += bool(files)
                 unmatched += files[:1] if len(unmatched) < _MAX_LISTED else []

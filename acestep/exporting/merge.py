@@ -21,12 +21,18 @@ from acestep.exporting.marker import require_replaceable, write_marker
 from acestep.exporting.merged_layout import FileTensor, MergedFiles, diffusers_layout, same_layout
 from acestep.exporting.safetensors_stream import TensorWriter, dtype_of, read_tensor
 from acestep.exporting.source import ExportSource
-from acestep.models.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
+from acestep.models.checkpoint import (
+    COMPONENTS_KEY,
+    MERGE_FILE,
+    MERGED_MODEL,
+    Checkpoint,
+    check_checkpoint,
+    find_checkpoint,
+)
 
-MARKER = "merge.json"
+MARKER = MERGE_FILE
 """Marker file of a merged model: base model, adapter, strength, and the files that were written."""
 
-_KIND = "merged model"
 _REPORT_EVERY = 8  # tensors
 _ROUNDING_WARNING = 0.1  # relative rounding error above which a warning is logged
 
@@ -51,7 +57,7 @@ def merge_job(config: MergeJob, context: Context) -> dict[str, Any]:
     base.check_compatible(adapter)
     if config.out.resolve() == checkpoint.folder.resolve():
         raise StorageError(f"{config.out} is the base model itself", hint="Choose a new folder.")
-    require_replaceable(config.out, MARKER, _KIND)
+    require_replaceable(config.out, MARKER, MERGED_MODEL)
     source = ExportSource(adapter, base, strength=config.strength)
     plan = diffusers_layout(checkpoint) if _changes_layout(config, checkpoint) else same_layout(checkpoint)
     require_space(config.out, plan.num_bytes)
@@ -59,7 +65,8 @@ def merge_job(config: MergeJob, context: Context) -> dict[str, Any]:
     with replace_folder(config.out) as fresh:
         rounding = _Merger(source, context).write(plan, fresh)
         facts = {"base": checkpoint.name, "adapter": str(adapter.file), "strength": config.strength}
-        write_marker(fresh, MARKER, _KIND, {**facts, "card": adapter.metadata.to_file_metadata()})
+        facts |= _components(checkpoint)
+        write_marker(fresh, MARKER, MERGED_MODEL, {**facts, "card": adapter.metadata.to_file_metadata()})
         check_checkpoint(find_checkpoint(fresh))
     context.emit(Saved(path=str(config.out), role="model"))
     _warn(config.out, rounding, context)
@@ -73,6 +80,14 @@ def merge_job(config: MergeJob, context: Context) -> dict[str, Any]:
 
 def _changes_layout(config: MergeJob, checkpoint: Checkpoint) -> bool:
     return config.layout == "diffusers" and checkpoint.layout == "original"
+
+
+def _components(checkpoint: Checkpoint) -> dict[str, str]:
+    """Where a merged model in the original layout finds its VAE and text encoder, wherever its folder is."""
+    root = checkpoint.components_root
+    if checkpoint.layout == "diffusers" or not (root / "vae" / "config.json").is_file():
+        return {}
+    return {COMPONENTS_KEY: str(root.resolve())}
 
 
 class _Merger:
@@ -143,5 +158,8 @@ def _warn(out: Path, rounding: float, context: Context) -> None:
         context.emit(LogMessage(message=message, warning=True))
     merged = find_checkpoint(out)
     if not (merged.vae_folder / "config.json").is_file():
-        hint = f"generation needs vae and {merged.text_encoder_folder.name} in {merged.components_root}"
+        hint = (
+            f"The base model has no VAE and text encoder. To generate with the merged model, put the folders vae and "
+            f"{merged.text_encoder_folder.name} into {merged.components_root}"
+        )
         context.emit(LogMessage(message=hint, warning=True))

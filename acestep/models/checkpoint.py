@@ -2,7 +2,8 @@
 
 Two layouts are supported. The original layout has ``config.json``, ``model.safetensors`` (or shards) and
 ``silence_latent.pt`` in one folder; its VAE and text encoder are the sibling folders ``vae`` and
-``Qwen3-Embedding-0.6B``. The diffusers layout has one subfolder per pipeline component.
+``Qwen3-Embedding-0.6B``. The diffusers layout has one subfolder per pipeline component. A merged model in the original
+layout may be anywhere: its ``merge.json`` names the folder of its VAE and text encoder.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from loguru import logger
 
 from acestep.core.errors import CheckpointError
-from acestep.core.files import read_json
+from acestep.core.files import read_json, read_versioned
 from acestep.core.paths import checkpoint_roots, typed_path
 from acestep.core.registry import nearest_hint
 from acestep.core.untrusted import is_file, is_folder, shorten
@@ -30,6 +31,8 @@ Layout = Literal["original", "diffusers"]
 
 NAME_PREFIX = "acestep-v15-"
 SILENCE_FILE = "silence_latent.pt"
+MERGE_FILE, MERGED_MODEL = "merge.json", "merged model"  # marker file of a merged model, and its kind
+COMPONENTS_KEY = "components"  # in that file: the folder that contains the VAE and the text encoder of the base model
 _FINGERPRINT_VALUES = 4096  # leading values of each tensor that are hashed
 _VARIANTS = ("turbo", "base", "sft")
 
@@ -69,10 +72,13 @@ class Checkpoint:
 
     @property
     def components_root(self) -> Path:
-        """The folder that contains the VAE and the text encoder. If none does, the parent of the checkpoint."""
+        """The folder that contains the VAE and the text encoder. If none does, the parent of the checkpoint.
+
+        The one that a merge recorded comes first: another folder may hold a text encoder of another size.
+        """
         if self.layout == "diffusers":
             return self.folder
-        folders = [self.folder.parent, self.folder, *checkpoint_roots()]
+        folders = [*_recorded_components(self.folder), self.folder.parent, self.folder, *checkpoint_roots()]
         return next((folder for folder in folders if is_file(folder / "vae" / "config.json")), self.folder.parent)
 
     @property
@@ -136,6 +142,23 @@ def list_checkpoints(custom_root: Path | None = None) -> list[Checkpoint]:
                 except CheckpointError as error:
                     logger.warning("skipping {}: {}", folder, error)
     return [checkpoints[name] for name in sorted(checkpoints)]
+
+
+def _recorded_components(folder: Path) -> list[Path]:
+    """The folder of the VAE and the text encoder that ``merge.json`` names; empty if there is none.
+
+    A model may come from anyone, so network paths, which Windows would open with the user's credentials, are ignored.
+    """
+    if not is_file(folder / MERGE_FILE):
+        return []
+    try:
+        recorded = read_versioned(folder / MERGE_FILE, MERGED_MODEL, 1, error=CheckpointError).get(COMPONENTS_KEY)
+    except CheckpointError as error:
+        logger.warning("{}", error)
+        return []
+    if not isinstance(recorded, str) or not recorded or recorded.startswith(("\\\\", "//")):
+        return []
+    return [folder / recorded]
 
 
 def _layout(folder: Path) -> Layout | None:

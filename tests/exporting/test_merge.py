@@ -19,7 +19,15 @@ from acestep.core.events import Event, Finished, LogMessage, Progressed, Saved
 from acestep.core.jobs import Context, run_job, write_job
 from acestep.exporting.configs import MergeJob
 from acestep.exporting.merge import MARKER, merge_job
-from acestep.models.checkpoint import check_checkpoint, encoder_fingerprint, find_checkpoint, list_checkpoints
+from acestep.handler import AceStepHandler
+from acestep.models.checkpoint import (
+    check_checkpoint,
+    check_vae_and_text_encoder,
+    encoder_fingerprint,
+    find_checkpoint,
+    list_checkpoints,
+)
+from acestep.models.configs import GenerationConfig
 from acestep.models.load import load_dit, load_silence_latent
 from tests.adapters.small import LORA, make_decoder, save, trained
 from tests.adapters.test_loading import stock_lokr
@@ -189,6 +197,41 @@ def test_it_runs_as_a_job(tmp_path: Path, small_checkpoint: Path) -> None:
     last = run_job(tmp_path / "job")
     assert isinstance(last, Finished)
     assert last.result["checkpoint"] == str(tmp_path / "merged")
+
+
+def test_a_model_merged_into_another_folder_generates_with_the_vae_and_text_encoder_of_its_base_model(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    make_run(tiny_checkpoint, tmp_path / "run", "lora", "alpha = r")
+    out = tmp_path / "workspace" / "checkpoints" / "acestep-v15-merged"
+    merge(tiny_checkpoint, tmp_path / "run", out, job=tmp_path / "job")
+    assert not any(isinstance(event, LogMessage) and event.warning for event in events(tmp_path / "job"))
+    assert json.loads((out / MARKER).read_text())["components"] == str(tiny_checkpoint.parent)
+    check_vae_and_text_encoder(find_checkpoint(out))
+    handler = AceStepHandler(out, device="cpu")
+    assert handler.generate(GenerationConfig(prompt="calm", duration_s=1, steps=1)).shape[0] == 2
+    again = tmp_path / "acestep-v15-merged-twice"
+    merge(out, tmp_path / "run", again)
+    assert find_checkpoint(again).components_root == tiny_checkpoint.parent
+
+
+def test_a_merged_model_that_is_moved_finds_its_vae_and_text_encoder(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    make_run(tiny_checkpoint, tmp_path / "run", "lora", "alpha = r")
+    models, usual = tmp_path / "models", tmp_path / "checkpoints"
+    for name in (tiny_checkpoint.name, "vae", "Qwen3-Embedding-0.6B"):
+        shutil.copytree(tiny_checkpoint.parent / name, models / name)
+    merge(models / tiny_checkpoint.name, tmp_path / "run", tmp_path / "merged")
+    shutil.copytree(models / "vae", usual / "vae")  # of another model: it has no text encoder for this one
+    moved = Path(shutil.move(tmp_path / "merged", usual / "acestep-v15-merged"))
+    assert find_checkpoint(moved).components_root == models
+    shutil.rmtree(usual / "vae")
+    shutil.move(models, tmp_path / "elsewhere")
+    for name in ("vae", "Qwen3-Embedding-0.6B"):
+        shutil.copytree(tiny_checkpoint.parent / name, usual / name)
+    assert find_checkpoint(moved).components_root == usual
+    check_vae_and_text_encoder(find_checkpoint(moved))
+    (moved / MARKER).write_text("{")
+    assert find_checkpoint(moved).components_root == usual
 
 
 def test_an_earlier_merge_is_replaced(tmp_path: Path, small_checkpoint: Path) -> None:

@@ -131,7 +131,13 @@ class AppState:
     def checkpoints(self) -> list[Checkpoint]:
         """The base models that can be selected; looked up every few seconds."""
         folder = self.checkpoints_folder
-        return self._cached(f"checkpoints {folder}", lambda: list_checkpoints(folder))
+        return self._cached(f"checkpoints {folder}", lambda: self._list_checkpoints(folder))
+
+    def _list_checkpoints(self, folder: Path | None) -> list[Checkpoint]:
+        """Those that ``list_checkpoints`` finds, and those in the workspace, where merged models are written."""
+        found = {model.name: model for model in list_checkpoints(self.workspace.root)}
+        found |= {model.name: model for model in list_checkpoints(folder)}
+        return [found[name] for name in sorted(found)]
 
     def checkpoint(self) -> Checkpoint:
         """The selected base model. Raises CheckpointError."""

@@ -35,7 +35,8 @@ class MergePanel:
         )
         self._out = gr.Textbox(
             label="Merged model",
-            info="A folder inside the program's folder. Empty: beside the base model, so that 1. Service lists it.",
+            info="A folder inside the program's folder. Empty: beside the base model, or in checkpoints if that is "
+            "outside; 1. Service lists both.",
             placeholder=f"checkpoints/{_DEFAULT_NAME}",
             elem_id="tr-merge-out",
         )
@@ -67,7 +68,7 @@ class MergePanel:
         start_merging(self._app, self._form.read(data, checkpoint=base, adapter=adapter, out=out))
 
     def _default_out(self, base: Path) -> Path:
-        """Beside the base model, where the models that it depends on are found, if that is inside the workspace."""
+        """Beside the base model if that is inside the workspace, else in ``checkpoints``."""
         root = self._app.workspace.root
         parent = base.parent if root.resolve() in base.resolve().parents else root / "checkpoints"
         return parent / _DEFAULT_NAME
@@ -85,4 +86,5 @@ def start_merging(app: AppState, config: MergeJob) -> Path:
 def _result(result: dict[str, Any]) -> str:
     lost = f"Rounding to the dtype of the base model lost {result.get('rounding', 0):.1%} of the adapter."
     size = f"{html.size(result.get('bytes', 0))}, {html.count(result.get('merged', 0), 'weight')} changed."
-    return html.notice("Merged", [f"The model is in {result.get('checkpoint')}.", size, lost], "good")
+    where = f"The model is in {result.get('checkpoint')}. To use it, select it in 1. Service."
+    return html.notice("Merged", [where, size, lost], "good")

@@ -78,7 +78,8 @@ class _Decomposed:
     def row_norms(self, layer: Any) -> Tensor:
         """Row norms [out] of W + strength * scale * BA in fp32, without gradient (section 4.3 of the paper)."""
         a, b, scale = layer.lora_A[NAME], layer.lora_B[NAME], self._scale * self.strength
-        with torch.autocast(a.weight.device.type, enabled=False):
+        device = a.weight.device.type
+        with torch.autocast("cpu" if device == "meta" else device, enabled=False):  # autocast does not know meta
             direction = torch.addmm(dequantized_weight(layer.get_base_layer()), b.weight, a.weight, alpha=scale)
             if hasattr(a, "start"):
                 direction.addmm_(b.start, a.start, alpha=-scale)

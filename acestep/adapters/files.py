@@ -214,6 +214,7 @@ def _require_fit(decoder: nn.Module, stored: StoredAdapter) -> None:
         raise ModelMismatch(
             f"{stored.file} was trained for {stored.metadata.model_name}, but this model is of the {family} family",
             hint=hint,
+            subject="adapter",
         )
     for name, parts in stored.modules.items():
         layer, shape = layers.get(original_to_diffusers(name)), adapter_class(stored.kind).delta_shape(parts)
@@ -223,6 +224,7 @@ def _require_fit(decoder: nn.Module, stored: StoredAdapter) -> None:
                 f"{stored.file} was trained for {stored.metadata.model_name}, where {name} is {list(shape)}; "
                 f"this model is of the {family} family and has {found}",
                 hint=hint,
+                subject="adapter",
             )
 
 

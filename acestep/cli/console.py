@@ -11,7 +11,7 @@ import typer
 from acestep.core.config import Config
 from acestep.core.console_follow import follow_events, stop_on_signals
 from acestep.core.events import Failed, Finished
-from acestep.core.jobs import exit_code, run_job, write_job
+from acestep.core.jobs import check_job, exit_code, run_job, write_job
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 
@@ -25,6 +25,7 @@ def run_in_terminal(name: str, config: Config, folder: Path, json_output: bool, 
         is_written: another program has already written the job to ``folder``; a stop requested since then counts.
     """
     if not is_written:
+        check_job(name, config)
         write_job(folder, name, config)
     with stop_on_signals(folder, print_status), follow_events(folder, print_status):
         last = run_job(folder)

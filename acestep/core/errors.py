@@ -41,6 +41,7 @@ class AceStepError(Exception):
     """Base class of errors that the user can fix. Never shown with a traceback.
 
     ``code`` is the name of the class in files, in JSON output and over HTTP. It stays when the class is renamed.
+    ``subject`` is what the error is about where the code leaves it open: "adapter" if an adapter does not fit a model.
     """
 
     code: ClassVar[str] = "AceStepError"
@@ -51,9 +52,9 @@ class AceStepError(Exception):
             raise TypeError(f"{cls.__name__} needs its own code")
         AceStepError._classes[cls.code] = cls
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", subject: str = "") -> None:
         super().__init__(message)
-        self.hint = hint
+        self.hint, self.subject = hint, subject
 
 
 class ConfigError(AceStepError):

@@ -91,7 +91,11 @@ class EventLog:
 
 def encode(event: Event) -> dict[str, Any]:
     """The JSON object of an event."""
-    values = {event.keys.get(field.name, field.name): getattr(event, field.name) for field in fields(event)}
+    values = {
+        event.keys.get(field.name, field.name): value
+        for field in fields(event)
+        if (value := getattr(event, field.name)) != field.default or field.name not in event.optional
+    }
     return {"type": event.type_name, **values}
 
 

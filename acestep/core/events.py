@@ -16,11 +16,13 @@ class Event:
     """Base of all events.
 
     ``type_name`` is the name of the class in ``events.jsonl``; ``keys`` maps fields to their keys there, where the two
-    differ. Both stay when a class or a field is renamed. ``time_s`` is in seconds since 1970.
+    differ. Both stay when a class or a field is renamed. ``optional`` names the fields that are written only if they
+    differ from their default; earlier versions do not know them. ``time_s`` is in seconds since 1970.
     """
 
     type_name: ClassVar[str]
     keys: ClassVar[Mapping[str, str]] = {}
+    optional: ClassVar[tuple[str, ...]] = ()
 
     time_s: float = field(default_factory=time.time)
 
@@ -228,16 +230,19 @@ class Cancelled(Event):
 class Failed(Event):
     """The last event of a job that failed. ``is_bug`` distinguishes a bug of this program from a user's mistake.
 
-    ``error`` is the code of an error class (``core.errors``), or the class name of any other exception.
+    ``error`` is the code of an error class (``core.errors``), or the class name of any other exception. ``subject`` is
+    that of the error: "adapter" if an adapter does not fit the model, otherwise empty.
     """
 
     type_name: ClassVar[str] = "Failed"
     keys: ClassVar[Mapping[str, str]] = {"is_bug": "ours"}
+    optional: ClassVar[tuple[str, ...]] = ("subject",)
 
     error: str
     message: str
     hint: str = ""
     is_bug: bool = False
+    subject: str = ""
 
     def __str__(self) -> str:
         return f"failed: {describe(self.message, self.hint)}"

@@ -34,6 +34,7 @@ WORKERS = "workers"
 
 _JOB, _EVENTS, _LOG, _OUTPUT, _LOCK = "job.json", "events.jsonl", "log.txt", "output.txt", "lock"
 _STOP, _PAUSE, _SHARE = "cancel", "pause", "share"
+_LOCK_TIMEOUT_S = 0.2  # ``locked`` of another process holds the lock for a moment
 NAMES = frozenset({_JOB, _EVENTS, _LOG, _OUTPUT, _LOCK, _STOP, _PAUSE, _SHARE, WORKERS})
 
 
@@ -119,7 +120,7 @@ class JobFolder:
         """Prevent other processes from using this folder while the block runs. Raises JobBusy."""
         lock = FileLock(self.path / _LOCK)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=_LOCK_TIMEOUT_S, poll_interval=0.02)
         except Timeout:
             raise JobBusy(
                 f"another process is using {self.path}", hint="Wait until it has finished, or stop it."

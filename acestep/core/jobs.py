@@ -89,28 +89,38 @@ Job = Callable[[Any, Context], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class JobType:
-    """Import paths of a job and its configuration class. They are imported when the job runs, and torch with them."""
+    """Import paths of a job, its configuration class and its check. They are imported on first use, and torch with
+    them."""
 
     config: str
     run: str
+    check: str = ""
 
 
 JOBS: dict[str, JobType] = {}
 
 
-def register_job(name: str, *, config: str, run: str) -> None:
+def register_job(name: str, *, config: str, run: str, check: str = "") -> None:
     """Register a job. Call it in the module that defines the configuration of the job.
 
     Args:
         config: ``module:Class`` of the configuration.
         run: ``module:function``, called with the configuration and a Context. Imported when the job runs.
+        check: ``module:function``, called with the configuration before the folder of the job is created. It raises an
+            error if the job cannot succeed.
 
     Raises:
         ValueError: the name is taken.
     """
     if name in JOBS:
         raise ValueError(f"job {name!r} is registered twice")
-    JOBS[name] = JobType(config, run)
+    JOBS[name] = JobType(config, run, check)
+
+
+def check_job(job: str, config: Config) -> None:
+    """Check whether a job can start, before anything is written. Raises the error that it would fail with."""
+    if job in JOBS and JOBS[job].check:
+        pkgutil.resolve_name(JOBS[job].check)(config)
 
 
 def write_job(folder: Path, job: str, config: Config) -> None:
@@ -186,7 +196,7 @@ def _outcome(job: Job, config: Config, context: Context) -> Event:
         return Cancelled(message="interrupted")
     except AceStepError as error:
         is_bug = isinstance(error, WorkerCrashed)
-        return Failed(error=error.code, message=str(error), hint=error.hint, is_bug=is_bug)
+        return Failed(error=error.code, message=str(error), hint=error.hint, is_bug=is_bug, subject=error.subject)
     except Exception as error:  # noqa: BLE001 - the border of a job, which always ends with a final event
         logger.exception("the job failed")
         if _is_out_of_memory(error):

@@ -202,4 +202,6 @@ def _to_error(failed: Failed) -> AceStepError:
     """The error that a worker reported; ``WorkerCrashed`` for a bug."""
     kind = error_class(failed.error) or WorkerCrashed
     text = f"{failed.error}: {failed.message}" if failed.is_bug else failed.message
-    return kind(text, hint=failed.hint)
+    error = kind(text, hint=failed.hint)
+    error.subject = failed.subject
+    return error

@@ -65,10 +65,14 @@ _DIT_KEYS = (
 def load_dit(path: CheckpointSource, *, device: Device = "cpu", dtype: torch.dtype = torch.float32) -> AceStepDiT:
     """Load the decoder; only ``decoder.`` weights are read. Raises CheckpointError."""
     checkpoint = _as_checkpoint(path)
+    return _load_weights(checkpoint, "decoder.", empty_dit(checkpoint), device, dtype)
+
+
+def empty_dit(checkpoint: Checkpoint) -> AceStepDiT:
+    """The decoder of a checkpoint without weights, on the meta device."""
     config = {key: checkpoint.config[key] for key in _DIT_KEYS}
     # AceStepPipeline reads is_turbo from the transformer config to decide about guidance.
-    dit: AceStepDiT = _on_meta(AceStepDiT, **config, is_turbo=checkpoint.is_turbo, model_version=checkpoint.variant)
-    return _load_weights(checkpoint, "decoder.", dit, device, dtype)
+    return _on_meta(AceStepDiT, **config, is_turbo=checkpoint.is_turbo, model_version=checkpoint.variant)
 
 
 def load_condition_encoder(

@@ -301,4 +301,9 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-register_job("train", config="acestep.training.configs:TrainJob", run="acestep.training.trainer:train_job")
+register_job(
+    "train",
+    config="acestep.training.configs:TrainJob",
+    run="acestep.training.trainer:train_job",
+    check="acestep.training.start_check:check_start",
+)

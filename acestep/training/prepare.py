@@ -32,7 +32,7 @@ from acestep.training.silent_contexts import with_silent_contexts
 from acestep.training.state.checkpoint import require_resumable
 from acestep.training.state.run_folder import ResumeSource, RunFolder, find_resume_source
 
-_LEAST_SPACE = 64 * 2**20  # bytes; the size of a checkpoint is known once the adapter exists
+LEAST_SPACE = 64 * 2**20  # bytes; the size of a checkpoint is known once the adapter exists
 _CHANGEABLE = ("dropout",)  # adapter settings that a resumed run may change
 
 
@@ -111,6 +111,42 @@ class Prepared:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a run reads before the model is loaded, checked against each other.
+
+    Attributes:
+        samples: all readable samples, also those that will be held out for validation.
+        fixed: what a resumed run must have in common with its checkpoint.
+    """
+
+    checkpoint: Checkpoint
+    manifest: Manifest
+    samples: list[TrainingSample]
+    fixed: dict[str, Any]
+
+
+def read_inputs(job: TrainJob, source: ResumeSource | None, context: Context) -> Inputs:
+    """Read and check the model, the tensors and what the run resumes from. Writes nothing but events.
+
+    Raises:
+        TrainingError: the run cannot resume with these settings.
+        CheckpointError, AdapterError, TensorError, ModelMismatch.
+    """
+    checkpoint = find_checkpoint(job.checkpoint)
+    check_checkpoint(checkpoint)
+    manifest = read_manifest(job.tensor_dir)
+    samples = read_samples(manifest, context)
+    require_fit(samples, checkpoint, job.tensor_dir, context)
+    samples = with_silent_contexts(samples, checkpoint, context)
+    fixed = _fixed(job, checkpoint, samples)
+    if source is not None and source.exact:
+        require_resumable(source, fixed)
+    elif source is not None:
+        read_metadata(source.folder)
+    return Inputs(checkpoint, manifest, samples, fixed)
+
+
 def prepare(
     job: TrainJob, context: Context, fabric: Fabric | None = None, processes: ProcessGroup = SINGLE_PROCESS
 ) -> Prepared:
@@ -125,21 +161,12 @@ def prepare(
     run = RunFolder(job.out)
     placement = choose_placement(job)
     source = processes.broadcast(lambda: find_resume_source(job.resume, run))
-    checkpoint = find_checkpoint(job.checkpoint)
-    check_checkpoint(checkpoint)
     with storage_errors(run.root):
         run.root.mkdir(parents=True, exist_ok=True)
-    require_space(run.root, _LEAST_SPACE)
-    manifest = read_manifest(job.tensor_dir)
-    found = read_samples(manifest, context)
-    require_fit(found, checkpoint, job.tensor_dir, context)
-    found = with_silent_contexts(found, checkpoint, context)
+    require_space(run.root, LEAST_SPACE)
+    inputs = read_inputs(job, source, context)
+    checkpoint, found = inputs.checkpoint, inputs.samples
     samples, held_out = split(found, seed=job.training.seed, percent=job.training.validation_percent)
-    fixed = _fixed(job, checkpoint, found)
-    if source is not None and source.exact:
-        require_resumable(source, fixed)
-    elif source is not None:
-        read_metadata(source.folder)
     device, dtype = torch.device(placement.device.value), placement.dtype.value
     prepared = Prepared(
         job=job,
@@ -151,8 +178,8 @@ def prepare(
         processes=processes,
         samples=samples,
         held_out=held_out,
-        tag=_tag(manifest, found),
-        fixed=fixed,
+        tag=_tag(inputs.manifest, found),
+        fixed=inputs.fixed,
         source=source,
     )
     if processes.is_main:

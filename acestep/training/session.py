@@ -13,7 +13,6 @@ from torch import nn
 from acestep.adapters.base import Adapter
 from acestep.adapters.files import inject, load_adapter, load_weights_into, modules_outside_layers
 from acestep.adapters.metadata import AdapterMetadata
-from acestep.core.errors import TrainingError
 from acestep.core.events import Event, LogMessage
 from acestep.models.device import empty_cache
 from acestep.models.dit import AceStepDiT
@@ -200,14 +199,8 @@ class Session:
         metadata = load_weights_into(self.adapter, source.folder)
         if self.ema is not None:
             self.ema.restart()
-        ours = self.prepared.run.root.resolve() in source.folder.resolve().parents
-        self.progress.epoch = source.epochs or (metadata.epochs if ours else 0)
-        if self.progress.epoch >= self.prepared.training.max_epochs:
-            raise TrainingError(
-                f"{source.folder} has been trained for {self.progress.epoch} epochs already, "
-                f"max_epochs is {self.prepared.training.max_epochs}",
-                hint="Raise max_epochs.",
-            )
+        max_epochs = self.prepared.training.max_epochs
+        self.progress.epoch = source.starting_epoch(metadata.epochs, self.prepared.run, max_epochs)
         self.progress.step = dataclasses.replace(self.prepared.step_plan, epochs=self.progress.epoch).num_steps()
         message = f"{source.folder} holds adapter weights only: starting with a new optimizer"
         self._emit(LogMessage(message=f"{message}, after epoch {self.progress.epoch}", warning=True))

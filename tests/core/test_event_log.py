@@ -21,7 +21,7 @@ from acestep.core.events import (
     UnknownEvent,
     Waiting,
 )
-from acestep.ui.trainer.recovery import recovery_for
+from acestep.ui.trainer.recovery import RESUME, recovery_for
 from acestep.ui.watch import JobView
 
 SAVED = Path(__file__).parent / "saved"
@@ -125,8 +125,8 @@ def test_a_run_that_ran_out_of_memory_is_offered_less_memory(failed: dict[str, o
     assert recovery.label == "Use less memory and resume"
 
 
-def test_a_sentence_alone_offers_nothing() -> None:
-    assert recovery_for("failed", Failed(error="KeyError", message="torch is out of memory")) is None
+def test_a_sentence_alone_does_not_offer_less_memory() -> None:
+    assert recovery_for("failed", Failed(error="KeyError", message="torch is out of memory")) == RESUME
 
 
 def test_the_page_shows_the_same_state_for_a_file_of_an_earlier_version() -> None:

@@ -213,7 +213,7 @@ def test_cheap_checks_come_before_the_model_is_loaded(job, tmp_path, tiny_checkp
         run(make_job(foreign, tmp_path / "missing", tmp_path / "run"))
     with pytest.raises(AdapterError):
         run(job(resume=str(foreign)))
-    monkeypatch.setattr("acestep.training.prepare._LEAST_SPACE", 2**60)
+    monkeypatch.setattr("acestep.training.prepare.LEAST_SPACE", 2**60)
     with pytest.raises(DiskFull):
         run(job())
 

@@ -17,7 +17,7 @@ from acestep.training.configs import TrainJob
 from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.export_tab import export
 from acestep.ui.trainer.merge_panel import start_merging
-from acestep.ui.trainer.resume_panel import resume_choices
+from acestep.ui.trainer.resumable import resume_choices
 from acestep.ui.trainer.runs import delete_run
 from acestep.ui.workspace import Workspace
 

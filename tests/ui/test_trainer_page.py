@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,14 @@ import pytest
 from gradio_client import Client
 from playwright.sync_api import Browser, Page, expect
 
+from acestep.core.events import Failed
+from acestep.core.job_folder import JobFolder
+from acestep.core.jobs import write_job
 from acestep.models.tiny import create_tiny_checkpoint
+from acestep.tensors.record import write_record
+from acestep.training.configs import TrainJob
 from tests.songs import write_song
+from tests.training.songs import make_record
 from tests.ui.drive import Site, box, chromium, fill, open_page, press, serve, tab, visit, wait_for_state
 
 pytestmark = pytest.mark.browser
@@ -291,6 +298,58 @@ def test_the_newest_samples_can_be_played_where_the_run_is(browser: Browser, sit
         page.wait_for_function("document.querySelector('#tr-train-samples audio').currentTime > 0.2")
 
 
+def choose(page: Page, elem_id: str, option: str) -> None:
+    """Select an option of a dropdown."""
+    box(page, elem_id).click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def test_a_start_that_cannot_work_shows_why_and_what_helps_and_leaves_no_run(
+    browser: Browser, site: Site, adapter: Path
+) -> None:
+    record = make_record(9, 4, seed=0, filename="a.wav", encoder_fingerprint="0" * 16, model_checkpoint="other")
+    write_record(site.workspace / "datasets" / "foreign" / "a.pt", record)
+    before = sorted((site.workspace / "lora_output").iterdir())
+    with visit(browser, site) as page:
+        tab(page, "4. Train")
+        fill(page, "tr-train-tensors", "datasets/foreign")
+        press(page, "tr-train-start")
+        expect(page.locator("#tr-train-rejected")).to_contain_text("Training was not started")
+        expect(page.locator("#tr-train-rejected")).to_contain_text("was preprocessed with other")
+        expect(page.get_by_test_id("toast-body")).to_contain_text("was preprocessed with other")
+        page.get_by_test_id("toast-close").click()
+        expect(page.locator("#tr-train-start")).to_be_enabled()
+        press(page, "tr-train-recover")
+        expect(page.get_by_role("tab", name="3. Preprocess")).to_have_attribute("aria-selected", "true")
+        tab(page, "4. Train")
+        fill(page, "tr-train-tensors", "datasets/band")
+        until_kept(site, "train.tensors", "datasets/band")
+    assert sorted((site.workspace / "lora_output").iterdir()) == before
+
+
+def test_the_run_to_resume_is_one_that_can_be_resumed_and_stays_selected(
+    browser: Browser, site: Site, adapter: Path
+) -> None:
+    run, failed = adapter.parents[1], site.workspace / "lora_output" / "failed at once"
+    write_job(failed, "train", TrainJob(tensor_dir=failed, checkpoint="none", out=failed))
+    JobFolder(failed).events.emit(Failed(error="KeyError", message="m"))
+    with visit(browser, site) as page:
+        tab(page, "4. Train")
+        page.get_by_role("button", name="Resume from Checkpoint").click()
+        expect(box(page, "tr-resume-run")).to_have_value(run.name)
+        expect(page.locator("#tr-resume-start")).to_be_enabled()
+        choose(page, "tr-resume-run", "failed at once (nothing was saved yet)")
+        expect(page.locator("#tr-resume-reason")).to_contain_text("cannot be resumed: nothing was saved yet")
+        expect(page.locator("#tr-resume-start")).to_be_disabled()
+        write_job(failed.with_name("another"), "train", TrainJob(tensor_dir=failed, checkpoint="none", out=failed))
+        page.wait_for_timeout(5000)  # the list is looked up and polled
+        expect(box(page, "tr-resume-run")).to_have_value("failed at once (nothing was saved yet)")
+        choose(page, "tr-resume-run", run.name)
+        expect(page.locator("#tr-resume-start")).to_be_enabled()
+    for folder in (failed, failed.with_name("another")):
+        shutil.rmtree(folder)
+
+
 _PLAYER = (
     "[document.querySelector('#tr-compare-grid'), ...document.querySelectorAll('#tr-compare-grid *')]"
     ".map(element => element.player).find(Boolean)"
@@ -396,6 +455,11 @@ def test_the_adapter_is_merged_into_the_model(browser: Browser, site: Site, adap
         press(page, "tr-merge-start")
         wait_for_state(page, "tr-merge", "done")
         expect(page.locator("#tr-merge-status")).to_contain_text("weights changed")
+        tab(page, "1. Service")  # its VAE and text encoder are outside the workspace, beside the base model
+        choose(page, "tr-service-checkpoint", "acestep-v15-band")
+        expect(page.locator("#tr-service-about")).to_contain_text(re.compile("acestep-v15-band: (complete|loaded)"))
+        choose(page, "tr-service-checkpoint", "acestep-v15-tiny")
+        expect(page.locator("#tr-service-about")).to_contain_text("acestep-v15-tiny: ")
     assert (site.workspace / "checkpoints" / "acestep-v15-band" / "config.json").is_file()
     assert not (tmp_path / "stolen").exists()
 

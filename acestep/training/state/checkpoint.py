@@ -24,6 +24,7 @@ from acestep.training.state.tensor_tree import damaged_state, read_values, write
 
 _SLACK = 2**20  # bytes of headers and JSON beside the tensors
 _FILE_BYTES = 2  # a value in an adapter file is bf16
+_STATE_BYTES = 3 * 4  # fp32; two values per parameter are typical of optimizers
 
 
 class CheckpointWriter:
@@ -46,10 +47,8 @@ class CheckpointWriter:
     def require_space(self, saves: int) -> None:
         """Raises DiskFull if the next ``saves`` checkpoints would not fit."""
         num_values = sum(parameter.numel() for parameter in self._adapter.parameters())
-        state = self._state()
-        # Before the first step most optimizers hold no state yet; two values per parameter are typical.
-        num_files = 1 if self._ema is None else 2
-        needed = max(_num_bytes(state), 3 * 4 * num_values) + num_files * _FILE_BYTES * num_values + _SLACK
+        usual = usual_bytes(num_values, ema=self._ema is not None)
+        needed = usual + max(0, _num_bytes(self._state()) - _STATE_BYTES * num_values)
         require_space(self.run.root, saves * needed)
 
     def checkpoint(self, name: str) -> Path:
@@ -93,6 +92,11 @@ class CheckpointWriter:
             (folder / EMA_ADAPTER).mkdir()
             with self._ema.applied():
                 self._adapter.save(folder / EMA_ADAPTER, self._metadata())
+
+
+def usual_bytes(num_values: int, *, ema: bool) -> int:
+    """The size of a checkpoint of an adapter with ``num_values`` parameters, as far as it is known before a run."""
+    return (_STATE_BYTES + (2 if ema else 1) * _FILE_BYTES) * num_values + _SLACK
 
 
 def require_resumable(source: ResumeSource, fixed: Mapping[str, Any]) -> None:

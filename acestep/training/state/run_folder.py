@@ -46,6 +46,25 @@ class ResumeSource:
         found = next((found for name in names if (found := _NAME.fullmatch(name))), None)
         return 0 if found is None else int(found[1]) - (found[2] is not None)
 
+    def starting_epoch(self, recorded_epochs: int, run: RunFolder, max_epochs: int) -> int:
+        """The number of completed epochs of a run that starts from these adapter weights.
+
+        Args:
+            recorded_epochs: completed epochs according to the metadata of the adapter. Those of another run do not
+                count.
+
+        Raises:
+            TrainingError: none is left of ``max_epochs``.
+        """
+        is_own = run.root.resolve() in self.folder.resolve().parents
+        epochs = self.epochs or (recorded_epochs if is_own else 0)
+        if epochs >= max_epochs:
+            raise TrainingError(
+                f"{self.folder} has been trained for {epochs} epochs already, max_epochs is {max_epochs}",
+                hint="Raise max_epochs.",
+            )
+        return epochs
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:

@@ -10,9 +10,11 @@ from typing import Any, TypeVar, cast
 
 from acestep.adapters.configs import ADAPTERS
 from acestep.core.config import Config
-from acestep.core.errors import CheckpointError, JobBusy, StorageError
+from acestep.core.errors import AceStepError, CheckpointError, JobBusy, StorageError
+from acestep.core.events import Failed
 from acestep.core.job_folder import JobFolder
 from acestep.core.job_runner import JobRunner
+from acestep.core.jobs import check_job
 from acestep.core.untrusted import exists, is_folder
 from acestep.models.checkpoint import Checkpoint, find_checkpoint, list_checkpoints
 from acestep.preprocessing.configs import PreprocessJob
@@ -57,6 +59,7 @@ class AppState:
         for name, watch in self.watches.items():
             folder = self.settings.text(f"last.{name}")
             watch.follow(Path(folder) if folder else None)
+        self.rejected: Failed | None = None  # why the last training run was not started
         self._gpu_status = GPUStatus()
         self._cache: dict[str, tuple[float, Any]] = {}  # key -> (time of the lookup, result)
 
@@ -65,21 +68,31 @@ class AppState:
 
         Raises:
             JobBusy: names the running job.
-            TrainingError: the folder holds another run.
             StorageError: the folder cannot be written.
+            AceStepError: the job cannot succeed (``check_job``); the folder is not created.
         """
         runner = self.runner_of(job)
         if runner.busy:
             raise JobBusy(f"{self.current_job(runner)} is running", hint="Stop it, or wait until it has finished.")
-        if isinstance(config, TrainJob) and config.resume is None:
-            RunFolder(folder).require_empty()
+        self._check(job, config)
         if job in _LOADS_MODELS:
             self.service.unload()
         own_process = isinstance(config, TrainJob) and self._needs_separate_process(config)
         runner.start(job, config, folder, own_process=own_process)
         self.watches[job].follow(folder)
         self.settings.put({f"last.{job}": str(folder)})
+        self.clear_cache()
         return folder
+
+    def _check(self, job: str, config: Config) -> None:
+        try:
+            check_job(job, config)
+        except AceStepError as error:
+            if job == "train":
+                self.rejected = Failed(error=error.code, message=str(error), hint=error.hint, subject=error.subject)
+            raise
+        if job == "train":
+            self.rejected = None
 
     def _needs_separate_process(self, job: TrainJob) -> bool:
         """Several devices need several processes."""
@@ -131,7 +144,7 @@ class AppState:
     def checkpoints(self) -> list[Checkpoint]:
         """The base models that can be selected; looked up every few seconds."""
         folder = self.checkpoints_folder
-        return self._cached(f"checkpoints {folder}", lambda: self._list_checkpoints(folder))
+        return self.cached(f"checkpoints {folder}", lambda: self._list_checkpoints(folder))
 
     def _list_checkpoints(self, folder: Path | None) -> list[Checkpoint]:
         """Those that ``list_checkpoints`` finds, and those in the workspace, where merged models are written."""
@@ -187,11 +200,11 @@ class AppState:
 
     def run_folders(self) -> list[Path]:
         """Folders of training runs, the newest first; looked up every few seconds."""
-        return self._cached("runs", lambda: _run_folders(self.runs_folder))
+        return self.cached("runs", lambda: _run_folders(self.runs_folder))
 
     def adapters(self) -> list[tuple[str, str]]:
         """Adapters of the runs, as (label, folder), the newest run first; looked up every few seconds."""
-        return self._cached("adapters", lambda: _adapters(self.runs_folder))
+        return self.cached("adapters", lambda: _adapters(self.runs_folder))
 
     def was_deleted(self, adapter: str) -> bool:
         """Whether it is the path of an adapter of the runs that no longer exists; typed paths are left alone."""
@@ -201,7 +214,8 @@ class AppState:
         """Look up folders again after one was added or removed."""
         self._cache.clear()
 
-    def _cached(self, name: str, read: Callable[[], T]) -> T:
+    def cached(self, name: str, read: Callable[[], T]) -> T:
+        """The result of ``read``, which is called again after a few seconds or ``clear_cache``."""
         when, found = self._cache.get(name, (-_LISTING_S, None))
         if found is None or time.monotonic() - when > _LISTING_S:
             found = read()

@@ -8,14 +8,16 @@ from typing import Any
 import gradio as gr
 
 from acestep.core.config import assign
-from acestep.core.errors import TrainingError
+from acestep.core.errors import StorageError, TrainingError
 from acestep.core.jobs import read_job
-from acestep.core.untrusted import is_folder
 from acestep.training.configs import TrainJob
-from acestep.training.state.run_folder import ADAPTER, RunFolder, has_state
-from acestep.ui import layout
+from acestep.ui import html, layout
 from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.page_context import TrainerContext
+from acestep.ui.trainer.resumable import RunToResume, newest_to_resume, resume_choices, run_to_resume, runs_to_resume
+
+_RUN, _SOURCE = "resume.run", "resume.source"  # what the user selected; empty: the newest, the latest
+FOLLOW_NEWEST = {_RUN: "", _SOURCE: ""}
 
 
 def resume_run(app: AppState, folder: Path, source: str = "auto", changes: dict[str, Any] | None = None) -> None:
@@ -29,36 +31,22 @@ def resume_run(app: AppState, folder: Path, source: str = "auto", changes: dict[
     for name, value in (changes or {}).items():
         assign(job.training, name, value)
     app.start("train", job, folder)
-
-
-def resume_choices(folder: Path) -> list[tuple[str, str]]:
-    """What a run can resume from, as (label, value): the latest state, then by step, best and final last."""
-    run = RunFolder(folder)
-    found = []
-    latest = run.latest_checkpoint()
-    if latest is not None:
-        found.append((f"latest ({latest.name})", "auto"))
-    for saved in reversed(run.saved()):
-        found.append((_label(saved), str(saved)))
-    for checkpoint in (run.best, run.final):
-        if is_folder(checkpoint / ADAPTER):
-            found.append((_label(checkpoint), str(checkpoint)))
-    return found
-
-
-def _label(checkpoint: Path) -> str:
-    return checkpoint.name if has_state(checkpoint) else f"{checkpoint.name} (weights only, new optimizer state)"
+    app.settings.put(FOLLOW_NEWEST)
 
 
 class ResumePanel:
-    """Components and listeners."""
+    """Components and listeners. The selection belongs to the user until the next run starts."""
 
     def __init__(self, page: TrainerContext) -> None:
         self._app = page.app
         with layout.section("Resume from Checkpoint", "tr-resume"):
             with layout.grid():
                 self._run = gr.Dropdown(
-                    [], label="Run", info="The newest is first.", elem_id="tr-resume-run", allow_custom_value=True
+                    [],
+                    label="Run",
+                    info="The newest is first. A run that cannot be resumed is listed with the reason.",
+                    elem_id="tr-resume-run",
+                    allow_custom_value=True,
                 )
                 self._source = gr.Dropdown(
                     [],
@@ -73,25 +61,59 @@ class ResumePanel:
                     placeholder="unchanged",
                     elem_id="tr-resume-epochs",
                 )
-            resume = gr.Button("Resume Training", elem_id="tr-resume-start")
-        page.on(self._run.input, self._choices_of, [self._run], [self._source])
-        page.on(resume.click, self._resume, [self._run, self._source, self._epochs])
-        page.live.add([self._run, self._source], self._version, self._render)
+            self._reason = gr.HTML(visible=False, elem_id="tr-resume-reason")
+            self._start = gr.Button("Resume Training", elem_id="tr-resume-start")
+        page.on(self._run.input, self._select_run, [self._run])
+        page.on(self._source.input, self._select_source, [self._source])
+        page.on(self._start.click, self._resume, [self._run, self._source, self._epochs])
+        outputs = [self._run, self._source, self._start, self._reason]
+        page.live.add(outputs, self._version, self._render)
 
-    def _runs(self) -> list[tuple[str, str]]:
-        return [(folder.name, str(folder)) for folder in self._app.run_folders()]
+    def _select_run(self, run: str | None) -> None:
+        self._app.settings.put({_RUN: run or "", _SOURCE: ""})
+
+    def _select_source(self, source: str | None) -> None:
+        self._app.settings.put({_SOURCE: source or ""})
+
+    def _selected(self) -> RunToResume | None:
+        """The run that the user selected, as long as it exists, or else the newest that can be resumed."""
+        runs = runs_to_resume(self._app)
+        chosen = self._app.settings.text(_RUN)
+        if listed := next((run for run in runs if str(run.folder) == chosen), None):
+            return listed
+        if chosen:
+            try:
+                return run_to_resume(self._app, self._app.workspace.folder(chosen, "Run"))
+            except StorageError:  # it was deleted
+                pass
+        return newest_to_resume(runs)
+
+    def _sources(self, run: RunToResume | None) -> tuple[list[tuple[str, str]], str | None]:
+        """What the run can resume from, and the selected one."""
+        choices = resume_choices(run.folder) if run is not None and not run.problem else []
+        chosen = self._app.settings.text(_SOURCE)
+        known = {value for _, value in choices}
+        return choices, chosen if chosen in known else choices[0][1] if choices else None
 
     def _version(self) -> object:
-        return tuple(self._runs()), self._app.watches["train"].read()[0]
+        run = self._selected()
+        choices, source = self._sources(run)
+        return tuple(runs_to_resume(self._app)), run, tuple(choices), source
 
     def _render(self) -> list[Any]:
-        runs = self._runs()
-        first = runs[0][1] if runs else None
-        return [gr.update(choices=runs, value=first), self._choices_of(first)]
-
-    def _choices_of(self, run: str | None) -> Any:
-        choices = resume_choices(Path(run)) if run else []
-        return gr.update(choices=choices, value=choices[0][1] if choices else None)
+        run = self._selected()
+        choices, source = self._sources(run)
+        problem = run.problem if run is not None else ""
+        reason = f"{run.folder.name} cannot be resumed: {problem}." if run is not None and problem else ""
+        return [
+            gr.update(
+                choices=[(each.label, str(each.folder)) for each in runs_to_resume(self._app)],
+                value=str(run.folder) if run is not None else None,
+            ),
+            gr.update(choices=choices, value=source),
+            gr.update(interactive=run is not None and not problem),
+            gr.update(value=html.notice(reason, tone="warn") if reason else "", visible=bool(reason)),
+        ]
 
     def _resume(self, run: str | None, source: str | None, epochs: str) -> None:
         if not run or not source:

@@ -7,9 +7,11 @@ from typing import Any
 import gradio as gr
 
 from acestep.core.errors import AceStepError, TrainingError
+from acestep.core.events import Failed
 from acestep.core.jobs import read_job
 from acestep.training.configs import TrainJob
 from acestep.training.gpu_monitor import VRAMStatus
+from acestep.training.state.run_folder import RunFolder
 from acestep.ui import html
 from acestep.ui.errors import notify
 from acestep.ui.form import Data
@@ -17,8 +19,8 @@ from acestep.ui.page_context import Prerequisite
 from acestep.ui.progress import JobPanel
 from acestep.ui.trainer.memory_panel import MemoryPanel
 from acestep.ui.trainer.page_context import TrainerContext
-from acestep.ui.trainer.recovery import Recovery, recovery_for
-from acestep.ui.trainer.resume_panel import ResumePanel, resume_run
+from acestep.ui.trainer.recovery import Recovery, recovery_for, recovery_of_rejected
+from acestep.ui.trainer.resume_panel import FOLLOW_NEWEST, ResumePanel, resume_run
 from acestep.ui.trainer.samples_panel import SamplesPanel
 from acestep.ui.trainer.sensitivity_panel import SensitivityPanel
 from acestep.ui.trainer.train_settings import TrainSettings
@@ -55,13 +57,15 @@ class TrainTab:
         controls = page.job_controls("train", "Start Training", "Stop Training", pause=True)
         gpu = gr.HTML(visible=False, elem_id="tr-train-gpu")
         page.live.add([gpu], lambda: str(self._app.gpu), lambda: [_gpu_memory(self._app.gpu)])
+        rejected = gr.HTML(visible=False, elem_id="tr-train-rejected")
         self._recover = gr.Button("", visible=False, elem_id="tr-train-recover")
         JobPanel(page.live, self._watch, "tr-train", nothing_yet="No training run yet.", result=_result)
         TrainingCharts(page)
         SamplesPanel(page)
         page.on(controls.start.click, self._start, self.settings.inputs, check=self.settings.check)
-        page.on(self._recover.click, self._on_recover, [], [page.tabs])
-        page.live.add([self._recover], self._state, self._render_recovery)
+        page.on(self._recover.click, self._on_recover, [], [page.tabs, settings])
+        page.live.add([self._recover], lambda: self._recovery(), self._render_recovery)
+        page.live.add([rejected], lambda: self._app.rejected, lambda: [_rejected(self._app.rejected)])
         page.live.add([settings], self._is_active, lambda: [gr.update(open=not self._is_active())])
 
     def _missing(self) -> Prerequisite | None:
@@ -77,32 +81,44 @@ class TrainTab:
         self._app.require_idle()
         job = self.settings.read(data)
         self._app.start("train", job, job.out)
+        self._app.settings.put(FOLLOW_NEWEST)
         notify(f"Training {job.out.name}.")
-
-    def _state(self) -> Any:
-        return self._watch.read()[0]
 
     def _is_active(self) -> bool:
         return self._watch.active
 
     def _recovery(self) -> Recovery | None:
+        """For the run that was not started, or else for the latest one."""
         state, view = self._watch.read()
-        return None if state in ACTIVE or state == "idle" else recovery_for(state, view.last)
+        if state not in ACTIVE and self._app.rejected is not None:
+            return recovery_of_rejected(self._app.rejected)
+        if state in ACTIVE or state == "idle" or self._watch.folder is None:
+            return None
+        return recovery_for(state, view.last, saved=RunFolder(self._watch.folder).occupied)
 
     def _render_recovery(self) -> list[Any]:
         found = self._recovery()
         return [gr.update(visible=found is not None, value=found.label if found else "")]
 
-    def _on_recover(self) -> Any:
+    def _on_recover(self) -> tuple[Any, Any]:
+        """Open the tab that helps, with the settings unfolded, or resume the run."""
         found, folder = self._recovery(), self._watch.folder
+        if found is not None and found.tab:
+            return gr.Tabs(selected=found.tab), gr.update(open=True)
         if found is None or folder is None:
             raise TrainingError("there is no run to resume")
-        if found.tab:
-            return gr.Tabs(selected=found.tab)
         _, job = read_job(folder)
         assert isinstance(job, TrainJob)
         resume_run(self._app, folder, "auto", found.change(job.training))
-        return gr.skip()
+        return gr.skip(), gr.skip()
+
+
+def _rejected(rejected: Failed | None) -> Any:
+    """Why the run was not started."""
+    if rejected is None:
+        return gr.update(value="", visible=False)
+    lines = [f"{rejected.message[:1].upper()}{rejected.message[1:]}", rejected.hint]
+    return gr.update(value=html.notice("Training was not started", lines, "bad"), visible=True)
 
 
 def _gpu_memory(gpu: VRAMStatus | None) -> Any:

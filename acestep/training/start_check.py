@@ -27,9 +27,12 @@ from acestep.training.state.run_folder import ResumeSource, RunFolder, find_resu
 
 @dataclass(frozen=True)
 class _WithoutLog(Context):
-    """A context that writes no events: the run reports the same ones."""
+    """A context that writes no events, which the run reports itself, and ignores the requests to its previous job."""
 
     def emit(self, event: Event) -> None:
+        pass
+
+    def stop_if_cancelled(self) -> None:
         pass
 
 

@@ -179,6 +179,8 @@ def test_every_kind_of_adapter_passes_the_check_and_writes_nothing(job: Make, ki
 def test_a_run_can_start_from_its_own_weights_and_from_its_state(job: Make, finished: Path) -> None:
     check_job("train", job(resume=str(finished), max_epochs=9))
     check_job("train", job(resume=str(finished / "final" / "adapter"), max_epochs=9))
+    JobFolder(finished).request_stop()  # as a run that the user stopped
+    check_job("train", job(resume="auto", max_epochs=9).model_copy(update={"out": finished}))
 
 
 def test_a_checkpoint_that_would_not_fit_on_the_disk_is_rejected(job: Make, monkeypatch: pytest.MonkeyPatch) -> None:

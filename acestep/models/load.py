@@ -72,7 +72,8 @@ def empty_dit(checkpoint: Checkpoint) -> AceStepDiT:
     """The decoder of a checkpoint without weights, on the meta device."""
     config = {key: checkpoint.config[key] for key in _DIT_KEYS}
     # AceStepPipeline reads is_turbo from the transformer config to decide about guidance.
-    return _on_meta(AceStepDiT, **config, is_turbo=checkpoint.is_turbo, model_version=checkpoint.variant)
+    dit: AceStepDiT = _on_meta(AceStepDiT, **config, is_turbo=checkpoint.is_turbo, model_version=checkpoint.variant)
+    return dit
 
 
 def load_condition_encoder(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from acestep.core.errors import StorageError
 from acestep.core.untrusted import shorten
@@ -12,6 +15,9 @@ from acestep.core.untrusted import shorten
 PROJECT = Path(__file__).resolve().parents[2]  # the folder of launch.py
 
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # not allowed in file names on Windows
+# Blanks, straight and typographic quotes, marks of writing direction and other invisible characters.
+_MARKS = r"[\s\"'\u2018\u2019\u201c\u201d\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+"
+_AROUND = re.compile(rf"^{_MARKS}|{_MARKS}$")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
@@ -22,12 +28,20 @@ def checkpoint_roots(custom: Path | None = None) -> list[Path]:
 
 
 def typed_path(text: str) -> Path:
-    """The path of a text field: surrounding quotes, as file managers copy them, are removed and ``~`` is expanded.
+    """The path that a person typed or pasted.
+
+    Blanks, quotes and invisible marks around it are removed, as file managers copy them; ``file://`` addresses, ``~``
+    and an environment variable at the start are resolved.
 
     Raises:
         StorageError: no such user after ``~``.
     """
-    path = Path(text.strip().strip("\"'"))
+    plain = _AROUND.sub("", text)
+    if plain.lower().startswith("file:"):
+        address = urlsplit(plain)
+        host = "" if address.netloc in ("", "localhost") else f"//{address.netloc}"
+        plain = f"{host}{url2pathname(address.path)}"
+    path = Path(os.path.expandvars(plain) if plain.startswith(("$", "%")) else plain)
     try:
         return path.expanduser()
     except RuntimeError as problem:

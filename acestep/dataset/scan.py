@@ -10,6 +10,7 @@ from pathlib import Path
 
 from acestep.audio.files import AUDIO_EXTENSIONS, probe_audio
 from acestep.core.errors import AudioError, DatasetError
+from acestep.core.paths import typed_path
 from acestep.dataset.identity import filename_key, sample_id
 from acestep.dataset.labels import Labels, Problem, is_sung
 from acestep.dataset.merge import merge_labels
@@ -71,7 +72,9 @@ def scan_folder(
     Raises:
         DatasetError: the folder does not exist or has no usable audio file.
     """
-    root = Path(os.path.realpath(folder.expanduser()))
+    root = Path(os.path.realpath(folder if os.path.exists(folder) else typed_path(str(folder))))
+    if os.path.isfile(root):
+        raise DatasetError(f"{root} is a file", hint=f"Its folder is {root.parent}")
     if not os.path.isdir(root):
         raise DatasetError(f"{folder} is not a folder that can be read", hint="Choose the folder with the audio files.")
     problems: list[Problem] = []

@@ -44,7 +44,7 @@ class Workspace:
         """The absolute path entered in the field ``what``, existing or not. Raises StorageError."""
         if not text or not text.strip():
             raise StorageError(f"{what} is empty", hint="Enter a path on the computer that runs this program.")
-        if "\0" in text or text.strip().strip("\"'").startswith(("\\\\", "//")):
+        if "\0" in text or str(typed_path(text)).startswith(("\\\\", "//")):
             raise StorageError(f"{what} {text!r} is a network path", hint="Use a path on this computer.")
         try:
             path = (self.root / typed_path(text)).resolve()
@@ -62,6 +62,8 @@ class Workspace:
     def folder(self, text: str, what: str) -> Path:
         """An existing folder. Raises StorageError."""
         path = self.path(text, what)
+        if is_file(path):
+            raise StorageError(f"{what}: {path} is a file", hint=f"Its folder is {path.parent}")
         if not is_folder(path):
             raise StorageError(f"{what}: there is no folder {path}", hint="Check the spelling, or create the folder.")
         return path

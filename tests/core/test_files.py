@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -121,5 +122,23 @@ def test_any_text_becomes_a_valid_file_name(text, name):
     assert safe_name(text) == name
 
 
-def test_a_pasted_path_loses_its_quotes(tmp_path):
-    assert typed_path(f' "{tmp_path}" ') == tmp_path
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ' "{}" ', "'{}'", "\u201c{}\u201d", "\u202a{}", "\ufeff{}\u200b", "{}  ", "file://{}", "file://localhost{}",
+        "FILE://{}", "$MUSIC_FOLDER/a b",
+    ],
+)  # fmt: skip
+def test_a_pasted_path_loses_quotes_marks_and_its_scheme(tmp_path, monkeypatch, typed):
+    folder = tmp_path / "a b"
+    monkeypatch.setenv("MUSIC_FOLDER", str(tmp_path))
+    assert typed_path(typed.format(folder)) == folder
+
+
+def test_an_address_of_a_file_is_unquoted():
+    assert typed_path("file:///home/me/My%20M%C3%BCsic") == Path("/home/me/My M\u00fcsic")
+
+
+def test_the_home_folder_and_inner_quotes_are_kept():
+    assert typed_path("~/x") == Path.home() / "x"
+    assert typed_path("/music/it's live") == Path("/music/it's live")

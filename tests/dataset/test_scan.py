@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -280,3 +281,12 @@ def test_every_decodable_format_becomes_a_sample_and_the_others_are_listed_as_no
     assert [sample.filename for sample in found.dataset.samples] == list(decodable)
     assert [problem.path.name for problem in found.problems if "is not used" in problem.message] == list(not_used)
     assert all(problem.hint for problem in found.problems)
+
+
+@pytest.mark.parametrize("typed", ["\u202a{}", "file://{}", '"{}"'])
+def test_a_pasted_folder_is_found_and_a_file_is_reported_with_its_folder(tmp_path, typed):
+    audio_file(tmp_path / "song.wav")
+    assert len(scan_folder(Path(typed.format(tmp_path))).dataset.samples) == 1
+    with pytest.raises(DatasetError, match="song.wav is a file") as caught:
+        scan_folder(Path(typed.format(tmp_path / "song.wav")))
+    assert str(tmp_path) in caught.value.hint

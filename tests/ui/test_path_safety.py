@@ -155,3 +155,11 @@ def test_a_run_resumes_from_its_newest_state_or_any_checkpoint_in_step_order(tmp
         (tmp_path / name / "adapter").mkdir(parents=True)
     words = [words.partition(" (")[0] for words, _ in resume_choices(tmp_path)]
     assert words == ["latest", "epoch_10", "epoch_10_step_70", "epoch_9", "epoch_2", "best", "final"]
+
+
+def test_a_file_in_place_of_a_folder_is_reported_with_its_folder(workspace: Workspace) -> None:
+    song = workspace.root / "song.wav"
+    song.touch()
+    with pytest.raises(StorageError, match="Audio Directory: .*song.wav is a file") as caught:
+        workspace.folder(str(song), "Audio Directory")
+    assert caught.value.hint == f"Its folder is {workspace.root}"

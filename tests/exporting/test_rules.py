@@ -156,3 +156,16 @@ def test_an_xl_adapter_is_exported_to_every_program(tmp_path: Path) -> None:
     readers = {"acestep": by_the_app, "comfyui": by_comfyui, "diffusers": by_diffusers}
     for target, read in readers.items():
         assert error(read(make_decoder("xl"), Path(written[target]["adapter"])), expected, base) < 1e-4
+
+
+def test_a_lokr_of_full_matrices_has_no_alpha_in_comfyui(tmp_path: Path) -> None:
+    adapter = trained(make_decoder(), "lokr", LOKR_WHOLE)
+    save(adapter, tmp_path / "run" / "final" / "adapter", AdapterMetadata())
+    result = export_adapter(tmp_path / "run", "comfyui", out=tmp_path / "out")
+    keys = load_file(result["adapter"]).keys()
+    assert {key.rpartition(".")[2] for key in keys} == {"lokr_w1", "lokr_w2"}
+    ours, found = make_decoder(), make_decoder()
+    base = probe_output(ours)
+    load_adapter(ours, tmp_path / "run")
+    assert error(by_comfyui(found, Path(result["adapter"])), probe_output(ours), base) < 5e-3
+    load_adapter(make_decoder(), Path(result["adapter"]))

@@ -39,7 +39,12 @@ def write(source: ExportSource, folder: Path, name: str) -> WrittenAdapter:
     as_delta = {source.module_of_key(key) for key in loaded.ignored_keys} | (
         source.modules.keys() - loaded.modules.keys()
     )
-    tensors = {key: tensor for key, tensor in tensors.items() if source.module_of_key(key) not in as_delta}
+    unused = {key for key in tensors if key.endswith(".alpha") and _is_unscaled(loaded, source.module_of_key(key))}
+    tensors = {
+        key: tensor
+        for key, tensor in tensors.items()
+        if key not in unused and source.module_of_key(key) not in as_delta
+    }
     form = " and ".join(
         ([adapter.kind] if adapter and tensors else []) + (["full weight differences (diff)"] if as_delta else [])
     )
@@ -47,6 +52,11 @@ def write(source: ExportSource, folder: Path, name: str) -> WrittenAdapter:
     file = f"{name}.safetensors"
     write_tensors(folder / file, tensors, metadata or meta.to_file_metadata())
     return WrittenAdapter(load(read_tensors(folder / file)[0]), form, source.rank is None, file)
+
+
+def _is_unscaled(loaded: LoadResult, module: str) -> bool:
+    """Whether the module has no rank, so that its alpha means nothing: a LoKr of two full matrices."""
+    return loaded.modules.get(module, {}).keys() == {"lokr_w1", "lokr_w2"}
 
 
 def load(tensors: Mapping[str, Tensor]) -> LoadResult:

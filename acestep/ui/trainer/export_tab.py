@@ -36,7 +36,8 @@ class ExportOptions(Config):
     thorough: bool = option(
         False,
         "Compare with the model",
-        "Also compares the outputs of the whole model of 1. Service. Takes longer; DoRA for ComfyUI requires it.",
+        "Also compares the outputs of the whole model of 1. Service. Takes longer; adapters with "
+        "trained magnitudes (DoRA) require it for ComfyUI.",
     )
 
 

@@ -226,7 +226,7 @@ def test_a_profile_gives_the_same_settings() -> None:
 
 
 def test_a_preset_of_sidestep_gives_the_same_settings() -> None:
-    assert read_sidestep(SAVED / "sidestep.json").settings == DECODED["sidestep.json"]
+    assert without_new_settings(read_sidestep(SAVED / "sidestep.json").settings) == DECODED["sidestep.json"]
 
 
 def test_the_configuration_of_the_captioner_gives_the_same_values() -> None:

@@ -1,4 +1,4 @@
-"""Splits long recordings into consecutive segments of equal length. Importing this does not import torch."""
+"""Splits long recordings into consecutive segments. Importing this does not import torch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,25 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from acestep.audio.cuts import MIN_SEGMENT_S, CutAt, Cutter
 from acestep.audio.decode import open_audio
 from acestep.audio.files import AUDIO_EXTENSIONS
 from acestep.core.errors import AudioError
 from acestep.core.files import storage_errors, write_bytes
 from acestep.core.untrusted import exists
 
-MIN_SEGMENT_S = 10.0
-
 # Kept; 8-bit, 32-bit integer and lossy sources are written with 24 bits, which float32 can hold.
 _KEPT_SUBTYPES = ("PCM_16", "PCM_24", "FLOAT")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a recording and its file."""
+
+    source: Path
+    path: Path
+    start_s: float
+    end_s: float
 
 
 @dataclass(slots=True)
@@ -32,6 +41,7 @@ class SplitResult:
     written: list[Path] = field(default_factory=list)
     up_to_date: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    parts: list[Segment] = field(default_factory=list)  # written ones and those that existed
     stopped: bool = False
 
     @property
@@ -44,6 +54,7 @@ def split_folder(
     out: Path,
     seconds: float = 30,
     *,
+    at: CutAt = "exact",
     on_progress: Callable[[int, int, str], object] = lambda done, total, name: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> SplitResult:
@@ -53,6 +64,8 @@ def split_folder(
     are skipped and reported. A segment that already exists is kept; a different file of that name is never overwritten.
 
     Args:
+        seconds: the length of a segment; its greatest length unless ``at`` is "exact".
+        at: where to cut, see ``Cutter``.
         on_progress: called after each file with the number of files done, their total, and the name of the file.
         should_stop: called before each segment; segments already written are kept.
 
@@ -70,7 +83,7 @@ def split_folder(
     result = SplitResult()
     for number, (path, stem) in enumerate(sources, 1):
         try:
-            _split(path, out, stem, seconds, should_stop, result)
+            _split(path, out, stem, seconds, at, should_stop, result)
         except AudioError as error:
             result.left_out.append(f"{error} {error.hint}".strip())
         on_progress(number, len(sources), path.name)
@@ -97,29 +110,33 @@ def _sources(folder: Path) -> list[tuple[Path, str]]:
 
 
 def _split(
-    path: Path, out: Path, stem: str, seconds: float, should_stop: Callable[[], bool], result: SplitResult
+    path: Path, out: Path, stem: str, seconds: float, at: CutAt, should_stop: Callable[[], bool], result: SplitResult
 ) -> None:
     with open_audio(path) as stream:
         rate_hz = stream.sample_rate_hz
         subtype = stream.subtype if stream.subtype in _KEPT_SUBTYPES else "PCM_24"
-        number, length = 0, round(seconds * rate_hz)
-        while not should_stop():
-            segment = stream.read(length)
-            if len(segment) < length:
-                result.left_out += [f"{path.name} {remark}" for remark in stream.remarks]
-            if len(segment) < MIN_SEGMENT_S * rate_hz:
-                if len(segment):
-                    reason = f"the last {len(segment) / rate_hz:.1f} s are shorter than {MIN_SEGMENT_S:g} s"
-                    result.left_out.append(f"{path.name}: {reason}")
+        number, start, length = 0, 0, round(seconds * rate_hz)
+        cutter = Cutter(at, rate_hz)
+        block = stream.read(length)
+        while len(block) >= MIN_SEGMENT_S * rate_hz:
+            if should_stop():
+                result.stopped = True
                 return
             number += 1
-            _write(out / f"{stem}_seg{number:02d}.wav", segment, rate_hz, subtype, result)
-            if len(segment) < length:
-                return
-        result.stopped = True
+            end = cutter(block) if len(block) == length else len(block)
+            target = out / f"{stem}_seg{number:02d}.wav"
+            if _write(target, block[:end], rate_hz, subtype, result):
+                result.parts.append(Segment(path, target, start / rate_hz, (start + end) / rate_hz))
+            start += end
+            block = np.concatenate([block[end:], stream.read(end)]) if len(block) == length else block[end:]
+        if len(block):
+            reason = f"the last {len(block) / rate_hz:.1f} s are shorter than {MIN_SEGMENT_S:g} s"
+            result.left_out.append(f"{path.name}: {reason}")
+        result.left_out += [f"{path.name} {remark}" for remark in [*stream.remarks, cutter.remark] if remark]
 
 
-def _write(path: Path, segment: NDArray[np.float32], rate_hz: int, subtype: str, result: SplitResult) -> None:
+def _write(path: Path, segment: NDArray[np.float32], rate_hz: int, subtype: str, result: SplitResult) -> bool:
+    """Write a segment unless its file exists. False if a different file of that name exists."""
     buffer = io.BytesIO()
     soundfile.write(buffer, segment, rate_hz, subtype, format="WAV")
     if not exists(path):
@@ -129,6 +146,8 @@ def _write(path: Path, segment: NDArray[np.float32], rate_hz: int, subtype: str,
         result.up_to_date.append(path)
     else:
         result.left_out.append(f"{path.name}: a different file of this name exists and was not overwritten")
+        return False
+    return True
 
 
 def _same_samples(path: Path, buffer: io.BytesIO) -> bool:

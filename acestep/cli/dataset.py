@@ -44,13 +44,17 @@ def split(
     audio_dir: Annotated[Path, typer.Argument(help="Folder of long recordings.")],
     out: Annotated[Path, typer.Argument(help="Folder for the segments.")],
     seconds: Annotated[int, typer.Option(help="Length of a segment.", min=10, max=600)] = 30,
+    at: Annotated[
+        Literal["exact", "silence", "bar"],
+        typer.Option(help="Cut at exactly this length, or before it in the last pause or at the last bar line."),
+    ] = "exact",
     json_output: Json = False,
 ) -> None:
-    """Split long recordings into segments of equal length."""
-    from acestep.audio.split import split_folder
+    """Split long recordings into segments, each with the labels of its recording."""
+    from acestep.dataset.split_songs import split_songs
 
     def _print_progress(done: int, total: int, name: str) -> None:
         print_status(f"[{done}/{total}] {name}")
 
-    result = split_folder(audio_dir, out, seconds, on_progress=_print_progress)
+    result = split_songs(audio_dir, out, seconds, at=at, on_progress=_print_progress)
     print_result({"pieces": [str(path) for path in result.segments], "left_out": result.left_out}, json_output)

@@ -93,3 +93,51 @@ def test_a_folder_that_gives_no_segments_is_an_error(songs, tmp_path):
     ):
         with pytest.raises(AudioError, match=reason):
             split_folder(source, out, seconds)
+
+
+def joined(paths):
+    return np.concatenate([soundfile.read(path)[0] for path in paths])
+
+
+def test_cuts_in_silence_are_contiguous_and_in_the_pauses(tmp_path):
+    time = np.arange(60 * RATE) / RATE
+    pauses = (time % 13 > 12.6) & (time % 13 < 13)  # at 12.6 s, 25.6 s ...
+    samples = np.where(pauses, 0.0, 0.3 * np.sin(2 * np.pi * 220 * time)).astype(np.float32)
+    (tmp_path / "songs").mkdir()
+    soundfile.write(tmp_path / "songs" / "a.wav", samples, RATE, "PCM_16")
+    result = split_folder(tmp_path / "songs", tmp_path / "out", 15, at="silence")
+    ends = [part.end_s % 13 for part in result.parts[:-1]]
+    assert len(ends) >= 3
+    assert all(12.6 <= end <= 13 for end in ends)
+    audio = joined(result.segments)
+    assert np.array_equal(audio, soundfile.read(tmp_path / "songs" / "a.wav")[0][: len(audio)])
+    assert result.left_out == [f"a.wav: the last {60 - len(audio) / RATE:.1f} s are shorter than 10 s"]
+
+
+@pytest.mark.parametrize(("bpm", "beats"), [(100, 4), (126, 3)])
+def test_cuts_at_bars_begin_with_the_first_beat(tmp_path, bpm, beats):
+    rate, offset_s = 22_050, 0.37
+    samples = np.random.default_rng(0).standard_normal(75 * rate) * 1e-3
+    decay = np.exp(-np.arange(int(0.1 * rate)) / (0.02 * rate))
+    for beat in range(int((74 - offset_s) * bpm / 60)):
+        start = int((offset_s + beat * 60 / bpm) * rate)
+        pitch, level = (70, 0.9) if beat % beats == 0 else (900, 0.25)
+        samples[start : start + len(decay)] += level * decay * np.sin(2 * np.pi * pitch * np.arange(len(decay)) / rate)
+    (tmp_path / "songs").mkdir()
+    soundfile.write(tmp_path / "songs" / "a.wav", samples, rate, "PCM_16")
+    result = split_folder(tmp_path / "songs", tmp_path / "out", 20, at="bar")
+    assert result.left_out == []
+    bar_s = beats * 60 / bpm
+    distances = [(part.end_s - offset_s + bar_s / 2) % bar_s - bar_s / 2 for part in result.parts[:-1]]
+    assert len(distances) >= 3
+    assert max(map(abs, distances)) < 0.05
+    assert all(part.end_s - part.start_s <= 20 for part in result.parts)
+
+
+def test_a_recording_without_bars_is_cut_in_silence_with_a_remark(tmp_path):
+    (tmp_path / "songs").mkdir()
+    noise = np.random.default_rng(0).standard_normal(40 * RATE) * 0.1
+    soundfile.write(tmp_path / "songs" / "noise.wav", noise, RATE, "PCM_16")
+    result = split_folder(tmp_path / "songs", tmp_path / "out", 15, at="bar")
+    assert len(result.written) >= 2
+    assert any("noise.wav has no measurable bars" in line for line in result.left_out)

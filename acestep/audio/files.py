@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE_HZ = 48_000
 SILENCE = 1e-4  # -80 dBFS: a lower peak is converter noise
+_MOSTLY_SILENT = 0.95
 
 # What a scan takes for audio; the sound of a video counts. PyAV decodes all of them.
 AUDIO_EXTENSIONS = (
@@ -76,8 +77,17 @@ def load_audio(path: Path, *, max_duration_s: float | None = None, report: Repor
         raise AudioError(f"{path} contains NaN or infinite samples", hint="Export it again from its source.")
     if np.abs(samples).max(initial=0.0) < SILENCE:
         raise AudioError(f"{path} is silent", hint="Remove it, or check its export.")
+    if (share := _silent_share(samples, rate_hz)) > _MOSTLY_SILENT:
+        report(f"{path} is {share:.0%} silent.")
     audio = resample(torch.from_numpy(samples), rate_hz)
     return audio if max_duration_s is None else audio[:, : round(max_duration_s * SAMPLE_RATE_HZ)].contiguous()
+
+
+def _silent_share(samples: NDArray[np.float32], rate_hz: int) -> float:
+    """The fraction of 100 ms windows of [2, S] that are silent."""
+    window = max(rate_hz // 10, 1)
+    whole = np.abs(samples[:, : samples.shape[1] // window * window])
+    return float((whole.reshape(2, -1, window).max(axis=(0, 2)) < SILENCE).mean())
 
 
 def resample(audio: Tensor, rate_hz: int) -> Tensor:

@@ -82,6 +82,16 @@ def test_an_unusable_file_is_rejected_with_its_name_and_the_reason(tmp_path, nam
     assert caught.value.hint
 
 
+def test_a_mostly_silent_file_is_used_with_a_remark(tmp_path):
+    samples = np.zeros((48_000 * 10, 2), np.float32)
+    samples[: 48_000 // 5] = bad_files.tone(0.2)
+    for share, remarked in ((1.0, ["98% silent"]), (0.3, [])):
+        path, remarks = tmp_path / f"{share}.wav", []
+        soundfile.write(path, samples[: int(len(samples) * share)], 48_000)
+        load_audio(path, report=remarks.append)
+        assert [remark.split(" is ")[-1].rstrip(".") for remark in remarks] == remarked
+
+
 @pytest.mark.root
 def test_a_file_without_read_permission_is_rejected():
     code = """

@@ -43,7 +43,8 @@ class Autosave:
     """
 
     def __init__(self, save: Save, *, invalid: Mapping[str, Mapping[str, str]] | None = None) -> None:
-        self._save, self._lock, self._timer = save, threading.RLock(), threading.Timer(0, lambda: None)
+        self._save, self._timer = save, threading.Timer(0, self.flush)
+        self._lock, self._saving = threading.Lock(), threading.Lock()  # of the values, and of ``save``
         self._pending: Typed = {}
         self._invalid: Typed = {song: dict(texts) for song, texts in (invalid or {}).items()}
         self._to_save: set[str] = set()
@@ -81,22 +82,37 @@ class Autosave:
 
     def flush(self) -> None:
         """Save everything now. A failure is stored in ``problem``, and the values stay for the next attempt."""
-        with self._lock:
-            self._timer.cancel()
-            for song in sorted(self._to_save):
-                try:
-                    labels = _with_instrumental(self._pending.get(song, {}))
-                    self._save(song, labels, self._invalid.get(song, {}))
-                except AceStepError as error:
-                    self.problem = describe_error(error)
-                except Exception:  # noqa: BLE001 - the border of a timer: what was typed stays
-                    logger.exception("an edit could not be saved")
-                    self.problem = INTERNAL_ERROR
-                else:
-                    self._pending.pop(song, None)
-                    self._to_save.discard(song)
-                    self.problem = ""
-                self.version += 1
+        with self._saving:
+            with self._lock:
+                self._timer.cancel()
+                todo = {song: dict(self._pending.get(song, {})) for song in sorted(self._to_save)}
+            for song, labels in todo.items():
+                if self._save_song(song, labels):
+                    with self._lock:
+                        self._forget(song, labels)
+            self.version += bool(todo)
+
+    def _save_song(self, song: str, labels: Mapping[str, Any]) -> bool:
+        """Save one song; returns whether it worked."""
+        try:
+            self._save(song, _with_instrumental(labels), dict(self._invalid.get(song, {})))
+        except AceStepError as error:
+            self.problem = describe_error(error)
+            return False
+        except Exception:  # noqa: BLE001 - the border of a timer: what was typed stays
+            logger.exception("an edit could not be saved")
+            self.problem = INTERNAL_ERROR
+            return False
+        self.problem = ""
+        return True
+
+    def _forget(self, song: str, saved: Mapping[str, Any]) -> None:
+        """Remove saved values, unless something else was typed meanwhile."""
+        left = {name: value for name, value in self._pending.get(song, {}).items() if saved.get(name) != value}
+        self._pending[song] = left
+        if not left:
+            self._to_save.discard(song)
+            del self._pending[song]
 
 
 def _with_instrumental(labels: Mapping[str, Any]) -> dict[str, Any]:

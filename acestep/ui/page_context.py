@@ -18,7 +18,7 @@ from acestep.ui.settings import SavedFields, Settings
 
 Data = dict[Component, Any]  # the values of the inputs of an event, by component
 Problems = Mapping[Component, str]  # what is wrong with inputs; an input without a problem may be absent
-_INVALID_CLASS = "ac-invalid"
+INVALID_CLASS = "ac-invalid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,4 +139,4 @@ def _validated(
 
 
 def _mark(field: Any, problem: str) -> Any:
-    return gr.update(info=problem or field.info, elem_classes=[_INVALID_CLASS] if problem else [])
+    return gr.update(info=problem or field.info, elem_classes=[INVALID_CLASS] if problem else [])

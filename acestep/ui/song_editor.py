@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +11,35 @@ import gradio as gr
 from gradio.components import Component
 
 from acestep.core.errors import AceStepError, DatasetError
-from acestep.dataset.labels import INSTRUMENTAL, is_sung
 from acestep.dataset.sample import Sample
 from acestep.ui import html, layout
-from acestep.ui.errors import describe_error, notify
-from acestep.ui.page_context import Data, PageContext
+from acestep.ui.autosave import Autosave
+from acestep.ui.errors import describe_error, notify, warn
+from acestep.ui.page_context import INVALID_CLASS, Data, PageContext
 from acestep.ui.workspace import playable
 
 _BEATS = [("unknown", ""), ("2", "2"), ("3", "3"), ("4", "4"), ("6", "6")]
 _LANGUAGES = ["unknown", "en", "zh", "ja", "ko", "es", "fr", "de", "it", "pt", "ru"]
+_KEY = "key of the song"  # in the values that the fields were filled with
+_NOTHING = object()
 _NOTHING_SELECTED = "Select a song in the table to play it and to edit its labels."
 
 
 class SongEditor(ABC):
-    """Components and listeners. A song is identified by a key; a page says how it finds and saves songs."""
+    """Components and listeners. A song is identified by a key; a page says how it finds and saves songs.
 
-    def __init__(self, page: PageContext, table: gr.Dataframe, prefix: str, *, save: str) -> None:
+    Every input is sent to ``autosave`` at once, which saves it after a short pause. Leaving a field, another song and
+    the buttons save immediately. An invalid value stays in its field, marked, and the other values are saved.
+    """
+
+    def __init__(self, page: PageContext, table: gr.Dataframe, prefix: str, *, save: str, autosave: Autosave) -> None:
         """
         Args:
             prefix: begins the element ids.
             save: label of the button that saves.
         """
-        self._page, self._prefix = page, prefix
-        self._key = gr.State("")
+        self._page, self._prefix, self._autosave = page, prefix, autosave
+        self._key = gr.Textbox("", visible="hidden")  # not a gr.State: an event must send the key that its page shows
         self._shown = gr.State({})  # the values that the fields were filled with; a job may have changed labels since
         self._title = gr.HTML(html.notice(_NOTHING_SELECTED), elem_id=f"{prefix}-song-title")
         with gr.Column(visible=False, elem_id=f"{prefix}-song") as self._body:
@@ -42,9 +48,18 @@ class SongEditor(ABC):
             )
             self._details = gr.HTML(elem_id=f"{prefix}-song-details")
             self._fields = self._create_fields()
+            self._state = gr.HTML(elem_id=f"{prefix}-song-state")
             with layout.actions():
                 self._create_buttons(save)
-        page.on(table.select, self._on_select, [], self.outputs, quiet=True)
+        page.on(table.select, self._on_select, self.inputs, self.outputs)
+        page.live.add([self._state], self._state_version, lambda: [self._state_html()])
+        self._add_autosave()
+        self._add_refresh()
+
+    @property
+    def inputs(self) -> set[Component]:
+        """The inputs of an event that saves what the page shows."""
+        return {self._key, self._shown, *self._fields.values()}
 
     @property
     def outputs(self) -> list[Any]:
@@ -74,8 +89,16 @@ class SongEditor(ABC):
         """Where a label is from, in a few words."""
 
     @abstractmethod
-    def _save_labels(self, key: str, labels: Mapping[str, Any]) -> None:
-        """Save labels that the user changed. Raises DatasetError, StorageError."""
+    def _undo(self) -> None:
+        """Undo the last change, also in the files. Raises DatasetError, StorageError."""
+
+    @abstractmethod
+    def _refreshed(self) -> int:
+        """Changes when labels were changed by something else than this editor."""
+
+    def _not_written(self) -> str:
+        """Why typed labels are in no label file; "" if they are."""
+        return ""
 
     def _name(self, key: str) -> str:
         return self._sample(key).name
@@ -116,32 +139,102 @@ class SongEditor(ABC):
         return fields
 
     def _create_buttons(self, save: str) -> None:
-        inputs = {self._key, self._shown, *self._fields.values()}
         buttons = (
             ("Previous", "previous", self._on_previous, "secondary"),
             (save, "save", self._on_save, "primary"),
             ("Save and next", "next", self._on_save_and_next, "secondary"),
+            ("Undo", "undo", self._on_undo, "secondary"),
         )
         for label, name, listener, variant in buttons:
             button = gr.Button(label, variant=variant, min_width=80, elem_id=self._id(name))  # type: ignore[arg-type]
-            self._page.on(button.click, listener, inputs, self.outputs, quiet=True)
+            self._page.on(button.click, listener, self.inputs, self.outputs)
+
+    def _add_autosave(self) -> None:
+        """Hold every input in the program, and save when a field is left or a choice is made."""
+        outputs = [self._state, self._shown, *self._fields.values()]
+        for name, field in self._fields.items():
+            events: Any = field
+            if isinstance(field, gr.Textbox):
+                inputs = [self._key, field]
+                options = {"trigger_mode": "always_last", **self._page.live.silent}
+                events.input(self._typist(name), inputs, [self._state, field], **options)
+            else:
+                self._page.on(events.input, self._on_leave, self.inputs, outputs)
+            if hasattr(field, "blur"):
+                self._page.on(events.blur, self._on_leave, self.inputs, outputs)
+
+    def _add_refresh(self) -> None:
+        """Show the song again when its labels were changed elsewhere."""
+        refreshed = gr.Textbox("", visible="hidden")
+        self._page.live.add([refreshed], self._refreshed, lambda: [str(self._refreshed())])
+        self._page.on(refreshed.change, self._on_refresh, self.inputs, self.outputs)
 
     def _id(self, name: str) -> str:
         return f"{self._prefix}-song-{name}"
 
-    def _on_select(self, event: gr.SelectData) -> list[Any]:
-        return self._show(self._key_of_row(event.row_value or [""]))
+    def _typist(self, name: str) -> Callable[[str, str], list[Any]]:
+        def hold(key: str, text: str) -> list[Any]:
+            if not key:
+                return [gr.skip(), gr.skip()]
+            before = self._autosave.reason(key, name)
+            self._autosave.put(key, name, text)
+            after = self._autosave.reason(key, name)
+            return [self._state_html(), gr.skip() if before == after else self._mark(key, name)]
+
+        return hold
+
+    def _on_leave(self, data: Data) -> list[Any]:
+        """Save; update only fields that the page does not show as they are saved."""
+        self._save(data)
+        key = data[self._key]
+        if self._has_moved_on(data) or key not in self._keys():
+            return [gr.skip() for _ in range(2 + len(self._fields))]
+        values = self._values(key)
+        shown = {name: data[field] for name, field in self._fields.items()}
+        touched = {name for name, value in shown.items() if data[self._shown].get(name) != value}
+        if touched & {"lyrics", "is_instrumental"}:
+            touched |= {"lyrics", "is_instrumental", "language"}
+        updates = [self._mark(key, name) if name in touched else gr.skip() for name in self._fields]
+        for update, name in zip(updates, self._fields, strict=True):
+            if name in touched and values[name] != shown[name]:
+                update["value"] = shown[name] = values[name]
+        return [self._state_html(), _remember(data[self._shown], key, shown), *updates]
+
+    def _on_select(self, data: Data, event: gr.SelectData) -> list[Any]:
+        self._save(data)
+        return self._show(self._key_of_row(event.row_value or [""]), data[self._shown])
 
     def _on_save(self, data: Data) -> list[Any]:
-        self._save(data)
-        return self._show(data[self._key])
+        self._save_and_notify(data)
+        return self._show(data[self._key], data[self._shown])
 
     def _on_save_and_next(self, data: Data) -> list[Any]:
-        self._save(data)
-        return self._show(self._neighbor(data[self._key], 1))
+        self._save_and_notify(data)
+        return self._show(self._neighbor(data[self._key], 1), data[self._shown])
 
     def _on_previous(self, data: Data) -> list[Any]:
-        return self._show(self._neighbor(data[self._key], -1))
+        self._save(data)
+        return self._show(self._neighbor(data[self._key], -1), data[self._shown])
+
+    def _on_undo(self, data: Data) -> list[Any]:
+        self._save(data)
+        self._undo()
+        notify("The last change is undone.")
+        return self._show_again(data)
+
+    def _on_refresh(self, data: Data) -> list[Any]:
+        self._save(data)
+        return self._show_again(data)
+
+    def _show_again(self, data: Data) -> list[Any]:
+        if self._has_moved_on(data):
+            return [gr.skip() for _ in self.outputs]
+        key = data[self._key]
+        return self._show(key, data[self._shown]) if key in self._keys() else self.show_first()
+
+    def _has_moved_on(self, data: Data) -> bool:
+        """Whether the page shows another song by now: an event may be handled after a later one."""
+        return bool(data[self._shown].get(_KEY) != data[self._key])
 
     def _neighbor(self, key: str, step: int) -> str:
         keys = self._keys()
@@ -150,20 +243,62 @@ class SongEditor(ABC):
         return keys[(keys.index(key) + step) % len(keys)]
 
     def _save(self, data: Data) -> None:
-        """Save the labels that differ from what was shown, so that labels written by a running job stay."""
-        key, shown = data[self._key], data[self._shown]
-        changed = {name: data[field] for name, field in self._fields.items() if shown.get(name) != data[field]}
-        if is_sung(str(changed.get("lyrics", ""))) and "is_instrumental" not in changed:
-            changed["is_instrumental"] = False
-        elif changed.get("is_instrumental"):
-            changed["lyrics"] = INSTRUMENTAL
-        name = self._name(key)
-        if changed:
-            self._save_labels(key, changed)
-        notify(f"Saved {name}." if changed else "Nothing was changed.")
+        """Save what the user changed on the page, so that labels written by a running job stay."""
+        key = data[self._key]
+        if key and data[self._shown].get(_KEY) == key:
+            held = self._autosave.typed(key)
+            values = self._values(key) if key in self._keys() else {}
+            for name, field in self._fields.items():
+                value = data[field]
+                known = held.get(name, values.get(name, _NOTHING))
+                if value not in (data[self._shown].get(name), known):
+                    self._autosave.put(key, name, value)
+        self._autosave.flush()
 
-    def _show(self, key: str) -> list[Any]:
-        """The values of ``outputs``."""
+    def _save_and_notify(self, data: Data) -> None:
+        self._save(data)
+        key = data[self._key]
+        name = self._name(key)
+        if self._autosave.problem:
+            raise DatasetError(f"{name} is not saved: {self._autosave.problem}")
+        if invalid := self._invalid(key):
+            warn(f"The other fields of {name} are saved. {invalid}")
+        else:
+            notify(f"Saved {name}.")
+
+    def _invalid(self, key: str) -> str:
+        """The invalid fields of a song, with the reasons."""
+        reasons = {
+            str(getattr(field, "label", name)): self._autosave.reason(key, name) for name, field in self._fields.items()
+        }
+        return " ".join(f"{label}: {reason}." for label, reason in reasons.items() if reason)
+
+    def _mark(self, key: str, name: str) -> dict[str, Any]:
+        """What is wrong with a field in place of where its label is from."""
+        reason = self._autosave.reason(key, name)
+        classes = [INVALID_CLASS] if reason else []
+        update: dict[str, Any] = gr.update(info=reason or self._origin(key, name), elem_classes=classes)
+        return update
+
+    def _values(self, key: str) -> dict[str, Any]:
+        """The values of the fields: the labels, and what is typed but not saved."""
+        sample, typed = self._sample(key), self._autosave.typed(key)
+        return {name: typed[name] if name in typed else _displayed(sample, name) for name in self._fields}
+
+    def _state_version(self) -> tuple[object, ...]:
+        return self._autosave.version, self._refreshed()
+
+    def _state_html(self) -> str:
+        if self._autosave.problem:
+            return html.notice("Not saved", [self._autosave.problem], "bad")
+        if self._autosave.waiting:
+            return '<p class="ac-phase" data-saved="saving">Saving…</p>'
+        if not_written := self._not_written():
+            return html.notice("Saved in this program only", [not_written], "warn")
+        return '<p class="ac-phase" data-saved="saved">Saved</p>'
+
+    def _show(self, key: str, shown: dict[str, Any] | None = None) -> list[Any]:
+        """The values of ``outputs``; ``shown`` is what the page shows so far."""
         sample, keys = self._sample(key), self._keys()
         position = f"{keys.index(key) + 1} of {len(keys)}"
         title = f"<h3>{html.text(self._name(key))}</h3>"
@@ -173,14 +308,22 @@ class SongEditor(ABC):
             audio = str(playable(Path(sample.audio_path)))
         except AceStepError as error:
             title += html.notice("This file cannot be played", [describe_error(error)], "warn")
-        shown = {name: _displayed(sample, name) for name in self._fields}
-        fields = [gr.update(value=value, info=self._origin(key, name)) for name, value in shown.items()]
+        values = self._values(key)
+        fields = [{**self._mark(key, name), "value": value} for name, value in values.items()]
+        shown = _remember({} if shown is None else shown, key, values)
         player = gr.update(value=audio)
         return [key, title, gr.update(visible=True), player, self._details_of(key), shown, *fields]
 
     def _show_nothing(self) -> list[Any]:
         nothing = html.notice(_NOTHING_SELECTED)
         return ["", nothing, gr.update(visible=False), None, "", {}, *(gr.skip() for _ in self._fields)]
+
+
+def _remember(shown: dict[str, Any], key: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Update ``shown`` in place, because events that are being handled see it too."""
+    shown.clear()
+    shown.update({**values, _KEY: key})
+    return shown
 
 
 def _displayed(sample: Sample, name: str) -> Any:

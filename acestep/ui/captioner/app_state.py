@@ -130,7 +130,8 @@ class AppState:
         return [item.item for item in view.skipped if item.item in names]
 
     def close(self) -> None:
-        """Before the program exits: the job stops after the current song."""
+        """Before the program exits: edits are saved, the job stops after the current song."""
+        self.folder.autosave.flush()
         if self.runner.busy:
             sys.stderr.write("Stopping the captioner; finished songs are saved.\n")
             self.runner.cancel()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from acestep.captioning.edits import EditHistory, save_edit
+from acestep.captioning.edits import EditHistory
 from acestep.captioning.labeling_plan import song_name
 from acestep.captioning.quality import check_captions
 from acestep.captioning.sidecar import TAG, SongLabels, read_labels
@@ -17,6 +17,7 @@ from acestep.core.errors import AceStepError, DatasetError
 from acestep.dataset.labels import Problem, is_sung
 from acestep.dataset.sample import Dataset, Sample
 from acestep.dataset.scan import scan_folder
+from acestep.ui.autosave import Autosave
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,16 @@ class SongEntry:
 
 
 class AudioFolder:
-    """The scanned folder. Thread-safe; ``version`` changes with the content."""
+    """The scanned folder. Thread-safe.
+
+    Attributes:
+        version: changes with the content.
+        refreshed: changes with edits of many songs and undo.
+    """
 
     def __init__(self) -> None:
         self._lock, self._edits = threading.Lock(), EditHistory()
+        self.autosave, self.refreshed = Autosave(self._save_typed), 0
         self.root: Path | None = None
         self.entries: list[SongEntry] = []
         self.problems: list[Problem] = []
@@ -86,6 +93,10 @@ class AudioFolder:
             except AceStepError:
                 return
 
+    def find_audio(self, audio: str) -> SongEntry | None:
+        """The song with that audio file, if it is in the list."""
+        return next((entry for entry in self.entries if entry.sample.audio_path == audio), None)
+
     def find(self, name: str) -> SongEntry:
         """Raises DatasetError."""
         for entry in self.entries:
@@ -95,8 +106,15 @@ class AudioFolder:
 
     def edit(self, name: str, changes: Mapping[str, Any]) -> None:
         """Save labels that the user edited. Raises DatasetError, StorageError."""
-        save_edit(self.find(name).sample, changes)
+        self._edits.apply([(self.find(name).sample, changes)])
         self.refresh()
+
+    def _save_typed(self, audio: str, changes: Mapping[str, Any], invalid: Mapping[str, str]) -> None:
+        """Save labels of one audio file, also if another folder is open by now. Raises DatasetError, StorageError."""
+        if changes:
+            sample = self.find_audio(audio)
+            self._edits.apply([(sample.sample if sample else Sample(audio_path=audio), changes)])
+            self.refresh()
 
     @property
     def samples(self) -> list[Sample]:
@@ -110,13 +128,15 @@ class AudioFolder:
         try:
             return self._edits.apply([(self.entries[index].sample, labels) for index, labels in changes.items()])
         finally:
+            self.refreshed += 1
             self.refresh()
 
     def undo(self) -> None:
-        """Undo the last change to many songs. Raises DatasetError if there is none or files changed since."""
+        """Undo the last change. Raises DatasetError if there is none or files changed since."""
         try:
             self._edits.undo()
         finally:
+            self.refreshed += 1
             self.refresh()
 
 

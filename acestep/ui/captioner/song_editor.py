@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -24,11 +24,11 @@ _TEMPO_TOLERANCE = 0.04  # within which a measured alternative replaces the doub
 
 
 class FolderSongEditor(SongEditor):
-    """Edits songs of the folder by their name, which is the first column of the table."""
+    """Edits songs of the folder by their audio file; the first column of the table is the name of the song."""
 
     def __init__(self, page: CaptionerContext, table: gr.Dataframe, form: Form[CaptionJob]) -> None:
         self._app, self._form = page.app, form
-        super().__init__(page, table, "cp", save="Save Edit")
+        super().__init__(page, table, "cp", save="Save Edit", autosave=page.app.folder.autosave)
 
     def _create_buttons(self, save: str) -> None:
         super()._create_buttons(save)
@@ -49,33 +49,42 @@ class FolderSongEditor(SongEditor):
                 self._page.on(button.click, _inserter(section), [fields["lyrics"]], [fields["lyrics"]])
 
     def _keys(self) -> Sequence[str]:
-        return [entry.name for entry in self._app.folder.entries]
+        return [entry.sample.audio_path for entry in self._app.folder.entries]
 
     def _key_of_row(self, row: Sequence[Any]) -> str:
-        return str(row[0])
+        return self._app.folder.find(str(row[0])).sample.audio_path
+
+    def _entry(self, key: str) -> SongEntry:
+        entry = self._app.folder.find_audio(key)
+        if entry is None:
+            raise DatasetError("this song is no longer in the list", hint="Scan the folder again.")
+        return entry
 
     def _sample(self, key: str) -> Sample:
-        return self._app.folder.find(key).sample
+        return self._entry(key).sample
 
     def _name(self, key: str) -> str:
-        return key
+        return self._entry(key).name
 
     def _origin(self, key: str, label: str) -> str:
-        entry = self._app.folder.find(key)
+        entry = self._entry(key)
         if entry.known is not None and label in entry.known.locked:
             return "edited by you, locked"
         source = entry.sample.sources.get(label, "")
         return f"from {source}" if source else "not set"
 
-    def _save_labels(self, key: str, labels: Mapping[str, Any]) -> None:
-        self._app.folder.edit(key, labels)
+    def _undo(self) -> None:
+        self._app.folder.undo()
+
+    def _refreshed(self) -> int:
+        return self._app.folder.refreshed
 
     def _details_of(self, key: str) -> str:
-        return _facts(self._app.folder.find(key))
+        return _facts(self._entry(key))
 
     def _on_regenerate(self, data: Data) -> None:
         """Caption this song again; labels that the user edited stay."""
-        entry = self._app.folder.find(data[self._key])
+        entry = self._entry(data[self._key])
         assert self._app.folder.root is not None
         config = self._form.read(data, audio_dir=self._app.folder.root, only=[entry.name])
         config.existing = "redo"
@@ -93,7 +102,7 @@ class FolderSongEditor(SongEditor):
             if not bpm:
                 raise DatasetError("BPM is empty", hint="Enter a tempo.")
             target = bpm * factor
-            alternatives = _alternatives(self._app.folder.find(key))
+            alternatives = _alternatives(self._entry(key))
             close = [each for each in alternatives if abs(each / target - 1) < _TEMPO_TOLERANCE]
             return str(round(close[0] if close else target))
 

@@ -119,7 +119,8 @@ class AppState:
         return self.current_job(runner) if runner.busy and not self.watches[job].active else ""
 
     def close(self) -> None:
-        """Before the program exits: jobs save and stop."""
+        """Before the program exits: edits are saved, jobs save and stop."""
+        self.dataset.close()
         for runner in (self.runner, self.downloader):
             if runner.busy:
                 sys.stderr.write(f"Stopping {self.current_job(runner)}; it saves its progress.\n")

@@ -103,6 +103,18 @@ class EditableDataset:
             with_lyrics=sum(is_sung(song.lyrics) for song in songs),
         )
 
+    def not_written(self) -> str:
+        """Which files do not contain what was typed, and why; "" if all do."""
+        lines = [self.file_problem] if self.file_problem else []
+        if songs := list(self.label_problems.items()):
+            more = f" and {len(songs) - 1} more" if len(songs) > 1 else ""
+            lines.append(f"The label files of {Path(songs[0][0]).name}{more} are not up to date: {songs[0][1]}.")
+        return " ".join(lines)
+
+    def close(self) -> None:
+        """Before the program exits: save what was typed last."""
+        self.autosave.flush()
+
     def scan(self, folder: Path, **options: Any) -> ScanResult:
         """Take the songs of a folder, with the labels that a person typed for them. Raises DatasetError."""
         self.autosave.flush()
@@ -137,8 +149,9 @@ class EditableDataset:
 
         Raises DatasetError without songs, DiskFull, NotWritable, StorageError.
         """
+        self.autosave.flush()  # takes the lock itself
         with self._lock:
-            self.write(path)
+            self._write(path)
             follow_file(self.user, path)
             self.file_problem = ""
             self.user.save()
@@ -147,9 +160,12 @@ class EditableDataset:
         """Write a copy. Raises DatasetError without songs, DiskFull, NotWritable, StorageError."""
         self.autosave.flush()
         with self._lock:
-            if self.dataset is None:
-                raise DatasetError("the dataset has no songs yet", hint="Scan a folder in 2. Dataset first.")
-            write_dataset(path, self.dataset)
+            self._write(path)
+
+    def _write(self, path: Path) -> None:
+        if self.dataset is None:
+            raise DatasetError("the dataset has no songs yet", hint="Scan a folder in 2. Dataset first.")
+        write_dataset(path, self.dataset)
 
     def set_metadata(self, **metadata: Any) -> None:
         """Set metadata of the dataset: name, custom_tag, tag_position, genre_ratio."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -12,23 +12,24 @@ from acestep.core.errors import DatasetError
 from acestep.dataset.sample import Sample
 from acestep.dataset.user_labels import USER
 from acestep.ui.song_editor import SongEditor
+from acestep.ui.trainer.editable_dataset import song_key
 from acestep.ui.trainer.page_context import TrainerContext
 
 _PROMPTS = [("Use Global Ratio", ""), ("Caption", "caption"), ("Genre", "genre")]
 
 
 class DatasetSongEditor(SongEditor):
-    """Edits samples of the dataset by their id; the first column of the table is the number of the sample."""
+    """Edits samples of the dataset; the first column of the table is the number of the sample."""
 
     def __init__(self, page: TrainerContext, table: gr.Dataframe) -> None:
         self._dataset = page.app.dataset
-        super().__init__(page, table, "tr", save="Save")
+        super().__init__(page, table, "tr", save="Save", autosave=self._dataset.autosave)
 
     def _more_fields(self) -> dict[str, Component]:
         return {"prompt_override": gr.Dropdown(_PROMPTS, label="Prompt Type", elem_id=self._id("prompt"))}
 
     def _keys(self) -> Sequence[str]:
-        return [sample.id for sample in self._dataset.samples]
+        return [song_key(sample) for sample in self._dataset.samples]
 
     def _key_of_row(self, row: Sequence[Any]) -> str:
         number, keys = int(row[0] or 0), self._keys()
@@ -49,5 +50,11 @@ class DatasetSongEditor(SongEditor):
         source = self._sample(key).sources.get(label, "")
         return "written by you" if source == USER else f"from {source}" if source else "not set"
 
-    def _save_labels(self, key: str, labels: Mapping[str, Any]) -> None:
-        self._dataset.relabel({self._index(key): labels})
+    def _undo(self) -> None:
+        self._dataset.undo()
+
+    def _refreshed(self) -> int:
+        return self._dataset.refreshed
+
+    def _not_written(self) -> str:
+        return self._dataset.not_written()

@@ -53,12 +53,14 @@ class Labels:
         values: non-empty values by field name.
         origins: the source of each value: the file name, or the source that the file itself states.
         line_times_s: the start of each line of the lyrics in seconds; empty if unknown.
+        custom_tag: the activation tag in the file, "" if there is none.
     """
 
     path: Path
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     line_times_s: list[float] = field(default_factory=list)
+    custom_tag: str = ""
 
 
 def parse_text(value: Any) -> str:
@@ -151,6 +153,8 @@ FIELDS: dict[str, Callable[[Any], Any]] = {
 # Known keys without a label field: the duration is measured, the tag belongs to the dataset, repeats are not supported.
 UNUSED = frozenset({"duration", "customtag", "trigger", "repeat", "repeats"})
 
+_TAGS = ("customtag", "trigger")
+
 # Alternative field names in tables and sidecars, normalized by ``normalize_name``. The first that is present is used.
 _ALIASES = {
     "description": "caption",
@@ -204,7 +208,9 @@ def read_labels(raw: Mapping[str, Any], path: Path, problems: list[Problem]) -> 
             values[key] = value
             if key == "lyrics":
                 times_s = _line_times_s(raw, raw[name], value)
-    return Labels(path, values, {key: str(stated.get(key) or path.name) for key in values}, times_s)
+    tags = [raw[name] for name in raw if normalize_name(str(name)) in _TAGS and isinstance(raw[name], str)]
+    tag = next((tag.strip() for tag in tags if tag.strip()), "")
+    return Labels(path, values, {key: str(stated.get(key) or path.name) for key in values}, times_s, tag)
 
 
 def _precedence(name: str) -> int:

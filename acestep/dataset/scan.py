@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 import os.path
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +39,14 @@ class ScanResult:
     Attributes:
         dataset: the samples, sorted by path.
         problems: files that were skipped or only partly used.
+        custom_tag: the activation tag that most label files state, "" if none does.
         counts: numbers of samples: "songs" (all), "labelled", "with_lyrics", "in_tables", "with_json".
     """
 
     dataset: Dataset
     problems: list[Problem]
     counts: dict[str, int]
+    custom_tag: str = ""
 
 
 def scan_folder(
@@ -103,7 +105,10 @@ def scan_folder(
         all_instrumental=all_instrumental,
         genre_ratio=genre_ratio,
     )
-    return ScanResult(Dataset(metadata=metadata, samples=samples), problems, _counts(samples, list(labels.values())))
+    dataset = Dataset(metadata=metadata, samples=samples)
+    tags = Counter(file.custom_tag for files in labels.values() for file in files if file.custom_tag)
+    found_tag = tags.most_common(1)[0][0] if tags else ""
+    return ScanResult(dataset, problems, _counts(samples, list(labels.values())), found_tag)
 
 
 def _probe(files: list[Path], root: Path, problems: list[Problem]) -> dict[Path, float]:

@@ -46,7 +46,8 @@ def read_table(path: Path, audio_files: Iterable[Path], problems: list[Problem])
             labels = read_labels({name: cell for name, cell in row.items() if _text(cell)}, path, problems)
             earlier = matched.get(match, Labels(path))
             values, origins = earlier.values | labels.values, earlier.origins | labels.origins
-            matched[match] = Labels(path, values, origins, labels.line_times_s or earlier.line_times_s)
+            times_s, tag = labels.line_times_s or earlier.line_times_s, labels.custom_tag or earlier.custom_tag
+            matched[match] = Labels(path, values, origins, times_s, tag)
     if num_unmatched:
         listed = ", ".join(unmatched) + (" ..." if num_unmatched > len(unmatched) else "")
         hint = "Use the file names in the folder, with the subfolder if two files have the same name."

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from acestep.captioning.tiny import create_tiny_omni
 from tests.songs import write_song
 from tests.ui.drive import Site, box, chromium, fill, open_page, press, serve, tab, visit
 
@@ -155,6 +156,75 @@ def test_a_label_file_that_cannot_be_written_is_reported_and_the_text_stays(page
     expect(page.locator("#tr-song-state")).to_contain_text("Saved in this program only")
     scan(page)
     expect(page.locator("#tr-songs-table")).to_contain_text("Only in the draft")
+
+
+def test_a_version_from_elsewhere_is_shown_beside_the_typed_one(page: Page, folder: Path) -> None:
+    select(page, 0)
+    fill(page, "tr-song-caption", "Typed by hand")
+    expect(page.locator("#tr-song-caption")).to_contain_text("written by you")
+    (folder / "first.json").write_text(json.dumps({"caption": "Written in an editor"}))
+    scan(page)
+    expect(page.locator("#tr-conflicts-text")).to_contain_text("Two versions of Caption of first.wav")
+    expect(page.locator("#tr-conflicts-text")).to_contain_text("Typed by hand")
+    expect(page.locator("#tr-conflicts-text")).to_contain_text("Written in an editor")
+    expect(box(page, "tr-song-caption")).to_have_value("Typed by hand")
+    press(page, "tr-conflicts-file")
+    expect(page.locator("#tr-conflicts")).not_to_be_visible()
+    expect(box(page, "tr-song-caption")).to_have_value("Written in an editor")
+
+
+def test_the_page_asks_what_to_do_about_songs_without_a_caption(page: Page, site: Site, folder: Path) -> None:
+    step = page.locator("#tr-head li").nth(1)
+    expect(page.locator("#tr-captions-text")).to_contain_text("2 of 3 songs have no caption")
+    expect(page.locator("#tr-captions-text")).to_contain_text("GEMINI_API_KEY")
+    expect(step).to_have_class("ac-decide")
+    press(page, "tr-captions-tag")
+    expect(page.get_by_test_id("toast-body").last).to_contain_text("There is no activation tag")
+    page.get_by_test_id("toast-close").last.click()
+    fill(page, "dataset-custom-tag", "zx_band")
+    press(page, "tr-captions-tag")
+    expect(step).to_have_class("ac-done")
+    expect(step).to_contain_text("tag alone")
+    open_page(page, site)
+    expect(step).to_have_class("ac-done")
+    tab(page, "3. Preprocess")
+    expect(page.locator("#preprocess-include-unlabelled input")).to_be_checked()
+    write_song(folder / "fourth.wav", 1.0, 7)
+    tab(page, "2. Dataset")
+    scan(page)
+    expect(page.locator("#tr-captions-text")).to_contain_text("3 of 4 songs have no caption")
+    expect(step).to_have_class("ac-decide")
+    press(page, "tr-captions-open")
+    expect(page.locator("#tr-captions-link")).to_contain_text("launch.py --mode caption")
+    expect(step).to_contain_text("described elsewhere")
+    fill(page, "dataset-custom-tag", "")
+
+
+def test_songs_are_described_on_the_page(page: Page, folder: Path, tmp_path: Path) -> None:
+    select(page, 2)
+    fill(page, "tr-song-genre", "typed genre")
+    create_tiny_omni(tmp_path / "models", "captioner")
+    tab(page, "1. Service")
+    fill(page, "tr-service-folder", str(tmp_path / "models"))
+    tab(page, "2. Dataset")
+    expect(page.locator("#tr-captions-text")).not_to_contain_text("GEMINI_API_KEY")
+    press(page, "tr-caption-start")
+    expect(page.locator("#tr-songs-summary")).to_contain_text("3 labeled", timeout=120_000)
+    expect(page.locator("#tr-captions")).not_to_be_visible()
+    expect(box(page, "tr-song-caption")).to_have_value("A calm piece for piano", timeout=60_000)
+    expect(box(page, "tr-song-genre")).to_have_value("typed genre")
+    assert (folder / "first.caption.txt").read_text() == "A calm piece"
+
+
+def test_the_activation_tag_is_taken_from_the_label_files(page: Page, folder: Path) -> None:
+    (folder / "second.json").write_text(json.dumps({"custom_tag": "zx_found"}))
+    fill(page, "dataset-custom-tag", "")
+    scan(page)
+    expect(box(page, "dataset-custom-tag")).to_have_value("zx_found")
+    fill(page, "dataset-custom-tag", "zx_typed")
+    scan(page)
+    expect(box(page, "dataset-custom-tag")).to_have_value("zx_typed")
+    fill(page, "dataset-custom-tag", "")
 
 
 def test_typed_text_survives_a_restart_of_the_program(browser: Browser, three_songs: Path, tmp_path: Path) -> None:

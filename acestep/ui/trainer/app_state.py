@@ -38,10 +38,11 @@ JOB_NAMES = {
     "generate": "generation",
     "compare": "generation",
     "estimate": "sensitivity analysis",
+    "caption": "captioning",
     "merge": "merging",
     "download": "download",
 }
-_LOADS_MODELS = ("preprocess", "train", "estimate")  # these load their own models
+_LOADS_MODELS = ("preprocess", "train", "estimate", "caption")  # these load their own models
 RUNS, TENSORS = "lora_output", str(PreprocessJob.model_fields["out"].default)  # default folders
 _SAVE_S = 60  # how long a job may take to save when the program exits
 _LISTING_S = 3.0

@@ -16,10 +16,13 @@ from acestep.ui.bulk_edit import BulkPanel, LabelEdit
 from acestep.ui.errors import notify
 from acestep.ui.form import Data, Form
 from acestep.ui.split_panel import SplitPanel
+from acestep.ui.trainer.captions_panel import CaptionsPanel
+from acestep.ui.trainer.conflicts_panel import ConflictsPanel
 from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.trainer.song_editor import DatasetSongEditor
 from acestep.ui.trainer.song_table import SongTable
 
+_TAG_FROM_FILES = "dataset.tag_from_files"
 _USED_BY_SCAN = ("all_instrumental",)  # the other fields apply whenever they change
 
 
@@ -51,6 +54,8 @@ class DatasetTab:
         self._form.place_rest()
         path, load = self._create_loader()
         SplitPanel(page, self._app.workspace)
+        ConflictsPanel(page)
+        CaptionsPanel(page)
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=320):
                 table = SongTable(page).table
@@ -118,8 +123,20 @@ class DatasetTab:
     def _scan(self, data: Data) -> list[Any]:
         path = self._app.workspace.folder(data[self._folder], "Audio Directory")
         found = self._app.dataset.scan(path, **self._form.values(data))
-        notify(f"Found {html.count(found.counts['songs'], 'song')}, {found.counts['labelled']} labeled.")
+        tag = self._take_tag(str(data[self._form.component("custom_tag")]).strip(), found.custom_tag)
+        labeled = self._app.dataset.statistics().labeled
+        notify(f"Found {html.count(found.counts['songs'], 'song')}, {labeled} labeled.{tag}")
         return self._editor.show_first()
+
+    def _take_tag(self, typed: str, found: str) -> str:
+        """Use the activation tag of the label files, unless the user typed one. Returns a message."""
+        settings = self._app.settings
+        if not found or found == typed or (typed and typed != settings.get(_TAG_FROM_FILES)):
+            return ""
+        self._app.dataset.set_metadata(custom_tag=found)
+        settings.put({_TAG_FROM_FILES: found})
+        settings.push({self._form.key("custom_tag"): found})
+        return f" The activation tag {found} is from the label files."
 
     def _scan_demo(self) -> list[Any]:
         folder = self._app.workspace.root / "datasets" / "demo_songs"

@@ -9,7 +9,7 @@ from acestep.ui.progress import STATE_LABELS, STATE_TONES
 from acestep.ui.trainer import workflow
 from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.page_context import TrainerContext
-from acestep.ui.trainer.workflow import TABS
+from acestep.ui.trainer.workflow import TABS, WorkflowStep
 from acestep.ui.watch import ACTIVE
 
 
@@ -38,13 +38,17 @@ def wire_header(page: TrainerContext, widgets: tuple[gr.HTML, gr.HTML, gr.Button
 
 def _head(app: AppState) -> str:
     stages = "".join(
-        f'<li class="{"ac-done" if step.done else ""}"><b>{html.text(TABS[step.tab])}</b> {html.text(step.status)}</li>'
+        f'<li class="{_class(step)}"><b>{html.text(TABS[step.tab])}</b> {html.text(step.status)}</li>'
         for step in workflow.steps(app)
     )
     return (
         f'<div class="ac-line ac-head"><h1>ACE-Step LoRA trainer</h1>{_state(app)}'
         f'<span class="ac-phase">{html.text(_model(app))}</span></div><ol class="ac-steps">{stages}</ol>'
     )
+
+
+def _class(step: WorkflowStep) -> str:
+    return "ac-done" if step.done else "ac-decide" if step.decide else ""
 
 
 def _state(app: AppState) -> str:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from acestep.core.errors import AceStepError
 from acestep.ui.html import count
 from acestep.ui.trainer.app_state import AppState
+from acestep.ui.trainer.captions import Choice, decision
 from acestep.ui.watch import ACTIVE
+
+_CHOICES: dict[Choice, str] = {"describe": "described here", "captioner": "described elsewhere", "tag": "tag alone"}
 
 TABS = {
     "service": "1. Service",
@@ -23,12 +26,16 @@ TABS = {
 
 @dataclass(frozen=True, slots=True)
 class WorkflowStep:
-    """One step: its tab, whether it is done, a short status, and the action that completes it."""
+    """One step: its tab, whether it is done, a short status, and the action that completes it.
+
+    ``decide``: the user has to decide something.
+    """
 
     tab: str
     done: bool
     status: str
     action: str
+    decide: bool = False
 
 
 def steps(app: AppState) -> list[WorkflowStep]:
@@ -64,11 +71,14 @@ def _dataset(app: AppState) -> WorkflowStep:
     statistics = app.dataset.statistics()
     if not statistics.songs:
         return WorkflowStep("dataset", False, "no songs", "Scan the folder with your songs.")
-    if not statistics.labeled:
-        return WorkflowStep(
-            "dataset", False, f"{count(statistics.songs, 'song')}, no captions", "Add captions to your songs."
-        )
-    return WorkflowStep("dataset", True, f"{statistics.labeled} of {count(statistics.songs, 'song')} labeled", "")
+    labeled = f"{statistics.labeled} of {count(statistics.songs, 'song')} labeled"
+    if statistics.labeled == statistics.songs:
+        return WorkflowStep("dataset", True, labeled, "")
+    choice = decision(app)
+    if choice is None:
+        action = "Decide how to train the songs without a caption."
+        return WorkflowStep("dataset", False, f"{labeled}, decide", action, decide=True)
+    return WorkflowStep("dataset", True, f"{labeled}, {_CHOICES[choice]}", "")
 
 
 def _preprocess(app: AppState) -> WorkflowStep:

@@ -21,6 +21,7 @@ from acestep.ui.workspace import Workspace
 TOAST = "toast, through the queue"
 PANEL = "in the panel that cannot be updated"
 SAVED = "saves silently; a full disk is shown at the end of the page"
+EDITED = "in the line below the fields of the song"
 FILLED = "none: fills fields with saved values"
 BROWSER = "none: runs in the browser"
 REFRESH = "none: refreshes the panels"
@@ -32,6 +33,8 @@ SILENT = {
     "LiveUpdates.wire.<locals>.render_all": PANEL,
     "SavedFields._saver.<locals>.save": SAVED,
     "SavedFields._update": FILLED,
+    "SongEditor._on_refresh": FILLED,
+    "SongEditor._typist.<locals>.hold": EDITED,
 }
 _HEADERS = ("Component", "Event", "Function", "Messages")
 

@@ -167,7 +167,7 @@ class SongEditor(ABC):
         """Show the song again when its labels were changed elsewhere."""
         refreshed = gr.Textbox("", visible="hidden")
         self._page.live.add([refreshed], self._refreshed, lambda: [str(self._refreshed())])
-        self._page.on(refreshed.change, self._on_refresh, self.inputs, self.outputs)
+        refreshed.change(self._on_refresh, self.inputs, self.outputs, **self._page.live.silent)
 
     def _id(self, name: str) -> str:
         return f"{self._prefix}-song-{name}"
@@ -202,7 +202,10 @@ class SongEditor(ABC):
 
     def _on_select(self, data: Data, event: gr.SelectData) -> list[Any]:
         self._save(data)
-        return self._show(self._key_of_row(event.row_value or [""]), data[self._shown])
+        key = self._key_of_row(event.row_value or [""])
+        if key == data[self._shown].get(_KEY):
+            return [gr.skip() for _ in self.outputs]  # keeps what is being typed
+        return self._show(key, data[self._shown])
 
     def _on_save(self, data: Data) -> list[Any]:
         self._save_and_notify(data)

@@ -13,6 +13,8 @@ SILENT_FUNCTIONS = {
     "LiveUpdates.wire.<locals>.render_all",
     "SavedFields._saver.<locals>.save",
     "SavedFields._update",
+    "SongEditor._on_refresh",
+    "SongEditor._typist.<locals>.hold",
 }
 # Called also when the program changes the value; they report only that a file cannot be written.
 ON_CHANGE = {"DatasetTab._setter.<locals>.set_metadata"}

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import gradio as gr
+from gradio.components import Component
 
 from acestep.core.config import Config, option
 from acestep.core.errors import DatasetError
+from acestep.dataset.labels import FIELDS
 from acestep.dataset.sample import Sample
 from acestep.ui import html, layout
+from acestep.ui.autosave import invalid_reason
 from acestep.ui.errors import notify
 from acestep.ui.form import Form
 from acestep.ui.page_context import Data, PageContext
@@ -108,9 +111,18 @@ class BulkPanel:
                 undo = gr.Button("Undo", elem_id=f"{elem_id}-undo")
             shown = gr.HTML(elem_id=f"{elem_id}-shown")
         self._form = form
-        page.on(preview.click, self._preview, form.inputs, [shown], check=form.check)
-        page.on(apply.click, self._apply, form.inputs, [shown], check=form.check)
+        page.on(preview.click, self._preview, form.inputs, [shown], check=self._check)
+        page.on(apply.click, self._apply, form.inputs, [shown], check=self._check)
         page.on(undo.click, self._undo, [], [shown])
+
+    def _check(self, data: Data) -> dict[Component, str]:
+        """The invalid fields; also a new value that is invalid for its label."""
+        problems = self._form.check(data)
+        field, text = (self._form.component(name) for name in ("field", "text"))
+        is_value = data[self._form.component("action")] == "set" and data[field] in FIELDS
+        if not problems and is_value and (reason := invalid_reason(data[field], data[text])):
+            problems[text] = reason.capitalize()
+        return problems
 
     def _preview(self, data: Data) -> str:
         found = changes_of(self._form.read(data), self._songs.samples)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -223,17 +223,24 @@ class SongEditor(ABC):
         self._save(data)
         self._undo()
         notify("The last change is undone.")
-        return self._show_again(data)
+        return self._show_again(data, {name: data[field] for name, field in self._fields.items()})
 
     def _on_refresh(self, data: Data) -> list[Any]:
         self._save(data)
-        return self._show_again(data)
+        return self._show_again(data, dict(data[self._shown]))
 
-    def _show_again(self, data: Data) -> list[Any]:
+    def _show_again(self, data: Data, known: Mapping[str, Any]) -> list[Any]:
+        """The values of ``outputs``; fields whose value is ``known`` to the page keep what is being typed."""
         if self._has_moved_on(data):
             return [gr.skip() for _ in self.outputs]
         key = data[self._key]
-        return self._show(key, data[self._shown]) if key in self._keys() else self.show_first()
+        if key not in self._keys():
+            return self.show_first()
+        outputs = self._show(key, data[self._shown])
+        for update, name in zip(outputs[-len(self._fields) :], self._fields, strict=True):
+            if update["value"] == known.get(name, _NOTHING):
+                del update["value"]
+        return outputs
 
     def _has_moved_on(self, data: Data) -> bool:
         """Whether the page shows another song by now: an event may be handled after a later one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +159,9 @@ class SongEditor(ABC):
                 options = {"trigger_mode": "always_last", **self._page.live.silent}
                 events.input(self._typist(name), inputs, [self._state, field], **options)
             else:
-                self._page.on(events.input, self._on_leave, self.inputs, outputs)
+                self._page.on(events.input, self._leaver(name), self.inputs, outputs)
             if hasattr(field, "blur"):
-                self._page.on(events.blur, self._on_leave, self.inputs, outputs)
+                self._page.on(events.blur, self._leaver(name), self.inputs, outputs)
 
     def _add_refresh(self) -> None:
         """Show the song again when its labels were changed elsewhere."""
@@ -183,9 +183,15 @@ class SongEditor(ABC):
 
         return hold
 
-    def _on_leave(self, data: Data) -> list[Any]:
-        """Save; update only fields that the page does not show as they are saved."""
-        self._save(data)
+    def _leaver(self, name: str) -> Callable[[Data], list[Any]]:
+        return lambda data: self._on_leave(data, name)
+
+    def _on_leave(self, data: Data, left: str) -> list[Any]:
+        """Save one field; update only fields that the page does not show as they are saved.
+
+        The values of the others may be older than an undo that was clicked at the same time.
+        """
+        self._save(data, [left])
         key = data[self._key]
         if self._has_moved_on(data) or key not in self._keys():
             return [gr.skip() for _ in range(2 + len(self._fields))]
@@ -226,7 +232,7 @@ class SongEditor(ABC):
         return self._show_again(data, {name: data[field] for name, field in self._fields.items()})
 
     def _on_refresh(self, data: Data) -> list[Any]:
-        self._save(data)
+        self._autosave.flush()
         return self._show_again(data, dict(data[self._shown]))
 
     def _show_again(self, data: Data, known: Mapping[str, Any]) -> list[Any]:
@@ -252,14 +258,14 @@ class SongEditor(ABC):
             raise DatasetError("this song is no longer in the list", hint="Select another one in the table.")
         return keys[(keys.index(key) + step) % len(keys)]
 
-    def _save(self, data: Data) -> None:
+    def _save(self, data: Data, names: Collection[str] | None = None) -> None:
         """Save what the user changed on the page, so that labels written by a running job stay."""
         key = data[self._key]
         if key and data[self._shown].get(_KEY) == key:
             held = self._autosave.typed(key)
             values = self._values(key) if key in self._keys() else {}
-            for name, field in self._fields.items():
-                value = data[field]
+            for name in self._fields if names is None else names:
+                value = data[self._fields[name]]
                 known = held.get(name, values.get(name, _NOTHING))
                 if value not in (data[self._shown].get(name), known):
                     self._autosave.put(key, name, value)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -261,6 +262,8 @@ def _json_compatible(metadata: object) -> dict[str, Any]:
             return [convert(inner, depth + 1) for inner in value]
         if isinstance(value, int) and abs(value) >= 2**64:
             raise ValueError("holds a number of more than 64 bits")
+        if isinstance(value, float) and not math.isfinite(value):
+            return str(value)
         return value if value is None or isinstance(value, bool | int | float) else _text(value)
 
     return convert(metadata, 0) if isinstance(metadata, dict) else {}

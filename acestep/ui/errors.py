@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from html import escape
-from typing import Any, ParamSpec, TypeVar
+from types import UnionType
+from typing import Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
 import gradio as gr
 from loguru import logger
 
-from acestep.core.errors import AceStepError
+from acestep.core.errors import AceStepError, ConfigError
+from acestep.core.untrusted import shorten
 
 P = ParamSpec("P")
 R = TypeVar("R")
 JsonObject = dict[str, Any]  # what API functions return
+
+_NAMES = {
+    str: "text",
+    dict: "an object",
+    list: "a list",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+}
 
 INTERNAL_ERROR = "This is a bug. The terminal window of this program shows the details."
 
@@ -49,6 +61,7 @@ def json_errors(function: Callable[..., JsonObject]) -> Callable[..., JsonObject
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> JsonObject:
         try:
+            _check_arguments(function, *args, **kwargs)
             return function(*args, **kwargs)
         except AceStepError as error:
             return {"error": {"code": error.code, "message": str(error), "hint": error.hint}}
@@ -57,6 +70,18 @@ def json_errors(function: Callable[..., JsonObject]) -> Callable[..., JsonObject
             return {"error": {"code": "OurFault", "message": INTERNAL_ERROR, "hint": ""}}
 
     return wrapper
+
+
+def _check_arguments(function: Callable[..., JsonObject], *args: Any, **kwargs: Any) -> None:
+    """Raise ConfigError if an argument has another type than annotated; clients can send any JSON value."""
+    hints = get_type_hints(function)
+    for name, value in inspect.signature(function).bind(*args, **kwargs).arguments.items():
+        annotation = hints.get(name, object)
+        kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+        types = tuple(get_origin(kind) or kind for kind in kinds)
+        if Any not in types and not isinstance(value, types):
+            expected = " or ".join(_NAMES.get(kind, kind.__name__) for kind in types)
+            raise ConfigError([f"{name} must be {expected}, got {shorten(repr(value))}"])
 
 
 def warn(message: str) -> None:

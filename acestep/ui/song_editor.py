@@ -208,7 +208,8 @@ class SongEditor(ABC):
 
     def _on_select(self, data: Data, event: gr.SelectData) -> list[Any]:
         self._save(data)
-        key = self._key_of_row(event.row_value or [""])
+        row = event.row_value if isinstance(event.row_value, list) else []
+        key = self._key_of_row(row or [""])
         if key == data[self._shown].get(_KEY):
             return [gr.skip() for _ in self.outputs]  # keeps what is being typed
         return self._show(key, data[self._shown])

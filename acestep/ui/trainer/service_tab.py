@@ -74,7 +74,7 @@ class ServiceTab:
 
     def _look(self, text: str) -> None:
         """The path may be a model or a folder of models."""
-        chosen = ""
+        text, chosen = text or "", ""
         if text.strip():
             folder = self._app.workspace.folder(text, "Checkpoints Folder")
             if is_file(folder / "config.json") or is_folder(folder / "transformer"):

@@ -32,7 +32,7 @@ class DatasetSongEditor(SongEditor):
         return [song_key(sample) for sample in self._dataset.samples]
 
     def _key_of_row(self, row: Sequence[Any]) -> str:
-        number, keys = int(row[0] or 0), self._keys()
+        number, keys = int(row[0]) if str(row[0]).isdecimal() else 0, self._keys()
         if not 0 < number <= len(keys):
             raise DatasetError("this song is no longer in the list", hint="Reload the page.")
         return keys[number - 1]

@@ -50,10 +50,10 @@ def _is_usable(path: Path, root: Path, problems: list[Problem]) -> bool:
         shown = path.with_name(path.name.encode("utf-8", "replace").decode())
         problems.append(Problem(shown, "has a name that is not valid Unicode; ignored", "Rename the file."))
         return False
-    if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(root):
-        problems.append(Problem(path, "is a link to a file outside the folder; ignored", _LINK_HINT))
-        return False
     try:
+        if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(root):
+            problems.append(Problem(path, "is a link to a file outside the folder; ignored", _LINK_HINT))
+            return False
         return stat.S_ISREG(path.stat().st_mode)
     except OSError as error:  # a broken or circular link, or a folder without permission to enter
         _report_unreadable(error, problems)

@@ -5,6 +5,7 @@ For a listener with ``queue=False``, Gradio 6.31 prints ``gr.Info`` to the termi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
@@ -37,7 +38,7 @@ def add_listener(
     """
     mode = _trigger_mode(trigger)
     event = trigger(
-        report_errors(listener),
+        report_errors(_with_text(listener, inputs)),
         inputs if isinstance(inputs, set) else list(inputs),
         list(outputs),
         show_progress="hidden" if busy_on is None else "minimal",
@@ -48,6 +49,23 @@ def add_listener(
     )
     live.after(event)
     return event
+
+
+def _with_text(listener: Callable[..., Any], inputs: Collection[Component]) -> Callable[..., Any]:
+    """``listener`` with "" for an empty text box, for which clients of the API can send null."""
+    boxes = list(inputs)
+
+    def text(component: Component, value: Any) -> Any:
+        return "" if value is None and isinstance(component, gr.Textbox) else value
+
+    @functools.wraps(listener)
+    def wrapper(*values: Any) -> Any:
+        if isinstance(inputs, set) and values:
+            return listener({box: text(box, value) for box, value in values[0].items()}, *values[1:])
+        own = [text(box, value) for box, value in zip(boxes, values, strict=False)]
+        return listener(*own, *values[len(own) :])
+
+    return wrapper
 
 
 def _trigger_mode(trigger: Any) -> TriggerMode:

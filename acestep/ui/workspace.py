@@ -42,7 +42,7 @@ class Workspace:
 
     def path(self, text: str, what: str) -> Path:
         """The absolute path entered in the field ``what``, existing or not. Raises StorageError."""
-        if not text or not text.strip():
+        if not isinstance(text, str) or not text.strip():  # clients of the API can send any type
             raise StorageError(f"{what} is empty", hint="Enter a path on the computer that runs this program.")
         if "\0" in text or str(typed_path(text)).startswith(("\\\\", "//")):
             raise StorageError(f"{what} {text!r} is a network path", hint="Use a path on this computer.")

@@ -28,7 +28,7 @@ TEXTS = (
     "lora",
     "..",
     "../../x",
-    "/",
+    "/no/such/folder",
     "a\0b",
     "~nobody-here/x",
     "\\\\server\\share",

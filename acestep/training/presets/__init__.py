@@ -197,6 +197,8 @@ def recommend_epochs(num_songs: int) -> tuple[int, int]:
 
 
 def _find(name: str | Path) -> Path:
+    if not isinstance(name, Path | str):  # a value of a page
+        raise ConfigError([f"a preset is a name or a path, got {name!r:.80}"])
     if isinstance(name, Path) or name.endswith(".json") or "/" in name or "\\" in name:
         return typed_path(str(name))
     for folder in (FOLDER, GPU_FOLDER):

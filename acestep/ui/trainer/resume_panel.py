@@ -119,4 +119,4 @@ class ResumePanel:
         if not run or not source:
             raise TrainingError("nothing to resume", hint="Start a run first.")
         folder = self._app.workspace.folder(run, "Run")
-        resume_run(self._app, folder, source, {"max_epochs": epochs} if epochs.strip() else {})
+        resume_run(self._app, folder, source, {"max_epochs": epochs} if str(epochs or "").strip() else {})

@@ -119,7 +119,7 @@ class BulkPanel:
         """The invalid fields; also a new value that is invalid for its label."""
         problems = self._form.check(data)
         field, text = (self._form.component(name) for name in ("field", "text"))
-        is_value = data[self._form.component("action")] == "set" and data[field] in FIELDS
+        is_value = data[self._form.component("action")] == "set" and data[field] in list(FIELDS)  # it may be a list
         if not problems and is_value and (reason := invalid_reason(data[field], data[text])):
             problems[text] = reason.capitalize()
         return problems

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from acestep.captioning.backends import CAPTIONERS, TRANSCRIBERS
-from acestep.core.config import Config, assign, option
+from acestep.core.config import MAX_SEED, Config, assign, option
 from acestep.core.jobs import register_job
 from acestep.core.registry import NameIn
 
@@ -90,7 +90,7 @@ class CaptionJob(Config):
         le=300,
         advanced=True,
     )
-    seed: int = option(42, "Seed", "The same seed gives the same captions.", ge=0, advanced=True)
+    seed: int = option(42, "Seed", "The same seed gives the same captions.", ge=0, le=MAX_SEED, advanced=True)
 
     language: str = option("", "Language", "Language code such as en, sent to online services. Empty: detected.")
     openai_url: str = option(
@@ -118,7 +118,7 @@ class CaptionJob(Config):
     retries: int = option(
         4, "Retries", "How often a request to a busy service is repeated.", ge=0, le=10, advanced=True
     )
-    timeout_s: float = option(300.0, "Timeout", "Limit for one request.", unit="s", gt=0, advanced=True)
+    timeout_s: float = option(300.0, "Timeout", "Limit for one request.", unit="s", gt=0, le=86_400, advanced=True)
 
 
 def backend_names() -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -101,13 +103,13 @@ def blend(
 @config_command(commands, MergeJob)
 def merge(config: MergeJob, json_output: Json = False) -> None:
     """Merge an adapter into its base model and write a new model."""
-    run_in_terminal("merge", config, _job_folder(config.out), json_output)
+    run_in_terminal("merge", config, _job_folder(config.out), json_output, writes=config.out)
 
 
 @config_command(commands, ProveJob)
 def prove(config: ProveJob, json_output: Json = False) -> None:
     """Evaluate what an adapter learned: the model with and without it, with metrics and audio."""
-    run_in_terminal("prove", config, _job_folder(config.out), json_output)
+    run_in_terminal("prove", config, _job_folder(config.out), json_output, writes=config.out)
 
 
 def _lines(result: dict[str, Any]) -> dict[str, Any]:
@@ -120,8 +122,14 @@ def _lines(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _job_folder(out: Path) -> Path:
-    """Next to ``out``, which is replaced as a whole when the job succeeds."""
-    return out.with_name(f".{out.name}.job")
+    """A folder in the user's cache: ``out`` is replaced as a whole, and nothing else is left beside it.
+
+    It is the same for the same ``out``, so that its lock prevents two jobs from writing one folder.
+    """
+    from platformdirs import user_cache_path
+
+    key = hashlib.sha256(os.fsencode(out.resolve())).hexdigest()[:16]
+    return user_cache_path("acestep-trainer") / "jobs" / key
 
 
 def _weighted(text: str) -> tuple[Path, float]:

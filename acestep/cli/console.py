@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,19 +17,26 @@ from acestep.core.jobs import check_job, exit_code, run_job, write_job
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 
 
-def run_in_terminal(name: str, config: Config, folder: Path, json_output: bool, *, is_written: bool = False) -> None:
+def run_in_terminal(
+    name: str, config: Config, folder: Path, json_output: bool, *, is_written: bool = False, writes: Path | None = None
+) -> None:
     """Run a job in this process with its events on stderr, then exit with its code.
 
     Ctrl-C and SIGTERM stop the job after the current unit of work.
 
     Args:
         is_written: another program has already written the job to ``folder``; a stop requested since then counts.
+        writes: the folder that the job writes, if ``folder`` is a temporary one: it is removed unless its log is needed
+            for a bug, and the result names this folder instead.
     """
     if not is_written:
         check_job(name, config)
         write_job(folder, name, config)
     with stop_on_signals(folder, print_status), follow_events(folder, print_status):
         last = run_job(folder)
+    if writes is not None and not (isinstance(last, Failed) and last.is_bug):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder = writes
     if isinstance(last, Finished):
         print_result({"run": str(folder), **last.result}, json_output)
     elif isinstance(last, Failed):

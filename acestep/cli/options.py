@@ -97,6 +97,8 @@ def _option_type(field: FieldInfo) -> Any:
     annotation: Any = field.annotation
     if get_origin(annotation) in (Union, UnionType):
         annotation = next(kind for kind in get_args(annotation) if kind is not type(None))
+    if get_origin(annotation) is list and get_origin(get_args(annotation)[0]) is Annotated:
+        return list[get_args(get_args(annotation)[0])[0]]  # the limits of the items are checked by the configuration
     if get_origin(annotation) in (Literal, list):
         return annotation
     return annotation if annotation in (bool, int, float, Path) else str

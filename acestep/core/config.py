@@ -17,11 +17,22 @@ from pydantic.fields import FieldInfo
 from acestep.core.errors import ConfigError
 from acestep.core.registry import NameIn
 
+MAX_COUNT = 1_000_000_000  # upper limit of counts that have no natural one, such as epochs and steps
+MAX_SEED = 2**63 - 1
+_MAX_TEXT_LENGTH = 20_000
+_MAX_SHOWN = 200  # characters of a value in a message
+
 
 class Config(BaseModel):
-    """Base of all configurations: unknown keys and NaN are rejected, assignments are validated."""
+    """Base of all configurations: unknown keys, NaN and long texts are rejected, assignments are validated."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid",
+        validate_assignment=True,
+        allow_inf_nan=False,
+        str_max_length=_MAX_TEXT_LENGTH,
+        protected_namespaces=(),
+    )
 
 
 C = TypeVar("C", bound=Config)
@@ -106,7 +117,12 @@ def _describe_problem(config_type: type[Config], item: Any, key: str | None = No
     text = "must be " + text.removeprefix("Input should be ") if text.startswith("Input should be ") else text
     if item["type"] == "missing":
         return f"{'.'.join(where)} is missing"
-    return f"{'.'.join(where)} {text}, got {item['input']!r}" if item["type"] != "value_error" else text
+    return f"{'.'.join(where)} {text}, got {_shortened(item['input'])}" if item["type"] != "value_error" else text
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}… ({len(text):,} characters)"
 
 
 def _config_at(config_type: type[Config], path: list[str]) -> type[Config]:

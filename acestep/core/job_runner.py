@@ -23,6 +23,7 @@ class JobRunner:
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.folder: Path | None = None
+        self.last: Event | None = None  # the final event of the latest job that ran in a thread
 
     @property
     def busy(self) -> bool:
@@ -38,14 +39,17 @@ class JobRunner:
                     f"a job is already running in {self.folder}", hint="Wait until it has finished, or stop it."
                 )
             write_job(folder, job, config)
-            self.folder, self._thread, self._process = folder, None, None
+            self.folder, self.last, self._thread, self._process = folder, None, None, None
             if own_process:
                 with JobFolder(folder).output_path.open("wb") as output:
                     command = [*self._command, str(folder.resolve())]
                     self._process = subprocess.Popen(command, cwd=PROJECT, stdout=output, stderr=subprocess.STDOUT)
             else:
-                self._thread = threading.Thread(target=run_job, args=(folder,), name=f"job {job}", daemon=True)
+                self._thread = threading.Thread(target=self._run, args=(folder,), name=f"job {job}", daemon=True)
                 self._thread.start()
+
+    def _run(self, folder: Path) -> None:
+        self.last = run_job(folder)
 
     def poll(self, offset: int = 0) -> tuple[list[Event], int]:
         """The events since byte ``offset``, and the next offset.

@@ -34,6 +34,7 @@ from acestep.core.files import remove_temporary_files, storage_errors
 from acestep.core.job_folder import JobFolder, Request
 from acestep.core.log import job_log
 from acestep.core.registry import nearest_hint
+from acestep.core.untrusted import is_folder
 
 # Followed by a run folder: runs the job of that folder in a separate process, with the configuration written there.
 COMMAND = [sys.executable, "-m", "acestep", "run", "--as-written"]
@@ -54,8 +55,9 @@ class Context:
     parent: Path | None = None
 
     def emit(self, event: Event) -> None:
-        """Append an event to the log of the job. Raises StorageError if the run folder cannot be written."""
+        """Append an event to the log of the job. Raises StorageError if the run folder is gone or cannot be written."""
         logger.info("{}", event)
+        self._require_folder()
         log = JobFolder(self.folder).events
         with storage_errors(log.path):
             log.emit(event)
@@ -65,11 +67,18 @@ class Context:
         return self.requested("stop")
 
     def stop_if_cancelled(self) -> None:
-        """Call between samples or steps. Waits while the job is paused. Raises JobCancelled."""
+        """Call between samples or steps. Waits while the job is paused.
+
+        Raises:
+            JobCancelled: the user requested a stop.
+            StorageError: the folder of the job is gone.
+        """
+        self._require_folder()
         if self._paused:
             self.emit(Paused())
             while self._paused:
                 time.sleep(_PAUSE_POLL_S)
+                self._require_folder()
             self.emit(Resumed())
         if self.cancelled:
             raise JobCancelled("stopped by the user")
@@ -78,6 +87,13 @@ class Context:
         """Whether the user requested this of the job or, in a worker, of the main job."""
         folders = [JobFolder(folder) for folder in (self.folder, self.parent) if folder is not None]
         return any(getattr(folder, f"{request}_requested") for folder in folders)
+
+    def _require_folder(self) -> None:
+        if not is_folder(self.folder):
+            raise StorageError(
+                f"the folder {self.folder} no longer exists: it was removed, renamed or unmounted during the job",
+                hint="Start the job again, and leave its folder in place until it has finished.",
+            )
 
     @property
     def _paused(self) -> bool:

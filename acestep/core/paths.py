@@ -48,6 +48,14 @@ def typed_path(text: str) -> Path:
         raise StorageError(f"{shorten(path)!r} cannot be used: {problem}", hint="Enter the whole path.") from None
 
 
+def is_network_path(text: str) -> bool:
+    r"""Whether ``text`` is a path on another computer, such as ``\\host\share`` or ``//host/share``, in any notation.
+
+    Looking for such a file makes Windows connect to the computer and send the user's credentials.
+    """
+    return text.strip().strip("\"'").replace("\\", "/").startswith("//")
+
+
 def safe_name(text: str, *, max_length: int = 100) -> str:
     """``text`` as a file name that is valid on every system. Unicode letters are kept. Never empty."""
     name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text)).strip(" .")[:max_length].rstrip(" .")

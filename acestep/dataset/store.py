@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from acestep.core.errors import DatasetError
 from acestep.core.files import read_json, write_json
+from acestep.core.paths import is_network_path
 from acestep.dataset.identity import sample_id
 from acestep.dataset.labels import FIELDS
 from acestep.dataset.sample import Dataset, DatasetMetadata, Sample
@@ -24,7 +25,8 @@ def read_dataset(path: Path) -> Dataset:
 
     Missing keys get defaults and unknown keys are kept. Audio paths become absolute: relative paths are resolved
     against the folder of the file, and missing audio files are searched for there under the same subfolders. Ids that
-    are missing, not unique or unsafe as a file name are replaced.
+    are missing, not unique or unsafe as a file name are replaced. Network paths (``\\\\host\\share``) are not opened:
+    their files are searched for in the folder too.
 
     Raises:
         DatasetError: the file is missing, is not JSON, has no samples, or has invalid values (all are listed).
@@ -124,6 +126,8 @@ def _resolve_audio_path(path: str, folder: Path) -> str:
     given = Path(path)
     parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", "..", ".")]
     tails = [folder.joinpath(*parts[start:]) for start in range(len(parts))]
+    if is_network_path(path):
+        return str(next(filter(_is_file, tails), folder / (parts[-1] if parts else "")))
     candidates = [folder / given, given.absolute(), *tails]  # an absolute path replaces the folder
     is_absolute = given.is_absolute() or PureWindowsPath(path).is_absolute()
     not_found = path if is_absolute else folder / given

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from acestep.core.config import Config, option
+from pydantic import Field
+
+from acestep.core.config import MAX_SEED, Config, option
 from acestep.core.jobs import register_job
 
 
@@ -34,11 +36,12 @@ class ProveJob(Config):
     prompts: list[str] = option(
         [], "Prompts", "Prompts to generate. The trigger word is added. Empty: the sample prompt of the adapter."
     )
-    seeds: list[int] = option(
+    seeds: list[Annotated[int, Field(ge=-MAX_SEED, le=MAX_SEED)]] = option(
         [1, 2],
         "Seeds",
         "One generation per prompt and seed. The difference between seeds is the reference.",
         min_length=2,
+        max_length=1000,
     )
     duration_s: float = option(15.0, "Duration", "Length of each generation.", unit="s", ge=1, le=120)
     strength: float = option(1.0, "Strength", "Strength of the adapter.", ge=-4, le=4)

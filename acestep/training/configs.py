@@ -17,7 +17,7 @@ from acestep.adapters.configs import (
     LoKRConfig,
     LoRAConfig,
 )
-from acestep.core.config import Config, fields, group, option
+from acestep.core.config import MAX_COUNT, Config, fields, group, option
 from acestep.core.job_folder import WORKERS
 from acestep.core.jobs import register_job
 from acestep.core.registry import NameIn
@@ -78,9 +78,15 @@ class TrainingConfig(Config):
         le=15_000,
     )
     seed: int = option(42, "Seed", "Random seed; the same seed reproduces a run.", ge=0, le=2**63 - 1)
-    save_every_n_epochs: int = option(10, "Save Every N Epochs", "Checkpoint interval; 0 saves at the end only.", ge=0)
+    save_every_n_epochs: int = option(
+        10, "Save Every N Epochs", "Checkpoint interval; 0 saves at the end only.", ge=0, le=MAX_COUNT
+    )
     early_stop_patience: int = option(
-        0, "Patience", "Early stopping: epochs without improvement of the moving average; 0 disables it.", ge=0
+        0,
+        "Patience",
+        "Early stopping: epochs without improvement of the moving average; 0 disables it.",
+        ge=0,
+        le=MAX_COUNT,
     )
     auto_save_best_after: int = option(
         200,
@@ -88,6 +94,7 @@ class TrainingConfig(Config):
         "Save the best epoch from this one on, or from half of the run if that is earlier; 0 disables it.",
         unit="epochs",
         ge=0,
+        le=MAX_COUNT,
     )
 
     mixed_precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
@@ -122,11 +129,12 @@ class TrainingConfig(Config):
         "Linear warmup steps of the learning rate, at most a tenth of the run.",
         unit="steps",
         ge=0,
+        le=MAX_COUNT,
         advanced=True,
     )
     weight_decay: float = option(0.01, "Weight Decay", "Weight decay coefficient.", ge=0.0, le=10.0, advanced=True)
     max_grad_norm: float = option(
-        1.0, "Max Gradient Norm", "Clip the gradient norm to this value.", gt=0.0, advanced=True
+        1.0, "Max Gradient Norm", "Clip the gradient norm to this value.", gt=0.0, le=1e9, advanced=True
     )
     cfg_dropout_prob: float = option(
         0.15,
@@ -168,6 +176,7 @@ class TrainingConfig(Config):
         "NaN Halt Threshold",
         "Stop after this many consecutive samples with a non-finite loss; 0 disables it.",
         ge=0,
+        le=MAX_COUNT,
     )
     ema_decay: float = option(
         0.0,
@@ -177,9 +186,16 @@ class TrainingConfig(Config):
         le=0.99999,
         advanced=True,
     )
-    max_steps: int = option(0, "Max Steps", "Maximum number of optimizer steps; 0 sets no limit.", ge=0, advanced=True)
+    max_steps: int = option(
+        0, "Max Steps", "Maximum number of optimizer steps; 0 sets no limit.", ge=0, le=MAX_COUNT, advanced=True
+    )
     save_every_n_steps: int = option(
-        0, "Save Every N Steps", "Additional checkpoints every N optimizer steps; 0 disables them.", ge=0, advanced=True
+        0,
+        "Save Every N Steps",
+        "Additional checkpoints every N optimizer steps; 0 disables them.",
+        ge=0,
+        le=MAX_COUNT,
+        advanced=True,
     )
     save_every_n_minutes: float = option(
         0.0,
@@ -187,6 +203,7 @@ class TrainingConfig(Config):
         "Additional checkpoints every N minutes; 0 disables them.",
         unit="min",
         ge=0,
+        le=MAX_COUNT,
         advanced=True,
     )
     keep_last_n_checkpoints: int = option(
@@ -195,6 +212,7 @@ class TrainingConfig(Config):
         "Number of latest checkpoints to keep; 0 keeps all. The best and the final adapter stay, and so does a "
         "checkpoint folder that you rename or add a file to, such as keep.",
         ge=0,
+        le=MAX_COUNT,
         advanced=True,
     )
     measure_every_n_epochs: int = option(
@@ -202,6 +220,7 @@ class TrainingConfig(Config):
         "Measure Every N Epochs",
         "Evaluation interval of fit and validation loss; 0: only at the start and the end.",
         ge=0,
+        le=MAX_COUNT,
     )
     validation_percent: int = option(
         15,
@@ -213,7 +232,7 @@ class TrainingConfig(Config):
         advanced=True,
     )
     log_every_n_steps: int = option(
-        10, "Log Every N Steps", "Logging interval in optimizer steps.", ge=1, advanced=True
+        10, "Log Every N Steps", "Logging interval in optimizer steps.", ge=1, le=MAX_COUNT, advanced=True
     )
 
 

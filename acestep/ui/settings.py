@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,17 +22,20 @@ from acestep.ui.errors import describe_error
 from acestep.ui.live import LiveUpdates
 
 _KIND, _VERSION = "settings", 1
+_MAX_TEXT_LENGTH = 100_000
 
 
 class Settings:
     """Values by name, in a JSON file. Safe to use from several threads.
 
-    ``problem`` is why the file could not be written or read, "" if it could.
+    ``problem`` is why the file could not be written or read, "" if it could. ``dropped`` describes saved values that
+    did not fit their field, by key, until the field is set again.
     """
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
         self.problem = ""
+        self.dropped: dict[str, str] = {}
         self.version = self.pushed = 0  # number of changes; number of changes made by the program
         self._push_of: dict[str, int] = {}  # key -> number of the push that set it last
         self._values = self._read()
@@ -52,14 +56,27 @@ class Settings:
             if not changed:
                 return
             self._values |= changed
-            self.version += 1
-            try:
-                write_versioned(self._path, _KIND, _VERSION, {"values": self._values})
-            except StorageError as error:
-                logger.warning("cannot save the settings of the page: {}", error)
-                self.problem = f"What you enter is not saved. {describe_error(error)}"
-            else:
-                self.problem = ""
+            for key in changed:
+                self.dropped.pop(key, None)
+            self._save()
+
+    def drop(self, descriptions: Mapping[str, str]) -> None:
+        """Forget the values of these keys; the page shows the descriptions."""
+        with self._lock:
+            for key in descriptions:
+                self._values.pop(key, None)
+            self.dropped |= descriptions
+            self._save()
+
+    def _save(self) -> None:
+        self.version += 1
+        try:
+            write_versioned(self._path, _KIND, _VERSION, {"values": self._values})
+        except StorageError as error:
+            logger.warning("cannot save the settings of the page: {}", error)
+            self.problem = f"What you enter is not saved. {describe_error(error)}"
+        else:
+            self.problem = ""
 
     def push(self, values: Mapping[str, Any]) -> None:
         """Save values that the program sets; open pages show them."""
@@ -110,11 +127,15 @@ class SavedFields:
         return self._settings.get(key, component.value)
 
     def wire(self, live: LiveUpdates) -> None:
-        """Call last: show saved values when the page opens or the program sets them; save what the user enters."""
+        """Call last: show saved values when the page opens or the program sets them; save what the user enters.
+
+        A saved value that its field cannot show is dropped, and the page says so.
+        """
+        self._update(-1)  # drops values that no longer fit, before the panels use them
         shown = gr.State(0)  # the last push that this page shows
         outputs = [shown, *(component for component, _ in self._components.values())]
         live.on_load(outputs, lambda: self._update(-1))
-        live.add([self._problem], lambda: self._settings.problem, self._render_problem)
+        live.add([self._problem], self._problems, self._render_problem)
         pushed = gr.Textbox("", visible="hidden")  # a gr.State fires no change event without the queue
         live.add([pushed], lambda: self._settings.pushed, lambda: [str(self._settings.pushed)])
         pushed.change(self._update, shown, outputs, **live.silent)
@@ -130,21 +151,52 @@ class SavedFields:
         now = self._settings.pushed
         new = self._settings.pushed_after(shown)
         valid = {key for key in self._components if key in new and self._is_valid(key, new[key])}
+        if invalid := [key for key in self._components if key in new and key not in valid]:
+            self._settings.drop({key: self._describe(key, new[key]) for key in invalid})
         return [now, *(gr.update(value=new[key]) if key in valid else gr.skip() for key in self._components)]
 
     def _is_valid(self, key: str, value: Any) -> bool:
+        component, is_valid = self._components[key]
         try:
-            return self._components[key][1](value)
+            return _can_show(component, value) and is_valid(value)
         except Exception:  # noqa: BLE001 - the border of a field: the others are restored
             logger.exception("the saved value of {} is ignored", key)
             return False
 
+    def _describe(self, key: str, value: Any) -> str:
+        component: Any = self._components[key][0]
+        return f"{component.label or key}: {html.shorten(repr(value), 60)}"
+
+    def _problems(self) -> tuple[str, ...]:
+        return (self._settings.problem, *self._settings.dropped.values())
+
     def _render_problem(self) -> list[Any]:
-        problem = self._settings.problem
-        return [gr.update(value=html.notice(problem, tone="bad") if problem else "", visible=bool(problem))]
+        problem, *dropped = self._problems()
+        notices = [html.notice(problem, tone="bad")] if problem else []
+        if dropped:
+            notices.append(html.notice("Saved values that do not fit their fields were reset", dropped, "warn"))
+        return [gr.update(value="".join(notices), visible=bool(notices))]
 
     def _saver(self, key: str) -> Callable[[Any], None]:
         def save(value: Any) -> None:
             self._settings.put({key: value})
 
         return save
+
+
+def _can_show(component: Component, value: Any) -> bool:
+    """Whether a component can show a saved value. A single one that it cannot show would leave the page empty."""
+    if value is None:
+        return True
+    if isinstance(component, gr.Checkbox):
+        return isinstance(value, bool)
+    if isinstance(component, gr.Number | gr.Slider):
+        return isinstance(value, int | float) and not isinstance(value, bool) and _is_number(value)
+    if isinstance(value, str):
+        return len(value) <= _MAX_TEXT_LENGTH and not any("\ud800" <= letter <= "\udfff" for letter in value)
+    return isinstance(value, bool | int | float) and _is_number(value)
+
+
+def _is_number(value: float) -> bool:
+    """Whether JSON for the browser can hold it: finite, and integers in 64 bits."""
+    return -(2**63) <= value < 2**63 if isinstance(value, int) else math.isfinite(value)

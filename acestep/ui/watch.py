@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from acestep.core.errors import StorageError
 from acestep.core.events import (
     FINAL_EVENTS,
     EpochLogged,
     Event,
+    Failed,
     ItemFailed,
     LogMessage,
     Paused,
@@ -32,6 +34,7 @@ ACTIVE: tuple[State, ...] = ("running", "paused", "stopping")
 
 _LOG_LINES = 400
 _SPEED_WINDOW = 60  # progress events that the speed is averaged over
+_MAX_STEP_S = 86_400  # a longer time between two of them is a change of the clock
 
 
 @dataclass(slots=True)
@@ -131,8 +134,8 @@ class JobView:
         self._progress(event.step, self.total, event)
 
     def _progress(self, done: int, total: int, event: Event) -> None:
-        if self._marks and done < self._marks[-1][1]:
-            self._marks = []
+        if self._marks and not (done >= self._marks[-1][1] and 0 <= event.time_s - self._marks[-1][0] <= _MAX_STEP_S):
+            self._marks = []  # resumed from an earlier checkpoint, or the clock of the computer was changed
         self.done, self.total = done, total
         self.reported_seconds_left = event.seconds_left if isinstance(event, Progressed) else None
         self._marks = [*self._marks[-_SPEED_WINDOW:], (event.time_s, done)]
@@ -159,8 +162,10 @@ class Watch:
     def read(self) -> tuple[State, JobView]:
         """The current state of the job."""
         with self._lock:
-            if self._folder is None or not is_folder(self._folder):
+            if self._folder is None:
                 return "idle", self._view
+            if not is_folder(self._folder):
+                return self._without_folder(self._folder), self._view
             active = self._is_active(self._folder)  # before the events: a job that has ended has written all of them
             if self._is_local:
                 events, self._offset = self._runner.poll(self._offset)
@@ -169,6 +174,17 @@ class Watch:
             for event in events:
                 self._view.add(event)
             return JobFolder(self._folder).state_after(self._view.last, active=active), self._view
+
+    def _without_folder(self, folder: Path) -> State:
+        """The state of a job whose folder is gone: failed if it ran in this program."""
+        if not self._is_local:
+            return "idle"
+        if self._runner.busy:
+            return "running"
+        if not isinstance(self._view.last, FINAL_EVENTS):
+            missing = Failed(error=StorageError.code, message=f"the folder {folder} no longer exists")
+            self._view.add(self._runner.last or missing)
+        return "failed" if isinstance(self._view.last, Failed) else "idle"
 
     def version(self) -> tuple[object, ...]:
         """A value that changes with the state, and every 5 s before the first step to update the elapsed time."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from acestep.core.errors import StorageError
 from acestep.core.files import storage_errors
-from acestep.core.paths import PROJECT, typed_path
+from acestep.core.paths import PROJECT, is_network_path, typed_path
 from acestep.core.untrusted import exists, is_file, is_folder, shorten
 
 WORKSPACE_VARIABLE = "ACESTEP_WORKSPACE"
@@ -44,7 +44,7 @@ class Workspace:
         """The absolute path entered in the field ``what``, existing or not. Raises StorageError."""
         if not isinstance(text, str) or not text.strip():  # clients of the API can send any type
             raise StorageError(f"{what} is empty", hint="Enter a path on the computer that runs this program.")
-        if "\0" in text or str(typed_path(text)).startswith(("\\\\", "//")):
+        if "\0" in text or is_network_path(str(typed_path(text))):
             raise StorageError(f"{what} {text!r} is a network path", hint="Use a path on this computer.")
         try:
             path = (self.root / typed_path(text)).resolve()

@@ -16,17 +16,23 @@ import os
 import shutil
 import signal
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-OPERATIONS, BYTES, LOADS, CALLS, STEPS, BATCHES = CLOCKS = ("operations", "bytes", "loads", "calls", "steps", "batches")
+OPERATIONS, BYTES, LOADS, CALLS, STEPS, BATCHES = ("operations", "bytes", "loads", "calls", "steps", "batches")
+REFUSALS, JUMPS = "refusals", "jumps"  # counted with the operations on files: a read-only disk, a change of the clock
+CLOCKS = (OPERATIONS, BYTES, LOADS, CALLS, STEPS, BATCHES, REFUSALS, JUMPS)
 """The moments within a process that a fault can wait for."""
+
+_JUMP_S = 3 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Dies at that many operations on files, or meets a full disk, too little memory or NaN from then on."""
+    """Dies at that many operations on files, or meets a full or read-only disk, too little memory, NaN or another time
+    from then on."""
 
     clock: str = ""  # "" is no fault
     at: int = 0
@@ -49,6 +55,12 @@ class _Clocks:
             os.close(os.open(self.fired, os.O_CREAT))
         return due
 
+    def operation(self) -> None:
+        """Before an operation on a file: the disk may be read-only, or the time another one."""
+        self.tick(JUMPS)
+        if self.tick(REFUSALS):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
     def inside(self, path: Any) -> bool:
         return isinstance(path, str | os.PathLike) and os.fspath(path).startswith(self.root)
 
@@ -60,6 +72,7 @@ class _Written:
         self._file, self._clocks = file, clocks
 
     def write(self, data: Any) -> int:
+        self._clocks.operation()
         if self._clocks.tick(OPERATIONS):
             self._half(data)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -83,20 +96,44 @@ class _Written:
 
 
 def faulty_run(folder: Path, fault: Fault, notes: Path) -> None:
-    """``python -m acestep run FOLDER``, here. ``notes`` takes what it says, whether the fault came, and the counts."""
+    """``python -m acestep run FOLDER`` with a fault; see ``faulty_command``."""
+    job = json.loads((folder / "job.json").read_text())
+    faulty_command(["run", str(folder)], Path(job["config"]["out"]), fault, notes)
+
+
+def faulty_command(
+    arguments: list[str], root: Path, fault: Fault, notes: Path, environment: dict[str, str] | None = None
+) -> None:
+    """A command of the program, in this process, whose operations on files below ``root`` count.
+
+    ``notes`` is the folder of its output, of a mark that the fault has come, and of the counts. The environment is that
+    of the caller: the process may come from a server that was started earlier.
+    """
+    os.environ.update(environment or {})
     output = os.open(notes / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(output, stream)
-    job = json.loads((folder / "job.json").read_text())
-    clocks = _Clocks(str(job["config"]["out"]), fault, notes / "fired")
+    clocks = _Clocks(str(root), fault, notes / "fired")
     _replace_files(clocks)
+    _replace_time(clocks)
     _replace_model(clocks)
     from acestep.cli.app import main
 
-    code = main(["run", str(folder)])
+    code = main(arguments)
     clocks.root = "\0"
     (notes / "counts.json").write_text(json.dumps(clocks.counts))
     sys.exit(code)
+
+
+def _replace_time(clocks: _Clocks) -> None:
+    """The time of day is three days later, then earlier, at every other operation from the fault on."""
+    truly = time.time
+
+    def told() -> float:
+        late = clocks.fault.clock == JUMPS and clocks.counts[JUMPS] - clocks.fault.at
+        return truly() if late is False or late < 0 else truly() + (_JUMP_S if late % 2 == 0 else -_JUMP_S)
+
+    time.time = told
 
 
 def _replace_files(clocks: _Clocks) -> None:
@@ -118,8 +155,10 @@ def _deadly(plainly: Any, clocks: _Clocks) -> Any:
     """An operation before which the process may end."""
 
     def done(path: Any, *arguments: Any, **named: Any) -> Any:
-        if (isinstance(path, int) or clocks.inside(path)) and clocks.tick(OPERATIONS):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if isinstance(path, int) or clocks.inside(path):
+            clocks.operation()
+            if clocks.tick(OPERATIONS):
+                os.kill(os.getpid(), signal.SIGKILL)
         return plainly(path, *arguments, **named)
 
     return done

@@ -30,17 +30,25 @@ from acestep.core.events import FINAL_EVENTS, Cancelled, Event, Failed
 from acestep.core.job_runner import JobRunner
 from acestep.core.jobs import write_job
 from dev.drill.checks import require_whole, steps_in, temporaries
-from dev.drill.faults import BATCHES, BYTES, CALLS, LOADS, OPERATIONS, STEPS, Fault, faulty_run
+from dev.drill.faults import BATCHES, BYTES, CALLS, JUMPS, LOADS, OPERATIONS, REFUSALS, STEPS, Fault, faulty_run
 from dev.drill.jobs import SAVE_EVERY, Work, works
 
-KINDS = ("kill", "kill while writing", "SIGTERM", "stop", "out of memory", "NaN batch", "disk full")
+KINDS = (
+    *("kill", "kill while writing", "SIGTERM", "stop", "out of memory", "NaN batch", "disk full", "read-only disk"),
+    *("SIGSTOP", "clock change"),
+)
+_SURVIVED = ("SIGSTOP", "clock change")  # the job goes on to its end
+_CANNOT_TELL = ("disk full", "read-only disk")  # the last event cannot be written
+_FROZEN_S = 0.5
 _CLOCKS = {
     "kill while writing": (OPERATIONS,),
     "out of memory": (CALLS, CALLS, STEPS, LOADS),
     "NaN batch": (BATCHES,),
     "disk full": (BYTES,),
+    "read-only disk": (REFUSALS,),
+    "clock change": (JUMPS,),
 }
-_PRELOADED = [
+PRELOADED = [
     *("acestep.cli.app", "acestep.training.trainer", "acestep.preprocessing.builder", "dev.drill.faults"),
     *("acestep.adapters.lora", "acestep.adapters.lokr", "torch.utils.tensorboard"),
 ]
@@ -80,7 +88,7 @@ class Drill:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         self._folder, self._chance, self._lives = folder, random.Random(seed), 0
         self._processes = multiprocessing.get_context("forkserver")  # which loads torch once
-        self._processes.set_forkserver_preload(_PRELOADED)
+        self._processes.set_forkserver_preload(PRELOADED)
         self._undisturbed: dict[str, Undisturbed] = {}
         self.struck: list[Struck] = []
         self.compared: list[str] = []
@@ -147,11 +155,11 @@ class Drill:
         process.join(_PATIENCE_S)
         events, _ = log.read(offset)
         last = events[-1] if events and isinstance(events[-1], FINAL_EVENTS) else None
-        if process.exitcode == 0:
+        if process.exitcode == 0 and kind not in _SURVIVED:
             return False
         output = (notes / "output.txt").read_text()
         _require_end(kind, process.exitcode, last, f"{work.name}, {kind}: {process.exitcode}, {last}\n{output}")
-        at_any_moment = kind.startswith("kill") or clock in (BYTES, STEPS)  # also while the weights move
+        at_any_moment = kind.startswith("kill") or clock in (BYTES, REFUSALS, STEPS)  # also while the weights move
         self._look(work, out, kind, saved, offset, before, most=SAVE_EVERY if at_any_moment else 0)
         return True
 
@@ -159,7 +167,8 @@ class Drill:
         """After a fault: everything is whole, and no more steps are lost than ``most``, those since the last save."""
         told = f"{work.name}, {kind}"
         require_whole(out, faults + 1)
-        assert kind.startswith("kill") or not temporaries(out), f"{told}: left {temporaries(out)}"
+        may_leave = kind.startswith("kill") or kind == "read-only disk"
+        assert may_leave or not temporaries(out), f"{told}: left {temporaries(out)}"
         saved = work.saved(out, self._undisturbed[work.name].results)
         assert saved >= before, f"{told}: {before} were saved, {saved} are left"
         lost = max([saved, *steps_in(work.folder(out), offset)]) - saved if work.job == "train" else 0
@@ -200,6 +209,10 @@ def _signal(process: BaseProcess, folder: Path, kind: str) -> None:
         runner = JobRunner()
         runner.folder = folder
         runner.cancel()
+    elif kind == "SIGSTOP" and process.is_alive() and process.pid is not None:
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(_FROZEN_S)
+        os.kill(process.pid, signal.SIGCONT)
     elif process.is_alive() and process.pid is not None:
         os.kill(process.pid, signal.SIGKILL if kind == "kill" else signal.SIGTERM)
 
@@ -208,12 +221,14 @@ def _require_end(kind: str, code: int | None, last: Event | None, told: str) -> 
     """It ended as it should, and said so where it could."""
     if kind.startswith("kill"):
         assert code == -signal.SIGKILL, told
+    elif kind in _SURVIVED:
+        assert code == 0, told
     elif kind in ("SIGTERM", "stop"):
         assert code == 130, told
         assert isinstance(last, Cancelled), told
     else:
         assert code == 1, told
-        assert kind == "disk full" or (isinstance(last, Failed) and last.hint), told
+        assert kind in _CANNOT_TELL or (isinstance(last, Failed) and last.hint), told
 
 
 def table(struck: list[Struck]) -> Iterator[str]:

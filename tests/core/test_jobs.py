@@ -12,6 +12,7 @@ from acestep.core.job_folder import JobFolder
 from acestep.core.job_runner import JobRunner
 from acestep.core.jobs import exit_code, run_job, write_job
 from acestep.core.runs import list_runs
+from acestep.ui.watch import JobView, Watch
 from tests.core.fake_jobs import TABLE, Count
 
 CHILD = """
@@ -163,3 +164,42 @@ def test_a_killed_run_is_listed_as_interrupted(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "job.json").write_text("{broken")
     assert [(run.folder.name, run.state) for run in list_runs(tmp_path)] == [("a", "interrupted")]
+
+
+def test_a_folder_that_disappears_ends_the_job_with_a_clear_error(start, tmp_path):
+    folder = tmp_path / "run"
+    runner = start("count", folder, 100_000)
+    watch = Watch(runner)
+    watch.follow(folder)
+    while not any(isinstance(event, Progressed) for event in JobFolder(folder).events.read()[0]):
+        time.sleep(0.01)
+    folder.rename(tmp_path / "renamed")
+    assert runner.join(20)
+    state, view = watch.read()
+    assert state == "failed"
+    assert f"the folder {folder} no longer exists" in view.last.message
+    assert not view.last.is_bug
+    assert not folder.exists()
+
+
+def test_a_paused_job_notices_that_its_folder_is_gone(tmp_path):
+    runner = JobRunner()
+    runner.start("count", Count(n=100_000), tmp_path / "run")
+    runner.pause()
+    time.sleep(0.3)
+    (tmp_path / "run").rename(tmp_path / "renamed")
+    assert runner.join(20)
+    assert isinstance(runner.last, Failed)
+
+
+@pytest.mark.parametrize("jump_s", [-3 * 86_400, 3 * 86_400])
+def test_a_change_of_the_clock_leaves_no_negative_or_absurd_estimate(jump_s):
+    view = JobView()
+    view.add(Started(job="count", total=100, unit="songs", time_s=1e9))
+    for done in range(1, 6):
+        view.add(Progressed(done=done, total=100, time_s=1e9 + done))
+    assert view.seconds_left == pytest.approx(95)
+    for done in range(6, 9):
+        view.add(Progressed(done=done, total=100, time_s=1e9 + jump_s + done))
+        assert view.seconds_left is None or 0 <= view.seconds_left <= 100
+    assert view.seconds_left == pytest.approx(92)

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from acestep.core.errors import DatasetError
+from acestep.dataset import store
 from acestep.dataset.sample import Dataset, DatasetMetadata, Sample
 from acestep.dataset.scan import scan_folder
-from acestep.dataset.store import read_dataset, write_dataset
+from acestep.dataset.store import parse_dataset, read_dataset, write_dataset
 from tests import bad_files
 
 # The keys that other programs read.
@@ -144,3 +145,17 @@ def test_an_invalid_file_is_rejected_with_all_its_errors(tmp_path, content, reas
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(DatasetError, match="does not exist"):
         read_dataset(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["\\\\host\\share\\song.wav", "//host/share/song.wav", "\\/host/share/song.wav", "\\\\?\\UNC\\host\\song.wav"],
+)
+def test_network_paths_are_not_opened(tmp_path, monkeypatch, path):
+    asked = []
+    monkeypatch.setattr(store, "_is_file", lambda asked_for: asked.append(str(asked_for)))
+    for sample in ({"audio_path": path}, {"filename": path}):
+        dataset = parse_dataset([{**sample, "caption": "a"}], tmp_path / "dataset.json", tmp_path)
+        assert dataset.samples[0].audio_path == str(tmp_path / "song.wav")
+    assert asked
+    assert all(name.startswith(str(tmp_path)) for name in asked)

@@ -52,6 +52,8 @@ def test_merge_and_import_and_resize_and_blend(
 ) -> None:
     merged = tmp_path / "models" / "acestep-v15-merged"
     result = run_command(capsys, "merge", "--checkpoint", small_checkpoint, "--adapter", run, "--out", merged)
+    assert result["run"] == str(merged)
+    assert not list(tmp_path.rglob("*.job"))
     assert result["checkpoint"] == str(merged)
     assert [path.name for path in merged.parent.iterdir() if path.is_dir() and path.name[0] != "."] == [merged.name]
     result = run_command(
@@ -82,6 +84,7 @@ def test_user_errors_exit_with_code_1_and_a_hint(
     save(trained(make_decoder("xl"), "lora", LORA), tmp_path / "xl" / "final" / "adapter")
     options = ("--checkpoint", small_checkpoint, "--adapter", tmp_path / "xl", "--out", tmp_path / "merged")
     result = run_command(capsys, "merge", *options, code=1)
+    assert not list(tmp_path.rglob("*.job"))
     assert (result["error"], result["hint"]) == ("ModelMismatch", "Choose the model it was trained on.")
     result = run_command(capsys, "export", tmp_path, "--out", tmp_path / "out", code=1)
     assert result["error"] == "AdapterError"

@@ -1,9 +1,11 @@
 """Jobs that meet trouble at random moments go on and end as if nothing had been. The long drill: ``drill.py``."""
 
 import os
+import random
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from acestep.cli.app import main
@@ -13,6 +15,7 @@ from acestep.core.job_runner import JobRunner
 from acestep.core.jobs import run_job, write_job
 from acestep.core.paths import PROJECT
 from acestep.training import session
+from dev.drill import commands
 from dev.drill.checks import temporaries
 from dev.drill.jobs import works
 from dev.drill.run import KINDS, Drill, table
@@ -31,8 +34,24 @@ def test_three_faults_leave_every_file_complete_and_the_result_unchanged(tmp_pat
     assert len(list(table(drill.struck))) == 2 + 3
 
 
+def test_an_export_and_a_download_that_are_killed_finish_with_the_same_files(tmp_path, tiny_checkpoint):
+    with commands.served():
+        for command in commands.commands(tmp_path, tiny_checkpoint, with_captions=False):
+            [line] = commands.drill(tmp_path, command, 1, random.Random(SEED))
+            assert line.endswith("same result")
+
+
+@pytest.mark.parametrize("kind", ["SIGSTOP", "clock change", "read-only disk"])
+def test_a_run_survives_a_freeze_a_clock_change_and_a_read_only_disk(tmp_path, tiny_checkpoint, kind, monkeypatch):
+    drill = Drill(tmp_path, seed=SEED)
+    monkeypatch.setattr(drill, "_faults", lambda kills: [kind])
+    drill.run(works(tmp_path, tiny_checkpoint)[:1], kills=1, per_life=1)
+    assert not drill.broken
+    assert [struck.fault for struck in drill.struck] == [kind]
+
+
 def test_a_drill_of_every_kind_of_fault_can_be_repeated(tmp_path):
-    one, other, another = (Drill(tmp_path, seed)._faults(14) for seed in (1, 1, 2))
+    one, other, another = (Drill(tmp_path, seed)._faults(20) for seed in (1, 1, 2))
     assert one == other != another
     assert sorted(one) == sorted(KINDS * 2)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,8 @@ from acestep.core.events import Cancelled
 from acestep.core.jobs import write_job
 from acestep.exporting.configs import MergeJob
 from acestep.training.configs import TrainJob
+from acestep.ui.settings import Settings
+from acestep.ui.trainer.api import Api
 from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.export_tab import export
 from acestep.ui.trainer.merge_panel import start_merging
@@ -163,3 +167,53 @@ def test_a_file_in_place_of_a_folder_is_reported_with_its_folder(workspace: Work
     with pytest.raises(StorageError, match="Audio Directory: .*song.wav is a file") as caught:
         workspace.folder(str(song), "Audio Directory")
     assert caught.value.hint == f"Its folder is {workspace.root}"
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_jobs_started_through_the_api_write_only_inside_the_programs_folder(
+    app: AppState, tmp_path: Path, path: str
+) -> None:
+    (app.workspace.root / "tensors").mkdir()
+    (app.workspace.root / "link").symlink_to(tmp_path)
+    api, songs = Api(app), {"source": "tensors", "checkpoint": "none"}
+    with pytest.raises(StorageError, match="outside"):
+        api.start_preprocessing({**songs, "out": path})
+    with pytest.raises(StorageError, match="outside"):
+        api.start_training({"tensor_dir": "tensors", "checkpoint": "none", "out": path})
+    with pytest.raises(StorageError, match="outside"):
+        api.start_estimating({"tensor_dir": "tensors", "checkpoint": "none", "out": path})
+    with pytest.raises(StorageError, match="outside"):
+        api.start_estimating({"tensor_dir": str(tmp_path), "checkpoint": "none"})
+    assert not app.runner.busy
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["program"]
+
+
+def test_saved_network_paths_are_not_opened(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    share = "\\\\host\\share"
+    saved = Settings(workspace.state_folder / "trainer.json")
+    saved.put({"last.train": share, "service.checkpoint": share, "service.folder": share, "train.tensors": share})
+    asked: list[str] = []
+    for name in ("stat", "scandir", "listdir"):
+        original = getattr(os, name)
+
+        def record(path: object = ".", *rest: object, original: Any = original, **options: object) -> Any:
+            asked.append(str(path))
+            return original(path, *rest, **options)
+
+        monkeypatch.setattr(os, name, record)
+    app = AppState(workspace)
+    app.watches["train"].read()
+    app.checkpoints()
+    for read in (app.checkpoint, app.tensors):
+        with pytest.raises(AceStepError):
+            read()
+    assert not [path for path in asked if "host" in path]
+
+
+def test_a_merge_leaves_nothing_beside_the_model(app: AppState) -> None:
+    adapter = make_run(app.workspace.root / "lora_output" / "run") / "final" / "adapter"
+    folder = start_merging(app, MergeJob(checkpoint="none", adapter=adapter, out=Path("checkpoints/merged")))
+    app.runner.join(20)
+    assert app.watches["merge"].read()[0] == "failed"
+    assert app.workspace.state_folder in folder.parents
+    assert not (app.workspace.root / "checkpoints").exists()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pydantic import field_validator
 
-from acestep.core.config import Config, option
+from acestep.core.config import MAX_COUNT, Config, option
 
 
 class PreviewConfig(Config):
     """One fixed generation request, so that only the adapter differs between previews."""
 
     enabled: bool = option(False, "Make samples", "Generate audio with the adapter during training.")
-    every_n_epochs: int = option(0, "Every N Epochs", "Interval; 0 makes samples whenever a checkpoint is saved.", ge=0)
+    every_n_epochs: int = option(
+        0, "Every N Epochs", "Interval; 0 makes samples whenever a checkpoint is saved.", ge=0, le=MAX_COUNT
+    )
     prompt: str = option("", "Style", "Prompt. The trigger word is added.")
     lyrics: str = option("", "Lyrics", "Lyrics with section tags. Empty: instrumental.")
     language: str = option("unknown", "Language", "Language code of the lyrics, for example en.", advanced=True)

@@ -17,6 +17,7 @@ from acestep.adapters.configs import ADAPTERS
 from acestep.core.config import Config
 from acestep.core.errors import ConfigError, DatasetError
 from acestep.core.files import read_json, write_json
+from acestep.core.paths import is_network_path
 from acestep.dataset.sample import Dataset
 from acestep.dataset.store import dataset_to_dict, parse_dataset
 from acestep.training.optim.optimizers import DEFAULT_RATE
@@ -204,6 +205,9 @@ def _dataset(data: Any, path: Path, remarks: list[Remark]) -> tuple[Dataset | No
     if not isinstance(data, dict) or not data.get("samples"):
         return None, ""
     folder = str(data.get("_current_dir") or "")
+    if is_network_path(folder):
+        remarks.append(Remark("dataset_state", folder, "network paths are not opened"))
+        folder = ""
     try:
         return parse_dataset(data, path, Path(folder) if folder else path.resolve().parent), folder
     except DatasetError as error:

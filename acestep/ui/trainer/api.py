@@ -139,7 +139,7 @@ class Api:
         """Start encoding songs. ``config`` has the fields of PreprocessJob: source, checkpoint, out and so on."""
         job = parse(PreprocessJob, config)
         job.source = self._app.workspace.path(str(job.source), "source")
-        job.out = self._app.workspace.path(str(job.out), "out")
+        job.out = self._app.workspace.inside(str(job.out), "out")
         return self._begin("preprocess", job, job.out / "_job")
 
     def start_training(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +151,9 @@ class Api:
             set_value(defaults, key, config[key])
         job = parse(TrainJob, {name: getattr(defaults, name) for name in groups(TrainJob)} | inside)
         job.tensor_dir = self._app.workspace.folder(str(job.tensor_dir), "tensor_dir")
-        job.out = self._app.workspace.path(str(job.out), "out")
+        job.out = self._app.workspace.inside(str(job.out), "out")
+        if job.resume not in (None, "auto"):
+            job.resume = str(self._app.workspace.path(str(job.resume), "resume"))
         return self._begin("train", job, job.out)
 
     def start_estimating(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -160,6 +162,7 @@ class Api:
         job.tensor_dir = self._app.workspace.folder(str(job.tensor_dir), "tensor_dir")
         if job.out is not None:
             job.out = self._app.workspace.inside(str(job.out), "out")
+        self._app.workspace.inside(str(job.folder), "out")
         return self._begin("estimate", job, job.folder)
 
     def start_generating(self, config: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from acestep.core.events import Failed
 from acestep.core.job_folder import JobFolder
 from acestep.core.job_runner import JobRunner
 from acestep.core.jobs import check_job
+from acestep.core.paths import is_network_path
 from acestep.core.untrusted import exists, is_folder
 from acestep.models.checkpoint import Checkpoint, find_checkpoint, list_checkpoints
 from acestep.preprocessing.configs import PreprocessJob
@@ -59,7 +60,7 @@ class AppState:
         self.watches = {name: Watch(self.runner_of(name)) for name in JOB_NAMES}
         for name, watch in self.watches.items():
             folder = self.settings.text(f"last.{name}")
-            watch.follow(Path(folder) if folder else None)
+            watch.follow(Path(folder) if folder and not is_network_path(folder) else None)
         self.rejected: Failed | None = None  # why the last training run was not started
         self._gpu_status = GPUStatus()
         self._cache: dict[str, tuple[float, Any]] = {}  # key -> (time of the lookup, result)
@@ -157,7 +158,7 @@ class AppState:
     def checkpoint(self) -> Checkpoint:
         """The selected base model. Raises CheckpointError."""
         folder = self.settings.text("service.checkpoint")
-        if not folder:
+        if not folder or is_network_path(folder):
             raise CheckpointError("no model is selected", hint="Select one in 1. Service.")
         return find_checkpoint(folder, self.checkpoints_folder)
 

@@ -80,7 +80,7 @@ def start_merging(app: AppState, config: MergeJob) -> Path:
     job.adapter = app.workspace.path(str(config.adapter), "Adapter")
     job.out = app.workspace.inside(str(config.out), "Merged model")
     job.root = config.root or app.checkpoints_folder
-    return app.start("merge", job, job.out.with_name(f".{job.out.name}.job"))
+    return app.start("merge", job, app.workspace.state_folder / "merge" / job.out.name)
 
 
 def _result(result: dict[str, Any]) -> str:

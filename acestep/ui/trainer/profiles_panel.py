@@ -10,6 +10,7 @@ import gradio as gr
 from acestep.adapters.configs import ADAPTERS
 from acestep.core.config import Config, groups
 from acestep.core.errors import CheckpointError, ConfigError
+from acestep.core.paths import is_network_path
 from acestep.models.checkpoint import find_checkpoint
 from acestep.training.interop.profiles import read_profile, write_profile
 from acestep.training.interop.sidestep import read_sidestep, write_sidestep
@@ -143,6 +144,8 @@ class _Files:
     def _select_model(self, name: str) -> list[Remark]:
         if not name:
             return []
+        if is_network_path(name):
+            return [Remark("checkpoint", name, "network paths are not opened")]
         try:
             found = find_checkpoint(name, self._app.checkpoints_folder)
         except (CheckpointError, ConfigError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from loguru import logger
@@ -28,6 +29,7 @@ from acestep.captioning.time_estimate import LabelingStep, TimeEstimate, describ
 from acestep.core.device_lock import lock_device
 from acestep.core.errors import AceStepError, CaptionError, DiskFull, JobCancelled, ServiceRefused
 from acestep.core.events import Event, ItemFailed, LogMessage, Saved, Started
+from acestep.core.files import remove_temporary_files, storage_errors
 from acestep.core.jobs import Context
 from acestep.core.workers import MergedEvents
 from acestep.models.device import choose_device
@@ -54,6 +56,7 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
     open_songs = [song for song in plan.songs if song.is_open]
     context.emit(Started(job="caption", total=progress.total, unit=progress_unit(plan)))
     if context.parent is None:  # in a worker, the main job reports
+        _remove_temporary_files(plan)
         report_plan(progress, plan)
     if config.devices > 1 and open_songs:
         _run_on_devices(progress, open_songs)
@@ -80,6 +83,13 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
         "disagreements": progress.disagreements,
         "csv": str(table) if table else None,
     }
+
+
+def _remove_temporary_files(plan: LabelingPlan) -> None:
+    """Remove the temporary files beside the songs that a killed job did not remove."""
+    for folder in {Path(song.sample.audio_path).parent for song in plan.songs}:
+        with storage_errors(folder):
+            remove_temporary_files(folder)
 
 
 def _device(plan: LabelingPlan, config: CaptionJob) -> str:

@@ -5,7 +5,6 @@ import random
 import subprocess
 import sys
 
-import pytest
 import torch
 
 from acestep.cli.app import main
@@ -41,13 +40,12 @@ def test_an_export_and_a_download_that_are_killed_finish_with_the_same_files(tmp
             assert line.endswith("same result")
 
 
-@pytest.mark.parametrize("kind", ["SIGSTOP", "clock change", "read-only disk"])
-def test_a_run_survives_a_freeze_a_clock_change_and_a_read_only_disk(tmp_path, tiny_checkpoint, kind, monkeypatch):
+def test_a_run_survives_a_freeze_and_a_read_only_disk(tmp_path, tiny_checkpoint, monkeypatch):
     drill = Drill(tmp_path, seed=SEED)
-    monkeypatch.setattr(drill, "_faults", lambda kills: [kind])
-    drill.run(works(tmp_path, tiny_checkpoint)[:1], kills=1, per_life=1)
+    monkeypatch.setattr(drill, "_faults", lambda kills: ["SIGSTOP", "read-only disk"])
+    drill.run(works(tmp_path, tiny_checkpoint)[:1], kills=2, per_life=1)
     assert not drill.broken
-    assert [struck.fault for struck in drill.struck] == [kind]
+    assert [struck.fault for struck in drill.struck] == ["SIGSTOP", "read-only disk"]
 
 
 def test_a_drill_of_every_kind_of_fault_can_be_repeated(tmp_path):

@@ -124,7 +124,7 @@ def _resolve_audio_path(path: str, folder: Path) -> str:
     if not path:
         return path
     given = Path(path)
-    parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", "..", ".")]
+    parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", "//", "..", ".")]
     tails = [folder.joinpath(*parts[start:]) for start in range(len(parts))]
     if is_network_path(path):
         return str(next(filter(_is_file, tails), folder / (parts[-1] if parts else "")))

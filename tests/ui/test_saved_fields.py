@@ -72,7 +72,6 @@ def test_saved_values_that_do_not_fit_are_reset_with_a_message_and_the_page_open
         "training.max_epochs": "many",
         "training.train_mlp": "yes",
         "samples.prompt": "x" * 200_000,
-        "samples.lyrics": "\ud800",
         "train.out": [["lora_output"]],
         "train.name": 10**30,
         "train.auto-epochs": "on",

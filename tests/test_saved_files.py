@@ -40,6 +40,8 @@ NEW_SETTINGS = {  # likewise, by group, with their defaults
     "config": {"audio_format": "wav"},
     "lokr": {"weight_decompose": False, "unbalanced_factorization": False},
 }
+# Earlier versions left the job folders of merge and prove beside their results.
+WRITTEN = [name for name in FILES if not name.startswith((".merged.job/", ".proof.job/"))]
 JOB_FOLDERS = sorted(path.parent.relative_to(SAVED).as_posix() for path in SAVED.rglob("job.json"))
 
 
@@ -153,10 +155,10 @@ def events_in(path: Path) -> list[dict[str, Any]]:
 
 
 def test_the_same_files_are_written(written: Path) -> None:
-    assert sorted(p.relative_to(written).as_posix() for p in written.rglob("*") if p.is_file()) == FILES
+    assert sorted(p.relative_to(written).as_posix() for p in written.rglob("*") if p.is_file()) == WRITTEN
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_a_file_has_the_same_structure(name: str, written: Path) -> None:
     assert layout(written / name) == layout(SAVED / name)
 

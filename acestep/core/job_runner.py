@@ -12,6 +12,7 @@ from acestep.core.events import FINAL_EVENTS, Event, Failed
 from acestep.core.job_folder import JobFolder
 from acestep.core.jobs import COMMAND, run_job, write_job
 from acestep.core.paths import PROJECT
+from acestep.core.untrusted import is_folder
 
 
 class JobRunner:
@@ -87,7 +88,7 @@ class JobRunner:
 
     def cancel(self) -> None:
         """Request that the job saves and stops after its current sample or step."""
-        if self.folder is not None:
+        if self.folder is not None and is_folder(self.folder):  # without its folder, the job ends anyway
             JobFolder(self.folder).request_stop()
 
     def join(self, timeout_s: float | None = None) -> bool:

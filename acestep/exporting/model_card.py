@@ -30,13 +30,16 @@ def tag_position(meta: AdapterMetadata) -> TagPosition:
     return next((each for each in get_args(TagPosition) if each == meta.tag_position), "prepend")
 
 
-def model_card(name: str, meta: AdapterMetadata, *, target: ExportTarget, form: str, residual: float) -> str:
+def model_card(
+    name: str, meta: AdapterMetadata, *, target: ExportTarget, form: str, residual: float, strength: str = ""
+) -> str:
     """Text of the model card.
 
     Args:
         target: the program that the adapter was exported to.
         form: what the adapter was converted to.
         residual: relative error of the conversion.
+        strength: what the strength of the program does; empty if unknown.
     """
     kind = ADAPTERS[meta.kind].label if meta.kind in ADAPTERS.names else meta.kind
     base = f"{meta.base_model or 'not stated'} ({meta.family or 'unknown'} family, {meta.variant or 'unknown variant'})"
@@ -53,6 +56,7 @@ def model_card(name: str, meta: AdapterMetadata, *, target: ExportTarget, form: 
         f"- License: {meta.facts.get('license') or _LICENSE}",
         "## Use",
         target.usage or _USAGE_UNKNOWN.format(target.label),
+        strength,
         f"Written as {form}; relative difference to the trained adapter: {residual:.2g}.",
         "## Training",
         "\n".join(f"- {key}: {value}" for key, value in _facts(meta).items()) or "Unknown.",

@@ -23,6 +23,7 @@ from acestep.exporting.load_result import WrittenAdapter
 from acestep.exporting.low_rank import EXACT
 from acestep.exporting.model_card import README, model_card, sample_prompt
 from acestep.exporting.source import ExportSource
+from acestep.exporting.strength import strength_effect
 from acestep.exporting.targets import ALL, TARGETS
 from acestep.models.safetensors_header import read_safetensors_header
 
@@ -121,7 +122,9 @@ def write_for(source: ExportSource, to: str, out: Path, comparison: OutputCompar
         written = write(source, fresh, out.name)
         found = compare(source, written)
         facts = dataclasses.replace(meta, kind=meta.kind or source.adapter.kind)
-        text = model_card(out.name, facts, target=TARGETS[to], form=written.form, residual=found.residual)
+        effect = strength_effect(to, written.loaded.modules, has_magnitudes=source.needs_base)
+        quoted = {"form": written.form, "residual": found.residual, "strength": effect}
+        text = model_card(out.name, facts, target=TARGETS[to], **quoted)
         write_text(fresh / README, text)
     result = {
         "adapter": str(out / written.file),

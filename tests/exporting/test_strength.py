@@ -12,6 +12,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from acestep.adapters.base import Adapter
+from acestep.adapters.configs import ADAPTERS
 from acestep.adapters.files import load_adapter, read_adapter
 from acestep.adapters.metadata import AdapterMetadata
 from acestep.core.jobs import Context
@@ -21,11 +22,12 @@ from acestep.exporting.delta import BaseWeights
 from acestep.exporting.merge import merge_job
 from acestep.exporting.package import export_adapter
 from acestep.exporting.source import ExportSource
+from acestep.exporting.targets import TARGETS
 from acestep.handler import AceStepHandler
 from acestep.models.checkpoint import find_checkpoint
 from acestep.models.load import load_dit
-from tests.adapters.small import BASES, DORA, answer, make_base, save, trained, with_original_names
-from tests.exporting.models import SETTINGS, error, probe_output, train
+from tests.adapters.small import BASES, DORA, LOKR_DECOMPOSED, answer, make_base, save, trained, with_original_names
+from tests.exporting.models import SETTINGS, error, make_run, probe_output, train
 from tests.exporting.readers import READERS
 
 STRENGTHS = (0.3, 0.5, 1.0, 1.5, -0.5)
@@ -122,6 +124,45 @@ def test_the_handler_and_the_comparison_with_the_base_model_have_the_same_streng
     weight = weights[name] + 0.5 * parts["lora_B"] @ parts["lora_A"]
     update = weight * (parts["lora_magnitude_vector"] / weight.norm(dim=1))[:, None] - weights[name]
     assert norms[name] == pytest.approx(float(update.norm() / weights[name].norm()), rel=1e-4)
+
+
+WORDS = {
+    ("lora", "acestep"): "multiplies the weight change",
+    ("lora", "comfyui"): "multiplies the weight change",
+    ("lora", "diffusers"): "multiplies the weight change",
+    ("dora", "acestep"): "turn the adapter off for the base model",
+    ("dora", "comfyui"): "interpolates linearly",
+    ("dora", "diffusers"): "call `disable_lora()` for the base model",
+    ("loha", "acestep"): "The strength has no effect",
+    ("loha", "comfyui"): "multiplies the weight change",
+    ("loha", "diffusers"): "multiplies the weight change",
+    ("lokr", "acestep"): "multiplies the weight change",
+    ("lokr", "comfyui"): "multiplies the weight change",
+    ("lokr", "diffusers"): "multiplies the weight change",
+}
+
+
+@pytest.mark.parametrize("kind", ADAPTERS.names)
+def test_the_model_card_describes_the_strength_of_each_program(
+    small_checkpoint: Path, tmp_path: Path, kind: str
+) -> None:
+    make_run(small_checkpoint, tmp_path / "run", kind, next(iter(SETTINGS[kind])))
+    written = export_adapter(tmp_path / "run", "all", out=tmp_path / "out", checkpoint=small_checkpoint)["targets"]
+    for target in TARGETS.names:
+        assert target in written
+        [card] = (tmp_path / "out" / target).rglob("README.md")
+        assert WORDS[kind, target] in card.read_text(encoding="utf-8"), target
+
+
+def test_the_model_card_describes_the_strength_of_a_lokr_with_magnitudes(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    adapter = trained(load_dit(small_checkpoint), "lokr", LOKR_DECOMPOSED)
+    save(adapter, tmp_path / "run" / "final" / "adapter", AdapterMetadata(family="2b"), torch.float32)
+    written = export_adapter(tmp_path / "run", "all", out=tmp_path / "out", checkpoint=small_checkpoint)["targets"]
+    cards = {target: next((tmp_path / "out" / target).rglob("README.md")).read_text("utf-8") for target in written}
+    assert "unload the adapter for the base model" in cards["acestep"]
+    assert "interpolates linearly" in cards["comfyui"]
 
 
 @pytest.mark.parametrize("base", BASES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from types import UnionType
+from types import GenericAlias, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
@@ -98,7 +98,8 @@ def _option_type(field: FieldInfo) -> Any:
     if get_origin(annotation) in (Union, UnionType):
         annotation = next(kind for kind in get_args(annotation) if kind is not type(None))
     if get_origin(annotation) is list and get_origin(get_args(annotation)[0]) is Annotated:
-        return list[get_args(get_args(annotation)[0])[0]]  # the limits of the items are checked by the configuration
+        item = get_args(get_args(annotation)[0])[0]  # its limits are checked by the configuration
+        return GenericAlias(list, (item,))
     if get_origin(annotation) in (Literal, list):
         return annotation
     return annotation if annotation in (bool, int, float, Path) else str

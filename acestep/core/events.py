@@ -113,17 +113,23 @@ class Resumed(Event):
 class Progressed(Event):
     """``done`` of ``total`` units are finished; ``note`` names the latest.
 
-    Jobs whose units take different amounts of time estimate ``seconds_left`` themselves.
+    Jobs whose units take different amounts of time estimate ``seconds_left`` themselves. With a ``phase``, all of it is
+    about that phase and not about the whole job.
     """
 
     type_name: ClassVar[str] = "Progressed"
+    optional: ClassVar[tuple[str, ...]] = ("phase",)
 
     done: int
     total: int
     note: str = ""
     seconds_left: float | None = None
+    phase: str = ""
 
     def __str__(self) -> str:
+        if self.phase:
+            left = "" if self.seconds_left is None else f", about {approximate_time(self.seconds_left)} left"
+            return f"{self.phase}: {100 * self.done // max(1, self.total)} %{left}"
         return f"[{self.done}/{self.total}] {self.note}".strip()
 
 
@@ -143,18 +149,30 @@ class ItemFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepLogged(Event):
-    """One optimizer step. ``loss`` is the mean over the samples of the step."""
+    """One optimizer step. ``loss`` is the mean over the samples of the step.
+
+    ``epochs`` and ``steps`` are the totals of the run; 0 if unknown, as in logs of earlier versions.
+    """
 
     type_name: ClassVar[str] = "StepLogged"
+    optional: ClassVar[tuple[str, ...]] = ("epochs", "steps")
 
     step: int
     epoch: int
     loss: float
     lr: float
     grad_norm: float
+    epochs: int = 0
+    steps: int = 0
+
+    @property
+    def position(self) -> str:
+        """ "epoch 3 of 40 (step 120/1600)", as far as the totals are known."""
+        epochs, steps = f" of {self.epochs}" if self.epochs else "", f"/{self.steps}" if self.steps else ""
+        return f"epoch {self.epoch}{epochs} (step {self.step}{steps})"
 
     def __str__(self) -> str:
-        return f"step {self.step}  epoch {self.epoch}  loss {self.loss:.4f}  lr {self.lr:.2e}"
+        return f"{self.position}  loss {self.loss:.4f}  lr {self.lr:.2e}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,6 +277,14 @@ class UnknownEvent(Event):
 
     def __str__(self) -> str:
         return f"{self.raw_type} (unknown event)"
+
+
+def approximate_time(seconds: float) -> str:
+    """An estimated time: ``40 s``, ``12 min``, ``2 h 40 min``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def describe(message: str, hint: str) -> str:

@@ -93,7 +93,7 @@ class MergedEvents:
         self._done: dict[int, int] = {}
 
     def __call__(self, number: int, event: Event) -> None:
-        if isinstance(event, Progressed):
+        if isinstance(event, Progressed) and not event.phase:
             self._done[number] = event.done
             self._emit(replace(event, done=sum(self._done.values()), total=self._total))
         elif not isinstance(event, Started) and (number == 0 or not _is_common(event)):
@@ -104,7 +104,7 @@ def _is_common(event: Event) -> bool:
     """Whether every worker reports this event."""
     if isinstance(event, LogMessage):
         return not event.warning
-    return isinstance(event, PhaseStarted | Waiting | Paused | Resumed)
+    return isinstance(event, PhaseStarted | Progressed | Waiting | Paused | Resumed)
 
 
 class _Worker:

@@ -34,6 +34,7 @@ from acestep.models.checkpoint import SILENCE_FILE, Checkpoint, find_checkpoint,
 from acestep.models.condition import TimbreEncoderXL
 from acestep.models.dit import AceStepDiT
 from acestep.models.key_mapping import NULL_CONDITION, original_to_diffusers
+from acestep.models.load_progress import count_read, folder_bytes
 from acestep.models.pretrained import ATTENTION, load_tokenizer, read_model_config
 from acestep.models.safetensors_header import TensorInfo, check_shapes, read_tensor_infos
 from acestep.models.text import TextEncoder
@@ -219,6 +220,7 @@ def load_text_encoder(
             f"{folder} has hidden size {actual}, {checkpoint.name} needs {expected}",
             hint=f"Use the text encoder that was published with {checkpoint.name}.",
         )
+    count_read(folder_bytes(folder))
     return TextEncoder(tokenizer, _freeze(model.to(device)))
 
 
@@ -300,6 +302,7 @@ def _read_tensors(
             with safe_open(file, framework="pt") as opened:
                 for name, tensor in group:
                     tensors[name] = opened.get_tensor(tensor.name).to(device=device, dtype=dtype, copy=True)
+                    count_read(tensor.end - tensor.start)
         except (SafetensorError, OSError, AttributeError) as error:  # AttributeError: a dtype that PyTorch lacks
             raise CheckpointError(f"{file} cannot be read: {error}", hint="Download the model again.") from None
     return tensors

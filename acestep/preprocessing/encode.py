@@ -12,7 +12,7 @@ import torch
 from loguru import logger
 
 from acestep.core.errors import AceStepError, JobCancelled, JobError, StorageError, TensorError
-from acestep.core.events import Event, LogMessage, Progressed, Saved
+from acestep.core.events import Event, LogMessage, PhaseStarted, Progressed, Saved
 from acestep.models.text import MAX_LYRIC_TOKENS, MAX_PROMPT_TOKENS
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.preprocessing.output import intermediate_path
@@ -75,9 +75,11 @@ class Encoder:
         (self._in_two_passes if self._config.two_pass else self._in_one_pass)(samples)
 
     def _in_one_pass(self, samples: list[SampleSource]) -> None:
+        self._reporter.emit(PhaseStarted(phase="Loading VAE, text encoder and condition encoder"))
         feature_stage = FeatureStage(self._load_options, self.model_memory)
         condition_stage = ConditionStage(self._load_options, self.model_memory)
         self._log_memory("VAE, text encoder and condition encoder")
+        self._reporter.emit(PhaseStarted(phase=f"Encoding {samples[0].name}"))
         for number, (sample, audio) in enumerate(self._load_audio(samples), start=1):
             with self._sample_errors(sample):
                 self._save(sample, condition_stage(sample, self._features(feature_stage, sample, audio)))
@@ -96,6 +98,7 @@ class Encoder:
         done = {sample.file for sample in samples if read_features(intermediate_path(out, sample), sample)}
         pending = [sample for sample in samples if sample.file not in done]
         if pending:
+            self._reporter.emit(PhaseStarted(phase="Loading VAE and text encoder"))
             feature_stage = FeatureStage(self._load_options, self.model_memory)
             self._log_memory("pass 1 of 2, VAE and text encoder")
         for number, (sample, audio) in enumerate(self._load_audio(pending), start=len(done) + 1):
@@ -107,6 +110,7 @@ class Encoder:
         return [sample for sample in samples if sample.file in done]
 
     def _second_pass(self, samples: list[SampleSource], *, total: int) -> None:
+        self._reporter.emit(PhaseStarted(phase="Loading the condition encoder"))
         condition_stage = ConditionStage(self._load_options, self.model_memory)
         self._log_memory("pass 2 of 2, condition encoder")
         for number, sample in enumerate(samples, start=total - len(samples) + 1):

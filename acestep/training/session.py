@@ -150,6 +150,11 @@ class Session:
         finally:
             exported.remove()
 
+    @property
+    def num_evaluated(self) -> int:
+        """The number of samples of one evaluation on this device."""
+        return -(-self._evaluator.num_samples // self.processes.world_size)
+
     def _evaluate(self, model: nn.Module, stop_if_cancelled: Callable[[], None]) -> Metrics:
         return self._evaluator.evaluate(
             model, self.prepared.device, stop_if_cancelled=stop_if_cancelled, processes=self.processes

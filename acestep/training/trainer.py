@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from acestep.core.device_lock import lock_device
 from acestep.core.errors import JobCancelled, LossNotFinite, OutOfMemory, StorageError, WorkerCrashed
 from acestep.core.events import EpochLogged, LogMessage, PhaseStarted, Saved, Started, StepLogged
 from acestep.core.jobs import Context
+from acestep.core.phases import PhaseProgress
+from acestep.models.load_progress import decoder_bytes, report_reading
 from acestep.training.configs import TrainJob
 from acestep.training.distributed.launch_workers import train_in_workers
 from acestep.training.distributed.placement import choose_placement, make_fabric
@@ -61,10 +63,13 @@ def _train(prepared: Prepared, context: Context) -> dict[str, Any]:
     """``context`` belongs to this process alone: it waits for its own GPU and makes its own audio previews."""
     shared = prepared.processes.context(context)
     with lock_device(str(prepared.device), "training", context):
-        shared.emit(PhaseStarted(phase=f"Loading {prepared.checkpoint.name}"))
         seed = prepared.training.seed
-        with seeded_generators(seed, prepared.device), closing(Session(prepared, shared.emit)) as session:
-            return _Run(session, shared, AudioPreviews(prepared.job.samples, session, context)).run_to_end()
+        loading = PhaseProgress(shared.emit, f"Loading {prepared.checkpoint.name}")
+        with seeded_generators(seed, prepared.device):
+            with report_reading(decoder_bytes(prepared.checkpoint), loading):
+                session = Session(prepared, shared.emit)
+            with closing(session):
+                return _Run(session, shared, AudioPreviews(prepared.job.samples, session, context)).run_to_end()
 
 
 class _Run:
@@ -98,8 +103,7 @@ class _Run:
         try:
             with self.memory, self.save_on_exit():
                 if not self.session.baseline_metrics:
-                    self.context.emit(PhaseStarted(phase="Evaluating the base model"))
-                    self.session.evaluate_baseline(self.context.stop_if_cancelled)
+                    self.session.evaluate_baseline(self._evaluating("Evaluating the base model"))
                     self._log_metrics(
                         self.session.baseline_metrics["fit_loss_before"],
                         self.session.baseline_metrics["validation_loss_before"],
@@ -182,7 +186,7 @@ class _Run:
         every = self.training.measure_every_n_epochs
         if not every or self.progress.epoch % every or self.ended:
             return None, None
-        metrics = self.session.evaluate(self.context.stop_if_cancelled)
+        metrics = self.session.evaluate(self._evaluating("Evaluating"))
         self._log_metrics(metrics.fit_loss, metrics.validation_loss)
         return metrics.fit_loss, metrics.validation_loss
 
@@ -193,8 +197,29 @@ class _Run:
         epoch = progress.epoch + (report.epoch_loss is None)
         self.logger.log_metrics({"train/loss": report.loss, "train/lr": report.lr}, step)
         self.context.emit(
-            StepLogged(step=step, epoch=epoch, loss=report.loss, lr=report.lr, grad_norm=report.grad_norm)
+            StepLogged(
+                step=step,
+                epoch=epoch,
+                loss=report.loss,
+                lr=report.lr,
+                grad_norm=report.grad_norm,
+                epochs=self.training.max_epochs,
+                steps=self.total_steps,
+            )
         )
+
+    def _evaluating(self, phase: str) -> Callable[[], None]:
+        """Reports the phase and, from sample to sample, its progress; to be called before each sample."""
+        report, total = PhaseProgress(self.context.emit, phase), self.session.num_evaluated
+        done = -1
+
+        def before_sample() -> None:
+            nonlocal done
+            self.context.stop_if_cancelled()
+            done += 1
+            report(done, total)
+
+        return before_sample
 
     def _log_metrics(self, fit_loss: float | None, validation_loss: float | None) -> None:
         found = {"fit_loss": fit_loss, "validation_loss": validation_loss}
@@ -212,6 +237,7 @@ class _Run:
         name = checkpoint_name(self.progress.epoch, self.progress.step, ends_epoch=self.progress.samples_done == 0)
         folder = self.checkpoint_writer.run.checkpoints / name
         if self.saved_step != self.progress.step:
+            self.context.emit(PhaseStarted(phase="Saving a checkpoint"))
             self.checkpoint_writer.checkpoint(name)
             self.saved_step, self.saved_at_s = self.progress.step, time.monotonic()
             self.context.emit(Saved(path=str(folder), role="checkpoint"))
@@ -265,7 +291,7 @@ class _Run:
         )
         self.processes.all_gather(None)  # wait until every process can read it
         self.context.emit(Saved(path=str(final), role="final"))
-        metrics = session.evaluate_exported(self.context.stop_if_cancelled)
+        metrics = session.evaluate_exported(self._evaluating("Evaluating the final adapter"))
         self._log_metrics(metrics.fit_loss, metrics.validation_loss)
         before = session.baseline_metrics
         message = f"fit loss {before['fit_loss_before']:.4f} before, {metrics.fit_loss:.4f} now"

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
+from acestep.core.events import approximate_time as approximate_time
+
 Tone = Literal["plain", "good", "warn", "bad", "busy"]
 
 
@@ -86,14 +88,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}:{whole % 60:02d}"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def approximate_time(seconds: float) -> str:
-    """An estimated time: ``40 s``, ``12 min``, ``2 h 40 min``."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def shorten(text: str, limit: int) -> str:

@@ -15,6 +15,7 @@ from acestep.core.config import Config, group, option
 from acestep.core.errors import AdapterError, ModelMismatch
 from acestep.core.events import ItemFailed, PhaseStarted, Progressed, Saved, Started
 from acestep.core.jobs import Context, register_job, write_job
+from acestep.core.phases import PhaseProgress
 from acestep.models.configs import GenerationConfig
 from acestep.ui.service import SERVICE, require_checkpoint
 
@@ -71,8 +72,7 @@ def generate_job(config: GenerateJob, context: Context) -> dict[str, Any]:
     Raises:
         CheckpointError, AdapterError, ModelMismatch, JobCancelled, StorageError.
     """
-    context.emit(PhaseStarted(phase="Loading the model"))
-    handler = _handler_for(config)
+    handler = _handler_for(config, PhaseProgress(context.emit, "Loading the model"))
     context.emit(PhaseStarted(phase="Generating"))
 
     def on_step(step: int, steps: int) -> None:
@@ -89,7 +89,7 @@ def compare_job(config: CompareJob, context: Context) -> dict[str, Any]:
     An adapter that cannot be loaded is skipped. Raises CheckpointError, JobCancelled, StorageError.
     """
     jobs = config.each()
-    SERVICE.initialize(require_checkpoint(config.checkpoint))
+    SERVICE.initialize(require_checkpoint(config.checkpoint), PhaseProgress(context.emit, "Loading the model"))
     context.emit(Started(job="compare", total=len(jobs), unit="generations"))
     audio = []
     for number, job in enumerate(jobs, 1):
@@ -106,9 +106,9 @@ def compare_job(config: CompareJob, context: Context) -> dict[str, Any]:
     return {"audio": audio}
 
 
-def _handler_for(job: GenerateJob) -> AceStepHandler:
+def _handler_for(job: GenerateJob, report: Callable[[int, int], None] = lambda done, total: None) -> AceStepHandler:
     """The shared models with the adapter of ``job``. Raises CheckpointError, AdapterError, ModelMismatch."""
-    handler = SERVICE.initialize(require_checkpoint(job.checkpoint))
+    handler = SERVICE.initialize(require_checkpoint(job.checkpoint), report)
     if job.adapter is None:
         handler.unload_adapter()
     else:

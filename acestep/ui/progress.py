@@ -82,7 +82,7 @@ class JobPanel:
             return "Finishing the current step, then saving."
         if state == "paused":
             return "Paused. The memory stays allocated."
-        return view.phase if state == "running" else ""
+        return describe_phase(view) if state == "running" else ""
 
     def _ending(self, state: State, view: JobView) -> str:
         last = view.last
@@ -96,6 +96,22 @@ class JobPanel:
             message = "The program exited while this job was running. Saved results are still available."
             return html.notice("Interrupted.", [message], "bad")
         return ""
+
+
+def describe_phase(view: JobView) -> str:
+    """What the job does, with the time that the phase has taken and its estimate; in a run, the epoch and the step."""
+    if not view.phase_began_s:
+        position = view.position if view.total and not view.waiting else ""
+        return view.phase or f"{position[:1].upper()}{position[1:]}"
+    words = [view.phase]
+    progress, elapsed = view.phase_progress, time.time() - view.phase_began_s
+    if progress is not None and progress.total:
+        words.append(f"{100 * progress.done // progress.total} %")
+    if elapsed >= 1:
+        words.append(f"{html.approximate_time(elapsed)} elapsed")
+    if progress is not None and progress.seconds_left is not None:
+        words.append(f"about {html.approximate_time(progress.seconds_left)} left")
+    return ", ".join(words)
 
 
 def _progress_html(state: State, view: JobView) -> str:

@@ -43,6 +43,9 @@ class JobView:
 
     lines: list[str] = field(default_factory=list)
     phase: str = ""  # what the job is doing
+    position: str = ""  # of a run: "epoch 3 of 40 (step 120/1600)"
+    phase_began_s: float = 0.0
+    phase_progress: Progressed | None = None  # the latest progress within the phase
     waiting: bool = False  # for a device that another job uses
     warnings: list[str] = field(default_factory=list)
     skipped: list[ItemFailed] = field(default_factory=list)
@@ -62,6 +65,7 @@ class JobView:
         """Update the view with the next event."""
         if self.last is not None:  # the job has ended and is now run again or resumed
             self._set_phase("")
+            self.position = ""
             self.total, self.skipped, self.warnings, self._marks = 0, [], [], []
             self._has_phases = False
         self.last = event if isinstance(event, FINAL_EVENTS) else None
@@ -76,12 +80,14 @@ class JobView:
             self._log(event)
         elif isinstance(event, PhaseStarted):
             self._has_phases = True
-            self._set_phase(event.phase)
+            self._set_phase(event.phase, event.time_s)
         elif isinstance(event, Waiting):
             self.phase, self.waiting = event.message, True
         elif isinstance(event, Paused | Resumed):
             self._set_phase(str(event))
             self._marks = []  # the pause does not count for the speed
+        elif isinstance(event, Progressed) and event.phase:
+            self.phase, self.phase_progress = event.phase, event
         elif isinstance(event, Progressed):
             self._progress(event.done, event.total, event)
             self._set_phase(event.note)
@@ -91,9 +97,12 @@ class JobView:
             self._step(event)
         elif isinstance(event, EpochLogged):
             self.epochs = [*(e for e in self.epochs if e.epoch < event.epoch), event]
+            self._set_phase("")
             self._progress(event.step, self.total, event)
         elif isinstance(event, Saved):
             self.saved.append(event)
+            if event.role in ("checkpoint", "best", "sample"):
+                self._set_phase("")
 
     @property
     def units_per_second(self) -> float | None:
@@ -117,8 +126,9 @@ class JobView:
         self.done = 0 if event.unit != "steps" else self.done
         self._set_phase("")
 
-    def _set_phase(self, phase: str) -> None:
+    def _set_phase(self, phase: str, began_s: float = 0.0) -> None:
         self.phase, self.waiting = phase, False
+        self.phase_began_s, self.phase_progress = began_s, None
 
     def _log(self, event: LogMessage) -> None:
         if event.warning:
@@ -130,6 +140,7 @@ class JobView:
         while self.steps and self.steps[-1].step >= event.step:  # resumed from an earlier checkpoint
             self.steps.pop()
         self.steps.append(event)
+        self.position = event.position
         self._set_phase("")
         self._progress(event.step, self.total, event)
 
@@ -187,9 +198,9 @@ class Watch:
         return "failed" if isinstance(self._view.last, Failed) else "idle"
 
     def version(self) -> tuple[object, ...]:
-        """A value that changes with the state, and every 5 s before the first step to update the elapsed time."""
+        """A value that changes with the state, and every few seconds within a phase to update the elapsed time."""
         state, view = self.read()
-        clock = int(time.time() / 5) if state == "running" and not view.steps else 0
+        clock = int(time.time() / 2) if state == "running" and (view.phase_began_s or not view.steps) else 0
         return self._generation, self._offset, state, clock
 
     @property

@@ -71,6 +71,8 @@ def model(browser: Browser, site: Site, empty_page: list[str], tmp_path_factory:
         press(page, "tr-service-look")
         expect(page.locator("#tr-service-about")).to_contain_text("acestep-v15-tiny: complete")
         press(page, "tr-service-load")
+        expect(page.locator("#tr-service-about")).to_contain_text("Loading acestep-v15-tiny")
+        expect(page.locator("#tr-service-about")).to_contain_text("elapsed")
         expect(page.locator("#tr-service-about")).to_contain_text("acestep-v15-tiny: loaded", timeout=120_000)
         expect(page.locator("#tr-head")).to_contain_text("acestep-v15-tiny loaded")
     return checkpoint
@@ -130,6 +132,7 @@ def stopped_run(browser: Browser, site: Site, tensors: Path) -> str:
         press(page, "tr-train-start")
         run = wait_for_state(page, "tr-train", "running")
         expect(page.locator("#tr-train-loss svg")).to_be_visible(timeout=120_000)
+        expect(page.locator("#tr-train-status")).to_contain_text(re.compile(r"Epoch \d+ of 5000 \(step \d+/\d+\)"))
         open_page(page, site)  # a reload
         tab(page, "4. Train")
         assert wait_for_state(page, "tr-train", "running").split(":")[0] == run.split(":")[0]

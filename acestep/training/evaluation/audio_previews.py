@@ -17,9 +17,10 @@ from torch import Tensor
 
 from acestep.audio.files import write_audio
 from acestep.core.errors import AceStepError, JobCancelled
-from acestep.core.events import ItemFailed, LogMessage, Saved
+from acestep.core.events import ItemFailed, LogMessage, PhaseStarted, Saved
 from acestep.core.files import write_json
 from acestep.core.jobs import Context
+from acestep.core.phases import PhaseProgress
 from acestep.dataset.prompt import caption_with_tag
 from acestep.dataset.sample import TagPosition
 from acestep.models import load
@@ -40,6 +41,7 @@ class AudioPreviews:
     def __init__(self, config: PreviewConfig, session: Session, context: Context) -> None:
         self._config, self._session, self._context = config, session, context
         self._duration_s = config.duration_s  # halved when the device runs out of memory
+        self._progress: PhaseProgress | None = None  # of the preview that is generated
 
     def baseline(self) -> None:
         """Preview the base model, once per run, and make previews that an interruption prevented.
@@ -70,9 +72,12 @@ class AudioPreviews:
         session, device = self._session, self._session.prepared.device
         before, parts = RandomState(device), None
         try:
+            self._context.emit(PhaseStarted(phase="Loading the models for the audio samples"))
             parts = self._parts()
-            for strength in strengths:
+            for number, strength in enumerate(strengths, 1):
                 session.adapter.set_strength(strength)
+                what = f"sample {number} of {len(strengths)}" if epoch else "the first sample"
+                self._progress = PhaseProgress(self._context.emit, f"Generating {what}")
                 self._one(parts, epoch, strength)
         except torch.OutOfMemoryError:
             self._warn(f"No samples for epoch {epoch}: not enough device memory for the VAE and the encoders")
@@ -121,9 +126,14 @@ class AudioPreviews:
         """[2, S]; None if the device runs out of memory."""
         try:
             with self._session.fabric.autocast():
-                return generate(parts, self._request(), on_step=lambda *_: self._context.stop_if_cancelled())
+                return generate(parts, self._request(), on_step=self._on_step)
         except torch.OutOfMemoryError:
             return None
+
+    def _on_step(self, step: int, steps: int) -> None:
+        self._context.stop_if_cancelled()
+        if self._progress is not None:
+            self._progress(step, steps)
 
     def _request(self) -> GenerationConfig:
         config, (tag, position) = self._config, self._session.prepared.tag

@@ -56,6 +56,11 @@ class Evaluator:
         self._timesteps: list[float] = timestep_quantiles(NUM_TIMESTEPS, mu=mu, sigma=sigma).tolist()
 
     @property
+    def num_samples(self) -> int:
+        """Samples of one evaluation, held-out ones included."""
+        return len(self._songs) + len(self._held_out)
+
+    @property
     def grid(self) -> list[float]:
         """What evaluations must have in common to be comparable, besides the samples."""
         return [self._max_frames, *self._timesteps]

@@ -120,15 +120,23 @@ class ServiceTab:
 
     def _about_version(self) -> object:
         service = self._app.service
-        return self._menu_version(), service.loading, service.loaded
+        return self._menu_version(), service.loading_status, service.loaded, service.problem
 
     def _render_about(self) -> list[Any]:
         nothing = not self._app.settings.text("service.checkpoint") and not self._app.checkpoints()
         try:
-            words = self._describe(self._app.checkpoint())
+            words = self._loading() + self._describe(self._app.checkpoint())
         except AceStepError as error:
             words = "" if nothing else html.notice("No model is selected", [describe_error(error)], "warn")
         return [words, gr.update(visible=nothing)]
+
+    def _loading(self) -> str:
+        """The progress of loading, or why it failed."""
+        service = self._app.service
+        if service.loading_status:
+            bar = html.progress_bar(*service.loaded_bytes, "Loading")
+            return html.notice(service.loading_status, tone="busy") + bar
+        return html.notice("The model was not loaded", [service.problem], "bad") if service.problem else ""
 
     def _describe(self, checkpoint: Checkpoint) -> str:
         about = {

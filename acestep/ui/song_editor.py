@@ -167,7 +167,8 @@ class SongEditor(ABC):
         """Show the song again when its labels were changed elsewhere."""
         refreshed = gr.Textbox("", visible="hidden")
         self._page.live.add([refreshed], self._refreshed, lambda: [str(self._refreshed())])
-        refreshed.change(self._on_refresh, self.inputs, self.outputs, **self._page.live.silent)
+        inputs: Any = self.inputs
+        refreshed.change(self._on_refresh, inputs, self.outputs, **self._page.live.silent)
 
     def _id(self, name: str) -> str:
         return f"{self._prefix}-song-{name}"

@@ -23,7 +23,7 @@ from acestep.captioning.measure import METADATA, answered_as_json, measured_as_j
 from acestep.captioning.multi_device import caption_on_devices
 from acestep.captioning.progress import CaptionProgress, progress_unit, report_plan
 from acestep.captioning.schema import SAMPLE_RATE_HZ, Captioner, SongAudio, Transcriber
-from acestep.captioning.sidecar import as_dict, locked_labels, lyric_labels, write_labels
+from acestep.captioning.sidecar import as_dict, complete_texts, locked_labels, lyric_labels, write_labels
 from acestep.captioning.table import write_table
 from acestep.captioning.time_estimate import LabelingStep, TimeEstimate, describe_step, list_steps, transcribe_step
 from acestep.core.device_lock import lock_device
@@ -56,7 +56,7 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
     open_songs = [song for song in plan.songs if song.is_open]
     context.emit(Started(job="caption", total=progress.total, unit=progress_unit(plan)))
     if context.parent is None:  # in a worker, the main job reports
-        _remove_temporary_files(plan)
+        _finish_interrupted_writes(plan, config)
         report_plan(progress, plan)
     if config.devices > 1 and open_songs:
         _run_on_devices(progress, open_songs)
@@ -85,11 +85,14 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
     }
 
 
-def _remove_temporary_files(plan: LabelingPlan) -> None:
-    """Remove the temporary files beside the songs that a killed job did not remove."""
+def _finish_interrupted_writes(plan: LabelingPlan, config: CaptionJob) -> None:
+    """Remove the temporary files beside the songs that a killed job left, and write the text files that it did not."""
     for folder in {Path(song.sample.audio_path).parent for song in plan.songs}:
         with storage_errors(folder):
             remove_temporary_files(folder)
+    if config.write_texts:
+        for song in plan.songs:
+            complete_texts(song.known)
 
 
 def _device(plan: LabelingPlan, config: CaptionJob) -> str:

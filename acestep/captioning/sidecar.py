@@ -168,6 +168,20 @@ def write_labels(
     return path
 
 
+def complete_texts(known: SongLabels) -> None:
+    """Write the text files of generated labels that are missing because a job was killed after it wrote the JSON file.
+
+    Raises:
+        DiskFull, NotWritable, StorageError.
+    """
+    if has_same_stem(known.audio):
+        return
+    for label, write in (("caption", write_caption), ("lyrics", write_lyrics)):
+        path = known.audio.with_name(f"{known.audio.stem}{TEXT_FILES[label]}")
+        if label in known.values and label not in known.locked and not exists(path):
+            write(known.audio, str(known.values[label]))
+
+
 def _content(known: SongLabels, labels: Mapping[str, tuple[Any, str]], extra: Mapping[str, Any]) -> dict[str, Any]:
     """New content of the JSON file: values, sources and digests, including edits from text files."""
     sources, written = (dict(as_dict(known.extra.get(name))) for name in ("sources", "written"))

@@ -156,6 +156,17 @@ def test_finished_songs_are_skipped_and_missing_labels_are_added(job, songs):
     assert read(songs / "second.json")["lyrics"] == LYRICS
 
 
+def test_text_files_that_a_killed_job_did_not_write_are_written_next_time(job, songs):
+    job(**BOTH)
+    texts = {path: path.read_text() for path in songs.glob("*.*.txt")}
+    assert texts
+    for path in texts:
+        path.unlink()
+    last, _ = job(**BOTH)
+    assert last.result["described"] == 0
+    assert {path: path.read_text() for path in songs.glob("*.*.txt")} == texts
+
+
 def test_measuring_only_loads_no_model_and_runs_once(job, songs, models_alive):
     last, _ = job(**MEASURE_ONLY)
     assert last.result["measured"] == 3

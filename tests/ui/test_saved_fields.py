@@ -105,3 +105,69 @@ def test_a_value_of_a_profile_that_does_not_fit_is_reset(tmp_path: Path) -> None
     load = next(function for function in blocks.fns.values() if function.targets[0][1] == "load")
     orjson.dumps(asyncio.run(blocks.process_api(load, inputs=[], state=SessionState(blocks)))["data"])
     assert list(app.settings.dropped) == ["dataset.folder"]
+
+
+def test_what_a_person_has_entered_is_remembered_after_a_restart_and_never_replaced_by_a_suggestion(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(tmp_path / "settings.json")
+    settings.enter("epochs", 7, shown_push=settings.pushed, default=100)
+    settings = Settings(tmp_path / "settings.json")
+    settings.suggest({"epochs": 500, "every": 100}, {"epochs": 7, "every": 10})
+    assert (settings.get("epochs"), settings.get("every")) == (7, 100)
+    assert settings.is_entered("epochs")
+    assert not settings.is_entered("every")
+    settings.push({"epochs": 500}, entered=False)
+    settings.suggest({"epochs": 300}, {"epochs": 500})
+    assert settings.get("epochs") == 300
+
+
+def test_leaving_a_field_without_a_change_is_no_entry(tmp_path: Path) -> None:
+    settings = Settings(tmp_path / "settings.json")
+    settings.enter("epochs", 100, shown_push=settings.pushed, default=100)
+    settings.enter("name", "", shown_push=settings.pushed, default=None)
+    assert not settings.is_entered("epochs")
+    assert not settings.is_entered("name")
+    settings.suggest({"epochs": 500}, {"epochs": 100})
+    settings.enter("epochs", 100, shown_push=0, default=100)  # from a page that still shows the value before
+    assert settings.get("epochs") == 500
+
+
+def test_a_value_that_arrives_after_a_profile_was_loaded_does_not_replace_that_of_the_profile(tmp_path: Path) -> None:
+    settings = Settings(tmp_path / "settings.json")
+    shown = settings.pushed
+    settings.push({"epochs": 80}, entered=True)
+    settings.enter("epochs", 7, shown_push=shown, default=100)
+    assert settings.get("epochs") == 80
+    settings.enter("rank", 8, shown_push=shown, default=64)
+    assert settings.get("rank") == 8
+    settings.enter("epochs", 7, shown_push=settings.pushed, default=100)
+    assert settings.get("epochs") == 7
+
+
+def test_a_value_that_arrives_after_a_suggestion_replaces_it_and_is_shown_again(tmp_path: Path) -> None:
+    settings = Settings(tmp_path / "settings.json")
+    shown = settings.pushed
+    settings.suggest({"epochs": 500}, {"epochs": 100})
+    suggested = settings.pushed
+    settings.enter("epochs", 7, shown_push=shown, default=100)
+    assert settings.pushed_after(suggested) == {"epochs": 7}
+    assert settings.is_entered("epochs")
+
+
+def test_a_value_entered_while_a_preset_is_applied_is_not_lost(tmp_path: Path) -> None:
+    settings = Settings(tmp_path / "settings.json")
+    shown = settings.pushed
+    settings.push({"rank": 32}, entered=False, shown={"rank": 32})
+    settings.enter("rank", 32, shown_push=shown, default=64)
+    assert not settings.is_entered("rank")
+    settings.enter("rank", 9, shown_push=shown, default=64)
+    assert settings.get("rank") == 9
+    assert settings.is_entered("rank")
+
+
+def test_all_values_of_an_earlier_version_count_as_entered(tmp_path: Path) -> None:
+    write_versioned(tmp_path / "settings.json", "settings", 1, {"values": {"epochs": 7}})
+    settings = Settings(tmp_path / "settings.json")
+    settings.suggest({"epochs": 500}, {"epochs": 7})
+    assert settings.get("epochs") == 7

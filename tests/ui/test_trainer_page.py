@@ -17,7 +17,7 @@ import httpx2
 import psutil
 import pytest
 from gradio_client import Client
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from acestep.core.events import Failed
 from acestep.core.job_folder import JobFolder
@@ -208,6 +208,63 @@ def test_a_bulk_edit_is_previewed_applied_and_undone(browser: Browser, site: Sit
         expect(page.locator("#tr-songs-table")).to_contain_text("calm synthesiser")
 
 
+def test_recommended_epochs_are_applied_after_preprocessing_and_never_replace_what_is_typed(
+    browser: Browser, site: Site, tensors: Path
+) -> None:
+    with visit(browser, site) as page:
+        tab(page, "4. Train")
+        expect(box(page, "training-max-epochs")).to_have_value("1500")
+        expect(box(page, "training-save-every-n-epochs")).to_have_value("200")
+        fill(page, "training-max-epochs", "12")
+        expect(page.locator("#tr-train-recommended")).to_contain_text("Recommended for 3 songs: 1500 epochs")
+        expect(page.locator("#tr-train-recommended")).to_contain_text("You entered Max Epochs")
+        open_page(page, site)  # a reload
+        tab(page, "4. Train")
+        press(page, "tr-train-load")
+        press(page, "tr-train-use-epochs")
+        expect(box(page, "training-max-epochs")).to_have_value("1500")
+        press(page, "tr-epochs-undo")
+        expect(box(page, "training-max-epochs")).to_have_value("12")
+        press(page, "tr-train-use-epochs")
+        expect(box(page, "training-max-epochs")).to_have_value("1500")
+
+
+def test_every_adapter_type_can_be_chosen_with_a_preset_and_undo_brings_back_what_was_typed(
+    browser: Browser, site: Site, tensors: Path
+) -> None:
+    with visit(browser, site) as page:
+        tab(page, "4. Train")
+        fill(page, "lora-r", "9")
+        choose(page, "tr-train-preset", "vram_12gb")
+        expect(box(page, "lora-r")).to_have_value("32")
+        expect(page.locator("#tr-train-changes")).to_contain_text("Replaced what you entered: Rank (9 → 32)")
+        for label, kind, field, value in (
+            ("LoKr", "lokr", "training-learning-rate", "0.0003"),
+            ("LoHa", "loha", "loha-r", "16"),
+            ("DoRA", "dora", "dora-r", "32"),
+            ("LoRA", "lora", "training-learning-rate", "0.0001"),
+        ):
+            choose(page, "training-adapter-type", label)
+            expect(page.locator(f"#tr-train-{kind}")).to_be_visible()
+            expect(box(page, field)).to_have_value(value)
+            expect(box(page, "training-adapter-type")).to_have_value(label)
+        fill(page, "lora-r", "9")
+        choose(page, "tr-train-preset", "recommended")
+        expect(box(page, "lora-r")).to_have_value("64")
+        press(page, "tr-train-undo")
+        expect(box(page, "lora-r")).to_have_value("9")
+        expect(box(page, "tr-train-preset")).to_have_value("vram_12gb")
+        choose(page, "tr-train-preset", "recommended")
+        expect(box(page, "lora-r")).to_have_value("64")
+        choose(page, "tr-train-preset", "Custom")
+
+
+def choose(page: Page, elem_id: str, label: str) -> None:
+    """Choose an option of a dropdown."""
+    box(page, elem_id).click()
+    page.get_by_role("option", name=label, exact=True).click()
+
+
 def test_an_invalid_value_is_reported_at_its_field(browser: Browser, site: Site, tensors: Path) -> None:
     with visit(browser, site) as page:
         tab(page, "4. Train")
@@ -286,6 +343,39 @@ def test_a_profile_restores_all_settings_and_songs(browser: Browser, site: Site,
         expect(box(page, "dataset-custom-tag")).to_have_value("zx_band")
         expect(page.locator("#tr-songs-summary")).to_contain_text("3 labeled")
     assert not (tmp_path / "outside.json").exists()
+
+
+def test_a_value_typed_right_before_a_profile_is_loaded_does_not_replace_that_of_the_profile(
+    browser: Browser, site: Site, tensors: Path
+) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        """Delay the message that tells the program about the typed value."""
+        if (route.request.post_data or "").startswith('{"data":[77777,'):
+            held.append(route)
+        else:
+            route.fallback()
+
+    with visit(browser, site) as page:
+        page.locator("#tr-profiles > button").click()
+        fill(page, "tr-profile-path", "profiles/race.json")
+        press(page, "tr-profile-save")
+        expect(page.locator("#tr-profile-status")).to_contain_text("race.json")
+        tab(page, "4. Train")
+        before = box(page, "training-max-epochs").input_value()
+        page.route("**/gradio_api/run/**", hold)
+        fill(page, "training-max-epochs", "77777")
+        press(page, "tr-profile-load")
+        expect(page.locator("#tr-profile-status")).to_contain_text("Loaded")
+        expect(box(page, "training-max-epochs")).to_have_value(before)
+        assert held
+        for route in held:
+            route.continue_()
+        page.unroute("**/gradio_api/run/**")
+        open_page(page, site)  # shows what the program has saved
+        tab(page, "4. Train")
+        expect(box(page, "training-max-epochs")).to_have_value(before)
 
 
 def test_a_resumed_run_finishes(adapter: Path) -> None:

@@ -47,10 +47,12 @@ class MemoryPanel:
 
     def __init__(self, page: TrainerContext, settings: TrainSettings) -> None:
         self._app, self._settings, self._forms = page.app, settings, settings.forms
+        self._changes, self._fields = page.changes, page.saved_fields
         content = gr.HTML(elem_id="tr-train-memory")
         with layout.actions():
             change = gr.Button("Change these settings", size="sm", visible=False, elem_id="tr-train-fit")
         page.on(change.click, self._change)
+        page.changes.place(page, ("memory",), "tr-memory")
         page.live.add([content, change], self._version, self._render)
 
     def _version(self) -> object:
@@ -82,7 +84,8 @@ class MemoryPanel:
         values: dict[str, Any] = {}
         for name in groups(TrainJob):
             values |= self._forms[name].to_saved(getattr(job, name))
-        self._app.settings.push(values)
+        changed = {key: value for key, value in values.items() if self._fields.value(key) != value}
+        self._changes.apply("memory", "Changed to use less memory", changed)
         notify("The settings now take less memory.")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -17,7 +17,6 @@ from acestep.training.interop.sidestep import read_sidestep, write_sidestep
 from acestep.training.settings import Remark, apply_fitting
 from acestep.ui import html, layout
 from acestep.ui.form import Form
-from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.trainer.train_settings import TrainSettings
 
@@ -49,7 +48,7 @@ class ProfilesPanel:
     """Components above the tabs; ``wire`` is called when the forms exist."""
 
     def __init__(self) -> None:
-        with layout.section("Profiles", "tr-profiles"):
+        with layout.section("Profiles", "tr-profiles") as self._section:
             with layout.field_row():
                 about = "All settings of this page and the dataset with its labels, without keys and passwords."
                 self._profile = gr.Textbox(
@@ -72,7 +71,7 @@ class ProfilesPanel:
 
     def wire(self, page: TrainerContext, train: TrainSettings, preprocess: Form[Any]) -> None:
         """Add the listeners for these forms."""
-        files = _Files(page.app, train, preprocess)
+        files = _Files(page, train, preprocess)
         page.saved_fields.add("profile.path", self._profile)
         page.saved_fields.add("sidestep.path", self._sidestep)
         for button, act, path in (
@@ -82,13 +81,16 @@ class ProfilesPanel:
             (self._export, files.export_sidestep, self._sidestep),
         ):
             page.on(button.click, act, [path], [self._status])
+        with self._section:
+            page.changes.place(page, ("profile",), "tr-profile")
 
 
 class _Files:
     """Loads and saves the settings of the page. Each method returns a message as HTML."""
 
-    def __init__(self, app: AppState, train: TrainSettings, preprocess: Form[Any]) -> None:
-        self._app, self._train, self._preprocess = app, train, preprocess
+    def __init__(self, page: TrainerContext, train: TrainSettings, preprocess: Form[Any]) -> None:
+        self._app, self._changes = page.app, page.changes
+        self._train, self._preprocess = train, preprocess
 
     def save(self, text: str) -> str:
         """Only inside the workspace."""
@@ -104,11 +106,10 @@ class _Files:
         configs = self._configs()
         remarks = [*profile.remarks, *profile.apply(configs)]
         controls = {CONTROLS[name]: value for name, value in profile.controls.items() if name in CONTROLS}
-        self._app.settings.push(controls)
         if profile.dataset is not None:
             self._app.dataset.replace(profile.dataset)
         remarks += self._select_model(str(profile.settings.get("job.checkpoint") or ""))
-        self._show(configs)
+        self._show("Loaded the profile", configs, profile.settings, controls)
         songs = f", {html.count(len(profile.dataset.samples), 'song')}" if profile.dataset else ""
         return _message(f"Loaded: {html.count(len(profile.settings) + len(controls), 'setting')}{songs}", remarks)
 
@@ -116,7 +117,7 @@ class _Files:
         found = read_sidestep(self._app.workspace.file(text, "Side-Step Config"))
         configs = self._configs()
         remarks = [*found.remarks, *apply_fitting(found.settings, configs)]
-        self._show(configs)
+        self._show(f"Imported {found.name}", configs, found.settings, {})
         return _message(
             f"Imported {found.name}: {html.count(len(found.settings), 'setting')}", remarks, found.description
         )
@@ -135,11 +136,14 @@ class _Files:
         encoding: Config = self._preprocess.read(self._preprocess.saved, **elsewhere)
         return {"job": job, "preprocess": encoding, **{name: getattr(job, name) for name in groups(type(job))}}
 
-    def _show(self, configs: dict[str, Config]) -> None:
-        """Show them in the fields of the page."""
+    def _show(self, title: str, configs: dict[str, Config], named: Iterable[str], controls: Mapping[str, Any]) -> None:
+        """Show ``controls`` and the settings that a file names in the fields; all others stay as they are."""
         job: Any = configs["job"]
-        self._train.show(job)
-        self._app.settings.push({"train.out": str(job.out), **self._preprocess.to_saved(configs["preprocess"])})
+        values = self._train.values(job)
+        values |= {"train.out": str(job.out), **self._preprocess.to_saved(configs["preprocess"])}
+        keys = {"train.preset", *map(_key_of, named)}
+        values = {key: value for key, value in values.items() if key in keys} | dict(controls)
+        self._changes.apply("profile", title, values, entered=values, final=True)
 
     def _select_model(self, name: str) -> list[Remark]:
         if not name:
@@ -152,6 +156,12 @@ class _Files:
             return [Remark("checkpoint", name, "this model is not on this computer")]
         self._app.settings.put({"service.checkpoint": str(found.folder)})
         return []
+
+
+def _key_of(setting: str) -> str:
+    """The key of the field of a qualified setting. Those of the job itself are not in a form of their own."""
+    fields = {"job.tensor_dir": "train.tensors", "job.out": "train.out"}
+    return fields.get(setting, setting.replace("job.", "run.", 1) if setting.startswith("job.") else setting)
 
 
 def _message(title: str, remarks: Iterable[Remark], description: str = "") -> str:

@@ -29,7 +29,7 @@ class SensitivityPanel:
     """Components and listeners."""
 
     def __init__(self, page: TrainerContext, forms: dict[str, Form[Any]]) -> None:
-        self._app, self._forms = page.app, forms
+        self._app, self._forms, self._changes = page.app, forms, page.changes
         self._watch = page.app.watches["estimate"]
         with layout.section("Gradient Sensitivity", "tr-sensitivity"):
             self._form = Form(EstimateJob, "estimate", page.saved_fields, leave_out=("tensor_dir", "checkpoint", "out"))
@@ -38,6 +38,7 @@ class SensitivityPanel:
             JobPanel(page.live, self._watch, "tr-estimate", nothing_yet=_NOTHING_YET, result=_table)
             with layout.actions():
                 use = gr.Button("Use these ranks", visible=False, elem_id="tr-estimate-use")
+            page.changes.place(page, ("sensitivity",), "tr-sensitivity")
         page.on(controls.start.click, self._start, self._form.inputs, check=self._form.check)
         page.on(use.click, self._use)
         page.live.add([use], self._is_done, lambda: [gr.update(visible=self._is_done())])
@@ -64,7 +65,7 @@ class SensitivityPanel:
                 set_value(job, f"{group}.{name}", value)
                 form = self._forms[group]
                 values[form.key(name)] = form.displayed(name, getattr(getattr(job, group), name))
-        self._app.settings.push(values)
+        self._changes.apply("sensitivity", "Set the suggested ranks", values)
         notify(f"Set the rank of {html.count(len(content[kind]['ranks']), 'module')} of the {ADAPTERS[kind].label}.")
 
 

@@ -1,8 +1,6 @@
-"""Which tensors are trained on, what they contain, and how many epochs suit the number of songs."""
+"""Which tensors are trained on, and what they contain."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import gradio as gr
 
@@ -13,21 +11,20 @@ from acestep.training.configs import TrainJob
 from acestep.training.presets import recommend_epochs
 from acestep.ui import html, layout
 from acestep.ui.errors import describe_error
-from acestep.ui.form import Form
 from acestep.ui.trainer.app_state import TENSORS
 from acestep.ui.trainer.page_context import TrainerContext
+from acestep.ui.trainer.recommended_epochs import AUTOMATIC
 
 _SONG_CONTEXTS = (
     "Preprocessed for LoKr by the ACE-Step app: the context holds the song itself. Training replaces it by silence."
 )
-_RECOMMENDED = ("max_epochs", "save_every_n_epochs")
 
 
 class TensorsPicker:
     """Components and listeners."""
 
-    def __init__(self, page: TrainerContext, training: Form[Any]) -> None:
-        self._app, self._training = page.app, training
+    def __init__(self, page: TrainerContext) -> None:
+        self._app = page.app
         field = fields(TrainJob)["tensor_dir"]
         with layout.field_row():
             self.component = gr.Textbox(
@@ -38,29 +35,18 @@ class TensorsPicker:
         automatic = gr.Checkbox(
             True,
             label="Auto-recommend epochs",
-            info="Sets Max Epochs and Save Every N Epochs for the number of songs when tensors are loaded.",
+            info="Max Epochs and Save Every N Epochs follow the number of songs until you enter a value.",
             elem_id="tr-train-auto",
         )
         page.saved_fields.add("train.tensors", self.component)
-        page.saved_fields.add("train.auto-epochs", automatic)
+        page.saved_fields.add(AUTOMATIC, automatic)
         for trigger in (load.click, self.component.submit):
             page.on(trigger, self._load, [self.component])
         page.live.add([facts], self._app.tensors_version, lambda: [self._facts()])
 
-    def recommended(self) -> dict[str, int]:
-        """The recommended epochs by the keys of their saved values, if the user wants them."""
-        if not self._app.settings.get("train.auto-epochs", True):
-            return {}
-        try:
-            epochs = recommend_epochs(len(self._app.tensors().paths))
-        except AceStepError:
-            return {}
-        return dict(zip(map(self._training.key, _RECOMMENDED), epochs, strict=True))
-
     def _load(self, text: str) -> None:
         self._app.settings.put({"train.tensors": text})
         self._app.tensors()
-        self._app.settings.push(self.recommended())
 
     def _facts(self) -> str:
         try:

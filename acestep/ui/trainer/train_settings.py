@@ -17,6 +17,7 @@ from acestep.ui.form import Data, Form
 from acestep.ui.trainer.app_state import RUNS, TENSORS
 from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.trainer.preset_picker import CUSTOM, PresetPicker
+from acestep.ui.trainer.recommended_epochs import RecommendedEpochs
 from acestep.ui.trainer.tensors_picker import TensorsPicker
 
 _ADAPTER_FIELDS = ("adapter_type", "attention_type", "train_mlp")
@@ -37,15 +38,19 @@ class TrainSettings:
         self.forms: dict[str, Form[Any]] = {
             name: Form(config, name, page.saved_fields, lines=_LINES) for name, config in groups(TrainJob).items()
         }
-        self._tensors = TensorsPicker(page, self.forms["training"])
+        self._tensors = TensorsPicker(page)
+        recommended = RecommendedEpochs(page, self.forms["training"])
         with layout.grid():
             self._out, self._name = self._create_output()
-            self._preset = PresetPicker(page, self.forms, self._tensors.recommended)
+            self.preset = PresetPicker(page, self.forms, recommended)
+        page.changes.place(page, ("preset", "run"), "tr-train")
         self._create_adapters()
         training = self.forms["training"]
         for title, names in _SECTIONS.items():
             layout.heading(title)
             training.place(*names)
+            if title == "Duration":
+                recommended.place()
         training.place_rest("More settings", collapsed=True)
         for name in (name for name in self.forms if name not in ("training", *ADAPTERS.names)):
             self.forms[name].place_rest(str(fields(TrainJob)[name].title), collapsed=True)
@@ -87,11 +92,15 @@ class TrainSettings:
 
     def show(self, job: TrainJob) -> None:
         """Show the settings of a run in the fields."""
+        values = self.values(job)
+        self._page.changes.apply("run", f"Copied the settings of {job.out.name}", values, entered=values, final=True)
+
+    def values(self, job: TrainJob) -> dict[str, Any]:
+        """The values of the fields that show the settings of ``job``, by key."""
         values: dict[str, Any] = {"train.preset": CUSTOM, "train.tensors": str(job.tensor_dir)}
         for name, form in self.forms.items():
             values |= form.to_saved(getattr(job, name))
-        values |= self._device.to_saved(job)
-        self._app.settings.push(values)
+        return values | self._device.to_saved(job)
 
     @property
     def _all_forms(self) -> list[Form[Any]]:
@@ -126,7 +135,7 @@ class TrainSettings:
 
     def _select_adapter(self, kind: str) -> None:
         self._app.settings.put({"training.adapter_type": kind})
-        self._preset.apply_again()
+        self.preset.apply_again()
 
     @property
     def _default_name(self) -> str:

@@ -238,10 +238,10 @@ class SavedFields:
                 triggers.append(events.blur)
             gr.on(triggers, self._saver(key), [component, shown], None, trigger_mode="always_last", **live.silent)
 
-    def _update(self, shown: str) -> list[Any]:
+    def _update(self, shown: Any) -> list[Any]:
         """Update only what the program has set, so that a field that the user is editing stays as it is."""
         now = self._settings.pushed
-        new = self._settings.pushed_after(int(shown))
+        new = self._settings.pushed_after(_push_number(shown))
         valid = {key for key in self._components if key in new and self._is_valid(key, new[key])}
         if invalid := [key for key in self._components if key in new and key not in valid]:
             self._settings.drop({key: self._describe(key, new[key]) for key in invalid})
@@ -269,11 +269,19 @@ class SavedFields:
             notices.append(html.notice("Saved values that do not fit their fields were reset", dropped, "warn"))
         return [gr.update(value="".join(notices), visible=bool(notices))]
 
-    def _saver(self, key: str) -> Callable[[Any, str], None]:
-        def save(value: Any, shown: str) -> None:
-            self._settings.enter(key, value, shown_push=int(shown), default=self._default(key))
+    def _saver(self, key: str) -> Callable[[Any, Any], None]:
+        def save(value: Any, shown: Any) -> None:
+            self._settings.enter(key, value, shown_push=_push_number(shown), default=self._default(key))
 
         return save
+
+
+def _push_number(shown: Any) -> int:
+    """The number that the hidden field of a page sends, 0 if it is none."""
+    try:
+        return int(shown)
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
 
 def _can_show(component: Component, value: Any) -> bool:

@@ -259,12 +259,6 @@ def test_every_adapter_type_can_be_chosen_with_a_preset_and_undo_brings_back_wha
         choose(page, "tr-train-preset", "Custom")
 
 
-def choose(page: Page, elem_id: str, label: str) -> None:
-    """Choose an option of a dropdown."""
-    box(page, elem_id).click()
-    page.get_by_role("option", name=label, exact=True).click()
-
-
 def test_an_invalid_value_is_reported_at_its_field(browser: Browser, site: Site, tensors: Path) -> None:
     with visit(browser, site) as page:
         tab(page, "4. Train")

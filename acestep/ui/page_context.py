@@ -59,7 +59,6 @@ class PageContext:
         *,
         check: Callable[[Data], Problems] | None = None,
         busy_on: Component | None = None,
-        quiet: bool = False,
     ) -> Any:
         """Add an event listener. Its errors are shown on the page, and the live panels refresh when it has finished.
 
@@ -68,7 +67,6 @@ class PageContext:
             check: validates the inputs, which must be a set. Each problem is shown at its field, and ``listener`` is
                 called only without problems.
             busy_on: the component that shows progress.
-            quiet: has no effect.
         """
         if check is not None:
             assert isinstance(inputs, set)

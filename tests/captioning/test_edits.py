@@ -102,3 +102,11 @@ def test_an_instrumental_edit_overrides_older_lyrics_files(app, songs, suffix, c
     app.edit("first.wav", {"lyrics": "[Instrumental]", "is_instrumental": True})
     sample = app.find("first.wav").sample
     assert (sample.lyrics, sample.is_instrumental, sample.language) == ("[Instrumental]", True, "unknown")
+
+
+def test_text_for_a_file_that_was_never_listed_is_not_written(tmp_path):
+    folder = AudioFolder()
+    folder.autosave.put(str(tmp_path / "other.wav"), "caption", "from a request that no page sends")
+    folder.autosave.flush()
+    assert list(tmp_path.iterdir()) == []
+    assert not folder.autosave.waiting

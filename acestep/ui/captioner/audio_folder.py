@@ -61,6 +61,7 @@ class AudioFolder:
         self.autosave, self.refreshed = Autosave(self._save_typed), 0
         self.root: Path | None = None
         self.entries: list[SongEntry] = []
+        self._opened: dict[str, Sample] = {}  # the songs of all folders that were opened, by audio file
         self.problems: list[Problem] = []
         self.version = 0
 
@@ -83,6 +84,7 @@ class AudioFolder:
                 differ = [str(line) for line in disagreements] if isinstance(disagreements, list) else []
                 entries.append(SongEntry(names[sample.id], sample, known, [*differ, *doubts[sample.id]]))
             self.root, self.entries, self.problems = root, entries, problems
+            self._opened |= {sample.audio_path: sample for sample in found.dataset.samples}
             self.version += 1
 
     def refresh(self) -> None:
@@ -110,10 +112,12 @@ class AudioFolder:
         self.refresh()
 
     def _save_typed(self, audio: str, changes: Mapping[str, Any], invalid: Mapping[str, str]) -> None:
-        """Save labels of one audio file, also if another folder is open by now. Raises DatasetError, StorageError."""
-        if changes:
-            sample = self.find_audio(audio)
-            self._edits.apply([(sample.sample if sample else Sample(audio_path=audio), changes)])
+        """Save labels of one audio file, also if another folder is open by now. Raises DatasetError, StorageError.
+
+        Other paths are ignored: a request could name any file.
+        """
+        if changes and audio in self._opened:
+            self._edits.apply([(self._opened[audio], changes)])
             self.refresh()
 
     @property

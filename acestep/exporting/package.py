@@ -123,8 +123,9 @@ def write_for(source: ExportSource, to: str, out: Path, comparison: OutputCompar
         found = compare(source, written)
         facts = dataclasses.replace(meta, kind=meta.kind or source.adapter.kind)
         effect = strength_effect(to, written.loaded.modules, has_magnitudes=source.needs_base)
-        quoted = {"form": written.form, "residual": found.residual, "strength": effect}
-        text = model_card(out.name, facts, target=TARGETS[to], **quoted)
+        text = model_card(
+            out.name, facts, target=TARGETS[to], form=written.form, residual=found.residual, strength=effect
+        )
         write_text(fresh / README, text)
     result = {
         "adapter": str(out / written.file),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from acestep.exporting.delta import DIFF, ModuleTensors
+from acestep.adapters.other_formats import DIFF
+from acestep.exporting.delta import ModuleTensors
 
 _LINEAR = "The strength multiplies the weight change: 0 is the base model, 1 is as trained."
 _PEFT_DORA = "The strength multiplies B·A and keeps the trained magnitudes, also at 0: {} for the base model."

@@ -35,7 +35,8 @@ def preprocess(context, monkeypatch):
 
 def estimate(context, monkeypatch):
     monkeypatch.setattr(estimator, "choose_device", lambda wanted: CARD)
-    for name in ("find_checkpoint", "check_checkpoint", "read_manifest", "read_samples", "require_fit"):
+    names = ("find_checkpoint", "check_checkpoint", "read_manifest", "read_samples", "require_fit")
+    for name in (*names, "with_silent_contexts"):
         monkeypatch.setattr(estimator, name, lambda *_: SimpleNamespace(name="tiny"))
     estimator.estimate_job(SimpleNamespace(checkpoint="", tensor_dir="", device="auto"), context)
 

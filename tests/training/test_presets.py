@@ -11,7 +11,6 @@ from acestep.adapters.configs import ADAPTERS, LoHaConfig
 from acestep.cli.app import main
 from acestep.core.config import fields
 from acestep.core.errors import ConfigError, UnknownName
-from acestep.core.jobs import read_job
 from acestep.training.configs import (
     LoKRConfig,
     LoRAConfig,
@@ -412,13 +411,15 @@ def test_the_command_line_estimates_every_preset_for_every_adapter_type(name, ca
         assert capsys.readouterr().out.startswith(f"{adapter} on a ")
 
 
-def test_the_train_command_takes_an_adapter_type_and_reports_the_recommended_epochs(tmp_path, capsys):
+def test_the_train_command_takes_an_adapter_type_and_reports_the_recommended_epochs(tmp_path, capsys, monkeypatch):
+    jobs = []
+    monkeypatch.setattr("acestep.cli.train.run_in_terminal", lambda name, job, *_: jobs.append(job))
     tensors, out = write_tensors_of(12, tmp_path / "tensors")["tensor_dir"], tmp_path / "run"
     command = ["train", str(tensors), "--checkpoint", str(tmp_path), "--out", str(out), "--adapter", "lokr"]
-    assert main(command) == 1  # there is no model
+    assert main(command) == 0
     assert "Recommended for 12 songs: max_epochs=500, save_every_n_epochs=100.\n" in capsys.readouterr().err
-    _, job = read_job(out)
+    (job,) = jobs
     assert (job.training.adapter_type, job.training.learning_rate, job.training.max_epochs) == ("lokr", 3e-4, 500)
-    assert main([*command[:-4], "--out", str(tmp_path / "again"), "--epochs", "7"]) == 1
+    assert main([*command[:-4], "--out", str(tmp_path / "again"), "--epochs", "7"]) == 0
     assert "Recommended" not in capsys.readouterr().err
-    assert read_job(tmp_path / "again")[1].training.max_epochs == 7
+    assert jobs[-1].training.max_epochs == 7

@@ -36,6 +36,8 @@ def tensors(tmp_path_factory, tiny_checkpoint):
 
 @pytest.fixture
 def job(tensors, tiny_checkpoint, tmp_path):
+    (tmp_path / "found").mkdir()
+
     def make(**settings):
         place = {"tensor_dir": tensors, "checkpoint": str(tiny_checkpoint), "out": tmp_path / "found", "device": "cpu"}
         return EstimateJob(**{**place, "max_latent_length": 12, "batches": 3, **settings})

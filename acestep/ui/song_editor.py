@@ -11,6 +11,7 @@ import gradio as gr
 from gradio.components import Component
 
 from acestep.core.errors import AceStepError, DatasetError
+from acestep.dataset.languages import MODEL_LANGUAGES, UNKNOWN_LANGUAGE
 from acestep.dataset.sample import Sample
 from acestep.ui import html, layout
 from acestep.ui.autosave import Autosave
@@ -19,7 +20,7 @@ from acestep.ui.page_context import INVALID_CLASS, Data, PageContext
 from acestep.ui.workspace import playable
 
 _BEATS = [("unknown", ""), ("2", "2"), ("3", "3"), ("4", "4"), ("6", "6")]
-_LANGUAGES = ["unknown", "en", "zh", "ja", "ko", "es", "fr", "de", "it", "pt", "ru"]
+_LANGUAGES = [UNKNOWN_LANGUAGE, *MODEL_LANGUAGES]
 _KEY = "key of the song"  # in the values that the fields were filled with
 _NOTHING = object()
 _NOTHING_SELECTED = "Select a song in the table to play it and to edit its labels."

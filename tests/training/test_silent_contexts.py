@@ -84,3 +84,13 @@ def test_the_folder_is_reported_before_training(tiny_checkpoint: Path, silent: P
     for damage in (b"", b"PK", next(songs.glob("*.pt")).read_bytes()[:500]):
         (tmp_path / "damaged.pt").write_bytes(damage)
         assert not has_song_contexts(tmp_path / "damaged.pt")
+
+
+def test_a_file_of_the_app_gets_silence_as_context(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    file = Path(__file__).parents[1] / "fixtures" / "tensors_preprocessed_for_lokr" / "0.pt"
+    sample = TrainingSample(file.name, "", read_record(file))
+    context = Unstoppable(tmp_path)
+    (silenced,) = with_silent_contexts([sample], find_checkpoint(tiny_checkpoint), context)
+    silence = context_latents(load_silence_latent(find_checkpoint(tiny_checkpoint)), 32)
+    assert torch.equal(silenced.record.context_latents, silence)
+    assert SILENCED in str(context.events[0])

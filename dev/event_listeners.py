@@ -32,7 +32,11 @@ SILENT = {
     "LiveUpdates._poll": PANEL,
     "LiveUpdates.wire.<locals>.render_all": PANEL,
     "SavedFields._saver.<locals>.save": SAVED,
+    "UnconfirmedText._use": FILLED,
+    "UnconfirmedText.add.<locals>.forget": SAVED,
+    "UnconfirmedText.add.<locals>.hold": SAVED,
     "SavedFields._update": FILLED,
+    "SongEditor._dropdown_typist.<locals>.hold_choice": EDITED,
     "SongEditor._on_refresh": FILLED,
     "SongEditor._typist.<locals>.hold": EDITED,
 }

@@ -15,6 +15,7 @@ from acestep.ui.errors import warn
 from acestep.ui.listeners import add_listener
 from acestep.ui.live import LiveUpdates
 from acestep.ui.settings import SavedFields, Settings
+from acestep.ui.unconfirmed_text import UnconfirmedText
 
 Data = dict[Component, Any]  # the values of the inputs of an event, by component
 Problems = Mapping[Component, str]  # what is wrong with inputs; an input without a problem may be absent
@@ -44,6 +45,7 @@ class PageContext:
         self._titles, self._prefix = titles, prefix
         self.tab: gr.Tab  # the one that is being built
         self.live, self.saved_fields = LiveUpdates(), SavedFields(settings)
+        self.unconfirmed_text = UnconfirmedText(settings, self.live)
 
     def begin_tab(self, name: str) -> gr.Tab:
         """The tab with that id, to be used as a context manager."""

@@ -161,6 +161,9 @@ class SongEditor(ABC):
                 events.input(self._typist(name), inputs, [self._state, field], **options)
             else:
                 self._page.on(events.input, self._leaver(name), self.inputs, outputs)
+            if isinstance(field, gr.Dropdown) and field.allow_custom_value:  # has no input event until it is left
+                options = {"trigger_mode": "always_last", **self._page.live.silent}
+                events.key_up(self._dropdown_typist(name, field), [self._key], [self._state], **options)
             if hasattr(field, "blur"):
                 self._page.on(events.blur, self._leaver(name), self.inputs, outputs)
 
@@ -184,6 +187,18 @@ class SongEditor(ABC):
             return [self._state_html(), gr.skip() if before == after else self._mark(key, name)]
 
         return hold
+
+    def _dropdown_typist(self, name: str, field: gr.Dropdown) -> Callable[..., Any]:
+        values = dict(field.choices)
+
+        def hold_choice(key: str, event: gr.KeyUpData) -> Any:
+            value = values.get(event.input_value, event.input_value)
+            if not key or key not in self._keys() or value == self._values(key)[name]:
+                return gr.skip()
+            self._autosave.put(key, name, value)
+            return self._state_html()
+
+        return hold_choice
 
     def _leaver(self, name: str) -> Callable[[Data], list[Any]]:
         return lambda data: self._on_leave(data, name)

@@ -39,6 +39,7 @@ def build(app: AppState) -> gr.Blocks:
         wire_header(page, header)
         page.saved_fields.wire(page.live)
         page.live.wire(blocks)
+        page.unconfirmed_text.wire(blocks)
         Api(app).publish()
     return blocks
 

@@ -77,6 +77,7 @@ class ExportTab:
             with gr.Column(scale=1, min_width=320):
                 MergePanel(page, self._adapter)
         page.on(self._adapter.input, self._select, [self._adapter])
+        page.unconfirmed_text.add("export.adapter", self._adapter, self._app.adapters)
         page.live.add([self._adapter], self._adapters_version, self._render_adapters)
 
     def _create_export(self, page: TrainerContext) -> None:

@@ -26,6 +26,7 @@ _NO_ADAPTER = ("no adapter: the base model", "")
 _NONE = "none"  # stands for no adapter in a multi-select dropdown, which cannot hold an empty value
 _EMPTY = "Generated audio appears here, the newest first."
 _NUM_PRESELECTED = 4  # checkpoints
+_SEVERAL = "compare.several"  # the run, then what the user selected for it
 
 
 class ListenTab:
@@ -52,6 +53,8 @@ class ListenTab:
         self._generations = gr.HTML(elem_id="tr-listen-generations")
         page.on(controls.start.click, self._start, {self._adapter, *inputs}, check=self._check)
         page.on(self._adapter.input, self._select, [self._adapter])
+        page.on(self._several.input, self._select_several, [self._several])
+        page.unconfirmed_text.add("listen.adapter", self._adapter, lambda: [_NO_ADAPTER, *self._app.adapters()])
         page.live.add([self._adapter], lambda: tuple(self._app.adapters()), self._render_adapters)
         page.live.add([self._trigger_word], lambda: self._selected, self._render_trigger_word)
         page.live.add([self._generations], self._generations_version, self._render_generations)
@@ -119,7 +122,13 @@ class ListenTab:
 
     def _render_several(self) -> list[Any]:
         choices = self._checkpoints()
-        return [gr.update(choices=choices, value=[value for _, value in choices[:_NUM_PRESELECTED]])]
+        known = [value for _, value in choices]
+        run, *selected = self._app.settings.get(_SEVERAL) or [""]
+        selected = [each for each in selected if each in known] if run == str(self._compare.run) else []
+        return [gr.update(choices=choices, value=selected or known[:_NUM_PRESELECTED])]
+
+    def _select_several(self, selected: list[str] | None) -> None:
+        self._app.settings.put({_SEVERAL: [str(self._compare.run), *(selected or [])]})
 
     def _select(self, adapter: str | None) -> None:
         self._app.settings.put({"listen.adapter": adapter or ""})

@@ -16,6 +16,7 @@ from acestep.ui.progress import JobPanel
 from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.page_context import TrainerContext
 
+_BASE = "merge.base"
 _DEFAULT_NAME = "acestep-v15-merged"
 _NOTHING_YET = "Writes a complete model as large as its base model. Takes a few minutes and a few hundred MB of RAM."
 
@@ -48,15 +49,23 @@ class MergePanel:
         page.saved_fields.add("merge.out", self._out)
         inputs = {self._base, self._adapter, self._out, *self._form.inputs}
         page.on(controls.start.click, self._start, inputs, check=self._form.check)
-        page.live.add([self._base], self._version, self._render)
+        page.on(self._base.input, self._select, [self._base])
+        page.unconfirmed_text.add(_BASE, self._base, self._choices)
+        page.live.add([self._base], lambda: (tuple(self._choices()), self._selected), self._render)
 
-    def _version(self) -> object:
-        known = tuple((model.name, str(model.folder)) for model in self._app.checkpoints())
-        return known, self._app.settings.text("service.checkpoint")
+    def _choices(self) -> list[tuple[str, str]]:
+        return [(model.name, str(model.folder)) for model in self._app.checkpoints()]
+
+    def _select(self, base: str | None) -> None:
+        self._app.settings.put({_BASE: base or ""})
+
+    @property
+    def _selected(self) -> str:
+        """The model that the user selected or typed, or else the one of 1. Service."""
+        return self._app.settings.text(_BASE) or self._app.settings.text("service.checkpoint")
 
     def _render(self) -> list[Any]:
-        choices = [(model.name, str(model.folder)) for model in self._app.checkpoints()]
-        return [gr.update(choices=choices, value=self._app.settings.text("service.checkpoint") or None)]
+        return [gr.update(choices=self._choices(), value=self._selected or None)]
 
     def _start(self, data: Data) -> None:
         base, adapter, out = data[self._base], data[self._adapter], data[self._out].strip()

@@ -16,6 +16,7 @@ from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.trainer.resumable import RunToResume, newest_to_resume, resume_choices, run_to_resume, runs_to_resume
 
+_EPOCHS = "resume.epochs"
 _RUN, _SOURCE = "resume.run", "resume.source"  # what the user selected; empty: the newest, the latest
 FOLLOW_NEWEST = {_RUN: "", _SOURCE: ""}
 
@@ -32,6 +33,7 @@ def resume_run(app: AppState, folder: Path, source: str = "auto", changes: dict[
         assign(job.training, name, value)
     app.start("train", job, folder)
     app.settings.put(FOLLOW_NEWEST)
+    app.settings.push({_EPOCHS: ""})
 
 
 class ResumePanel:
@@ -63,6 +65,9 @@ class ResumePanel:
                 )
             self._reason = gr.HTML(visible=False, elem_id="tr-resume-reason")
             self._start = gr.Button("Resume Training", elem_id="tr-resume-start")
+        page.saved_fields.add(_EPOCHS, self._epochs)
+        page.unconfirmed_text.add(_RUN, self._run, lambda: self._runs)
+        page.unconfirmed_text.add(_SOURCE, self._source, lambda: self._sources(self._selected())[0])
         page.on(self._run.input, self._select_run, [self._run])
         page.on(self._source.input, self._select_source, [self._source])
         page.on(self._start.click, self._resume, [self._run, self._source, self._epochs])
@@ -74,6 +79,10 @@ class ResumePanel:
 
     def _select_source(self, source: str | None) -> None:
         self._app.settings.put({_SOURCE: source or ""})
+
+    @property
+    def _runs(self) -> list[tuple[str, str]]:
+        return [(each.label, str(each.folder)) for each in runs_to_resume(self._app)]
 
     def _selected(self) -> RunToResume | None:
         """The run that the user selected, as long as it exists, or else the newest that can be resumed."""
@@ -107,7 +116,7 @@ class ResumePanel:
         reason = f"{run.folder.name} cannot be resumed: {problem}." if run is not None and problem else ""
         return [
             gr.update(
-                choices=[(each.label, str(each.folder)) for each in runs_to_resume(self._app)],
+                choices=self._runs,
                 value=str(run.folder) if run is not None else None,
             ),
             gr.update(choices=choices, value=source),

@@ -66,6 +66,7 @@ class ServiceTab:
         for trigger in (find.click, folder.submit):
             on(trigger, self._look, [folder])
         on(self._menu.input, self._choose, [self._menu])
+        self._page.unconfirmed_text.add("service.checkpoint", self._menu, self._choices)
         on(load.click, self._load, busy_on=self._menu)
         on(free.click, self._unload)
         on(fetch.click, self._download)
@@ -110,13 +111,14 @@ class ServiceTab:
         self._app.settings.push({"service.folder": str(made.parent), "service.checkpoint": str(made)})
         notify("The tiny demo model is ready. It generates noise, but quickly.")
 
+    def _choices(self) -> list[tuple[str, str]]:
+        return [(model.name, str(model.folder)) for model in self._app.checkpoints()]
+
     def _menu_version(self) -> object:
-        known = tuple((model.name, str(model.folder)) for model in self._app.checkpoints())
-        return known, self._app.settings.text("service.checkpoint")
+        return tuple(self._choices()), self._app.settings.text("service.checkpoint")
 
     def _render_menu(self) -> list[Any]:
-        choices = [(model.name, str(model.folder)) for model in self._app.checkpoints()]
-        return [gr.update(choices=choices, value=self._app.settings.text("service.checkpoint") or None)]
+        return [gr.update(choices=self._choices(), value=self._app.settings.text("service.checkpoint") or None)]
 
     def _about_version(self) -> object:
         service = self._app.service

@@ -18,6 +18,8 @@ from acestep.ui.progress import JobPanel
 from acestep.ui.system_checks import SystemChecks
 from acestep.ui.trainer.page_context import TrainerContext
 
+_NAMES = "download.names"
+
 
 class SystemTab:
     """Components and listeners."""
@@ -52,6 +54,8 @@ class SystemTab:
             result=lambda result: html.notice("Downloaded", result.get("folders", []), "good"),
         )
         page.on(controls.start.click, self._download, {self._names, *self._form.inputs}, check=self._form.check)
+        page.on(self._names.input, self._select, [self._names])
+        page.live.add([self._names], lambda: tuple(self._selected), lambda: [gr.update(value=self._selected)])
         page.live.add([table], lambda: (watch.read()[0], self._app.checkpoints_folder), self._render_models)
 
     def _render_models(self) -> list[str]:
@@ -66,6 +70,15 @@ class SystemTab:
             for model in CATALOG
         ]
         return [html.table(["Model", "Downloaded", "Size", "Purpose"], rows, "Models")]
+
+    def _select(self, names: list[str] | None) -> None:
+        self._app.settings.put({_NAMES: names or []})
+
+    @property
+    def _selected(self) -> list[str]:
+        """The models that the user selected."""
+        saved = self._app.settings.get(_NAMES)
+        return [model.name for model in CATALOG if model.name in saved] if isinstance(saved, list) else []
 
     def _download(self, data: Data) -> None:
         names: list[Any] = data[self._names] or []

@@ -1,0 +1,57 @@
+"""Saves the text of dropdowns while it is typed: Gradio 6.31 sends their ``input`` event only when the field is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import gradio as gr
+
+from acestep.ui.live import LiveUpdates
+from acestep.ui.settings import Settings
+
+
+class UnconfirmedText:
+    """The dropdowns of a page in which text can be typed, each with the key of its setting.
+
+    The text is saved beside the setting and becomes its value when a page opens. Until then, no panel changes the field.
+    """
+
+    def __init__(self, settings: Settings, live: LiveUpdates) -> None:
+        self._settings, self._live = settings, live
+        self._keys: set[str] = set()
+
+    def add(self, key: str, dropdown: gr.Dropdown, choices: Callable[[], Iterable[tuple[str, str]]]) -> None:
+        """Save what is typed into ``dropdown``.
+
+        Args:
+            choices: labels and values, as in ``gr.Dropdown``.
+        """
+
+        def hold(current: str | None, event: gr.KeyUpData) -> None:
+            value = dict(choices()).get(event.input_value, event.input_value)
+            self._settings.put({_unconfirmed(key): None if value == (current or "") else value})
+
+        def forget() -> None:
+            self._settings.put({_unconfirmed(key): None})
+
+        self._keys.add(key)
+        self._use()
+        options: dict[str, Any] = {"trigger_mode": "always_last", **self._live.silent}
+        dropdown.key_up(hold, dropdown, None, **options)
+        dropdown.input(forget, None, None, **options)
+
+    def wire(self, blocks: gr.Blocks) -> None:
+        """Call last: use the text of fields that were not left when the page was closed."""
+        blocks.load(self._use, None, None, **self._live.silent)
+
+    def _use(self) -> None:
+        """Set the settings of fields that were not left."""
+        for key in self._keys:
+            text = self._settings.get(_unconfirmed(key))
+            if isinstance(text, str):
+                self._settings.put({key: text, _unconfirmed(key): None})
+
+
+def _unconfirmed(key: str) -> str:
+    return f"{key}.unconfirmed"

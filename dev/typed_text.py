@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,19 +121,20 @@ class Walk:
                 self._page.wait_for_timeout(300)
         return typed
 
-    def read(self) -> Values:
+    def read(self, tabs: Sequence[str] = TABS) -> Values:
         """The values of all fields that can be reached."""
         found: Values = {}
-        for title, place in self._places():
+        for title, place in self._places(tabs):
             self._page.wait_for_timeout(300)
             found |= self._visible(title, place)
         return found
 
-    def go_to(self, key: Key) -> None:
-        """Show a field."""
-        for title, place in self._places():
-            if (title, place) == (key.tab, key.place):
-                return
+    def type_last(self, key: Key) -> Values:
+        """Type in one more field, and stay in it; returns its new value, and that of the filter of the songs."""
+        next(place for title, place in self._places([key.tab]) if place == key.place)
+        text = self.type_into(self.fields[key.elem_id], by_keys=True)
+        shown = self._visible(key.tab, "")
+        return {key: text} | {other: value for other, value in shown.items() if other.elem_id == _FILTER}
 
     def type_into(self, field: Field, *, by_keys: bool = False) -> str:
         """Enter another value, stay in the field, and return the value."""
@@ -168,11 +169,11 @@ class Walk:
         text = _TEXTS.get(field.elem_id) or _TEXTS.get(name) or f"typed {field.elem_id}"
         return text.format_map({"workspace": self._workspace}) if "{workspace}" in text else text
 
-    def _places(self) -> Iterator[tuple[str, str]]:
+    def _places(self, tabs: Sequence[str] = TABS) -> Iterator[tuple[str, str]]:
         """Open each tab and each part of it, with all sections."""
-        for title in TABS:
+        for title in tabs:
             tab(self._page, title)
-            self._page.wait_for_timeout(700)  # until its panels are filled
+            self._page.wait_for_timeout(300)  # until its panels are filled
             while self._page.evaluate(_OPEN_SECTIONS):
                 self._page.wait_for_timeout(200)
             yield title, ""
@@ -252,32 +253,42 @@ class Report:
     unreached: list[str]
 
 
-def drill(browser: Browser, workspace: Path, songs: Path, *, last_of_each_kind: bool) -> Report:
+def drill(browser: Browser, workspace: Path, songs: Path, *, thorough: bool) -> Report:
     """Type, reload, kill, restart and scan again.
 
     Args:
-        last_of_each_kind: kill the program after typing in a field of each kind, not only in one.
+        thorough: kill the program after typing in a field of each kind, not only in one.
     """
     lost: dict[str, Values] = {}
+
+    def note(event: str, found: Values) -> None:
+        lost[event] = found
+        sys.stderr.write(f"{event}: {len(found)} losses {sorted(key.elem_id for key in found)}\n")
+
     with serve(workspace) as site:
         page = _open(browser, site.url)
         scan(page, songs)
         walk = Walk(page, workspace)
         typed = walk.type_everything()
         page.reload()
-        lost["reload"] = losses(typed, walk.read())
-        last = _one_of_each_kind(walk, typed) if last_of_each_kind else [next(k for k in typed if k.place == SONGS[1])]
+        if thorough:
+            note("reload", losses(typed, walk.read()))
+        last = _one_of_each_kind(walk, typed) if thorough else [next(key for key in typed if key.place in SONGS)]
         _type_and_kill(page, walk, typed, last[0], site.process)
     for count, key in enumerate(last, 1):
         with serve(workspace) as site:
             page = _open(browser, site.url)
             walk = Walk(page, workspace)
-            lost[f"kill after {key.elem_id}"] = losses(typed, walk.read())
             if count < len(last):
+                shown = {each: text for each, text in typed.items() if each.tab == key.tab}
+                note(f"kill after {key.elem_id}", losses(shown, walk.read([key.tab])))
                 _type_and_kill(page, walk, typed, last[count], site.process)
             else:
+                note(f"kill after {key.elem_id}", losses(typed, walk.read()))
                 scan(page, songs)
-                lost["scan"] = losses(typed, walk.read())
+                titles = TABS if thorough else ["2. Dataset"]
+                again = {each: text for each, text in typed.items() if each.tab in titles}
+                note("scan", losses(again, walk.read(titles)))
                 page.close()
     reached = {key.elem_id for key in typed}
     return Report(walk.fields, typed, lost, [name for name in walk.fields if name not in reached])
@@ -296,15 +307,14 @@ def _one_of_each_kind(walk: Walk, typed: Values) -> list[Key]:
     found = {}
     for key in typed:
         field = walk.fields[key.elem_id]
-        if field.elem_id not in _SELECTED:
+        if field.elem_id not in _SELECTED and key.place not in ADAPTERS:
             found[field.kind, field.custom, field.number, field.place == "song"] = key
     return list(found.values())
 
 
 def _type_and_kill(page: Page, walk: Walk, typed: Values, key: Key, process: subprocess.Popen[str]) -> None:
     """Type in one more field, and kill the program before the field is left."""
-    walk.go_to(key)
-    typed[key] = walk.type_into(walk.fields[key.elem_id], by_keys=True)
+    typed |= walk.type_last(key)
     page.wait_for_timeout(PAUSE_MS)
     process.kill()
     process.wait()
@@ -335,7 +345,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as spare, chromium() as browser:
         workspace = arguments.workspace or _workspace_with_runs(Path(spare) / "workspace")
-        report = drill(browser, workspace.resolve(), write_songs(Path(spare) / "songs"), last_of_each_kind=True)
+        report = drill(browser, workspace.resolve(), write_songs(Path(spare) / "songs"), thorough=True)
     sys.stdout.write(f"{table(report)}\n\n")
     lost = sum(map(len, report.lost.values()))
     sys.stdout.write(

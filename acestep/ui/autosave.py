@@ -80,6 +80,12 @@ class Autosave:
         """Whether values still have to be saved."""
         return bool(self._to_save)
 
+    @property
+    def num_invalid(self) -> int:
+        """How many typed values are invalid for their label."""
+        with self._lock:
+            return sum(map(len, self._invalid.values()))
+
     def flush(self) -> None:
         """Save everything now. A failure is stored in ``problem``, and the values stay for the next attempt."""
         with self._saving:

@@ -207,6 +207,11 @@ class SavedFields:
         component: Any = self._components[key][0] if key in self._components else None
         return str(getattr(component, "label", None) or key)
 
+    def choice_label(self, key: str, value: Any) -> Any:
+        """The label that a field shows for a value that is one of its choices; else the value itself."""
+        component: Any = self._components[key][0] if key in self._components else None
+        return next((label for label, known in getattr(component, "choices", []) if known == value), value)
+
     def suggest(self, values: Mapping[str, Any]) -> None:
         """Set recommended values in the fields in which nobody has entered a value."""
         self._settings.suggest(values, {key: self.value(key) for key in values})

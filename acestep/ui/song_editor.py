@@ -189,7 +189,7 @@ class SongEditor(ABC):
         return hold
 
     def _dropdown_typist(self, name: str, field: gr.Dropdown) -> Callable[..., Any]:
-        values = dict(field.choices)
+        values: dict[Any, Any] = {choice[0]: choice[1] for choice in field.choices}
 
         def hold_choice(key: str, event: gr.KeyUpData) -> Any:
             value = values.get(event.input_value, event.input_value)
@@ -329,7 +329,9 @@ class SongEditor(ABC):
             return '<p class="ac-phase" data-saved="saving">Saving…</p>'
         if not_written := self._not_written():
             return html.notice("Saved in this program only", [not_written], "warn")
-        return '<p class="ac-phase" data-saved="saved">Saved</p>'
+        invalid = self._autosave.num_invalid
+        words = f"Saved, except {html.count(invalid, 'invalid value')}" if invalid else "Saved"
+        return f'<p class="ac-phase" data-saved="saved">{words}</p>'
 
     def _show(self, key: str, shown: dict[str, Any] | None = None) -> list[Any]:
         """The values of ``outputs``; ``shown`` is what the page shows so far."""

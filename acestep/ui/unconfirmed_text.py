@@ -1,4 +1,4 @@
-"""Saves the text of dropdowns while it is typed: Gradio 6.31 sends their ``input`` event only when the field is left."""
+"""Saves the text of dropdowns while it is typed: Gradio 6.31 sends no ``input`` event until the field is left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from acestep.ui.settings import Settings
 class UnconfirmedText:
     """The dropdowns of a page in which text can be typed, each with the key of its setting.
 
-    The text is saved beside the setting and becomes its value when a page opens. Until then, no panel changes the field.
+    The text is saved beside the setting, whose panel would change the field, and becomes its value when a page opens.
     """
 
     def __init__(self, settings: Settings, live: LiveUpdates) -> None:

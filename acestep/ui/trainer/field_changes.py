@@ -45,8 +45,8 @@ class FieldChanges:
         *,
         entered: Collection[str] = (),
         final: bool = False,
-    ) -> None:
-        """Set ``values`` in the fields.
+    ) -> bool:
+        """Set ``values`` in the fields. Returns whether any of them changed.
 
         Args:
             source: the part of the page that shows the message (``place``).
@@ -65,6 +65,7 @@ class FieldChanges:
         after = {key: values[key] for key in changed}
         if changed:  # a list box can report the same choice twice
             self._set(FieldChange(source, title, {key: old[key] for key in changed}, after, typed))
+        return bool(changed)
 
     def undo(self) -> None:
         """Restore the fields that still hold the value of the latest change. Raises ConfigError without a change."""
@@ -102,10 +103,13 @@ class FieldChanges:
 
     def _names(self, keys: list[str], change: FieldChange) -> str:
         names = [
-            f"{self._fields.label(key)} ({_short(change.before[key])} → {_short(change.after[key])})"
+            f"{self._fields.label(key)} ({self._value(key, change.before)} → {self._value(key, change.after)})"
             for key in keys[:_SHOWN]
         ]
         return ", ".join([*names, f"and {len(keys) - _SHOWN} more"] if len(keys) > _SHOWN else names)
+
+    def _value(self, key: str, values: Mapping[str, Any]) -> str:
+        return _short(self._fields.choice_label(key, values[key]))
 
 
 def _short(value: Any) -> str:

@@ -67,8 +67,9 @@ class PresetPicker:
         preset = read_preset(name, self._app.adapter_kind)
         entered = self._recommended.keys if preset.keeps_epochs else ()
         values = {_KEY: name, **self._expected(name)}
-        self._changes.apply("preset", f"Applied the preset {name}", values, entered=entered)
-        return notify(preset.description)
+        if self._changes.apply("preset", f"Applied the preset {name}", values, entered=entered):
+            notify(preset.description)
+        return None
 
     def _suggestion(self) -> SelectedPreset:
         gpu = self._app.gpu

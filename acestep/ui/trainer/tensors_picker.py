@@ -8,7 +8,6 @@ from acestep.core.config import fields
 from acestep.core.errors import AceStepError
 from acestep.tensors.manifest import Manifest
 from acestep.training.configs import TrainJob
-from acestep.training.presets import recommend_epochs
 from acestep.ui import html, layout
 from acestep.ui.errors import describe_error
 from acestep.ui.trainer.app_state import TENSORS
@@ -57,15 +56,13 @@ class TensorsPicker:
 
 
 def describe_tensors(manifest: Manifest) -> str:
-    """HTML with the number of samples, the trigger word, the model, the recommended epochs, and any problems."""
+    """HTML with the number of samples, the trigger word, the model, and any problems."""
     songs = html.count(len(manifest.paths), "song")
-    epochs, every = recommend_epochs(len(manifest.paths))
     tag = manifest.metadata.get("custom_tag")
     facts = [
         songs,
         f"trigger word {tag}" if tag else "no trigger word",
         f"encoded with {manifest.preprocessing.get('model_checkpoint', 'an unknown model')}",
     ]
-    advice = f"Recommended for {songs}: {epochs} epochs, a checkpoint every {every}."
     problems = [*([_SONG_CONTEXTS] if manifest.song_contexts else []), *manifest.problems[:3]]
-    return html.notice(", ".join(facts), [advice, *problems], "warn" if problems else "good")
+    return html.notice(", ".join(facts), problems, "warn" if problems else "good")

@@ -77,7 +77,7 @@ def _dataset(app: AppState) -> WorkflowStep:
     choice = decision(app)
     if choice is None:
         action = "Decide how to train the songs without a caption."
-        return WorkflowStep("dataset", False, f"{labeled}, decide", action, decide=True)
+        return WorkflowStep("dataset", False, f"{labeled}, decision needed", action, decide=True)
     return WorkflowStep("dataset", True, f"{labeled}, {_CHOICES[choice]}", "")
 
 

@@ -49,6 +49,7 @@ _TEXTS = {
     "keyscale": "D minor",
 }
 _SELECTED = ("tr-resume-run", "tr-resume-from")  # show the name of a run in place of the path that is typed
+_LINKED = ("tr-song-lyrics", "tr-song-instrumental")  # each changes the other
 _FILTER = "tr-songs-filter"
 _CHOICES = ("checkbox", "radio", "dropdown")  # before text: they may set other fields
 
@@ -147,7 +148,7 @@ class Walk:
             self._select_other(root)
         else:
             entry = root.locator("textarea, input").first
-            text = self._text(field, entry.input_value())
+            text = self._text(field, entry.input_value()) + (" again" if by_keys and self._is_free(field) else "")
             if by_keys:
                 entry.press("Control+a")
                 entry.press_sequentially(text)
@@ -161,6 +162,9 @@ class Walk:
         if others.count():
             others.last.click()
         self._page.keyboard.press("Escape")
+
+    def _is_free(self, field: Field) -> bool:
+        return self._text(field, "").startswith("typed")
 
     def _text(self, field: Field, current: str) -> str:
         name = re.sub(r"^[a-z]+-(song-)?", "", field.elem_id)
@@ -307,7 +311,7 @@ def _one_of_each_kind(walk: Walk, typed: Values) -> list[Key]:
     found = {}
     for key in typed:
         field = walk.fields[key.elem_id]
-        if field.elem_id not in _SELECTED and key.place not in ADAPTERS:
+        if field.elem_id not in (*_SELECTED, *_LINKED) and key.place not in ADAPTERS:
             found[field.kind, field.custom, field.number, field.place == "song"] = key
     return list(found.values())
 

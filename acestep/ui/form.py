@@ -135,7 +135,8 @@ class Form(Generic[C]):
         component = _component(
             field, _display(field, default), self._id(name), self._labels.get(name), self._lines.get(name)
         )
-        self._saved_fields.add(self.key(name), component, lambda value: not self.problem(name, value))
+        is_free = isinstance(component, gr.Textbox | gr.Number)  # shows any text or number, also one to be corrected
+        self._saved_fields.add(self.key(name), component, lambda value: is_free or not self.problem(name, value))
         self._components[name] = component
 
     def _id(self, name: str) -> str:

@@ -15,7 +15,7 @@ from acestep.ui.page_context import PageContext
 from acestep.ui.settings import SavedFields, Settings
 
 _SHOWN = 8  # fields that the message names
-_LENGTH = 24  # characters of a value in the message
+_LENGTH = 32  # characters of a value in the message
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,9 @@ def relabelled(sample: Sample, labels: Mapping[str, Any]) -> Sample:
         except ValueError as problem:
             raise DatasetError(f"{sample.name}: {name} {problem}, not {value!r:.60}") from None
     if fresh.is_instrumental and not is_sung(fresh.lyrics):
-        fresh.lyrics, fresh.language = INSTRUMENTAL, UNKNOWN_LANGUAGE
+        fresh.lyrics = INSTRUMENTAL
+        if not sample.is_instrumental and "language" not in labels:  # it was the language of the replaced lyrics
+            fresh.language = UNKNOWN_LANGUAGE
     fresh.sources |= dict.fromkeys(changed_labels(sample, fresh), USER)
     fresh.labeled = fresh.has_caption
     return fresh

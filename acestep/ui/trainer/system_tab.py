@@ -78,7 +78,8 @@ class SystemTab:
     def _selected(self) -> list[str]:
         """The models that the user selected."""
         saved = self._app.settings.get(_NAMES)
-        return [model.name for model in CATALOG if model.name in saved] if isinstance(saved, list) else []
+        names = [model.name for model in CATALOG]
+        return [name for name in saved if name in names] if isinstance(saved, list) else []
 
     def _download(self, data: Data) -> None:
         names: list[Any] = data[self._names] or []

@@ -17,6 +17,7 @@ from acestep.ui import html, layout
 from acestep.ui.autosave import Autosave
 from acestep.ui.errors import describe_error, notify, warn
 from acestep.ui.page_context import INVALID_CLASS, Data, PageContext
+from acestep.ui.unconfirmed_text import read_text
 from acestep.ui.workspace import playable
 
 _BEATS = [("unknown", ""), ("2", "2"), ("3", "3"), ("4", "4"), ("6", "6")]
@@ -41,6 +42,7 @@ class SongEditor(ABC):
         """
         self._page, self._prefix, self._autosave = page, prefix, autosave
         self._key = gr.Textbox("", visible="hidden")  # not a gr.State: an event must send the key that its page shows
+        self._text = gr.Textbox("", visible="hidden")  # takes the text of a dropdown from the browser
         self._shown = gr.State({})  # the values that the fields were filled with; a job may have changed labels since
         self._title = gr.HTML(html.notice(_NOTHING_SELECTED), elem_id=f"{prefix}-song-title")
         with gr.Column(visible=False, elem_id=f"{prefix}-song") as self._body:
@@ -163,7 +165,8 @@ class SongEditor(ABC):
                 self._page.on(events.input, self._leaver(name), self.inputs, outputs)
             if isinstance(field, gr.Dropdown) and field.allow_custom_value:  # has no input event until it is left
                 options = {"trigger_mode": "always_last", **self._page.live.silent}
-                events.key_up(self._dropdown_typist(name, field), [self._key], [self._state], **options)
+                inputs = [self._key, self._text]
+                events.key_up(self._dropdown_typist(name, field), inputs, [self._state], js=read_text(field), **options)
             if hasattr(field, "blur"):
                 self._page.on(events.blur, self._leaver(name), self.inputs, outputs)
 
@@ -191,8 +194,8 @@ class SongEditor(ABC):
     def _dropdown_typist(self, name: str, field: gr.Dropdown) -> Callable[..., Any]:
         values: dict[Any, Any] = {choice[0]: choice[1] for choice in field.choices}
 
-        def hold_choice(key: str, event: gr.KeyUpData) -> Any:
-            value = values.get(event.input_value, event.input_value)
+        def hold_choice(key: str, text: str) -> Any:
+            value = values.get(text, text)
             if not key or key not in self._keys() or value == self._values(key)[name]:
                 return gr.skip()
             self._autosave.put(key, name, value)

@@ -20,6 +20,7 @@ class UnconfirmedText:
     def __init__(self, settings: Settings, live: LiveUpdates) -> None:
         self._settings, self._live = settings, live
         self._keys: set[str] = set()
+        self._text = gr.Textbox("", visible="hidden")  # takes the text from the browser
 
     def add(self, key: str, dropdown: gr.Dropdown, choices: Callable[[], Iterable[tuple[str, str]]]) -> None:
         """Save what is typed into ``dropdown``.
@@ -28,8 +29,8 @@ class UnconfirmedText:
             choices: labels and values, as in ``gr.Dropdown``.
         """
 
-        def hold(current: str | None, event: gr.KeyUpData) -> None:
-            value = dict(choices()).get(event.input_value, event.input_value)
+        def hold(current: str | None, text: str) -> None:
+            value = dict(choices()).get(text, text)
             self._settings.put({_unconfirmed(key): None if value == (current or "") else value})
 
         def forget() -> None:
@@ -38,7 +39,7 @@ class UnconfirmedText:
         self._keys.add(key)
         self._use()
         options: dict[str, Any] = {"trigger_mode": "always_last", **self._live.silent}
-        dropdown.key_up(hold, dropdown, None, **options)
+        dropdown.key_up(hold, [dropdown, self._text], None, js=read_text(dropdown), **options)
         dropdown.input(forget, None, None, **options)
 
     def wire(self, blocks: gr.Blocks) -> None:
@@ -51,6 +52,14 @@ class UnconfirmedText:
             text = self._settings.get(_unconfirmed(key))
             if isinstance(text, str):
                 self._settings.put({key: text, _unconfirmed(key): None})
+
+
+def read_text(dropdown: gr.Dropdown) -> str:
+    """JavaScript that replaces the second of two inputs by the text in a dropdown.
+
+    ``gr.KeyUpData`` has the text, but for ``always_last``, Gradio 6.31 sends that of the first key again.
+    """
+    return f"(first, _) => [first, document.querySelector('#{dropdown.elem_id} input')?.value ?? '']"
 
 
 def _unconfirmed(key: str) -> str:

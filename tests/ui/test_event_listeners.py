@@ -13,8 +13,12 @@ SILENT_FUNCTIONS = {
     "LiveUpdates.wire.<locals>.render_all",
     "SavedFields._saver.<locals>.save",
     "SavedFields._update",
+    "SongEditor._dropdown_typist.<locals>.hold_choice",
     "SongEditor._on_refresh",
     "SongEditor._typist.<locals>.hold",
+    "UnconfirmedText._use",
+    "UnconfirmedText.add.<locals>.forget",
+    "UnconfirmedText.add.<locals>.hold",
 }
 # Called also when the program changes the value; they report only that a file cannot be written.
 ON_CHANGE = {"DatasetTab._setter.<locals>.set_metadata"}

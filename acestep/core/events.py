@@ -147,6 +147,11 @@ class ItemFailed(Event):
         return f"skipped {self.item}: {describe(self.message, self.hint)}"
 
 
+def describe_position(epoch: int, epochs: int, step: int, steps: int) -> str:
+    """ "epoch 3 of 40 (step 120/1600)"; a total of 0 is unknown."""
+    return f"epoch {epoch}{f' of {epochs}' if epochs else ''} (step {step}{f'/{steps}' if steps else ''})"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepLogged(Event):
     """One optimizer step. ``loss`` is the mean over the samples of the step.
@@ -167,9 +172,8 @@ class StepLogged(Event):
 
     @property
     def position(self) -> str:
-        """ "epoch 3 of 40 (step 120/1600)", as far as the totals are known."""
-        epochs, steps = f" of {self.epochs}" if self.epochs else "", f"/{self.steps}" if self.steps else ""
-        return f"epoch {self.epoch}{epochs} (step {self.step}{steps})"
+        """See ``describe_position``."""
+        return describe_position(self.epoch, self.epochs, self.step, self.steps)
 
     def __str__(self) -> str:
         return f"{self.position}  loss {self.loss:.4f}  lr {self.lr:.2e}"

@@ -24,6 +24,7 @@ from acestep.core.events import (
     Started,
     StepLogged,
     Waiting,
+    describe_position,
 )
 from acestep.core.job_folder import JobFolder
 from acestep.core.job_runner import JobRunner
@@ -97,6 +98,7 @@ class JobView:
             self._step(event)
         elif isinstance(event, EpochLogged):
             self.epochs = [*(e for e in self.epochs if e.epoch < event.epoch), event]
+            self.position = describe_position(event.epoch, event.epochs, event.step, self.total)
             self._set_phase("")
             self._progress(event.step, self.total, event)
         elif isinstance(event, Saved):

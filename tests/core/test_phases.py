@@ -63,6 +63,12 @@ def test_a_run_shows_its_epoch_and_step_again_after_a_phase() -> None:
     assert describe_phase(view(start, step(120, now), evaluating, epoch)) == "Epoch 3 of 40 (step 120/1600)"
 
 
+def test_a_run_that_logs_few_steps_shows_the_step_of_the_latest_epoch() -> None:
+    start = Started(job="train", total=1600, unit="steps")
+    epoch = EpochLogged(epoch=4, epochs=40, step=160, seconds=1.0, loss=0.5)
+    assert describe_phase(view(start, step(120, time.time()), epoch)) == "Epoch 4 of 40 (step 160/1600)"
+
+
 def test_the_added_fields_are_optional_in_the_log() -> None:
     old = {"type": "StepLogged", "time_s": 1.0, "step": 4, "epoch": 1, "loss": 0.5, "lr": 0.1, "grad_norm": 1.0}
     read = decode(old)

@@ -7,7 +7,7 @@ import gradio as gr
 from acestep.ui import html
 from acestep.ui.progress import STATE_LABELS, STATE_TONES
 from acestep.ui.trainer import workflow
-from acestep.ui.trainer.app_state import AppState
+from acestep.ui.trainer.app_state import JOB_NAMES, AppState
 from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.trainer.workflow import TABS, WorkflowStep
 from acestep.ui.watch import ACTIVE
@@ -55,7 +55,8 @@ def _state(app: AppState) -> str:
     for name in (name for name in app.watches if name != "download"):
         state, _ = app.watches[name].read()
         if state in ACTIVE:
-            return html.badge(f"{name} {STATE_LABELS[state]}", STATE_TONES.get(state, "plain"), state=state)
+            label = f"{JOB_NAMES[name]}: {STATE_LABELS[state]}"
+            return html.badge(label, STATE_TONES.get(state, "plain"), state=state)
     return html.badge("idle", state="idle")
 
 

@@ -68,6 +68,20 @@ def test_an_edit_is_written_to_the_label_files_and_locked_there(dataset: Editabl
     assert (folder / "first.caption.txt.bak").read_text() == "A calm piece"
 
 
+def test_the_language_of_an_instrumental_song_is_kept_until_its_lyrics_are_replaced(
+    dataset: EditableDataset, folder: Path, tmp_path: Path
+) -> None:
+    dataset.relabel({1: {"is_instrumental": True}})
+    dataset.relabel({1: {"language": "fr"}})
+    again = start(tmp_path)
+    again.scan(folder)
+    assert again.samples[1].language == "fr"
+    again.relabel({1: {"lyrics": "Sur le pont", "is_instrumental": False}})
+    assert again.samples[1].language == "fr"
+    again.relabel({1: {"is_instrumental": True, "lyrics": "[Instrumental]"}})
+    assert again.samples[1].language == "unknown"
+
+
 def test_a_second_scan_keeps_typed_labels(dataset: EditableDataset, folder: Path, tmp_path: Path) -> None:
     dataset.relabel({1: {"caption": "Mine"}})
     (folder / "second.json").unlink()

@@ -91,6 +91,13 @@ def test_saved_values_that_do_not_fit_are_reset_with_a_message_and_the_page_open
     assert "were reset" not in str(data)
 
 
+def test_text_that_has_to_be_corrected_is_shown_again(tmp_path: Path) -> None:
+    values = {"piece.bpm": "3 or 4", "lora.dropout": 7, "samples.strengths": "loud"}
+    app, data = opened(tmp_path, values)
+    assert not app.settings.dropped
+    assert all(any(isinstance(each, dict) and each.get("value") == value for each in data) for value in values.values())
+
+
 def test_the_message_about_a_reset_value_disappears_when_the_field_is_set(tmp_path: Path) -> None:
     app, _ = opened(tmp_path, {"training.early_stop_patience": 10**30})
     assert app.settings.dropped

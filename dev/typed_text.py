@@ -32,6 +32,7 @@ PAUSE_MS = 900  # after the last input, until the program is killed
 EXEMPT = {
     "tr-runs-confirm": "confirms one deletion, so a stale name would be dangerous",
     "tr-dataset-folder": "the folder of the scan; it is entered before the other fields",
+    "tr-train-smoothing": "shown only when a run was started; saved like the other sliders",
 }
 
 # What the format or the meaning of a field requires; other fields get any text or number.
@@ -67,6 +68,8 @@ _VALUES = """ids => Object.fromEntries(ids.map(id => [id, document.getElementByI
     const tokens = [...root.querySelectorAll(".token")].map(each => each.innerText.trim())
     return [id, [...tokens, inputs[0]?.value ?? ""].filter(each => each).join(", ")]
   }))"""
+
+_INSIDE_TABS = "ids => ids.filter(id => document.getElementById(id)?.closest('[role=tabpanel]'))"
 
 _OPEN_SECTIONS = """() => [...document.querySelectorAll("button.label-wrap:not(.open)")]
   .filter(each => each.checkVisibility()).map(each => each.click()).length"""
@@ -104,19 +107,27 @@ Values = dict[Key, str]
 
 
 class Walk:
-    """All fields of an open page, tab by tab."""
+    """All fields of an open page, tab by tab.
 
-    def __init__(self, page: Page, workspace: Path) -> None:
-        self._page, self._workspace = page, workspace
+    Args:
+        thorough: all fields of all adapters, not only one of each kind in each part of each tab.
+    """
+
+    def __init__(self, page: Page, workspace: Path, *, thorough: bool) -> None:
+        self._page, self._workspace, self._thorough = page, workspace, thorough
         found = [Field(**each) for each in page.evaluate(_COMPONENTS)]
         self.fields = {field.elem_id: field for field in found if field.elem_id not in EXEMPT}
 
     def type_everything(self) -> Values:
         """Type into every field that can be reached; returns the values right after that."""
         typed: Values = {}
+        seen: set[Key] = set()
         for title, place in self._places():
-            while new := [key for key in self._visible(title, place) if key not in typed]:
+            while new := [key for key in self._visible(title, place) if key not in seen]:
+                seen |= set(new)
                 fields = {key: self.fields[key.elem_id] for key in new}
+                if not self._thorough:
+                    new = list({(fields[key].kind, fields[key].custom): key for key in new}.values())
                 for key in sorted(new, key=lambda key: fields[key].kind not in _CHOICES):
                     typed[key] = self.type_into(fields[key])
                 self._page.wait_for_timeout(300)
@@ -143,7 +154,10 @@ class Walk:
         if field.kind == "checkbox":
             root.locator("input").click()
         elif field.kind == "radio":
-            root.locator("input:not(:checked)").last.click()
+            other = root.locator("input:not(:checked)").last
+            value = str(other.get_attribute("value"))
+            other.click()
+            return value
         elif field.kind == "dropdown" and (not field.custom or field.elem_id in _SELECTED):
             self._select_other(root)
         else:
@@ -183,7 +197,7 @@ class Walk:
             yield title, ""
             if title.endswith("Dataset"):
                 yield from ((title, song) for song in self._songs())
-            if title.endswith("Train"):
+            if title.endswith("Train") and self._thorough:
                 yield from ((title, adapter) for adapter in self._adapters())
 
     def _songs(self) -> Iterator[str]:
@@ -209,7 +223,10 @@ class Walk:
             yield adapter
 
     def _visible(self, title: str, place: str) -> Values:
-        values = self._values([name for name, field in self.fields.items() if field.place == _kind_of(place)])
+        names = [name for name, field in self.fields.items() if field.place == _kind_of(place)]
+        if title != TABS[0]:  # which lists the fields above the tabs
+            names = self._page.evaluate(_INSIDE_TABS, names)
+        values = self._values(names)
         return {Key(title, place, elem_id): value for elem_id, value in values.items()}
 
     def _values(self, elem_ids: list[str]) -> dict[str, str]:
@@ -261,7 +278,7 @@ def drill(browser: Browser, workspace: Path, songs: Path, *, thorough: bool) -> 
     """Type, reload, kill, restart and scan again.
 
     Args:
-        thorough: kill the program after typing in a field of each kind, not only in one.
+        thorough: type into all fields, and kill the program after typing in a field of each kind, not only in one.
     """
     lost: dict[str, Values] = {}
 
@@ -272,7 +289,7 @@ def drill(browser: Browser, workspace: Path, songs: Path, *, thorough: bool) -> 
     with serve(workspace) as site:
         page = _open(browser, site.url)
         scan(page, songs)
-        walk = Walk(page, workspace)
+        walk = Walk(page, workspace, thorough=thorough)
         typed = walk.type_everything()
         page.reload()
         if thorough:
@@ -282,7 +299,7 @@ def drill(browser: Browser, workspace: Path, songs: Path, *, thorough: bool) -> 
     for count, key in enumerate(last, 1):
         with serve(workspace) as site:
             page = _open(browser, site.url)
-            walk = Walk(page, workspace)
+            walk = Walk(page, workspace, thorough=thorough)
             if count < len(last):
                 shown = {each: text for each, text in typed.items() if each.tab == key.tab}
                 note(f"kill after {key.elem_id}", losses(shown, walk.read([key.tab])))

@@ -152,13 +152,15 @@ class Walk:
         """Enter another value, stay in the field, and return the value."""
         root = self._page.locator(f"#{field.elem_id}")
         if field.kind == "checkbox":
+            checked = root.locator("input").is_checked()
             root.locator("input").click()
-        elif field.kind == "radio":
+            return str(not checked).lower()
+        if field.kind == "radio":
             other = root.locator("input:not(:checked)").last
             value = str(other.get_attribute("value"))
             other.click()
             return value
-        elif field.kind == "dropdown" and (not field.custom or field.elem_id in _SELECTED):
+        if field.kind == "dropdown" and (not field.custom or field.elem_id in _SELECTED):
             self._select_other(root)
         else:
             entry = root.locator("textarea, input").first

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, TimeoutError, expect
 
 from acestep.demo.run import run_demo
 from tests.songs import write_song
@@ -49,6 +49,7 @@ _TEXTS = {
     "key": "D minor",
     "keyscale": "D minor",
 }
+_SELECT_ATTEMPTS, _SELECT_TIMEOUT_MS = 4, 4000
 _SELECTED = ("tr-resume-run", "tr-resume-from")  # show the name of a run in place of the path that is typed
 _LINKED = ("tr-song-lyrics", "tr-song-instrumental")  # each changes the other
 _FILTER = "tr-songs-filter"
@@ -173,10 +174,15 @@ class Walk:
         return self._values([field.elem_id]).get(field.elem_id, "")
 
     def _select_other(self, root: Locator) -> None:
-        root.locator("input").click()
         others = self._page.locator("ul[role=listbox] li[aria-selected=false]")
-        if others.count():
-            others.last.click()
+        for _ in range(_SELECT_ATTEMPTS):
+            root.locator("input").click()
+            try:
+                if others.count():
+                    others.last.click(timeout=_SELECT_TIMEOUT_MS)
+                break
+            except TimeoutError:  # an update of the page replaced the list
+                self._page.keyboard.press("Escape")
         self._page.keyboard.press("Escape")
 
     def _is_free(self, field: Field) -> bool:

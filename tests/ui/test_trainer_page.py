@@ -802,6 +802,7 @@ def test_messages_of_5_listen_arrive(open_tabs: Page) -> None:
 
 def test_messages_of_6_export_arrive(open_tabs: Page, adapter: Path, tmp_path: Path) -> None:
     tab(open_tabs, "6. Export")
+    fill(open_tabs, "tr-export-path", "exports/messages")
     fill(open_tabs, "tr-export-adapter", str(tmp_path / "typed"))
     press(open_tabs, "tr-export-start")
     expect_error(open_tabs, "typed")

@@ -11,6 +11,9 @@ import pytest
 SLOWEST = (
     "ui/test_trainer_page",
     "ui/test_captioner_page",
+    "ui/test_song_editing_page",
+    "ui/test_typed_text",
+    "ui/test_listeners",
     "training/distributed/test_devices",
     "training/test_resume",
     "test_demo",

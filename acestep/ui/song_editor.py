@@ -207,24 +207,24 @@ class SongEditor(ABC):
         return lambda data: self._on_leave(data, name)
 
     def _on_leave(self, data: Data, left: str) -> list[Any]:
-        """Save one field; update only fields that the page does not show as they are saved.
+        """Save one field and show it as it is saved.
 
-        The values of the others may be older than an undo that was clicked at the same time.
+        The others stay as they are: their own events may not have been handled yet, and their values may be older than
+        an undo that was clicked at the same time.
         """
         self._save(data, [left])
         key = data[self._key]
         if self._has_moved_on(data) or key not in self._keys():
             return [gr.skip() for _ in range(2 + len(self._fields))]
-        values = self._values(key)
-        shown = {name: data[field] for name, field in self._fields.items()}
-        touched = {name for name, value in shown.items() if data[self._shown].get(name) != value}
-        if touched & {"lyrics", "is_instrumental"}:
-            touched |= {"lyrics", "is_instrumental", "language"}
-        updates = [self._mark(key, name) if name in touched else gr.skip() for name in self._fields]
-        for update, name in zip(updates, self._fields, strict=True):
-            if name in touched and values[name] != shown[name]:
-                update["value"] = shown[name] = values[name]
-        return [self._state_html(), _remember(data[self._shown], key, shown), *updates]
+        linked = ("lyrics", "is_instrumental", "language")
+        names = linked if left in linked[:2] else (left,)
+        values, shown = self._values(key), dict(data[self._shown])
+        updates = {name: gr.skip() for name in self._fields} | {name: self._mark(key, name) for name in names}
+        for name in names:
+            shown[name] = data[self._fields[name]]
+            if values[name] != shown[name]:
+                updates[name]["value"] = shown[name] = values[name]
+        return [self._state_html(), _remember(data[self._shown], key, shown), *updates.values()]
 
     def _on_select(self, data: Data, event: gr.SelectData) -> list[Any]:
         self._save(data)

@@ -226,20 +226,3 @@ def test_the_activation_tag_is_taken_from_the_label_files(page: Page, folder: Pa
     scan(page)
     expect(box(page, "dataset-custom-tag")).to_have_value("zx_typed")
     fill(page, "dataset-custom-tag", "")
-
-
-def test_typed_text_survives_a_restart_of_the_program(browser: Browser, three_songs: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(three_songs, tmp_path / "songs"))
-    with serve(tmp_path / "workspace") as site, visit(browser, site) as page:
-        tab(page, "2. Dataset")
-        fill(page, "tr-dataset-folder", str(folder))
-        scan(page)
-        select(page, 1)
-        type_into(page, "tr-song-caption", "Typed just before")
-        type_into(page, "tr-song-bpm", "slow")
-        expect(page.locator("#tr-song-bpm")).to_contain_text("Must be a number")
-    with serve(tmp_path / "workspace") as site, visit(browser, site) as page:
-        tab(page, "2. Dataset")
-        select(page, 1)
-        expect(box(page, "tr-song-caption")).to_have_value("Typed just before")
-        expect(box(page, "tr-song-bpm")).to_have_value("slow")

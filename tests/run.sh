@@ -17,7 +17,6 @@ fi
 env/bin/ruff check .
 env/bin/ruff format --check .
 env/bin/mypy
-# Three processes for two cores, because the browser tests wait often, each with one thread for the arithmetic; a file
-# stays in one process and shares what it prepares.
+# Two processes, each with one thread for the arithmetic; a file stays in one process and shares what it prepares.
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
-exec env/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"
+exec env/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.mutated.readers import READERS, Readable
 
-EXAMPLES = 10
+EXAMPLES = 6
 
 
 @pytest.mark.parametrize("name", READERS)

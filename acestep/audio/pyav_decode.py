@@ -113,7 +113,7 @@ class PyAvStream:
                 self._num_damaged += 1
                 return
             except OSError as problem:
-                raise AudioError(f"{self._path} cannot be read: {problem.strerror}", hint="Check the disk.") from None
+                raise _unreadable(self._path, problem) from None
             self._num_packets += 1
             try:
                 yield from packet.decode()
@@ -147,7 +147,13 @@ def _open_container(path: Path, file: Any) -> InputContainer:
         container: InputContainer = av.open(file, options=_OPTIONS, metadata_errors="replace")
     except (av.error.FFmpegError, ValueError):
         raise _not_audio(path) from None
+    except OSError as problem:
+        raise _unreadable(path, problem) from None
     return container
+
+
+def _unreadable(path: Path, problem: OSError) -> AudioError:
+    return AudioError(f"{path} cannot be read: {problem.strerror}", hint="Check the disk.")
 
 
 def _not_audio(path: Path) -> AudioError:

@@ -53,11 +53,13 @@ def split_songs(
 
 
 def _samples(folder: Path) -> dict[str, Sample]:
-    """The samples of a folder by the path of the audio file."""
+    """The samples of a folder by the path of the audio file, with the activation tag of its label files."""
     try:
-        return {sample.audio_path: sample for sample in scan_folder(folder).dataset.samples}
+        found = scan_folder(folder)
     except DatasetError:
         return {}
+    tag = {"custom_tag": found.custom_tag}
+    return {sample.audio_path: sample.model_copy(update=tag) for sample in found.dataset.samples}
 
 
 def _labels(sample: Sample, segment: Segment) -> dict[str, Any]:

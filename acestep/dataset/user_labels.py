@@ -1,7 +1,7 @@
 """Labels that a person typed, kept by audio file, and the rules that merge them into scanned or loaded samples.
 
 A label file may be read-only, or change in another program, and a scan may no longer find the song. What a person typed
-is therefore also stored in a file of its own. The merge rules, for each label that was typed for a song:
+is therefore also stored in a separate file. The merge rules, for each label that was typed for a song:
 
 - the files have no such value, the same one, or one that the typed value replaced: the typed value is used;
 - a program generated the value, and the typed value never reached the file: the typed value is used;

@@ -53,7 +53,7 @@ def load_archive(data: bytes) -> Any:
 
 
 def unusual(tensor: Tensor) -> str:
-    """What makes a loaded tensor unusable, "" if nothing: no dense tensor of real numbers with data of its own."""
+    """Why a loaded tensor is rejected, "" if it is a dense tensor of real numbers that owns its data."""
     if tensor.layout != torch.strided or tensor.is_nested:
         return "is sparse or nested"
     if tensor.device.type != "cpu":

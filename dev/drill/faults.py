@@ -129,11 +129,11 @@ def _replace_time(clocks: _Clocks) -> None:
     """The time of day is three days later, then earlier, at every other operation from the fault on."""
     truly = time.time
 
-    def told() -> float:
+    def shifted() -> float:
         late = clocks.fault.clock == JUMPS and clocks.counts[JUMPS] - clocks.fault.at
         return truly() if late is False or late < 0 else truly() + (_JUMP_S if late % 2 == 0 else -_JUMP_S)
 
-    time.time = told
+    time.time = shifted
 
 
 def _replace_files(clocks: _Clocks) -> None:

@@ -37,7 +37,7 @@ KINDS = (
     *("kill", "kill while writing", "SIGTERM", "stop", "out of memory", "NaN batch", "disk full", "read-only disk"),
     *("SIGSTOP", "clock change"),
 )
-_SURVIVED = ("SIGSTOP", "clock change")  # the job goes on to its end
+_SURVIVED = ("SIGSTOP", "clock change")  # the job finishes
 _CANNOT_TELL = ("disk full", "read-only disk")  # the last event cannot be written
 _FROZEN_S = 0.5
 _CLOCKS = {
@@ -70,7 +70,7 @@ class Struck:
     """What became of one fault.
 
     Attributes:
-        resumed_from: the step, or the number of songs, that the job goes on from; lost: steps that are done again.
+        resumed_from: the step, or the number of songs, that the job resumes from; lost: steps that are repeated.
         verdict: on the folder in the end.
     """
 
@@ -165,24 +165,24 @@ class Drill:
 
     def _look(self, work: Work, out: Path, kind: str, before: int, offset: int, faults: int, *, most: int) -> None:
         """After a fault: everything is whole, and no more steps are lost than ``most``, those since the last save."""
-        told = f"{work.name}, {kind}"
+        fault = f"{work.name}, {kind}"
         require_whole(out, faults + 1)
         may_leave = kind.startswith("kill") or kind == "read-only disk"
-        assert may_leave or not temporaries(out), f"{told}: left {temporaries(out)}"
+        assert may_leave or not temporaries(out), f"{fault}: left {temporaries(out)}"
         saved = work.saved(out, self._undisturbed[work.name].results)
-        assert saved >= before, f"{told}: {before} were saved, {saved} are left"
+        assert saved >= before, f"{fault}: {before} were saved, {saved} are left"
         lost = max([saved, *steps_in(work.folder(out), offset)]) - saved if work.job == "train" else 0
-        assert lost <= most, f"{told}: {lost} steps lost"
+        assert lost <= most, f"{fault}: {lost} steps lost"
         self.struck.append(Struck(work.name, kind, saved, lost))
-        print(f"{len(self.struck)}. {told}: goes on from {saved}, {lost} lost", file=sys.stderr, flush=True)
+        print(f"{len(self.struck)}. {fault}: resumes from {saved}, {lost} lost", file=sys.stderr, flush=True)
 
     def _finish(self, work: Work, out: Path) -> None:
-        """Go on to the end without a fault and compare. A job that has ended already is delivered again."""
+        """Finish without a fault and compare. A job that has already finished exports its result again."""
         wanted = self._undisturbed[work.name].results
         saved, (_, offset) = work.saved(out, wanted), EventLog(work.folder(out) / "events.jsonl").read()
         process, notes = self._started(work, out, Fault())
         process.join(_PATIENCE_S)
-        assert process.exitcode == 0, f"{work.name} does not go on:\n{(notes / 'output.txt').read_text()}"
+        assert process.exitcode == 0, f"{work.name} does not resume:\n{(notes / 'output.txt').read_text()}"
         assert steps_in(work.folder(out), offset)[:1] in ([], [saved + 1])
         results = work.results(out)
         differing = sorted(name for name in results.keys() | wanted.keys() if results.get(name) != wanted.get(name))
@@ -198,7 +198,7 @@ class Drill:
 
 
 def _await(process: BaseProcess, log: EventLog, offset: int, events: int) -> None:
-    """Until the job has told so many events, or has ended."""
+    """Wait until the job has reported so many events, or has ended."""
     deadline = time.monotonic() + _PATIENCE_S
     while process.is_alive() and len(log.read(offset)[0]) < events and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -217,18 +217,18 @@ def _signal(process: BaseProcess, folder: Path, kind: str) -> None:
         os.kill(process.pid, signal.SIGKILL if kind == "kill" else signal.SIGTERM)
 
 
-def _require_end(kind: str, code: int | None, last: Event | None, told: str) -> None:
-    """It ended as it should, and said so where it could."""
+def _require_end(kind: str, code: int | None, last: Event | None, fault: str) -> None:
+    """Check that the job ended as expected, and reported it where it could."""
     if kind.startswith("kill"):
-        assert code == -signal.SIGKILL, told
+        assert code == -signal.SIGKILL, fault
     elif kind in _SURVIVED:
-        assert code == 0, told
+        assert code == 0, fault
     elif kind in ("SIGTERM", "stop"):
-        assert code == 130, told
-        assert isinstance(last, Cancelled), told
+        assert code == 130, fault
+        assert isinstance(last, Cancelled), fault
     else:
-        assert code == 1, told
-        assert kind in _CANNOT_TELL or (isinstance(last, Failed) and last.hint), told
+        assert code == 1, fault
+        assert kind in _CANNOT_TELL or (isinstance(last, Failed) and last.hint), fault
 
 
 def table(struck: list[Struck]) -> Iterator[str]:

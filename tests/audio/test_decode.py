@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 
 from acestep.audio.files import AUDIO_EXTENSIONS, load_audio, probe_audio
+from acestep.audio.pyav_decode import PyAvStream
 from acestep.core.errors import AudioError
 from tests import bad_files
 
@@ -206,6 +208,7 @@ def test_the_libraries_print_nothing(tmp_path):
     code = """
 import contextlib, pathlib, sys
 from acestep.audio.files import load_audio
+from acestep.audio.pyav_decode import PyAvStream
 from acestep.core.errors import AudioError
 for path in pathlib.Path(sys.argv[1]).iterdir():
     with contextlib.suppress(AudioError):
@@ -214,3 +217,15 @@ for path in pathlib.Path(sys.argv[1]).iterdir():
     command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=bad_files.PROJECT, check=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_a_disk_error_is_reported_with_the_name_of_the_file(tmp_path, monkeypatch):
+    path = bad_files.song(tmp_path / "song.flac")
+
+    class Failing(io.FileIO):
+        def read(self, size=-1):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "open", lambda path, mode: Failing(path))
+    with pytest.raises(AudioError, match="song.flac cannot be read: Input/output error"):
+        PyAvStream(path)

@@ -66,3 +66,10 @@ def test_label_files_beside_segments_are_kept(music: Path, tmp_path: Path) -> No
 def test_a_recording_without_labels_gives_segments_without_label_files(music: Path, tmp_path: Path) -> None:
     split_songs(music, tmp_path / "out", 10)
     assert list((tmp_path / "out").glob("*.json")) == []
+
+
+def test_the_activation_tag_of_the_label_files_is_carried(music: Path, tmp_path: Path) -> None:
+    (music / "long.json").write_text('{"caption": "rock", "custom_tag": "zx_band"}')
+    result = split_songs(music, tmp_path / "out", 10)
+    assert [sidecar(path)["custom_tag"] for path in result.segments] == ["zx_band"] * 3
+    assert scan_folder(tmp_path / "out").custom_tag == "zx_band"

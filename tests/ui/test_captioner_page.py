@@ -31,7 +31,7 @@ from acestep.dataset.scan import scan_folder
 from acestep.ui.captioner import config_file
 from tests.fake_cloud import CAPTION, KEY, FakeCloud, fake_cloud
 from tests.songs import write_song
-from tests.ui.drive import Traffic, box, chromium, fill, free_port, press, tab, wait_for_state
+from tests.ui.drive import Traffic, box, fill, free_port, press, tab, wait_for_state
 
 browser_test = pytest.mark.browser
 
@@ -68,12 +68,6 @@ def card(site: Site) -> Iterator[Path]:
     path = site.workspace / "card"
     yield path
     path.unlink(missing_ok=True)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

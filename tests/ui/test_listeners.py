@@ -20,7 +20,7 @@ from acestep.ui.listeners import add_listener
 from acestep.ui.live import LiveUpdates
 from acestep.ui.serve import Address, open_page
 from acestep.ui.serve import Page as ServedPage
-from tests.ui.drive import box, chromium, fill, free_port, press
+from tests.ui.drive import box, fill, free_port, press
 
 LISTENERS = ("fail", "crash", "succeed", "wait")  # in the order of their numbers
 
@@ -73,12 +73,6 @@ def test_a_second_click_is_ignored_the_last_value_counts_and_each_selected_row_i
         add_listener(live, gr.Tab().select, lambda: None)
     listeners = [(listener.trigger_mode, listener.concurrency_limit) for listener in blocks.fns.values()]
     assert listeners == [("once", None), ("always_last", None), ("multiple", 1), ("once", None)]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -14,23 +14,11 @@ from playwright.sync_api import Browser, Page, expect
 
 from acestep.captioning.tiny import create_tiny_omni
 from tests.songs import write_song
-from tests.ui.drive import Site, box, chromium, fill, open_page, press, serve, tab, visit
+from tests.ui.drive import Site, box, fill, open_page, press, tab, visit
 
 pytestmark = pytest.mark.browser
 
 NAMES = ("first", "second", "third")
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with serve(tmp_path_factory.mktemp("workspace")) as site:
-        yield site
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -27,24 +27,12 @@ from acestep.tensors.record import write_record
 from acestep.training.configs import TrainJob
 from tests.songs import write_song
 from tests.training.songs import make_record
-from tests.ui.drive import Site, box, chromium, fill, open_page, press, serve, tab, visit, wait_for_state
+from tests.ui.drive import Site, box, fill, open_page, press, tab, visit, wait_for_state
 
 pytestmark = pytest.mark.browser
 
 SONG_S = 4.0
 ALL_TABS = ("1. Service", "2. Dataset", "3. Preprocess", "4. Train", "5. Listen", "6. Export", "Runs", "System")
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with serve(tmp_path_factory.mktemp("workspace")) as site:
-        yield site
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -227,7 +227,7 @@ def _checked(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 def _with_section(path: Path, content: dict[str, Any], sections: Any, adapter_type: str) -> dict[str, Any]:
     """The common settings of a file merged with those for one adapter kind, or for its parent kind.
 
-    With the presets of this program, a kind without settings of its own is trained like a LoRA.
+    In the presets of this program, the common settings are those of a LoRA.
     """
     kinds = (adapter_type, ADAPTERS[adapter_type].parent)
     found = [kind for kind in kinds if isinstance(sections, dict) and kind in sections]

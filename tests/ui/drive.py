@@ -33,6 +33,8 @@ ARGUMENTS = [
 ]
 WAIT_S = 40  # for what takes a moment; two cores may be shared
 LONG_S = 180  # for a job
+# What Gradio reports when a reload or the end of a test cuts off a request.
+CUT_OFF = ("AbortError: signal is aborted", "Unexpected error Connection errored out")
 
 expect.set_options(timeout=WAIT_S * 1000)
 
@@ -105,8 +107,12 @@ class Traffic:
 
     def watch(self, page: Page) -> None:
         page.route("**/*", self._route)
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: self._note(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self._note(str(error)))
+
+    def _note(self, error: str) -> None:
+        if not error.startswith(CUT_OFF):
+            self.errors.append(error)
 
     def _route(self, route: Route, request: Request) -> None:
         if urlsplit(request.url).hostname in ("127.0.0.1", "localhost") or request.url.startswith(("data:", "blob:")):

@@ -56,7 +56,7 @@ class CaptionJob(Config):
     device: str = option("auto", "Device", "auto, cpu, mps, xpu, cuda or cuda:1.", advanced=True)
     devices: int = option(1, "Devices", "Number of GPUs that share the songs.", ge=1, le=64, advanced=True)
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = option(
-        "auto", "Dtype", "auto selects a fast dtype for the device.", advanced=True
+        "auto", "Dtype", "auto selects bf16 on GPUs, fp32 on the CPU.", advanced=True
     )
     quantization: Literal["none", "8bit", "4bit"] = option(
         "none", "Quantization", "8bit needs 12 GB of GPU memory, 4bit 8 GB. NVIDIA only."

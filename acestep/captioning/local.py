@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ from acestep.core.events import PhaseStarted
 from acestep.core.paths import checkpoint_roots, typed_path
 from acestep.core.untrusted import is_file, is_folder
 from acestep.models.catalog import CATALOG
-from acestep.models.device import choose_device, choose_dtype
+from acestep.models.device import Selection, choose_device, choose_dtype
 from acestep.models.download import download
 
 Audio = NDArray[np.float32]
@@ -158,11 +159,19 @@ def find_omni_model(name: str, config: CaptionJob, report: Report) -> Path:
 
 def _load(folder: Path, config: CaptionJob, report: Report) -> OmniModel:
     device = choose_device(config.device)
-    dtype = choose_dtype(device.value, config.dtype)
+    dtype = _choose_dtype(device.value, config.dtype)
     report(
         PhaseStarted(phase=f"Loading {folder.name} on {device.value} ({device.reason}), {dtype.value} ({dtype.reason})")
     )
     return OmniModel.load(folder, device=device.value, dtype=dtype.value, quantization=config.quantization)
+
+
+def _choose_dtype(device: str, requested: str) -> Selection[torch.dtype]:
+    """As ``choose_dtype``, but ``auto`` selects bf16 on every GPU: the model is too large for fp32."""
+    dtype = choose_dtype(device, requested)
+    if requested == "auto" and dtype.value == torch.float32 and torch.device(device).type != "cpu":
+        return Selection(torch.bfloat16, "half the memory of fp32; slow, because it is emulated")
+    return dtype
 
 
 def _audio_of(song: SongAudio) -> Audio:

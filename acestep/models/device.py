@@ -80,8 +80,7 @@ def _available(name: str) -> str:
 def choose_dtype(device: str, requested: str = "auto") -> Selection[torch.dtype]:
     """Return the dtype of the base model and of the computation on ``device``.
 
-    ``auto`` selects bf16 on XPU and on CUDA devices of compute capability 8.0 or higher, fp16 on older CUDA devices
-    and MPS, and fp32 on the CPU.
+    ``auto`` selects bf16 on GPUs that compute in it, otherwise fp32, and never fp16, in which ACE-Step overflows.
 
     Raises:
         ConfigError: unknown dtype name.
@@ -90,18 +89,46 @@ def choose_dtype(device: str, requested: str = "auto") -> Selection[torch.dtype]
         name = _ALIASES.get(requested, requested)
         if name not in DTYPES:
             raise ConfigError([f"unknown dtype {requested!r}"], hint=f"Known: auto, {', '.join(DTYPES)}.")
-        return Selection(DTYPES[name], "as requested")
+        return Selection(DTYPES[name], f"as requested{_drawback(device, DTYPES[name])}")
+    if torch.device(device).type == "cpu":
+        return Selection(torch.float32, "exact, and no slower than bf16 on most CPUs")
+    native, gpu = _bf16_support(device)
+    if native:
+        return Selection(torch.bfloat16, f"{gpu} supports bf16")
+    return Selection(torch.float32, f"{gpu} has no fast bf16, and ACE-Step overflows in fp16")
+
+
+def encoder_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of text encoder, condition encoder, audio tokenizer and VAE beside a decoder in ``dtype``.
+
+    They overflow in fp16, so they compute in fp32 instead.
+    """
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
+def _drawback(device: str, dtype: torch.dtype) -> str:
+    """What a user who requests ``dtype`` should know."""
+    if dtype == torch.float16:
+        return "; the decoder may overflow in it, and encoders and VAE compute in fp32"
+    if dtype == torch.bfloat16 and torch.device(device).type != "cpu":
+        native, gpu = _bf16_support(device)
+        return "" if native else f"; slow: emulated on {gpu}"
+    return ""
+
+
+def _bf16_support(device: str) -> tuple[bool, str]:
+    """Whether a GPU computes in bf16, and the name of this kind of GPU in messages.
+
+    On CUDA the compute capability decides, because ``torch.cuda.is_bf16_supported`` looks at the current device alone.
+    ROCm reports the number of the architecture, such as 9.0 or 11.0, as compute capability.
+    """
     kind = torch.device(device).type
+    if kind == "cuda" and torch.version.hip:
+        return torch.cuda.is_bf16_supported(including_emulation=False), "this AMD GPU"
     if kind == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
-        if major >= 8:
-            return Selection(torch.bfloat16, f"compute capability {major}.{minor} supports bfloat16 at full speed")
-        return Selection(torch.float16, f"compute capability {major}.{minor} does not support bfloat16 at full speed")
-    if kind == "xpu":
-        return Selection(torch.bfloat16, "Intel GPUs support bfloat16 at full speed")
-    if kind == "mps":
-        return Selection(torch.float16, "half the memory of fp32, and the fastest dtype on Apple GPUs")
-    return Selection(torch.float32, "exact, and no slower than bf16 on most CPUs")
+        return major >= 8, f"compute capability {major}.{minor}"
+    return kind == "xpu", {"xpu": "this Intel GPU", "mps": "the GPU of this Mac"}.get(kind, kind)
 
 
 def empty_cache(device: str) -> None:

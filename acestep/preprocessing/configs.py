@@ -46,7 +46,9 @@ class PreprocessJob(Config):
     )
     device: str = option("auto", "Device", "auto, cpu, cuda, cuda:1, mps or xpu.", advanced=True)
     devices: int = option(1, "Devices", "Number of devices of this machine to encode on.", ge=1, le=64, advanced=True)
-    dtype: str = option("auto", "Precision", "auto, fp32, bf16 or fp16.", advanced=True)
+    dtype: str = option(
+        "auto", "Precision", "auto, fp32, bf16 or fp16. With fp16, encoders and VAE compute in fp32.", advanced=True
+    )
 
     @property
     def folder(self) -> Path:

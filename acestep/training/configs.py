@@ -100,7 +100,8 @@ class TrainingConfig(Config):
     mixed_precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
         "auto",
         "Precision",
-        "Dtype of the base model and of the computation. The adapter is always fp32.",
+        "Dtype of the base model and of the computation. The adapter is always fp32. auto selects bf16 on GPUs that "
+        "compute in it, otherwise fp32; in fp16 the model may overflow.",
         advanced=True,
     )
     base_precision: Literal["auto", "int8", "nf4"] = option(

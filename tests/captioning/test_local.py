@@ -137,6 +137,16 @@ def test_half_precision_gives_the_same_answer(checkpoints, dtype):
     model.unload()
 
 
+@pytest.mark.parametrize(("requested", "expected"), [("auto", torch.bfloat16), ("fp32", torch.float32)])
+def test_a_gpu_without_bf16_gets_it_all_the_same_because_fp32_is_too_large(config, monkeypatch, requested, expected):
+    loaded = {}
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(OmniModel, "load", lambda _folder, **options: loaded.update(options))
+    monkeypatch.setattr("acestep.captioning.local.LocalCaptioner.__init__", lambda *_: None)
+    LocalCaptioner.load(config.model_copy(update={"device": "mps", "dtype": requested}), print)
+    assert loaded["dtype"] is expected
+
+
 def test_a_truncated_answer_is_marked_and_the_global_rng_state_is_unchanged(checkpoints):
     model = OmniModel.load(checkpoints / "acestep-captioner", device="cpu", dtype=torch.float32)
     before = torch.get_rng_state()

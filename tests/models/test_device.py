@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from acestep.core.errors import ConfigError
-from acestep.models.device import choose_device, choose_dtype, empty_cache, memory_total_bytes, memory_used_bytes
+from acestep.models.device import (
+    choose_device,
+    choose_dtype,
+    empty_cache,
+    encoder_dtype,
+    memory_total_bytes,
+    memory_used_bytes,
+)
 
 
 @pytest.fixture
@@ -48,21 +57,66 @@ def test_a_requested_device_must_be_available(machine: list[str]) -> None:
             choose_device(name)
 
 
-@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
-def test_the_dtype_of_cuda_depends_on_the_compute_capability(
-    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Makes PyTorch report a GPU: a compute capability, "rocm", "xpu" or "mps". Gives the name of its device."""
+
+    def make(name: str) -> str:
+        monkeypatch.setattr(torch.version, "hip", "7.1" if name == "rocm" else None)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+        capability = (11, 0) if name == "rocm" else tuple(map(int, name.split("."))) if "." in name else None
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+        return "cuda:0" if capability else name
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "reason"),
+    [
+        ("6.1", torch.float32, "compute capability 6.1"),
+        ("7.0", torch.float32, "compute capability 7.0"),
+        ("7.5", torch.float32, "compute capability 7.5"),
+        ("8.0", torch.bfloat16, "compute capability 8.0"),
+        ("8.6", torch.bfloat16, "compute capability 8.6"),
+        ("12.0", torch.bfloat16, "compute capability 12.0"),
+        ("rocm", torch.bfloat16, "AMD"),
+        ("xpu", torch.bfloat16, "Intel"),
+        ("mps", torch.float32, "Mac"),
+        ("cpu", torch.float32, "CPU"),
+    ],
+)
+def test_auto_selects_bf16_where_the_gpu_computes_in_it_and_otherwise_fp32(
+    name: str, dtype: torch.dtype, reason: str, gpu: Callable[[str], str]
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
-    selection = choose_dtype("cuda:0")
+    selection = choose_dtype(gpu(name))
     assert selection.value is dtype
-    assert f"{capability[0]}.{capability[1]}" in selection.reason
+    assert reason in selection.reason
 
 
-@pytest.mark.parametrize(("device", "dtype"), [("xpu", torch.bfloat16), ("mps", torch.float16), ("cpu", torch.float32)])
-def test_the_dtype_of_other_devices_has_a_reason(device: str, dtype: torch.dtype) -> None:
-    selection = choose_dtype(device)
-    assert selection.value is dtype
-    assert selection.reason
+def test_an_amd_gpu_without_bf16_gets_fp32(gpu: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    device = gpu("rocm")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert choose_dtype(device).value is torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "warned"), [("7.5", "slow: emulated on compute capability 7.5"), ("mps", "slow"), ("8.6", ""), ("xpu", "")]
+)
+def test_bf16_can_be_requested_on_a_gpu_that_emulates_it(name: str, warned: str, gpu: Callable[[str], str]) -> None:
+    selection = choose_dtype(gpu(name), "bf16")
+    assert selection.value is torch.bfloat16
+    assert warned in selection.reason
+    assert ("slow" in selection.reason) == bool(warned)
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps", "xpu", "cuda"])
+def test_fp16_can_be_requested_on_every_device_and_leaves_encoders_and_vae_in_fp32(device: str) -> None:
+    selection = choose_dtype(device, "fp16")
+    assert selection.value is torch.float16
+    assert "encoders and VAE compute in fp32" in selection.reason
+    assert encoder_dtype(selection.value) is torch.float32
+    assert encoder_dtype(torch.bfloat16) is torch.bfloat16
 
 
 @pytest.mark.parametrize("name", ["bf16", "bfloat16"])

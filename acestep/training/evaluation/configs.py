@@ -47,7 +47,7 @@ class EstimateJob(Config):
         1500, "Max Crop Length", "Crop of each sample; 0 uses it whole.", unit="frames of 0.04 s", ge=0, le=15_000
     )
     seed: int = option(42, "Seed", "The same seed gives the same result.", ge=0, le=2**63 - 1, advanced=True)
-    device: str = option("auto", "Device", "auto, cpu, cuda, cuda:1 or mps.", advanced=True)
+    device: str = option("auto", "Device", "auto, cpu, cuda, cuda:1, mps or xpu.", advanced=True)
     mixed_precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
         "auto", "Precision", "Dtype of the base model and of the computation.", advanced=True
     )

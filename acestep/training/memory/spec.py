@@ -40,7 +40,7 @@ FRAMES_PER_S = 25
 LONGEST_S = 240.0  # the default maximum duration of preprocessing
 USUAL_TOKENS = 512  # a description and the lyrics of a song; 2,305 at most
 
-_COMPUTE = {"cuda": "bf16", "xpu": "bf16", "mps": "fp16", "cpu": "fp32"}  # what "auto" stands for
+_COMPUTE = {"cuda": "bf16", "xpu": "bf16", "mps": "fp32", "cpu": "fp32"}  # what "auto" stands for
 
 
 @dataclass(frozen=True)

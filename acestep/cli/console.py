@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from acestep.core import renames
 from acestep.core.config import Config
 from acestep.core.console_follow import follow_events, stop_on_signals
 from acestep.core.events import Failed, Finished
@@ -35,7 +35,7 @@ def run_in_terminal(
     with stop_on_signals(folder, print_status), follow_events(folder, print_status):
         last = run_job(folder)
     if writes is not None and not (isinstance(last, Failed) and last.is_bug):
-        shutil.rmtree(folder, ignore_errors=True)
+        renames.discard_folder(folder)
         folder = writes
     if isinstance(last, Finished):
         print_result({"run": str(folder), **last.result}, json_output)

@@ -30,6 +30,7 @@ from acestep.core.events import (
     UnknownEvent,
     Waiting,
 )
+from acestep.core.renames import retry_while_held
 from acestep.core.untrusted import is_file, parse_json, shorten
 
 TYPES: dict[str, type[Event]] = {
@@ -70,7 +71,7 @@ class EventLog:
     def emit(self, event: Event) -> None:
         """Append an event. Raises OSError."""
         line = json.dumps(encode(event)).encode()
-        with self.path.open("ab+") as file:
+        with retry_while_held(self.path.open, "ab+") as file:
             if file.tell() and not _ends_with_newline(file):
                 line = b"\n" + line  # the previous writer was killed while it wrote a line
             file.write(line + b"\n")

@@ -13,9 +13,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from acestep.core import renames
 from acestep.core.errors import AceStepError, DiskFull, NotWritable, StorageError
+from acestep.core.paths import WINDOWS, invalid_on_windows
 from acestep.core.untrusted import MAX_JSON_BYTES, exists, is_file, is_folder, parse_json, read_file, shorten
 
+# Windows error codes (learn.microsoft.com/windows/win32/debug/system-error-codes--0-499-).
+_NOT_FOUND, _DISK_FULL, _TOO_LONG = (2, 3), (39, 112), 206
+_MAX_PATH = 248  # characters of a folder without support for long paths; a file may have 260
+_OTHER_DISK = "Free some space, or choose a folder on another disk."
+_HELD = (
+    "Another program may hold it open, such as an antivirus program, Explorer or a sync service: close it, or exclude "
+    "this folder there. Otherwise choose a folder that you may write to."
+)
+_SHORTER = "Use shorter names, or a folder nearer to the root of the disk. On Windows, long paths can be enabled."
 _TEMPORARY = ".tmp"
 _PREVIOUS = ".old"
 _LEFTOVER = re.compile(rf"\..+\.(\d+)\{_TEMPORARY}")  # the temporary files of ``write_bytes``
@@ -36,7 +47,7 @@ def write_bytes(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            renames.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -115,18 +126,18 @@ def replace_folder(target: Path) -> Iterator[Path]:
     recover_folder(target)
     with storage_errors(target):
         try:
-            shutil.rmtree(fresh, ignore_errors=True)
+            renames.discard_folder(fresh)
             fresh.mkdir(parents=True)
             yield fresh
             for file in fresh.rglob("*"):
                 _sync(file)
             if exists(target):
-                os.replace(target, previous)
-            os.replace(fresh, target)
+                renames.replace(target, previous)
+            renames.replace(fresh, target)
             _sync(target.parent)
         finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(previous, ignore_errors=True)
+            renames.discard_folder(fresh)
+        renames.discard_folder(previous)
 
 
 def recover_folder(target: Path) -> None:
@@ -134,20 +145,27 @@ def recover_folder(target: Path) -> None:
     previous = target.with_name(f".{target.name}{_PREVIOUS}")
     if exists(previous):
         if exists(target):
-            shutil.rmtree(previous, ignore_errors=True)
+            renames.discard_folder(previous)
         else:
-            os.replace(previous, target)
+            renames.replace(previous, target)
 
 
 def require_space(folder: Path, num_bytes: int) -> None:
     """Raise DiskFull unless ``num_bytes`` fit on the disk of ``folder``, which may not exist yet."""
-    existing = next(parent for parent in (folder, *folder.parents) if exists(parent))
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(existing_parent(folder)).free
     if free < num_bytes:
         raise DiskFull(
             f"{folder} needs {num_bytes / 2**20:,.0f} MiB, the disk has {free / 2**20:,.0f} MiB left",
-            hint="Free some space, or choose a folder on another disk.",
+            hint=_OTHER_DISK,
         )
+
+
+def existing_parent(folder: Path) -> Path:
+    """``folder`` or the nearest folder above it that exists. Raises StorageError if its drive does not exist."""
+    for parent in (folder, *folder.parents):
+        if exists(parent):
+            return parent
+    raise StorageError(f"{folder} cannot be written: there is no drive {folder.anchor}", hint="Choose another folder.")
 
 
 def sha256_of(path: Path) -> str:
@@ -158,22 +176,36 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Convert an OSError or invalid Unicode to StorageError, DiskFull or NotWritable with ``path`` in the message."""
+    """Convert an OSError or invalid Unicode to StorageError, DiskFull or NotWritable with ``path`` in the message.
+
+    On Windows a name that is invalid there raises StorageError before the block runs.
+    """
+    if WINDOWS and (name := invalid_on_windows(path)):
+        raise StorageError(
+            f"{path} cannot be written: Windows does not allow the name {name!r}",
+            hint='Choose a name without <>:"|?* and without a dot or blank at its end. CON, AUX and NUL are reserved.',
+        )
     try:
         yield
     except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                f"the disk is full, {path} was not written",
-                hint="Free some space, or choose a folder on another disk.",
-            ) from problem
-        if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise NotWritable(
-                f"{path} cannot be written: {problem.strerror}", hint="Choose a folder that you may write to."
-            ) from problem
-        raise StorageError(f"{path} cannot be written: {problem.strerror or problem}") from problem
+        raise _storage_error(path, problem) from problem
     except UnicodeEncodeError as problem:  # of the path or of the text
         raise StorageError(f"{ascii(str(path))} cannot be written: {problem.reason} in its name or text") from problem
+
+
+def _storage_error(path: Path, problem: OSError) -> StorageError:
+    code = getattr(problem, "winerror", None)  # only on Windows, where errno does not tell these apart
+    failed = f"{path} cannot be written"
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT) or code in _DISK_FULL:
+        return DiskFull(f"the disk is full, {path} was not written", hint=_OTHER_DISK)
+    if renames.is_held(problem):
+        return NotWritable(f"{failed}: {problem.strerror}", hint=_HELD)
+    if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return NotWritable(f"{failed}: {problem.strerror}", hint="Choose a folder that you may write to.")
+    length = max(len(os.path.abspath(name)) for name in (path, problem.filename or path))
+    if problem.errno == errno.ENAMETOOLONG or code == _TOO_LONG or (code in _NOT_FOUND and length >= _MAX_PATH):
+        return StorageError(f"{failed}: its path of {length} characters is too long", hint=_SHORTER)
+    return StorageError(f"{failed}: {problem.strerror or problem}")
 
 
 def _sync(path: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from loguru import logger
 
+from acestep.core import renames
 from acestep.core.errors import DatasetError
 from acestep.core.files import read_versioned, write_versioned
 from acestep.dataset.labels import FIELDS, INSTRUMENTAL, UNKNOWN_LANGUAGE
@@ -160,7 +161,7 @@ class UserLabels:
             self.dataset_file, self.dataset_digest = str(data["dataset_file"]), str(data["dataset_digest"])
         except (DatasetError, AttributeError, KeyError, TypeError, ValueError) as error:
             logger.warning("the typed labels cannot be read, {} is kept aside: {}", self._path, error)
-            self._path.replace(self._path.with_suffix(".damaged.json"))
+            renames.replace(self._path, self._path.with_suffix(".damaged.json"))
 
 
 def _is_missing(sample: Sample, label: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -15,6 +14,7 @@ import httpx2
 from filelock import FileLock, Timeout
 from huggingface_hub import is_offline_mode
 
+from acestep.core import renames
 from acestep.core.errors import CheckpointError, DownloadError, JobBusy, JobCancelled
 from acestep.core.events import Event, LogMessage, PhaseStarted, Progressed, Saved
 from acestep.core.files import require_space, storage_errors
@@ -178,14 +178,14 @@ def _move_into_place(model: Model, fetched: list[RemoteFile], staging: Path, tar
         if target.exists():
             for file in fetched:
                 (target / file.path).parent.mkdir(parents=True, exist_ok=True)
-                (staging / file.path).replace(target / file.path)
-            shutil.rmtree(staging, ignore_errors=True)
+                renames.replace(staging / file.path, target / file.path)
+            renames.discard_folder(staging)
         try:
             check_folder(model, target if target.exists() else staging)
         except CheckpointError as error:
             raise DownloadError(f"the published files are not a complete model: {error}") from None
         if not target.exists():
-            staging.rename(target)
+            renames.replace(staging, target)
 
 
 class _Progress:

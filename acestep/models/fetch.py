@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx2
 from tenacity import RetryCallState, Retrying, retry_if_exception
 
+from acestep.core import renames
 from acestep.core.errors import DownloadError, JobCancelled
 from acestep.core.files import sha256_of, storage_errors
 from acestep.core.retry import sleep_unless_stopped
@@ -45,7 +46,7 @@ def fetch(client: httpx2.Client, file: RemoteFile, target: Path, on_bytes: Calla
             _stream_with_retries(client, file, part, on_bytes, stop)
         if is_verified(file, part):
             with storage_errors(target):
-                part.replace(target)
+                renames.replace(part, target)
             return
         part.unlink()
     raise DownloadError(

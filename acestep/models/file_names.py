@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from acestep.core.errors import DownloadError
+from acestep.core.paths import is_reserved
 
 _MAX_NAME_BYTES = 240  # file systems allow 255; a partial download appends ".part"
 _MAX_PATH_BYTES = 1000
 # Not allowed in file names on Windows (learn.microsoft.com/windows/win32/fileio/naming-a-file), and control characters.
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
-_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
 def is_safe(path: str) -> bool:
@@ -30,7 +30,7 @@ def _is_safe_name(name: str) -> bool:
         0 < len(name.encode()) <= _MAX_NAME_BYTES
         and not name.endswith((".", " "))  # covers "." and "..": Windows ignores trailing dots and spaces
         and not _FORBIDDEN.search(name)
-        and not _RESERVED.fullmatch(name)
+        and not is_reserved(name)
     )
 
 

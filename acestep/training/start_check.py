@@ -13,7 +13,7 @@ from acestep.adapters.base import Adapter
 from acestep.adapters.files import inject, load_weights_into
 from acestep.core.errors import JobBusy
 from acestep.core.events import Event
-from acestep.core.files import require_space, storage_errors
+from acestep.core.files import existing_parent, require_space, storage_errors
 from acestep.core.job_folder import JobFolder
 from acestep.core.jobs import Context
 from acestep.models.checkpoint import Checkpoint
@@ -66,8 +66,7 @@ def check_start(job: TrainJob) -> None:
 
 def _require_writable(folder: Path) -> None:
     """Raises NotWritable, DiskFull, StorageError if nothing can be created in ``folder``, which may not exist yet."""
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    with storage_errors(folder), tempfile.TemporaryFile(dir=existing):
+    with storage_errors(folder), tempfile.TemporaryFile(dir=existing_parent(folder)):
         pass
 
 

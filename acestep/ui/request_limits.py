@@ -13,6 +13,8 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from acestep.core.files import existing_parent
+
 MAX_UPLOAD_BYTES = 500 * 2**20  # of one request
 _MAX_FORM_OVERHEAD_BYTES = 2**20  # boundaries and headers of a multipart form
 _MAX_LOGIN_BYTES = 16 * 2**10
@@ -68,8 +70,7 @@ def _length(headers: dict[bytes, bytes]) -> int | None:
 
 def _free_bytes() -> int:
     folder = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(existing_parent(folder)).free
 
 
 async def _collect(receive: Receive, limit: int) -> bytes | None:

@@ -16,6 +16,7 @@ import gradio as gr
 from gradio.components import Component
 from loguru import logger
 
+from acestep.core import renames
 from acestep.core.errors import ConfigError, StorageError
 from acestep.core.files import read_versioned, write_versioned
 from acestep.ui import html
@@ -161,7 +162,8 @@ class Settings:
         try:
             content = read_versioned(self._path, _KIND, _VERSION, error=ConfigError)
         except ConfigError as error:
-            damaged = self._path.replace(self._path.with_suffix(".damaged.json"))
+            damaged = self._path.with_suffix(".damaged.json")
+            renames.replace(self._path, damaged)
             logger.warning("the saved settings cannot be read and are reset: {}", error)
             self.problem = f"The saved fields of this page could not be read and were reset. They are in {damaged}."
             return {}, set()

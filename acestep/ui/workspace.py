@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from acestep.core import renames
 from acestep.core.errors import StorageError
 from acestep.core.files import storage_errors
 from acestep.core.paths import PROJECT, is_network_path, typed_path
@@ -105,7 +106,7 @@ def playable(path: Path) -> Path:
         with storage_errors(target):
             partial = target.with_name(f".{os.getpid()}-{target.name}")
             (shutil.copyfile if direct else _decode_to)(path, partial)
-            partial.replace(target)
+            renames.replace(partial, target)
     return target
 
 

@@ -1,12 +1,13 @@
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
 from acestep.core import files
-from acestep.core.errors import ConfigError, DiskFull, NotWritable
-from acestep.core.paths import safe_name, typed_path
+from acestep.core.errors import ConfigError, DiskFull, NotWritable, StorageError
+from acestep.core.paths import invalid_on_windows, safe_name, typed_path
+from tests.windows import windows_error
 
 
 def test_a_file_is_replaced_atomically_and_leaves_no_temporary_file(tmp_path):
@@ -100,6 +101,54 @@ def test_too_little_disk_space_is_an_error(tmp_path):
         files.require_space(tmp_path, 2**60)
 
 
+def test_a_drive_that_does_not_exist_is_an_error():
+    with pytest.raises(StorageError, match="there is no drive Z:"):
+        files.existing_parent(PureWindowsPath("Z:/music/run"))
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "error", "message"),
+    [
+        (112, "a.wav", DiskFull, "the disk is full, a.wav was not written"),
+        (39, "a.wav", DiskFull, "the disk is full, a.wav was not written"),
+        (32, "a.wav", NotWritable, "a.wav cannot be written"),
+        (19, "a.wav", NotWritable, "a.wav cannot be written"),
+        (206, "a.wav", StorageError, "its path of [0-9]+ characters is too long"),
+        (3, "a/" * 150, StorageError, "its path of [0-9]+ characters is too long"),
+        (3, "a.wav", StorageError, "a.wav cannot be written: simulated"),
+        (123, "a.wav", StorageError, "a.wav cannot be written: simulated"),
+    ],
+)
+def test_errors_of_windows_become_errors_of_the_program(code, name, error, message):
+    with pytest.raises(error, match=message) as raised, files.storage_errors(Path(name)):
+        raise windows_error(code)
+    assert type(raised.value) is error
+
+
+@pytest.mark.parametrize(
+    ("path", "invalid"),
+    [
+        ("C:/music/AUX.json", "AUX.json"),
+        ("C:/music/con", "con"),
+        ("runs/my:run", "my:run"),
+        ("runs/what?/final", "what?"),
+        ("runs/first. /final", "first. "),
+        ("runs/com1 .txt", "com1 .txt"),
+        ("C:/music/../auxiliary/konzert. 1/console.json", ""),
+        ("//server/share/日本語", ""),
+    ],
+)
+def test_names_that_windows_does_not_allow_are_rejected_there(monkeypatch, path, invalid):
+    assert invalid_on_windows(PureWindowsPath(path)) == invalid
+    if invalid:
+        with files.storage_errors(PureWindowsPath(path)):
+            pass
+        monkeypatch.setattr(files, "WINDOWS", True)
+        with pytest.raises(StorageError) as error, files.storage_errors(PureWindowsPath(path)):
+            pass
+        assert repr(invalid) in str(error.value)
+
+
 @pytest.mark.root
 def test_a_read_only_folder_is_reported_as_not_writable(tmp_path):
     tmp_path.chmod(0o755)
@@ -116,7 +165,18 @@ def test_a_read_only_folder_is_reported_as_not_writable(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("AC/DC: live?", "AC_DC_ live_"), ("con", "_con"), ("  ", "_"), ("a" * 300, "a" * 100), ("été.", "été")],
+    [
+        ("AC/DC: live?", "AC_DC_ live_"),
+        ("con", "_con"),
+        ("AUX.txt", "_AUX.txt"),
+        ("com1 .mix", "_com1 .mix"),
+        ("com²", "_com²"),
+        ("  ", "_"),
+        ("a" * 300, "a" * 100),
+        ("歌" * 90, "歌" * 80),
+        ("a\udcff", "a"),
+        ("été.", "été"),
+    ],
 )
 def test_any_text_becomes_a_valid_file_name(text, name):
     assert safe_name(text) == name

@@ -14,13 +14,12 @@ Importing this module does not import torch.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from acestep.core import renames
 from acestep.core.errors import TrainingError
 from acestep.core.files import read_versioned, recover_folder, remove_temporary_files, storage_errors, write_versioned
 from acestep.core.paths import typed_path
@@ -106,7 +105,7 @@ class RunFolder:
         for leftover in [*self.checkpoints.glob(".*.old"), *self.root.glob(".*.old")]:
             recover_folder(leftover.with_name(leftover.name[1:].removesuffix(".old")))
         for leftover in [*self.checkpoints.glob(".*.tmp"), *self.root.glob(".best.tmp"), *self.root.glob(".final.tmp")]:
-            shutil.rmtree(leftover, ignore_errors=True)
+            renames.discard_folder(leftover)
         with storage_errors(self.root):
             for folder in (self.root, self.checkpoints, *self.samples.glob("*/")):
                 remove_temporary_files(folder)
@@ -165,8 +164,8 @@ def checkpoint_name(epochs: int, step: int, *, ends_epoch: bool) -> str:
 def remove_folder(folder: Path) -> None:
     """Remove a checkpoint so that no partial one is ever visible. Raises OSError."""
     aside = folder.with_name(f".{folder.name}.tmp")  # after a kill, ``recover`` removes it
-    os.replace(folder, aside)
-    shutil.rmtree(aside)
+    renames.replace(folder, aside)
+    renames.remove_folder(aside)
 
 
 def _is_ours(checkpoint: Path) -> bool:

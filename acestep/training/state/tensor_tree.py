@@ -38,7 +38,8 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
         save_file(tensors, folder / TENSORS)
     except SafetensorError as problem:  # carries the OS error number only in its text
         number = re.search(r"os error (\d+)", str(problem))
-        raise OSError(int(number[1]) if number else errno.EIO, str(problem)) from None
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, str(problem), str(folder / TENSORS), code) from None  # on Windows, the last one counts
     write_versioned(folder / VALUES, _KIND, _VERSION, {"state": values})
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from acestep.core import renames
 from acestep.core.config import fields, groups
 from acestep.core.errors import JobBusy, JobError, StorageError
 from acestep.core.files import storage_errors
@@ -92,6 +92,6 @@ def delete_run(app: AppState, name: str) -> None:
     if others:
         raise JobError(f"{folder} holds {', '.join(others[:3])}, which training did not write", hint="Move it first.")
     with storage_errors(folder):
-        shutil.rmtree(folder)
+        renames.remove_folder(folder)
     if watch.folder == folder:
         watch.follow(None)

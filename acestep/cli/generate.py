@@ -23,6 +23,10 @@ def generate(
     strength: Annotated[
         float, typer.Option(help="Scale of the adapter: 0 is the base model, 1 the adapter as trained.")
     ] = 1.0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto, fp32, bf16 or fp16. With fp16, encoders and VAE compute in fp32.")
+    ] = "auto",
     json_output: Json = False,
 ) -> None:
     """Generate music from a text prompt, optionally with an adapter."""
@@ -32,8 +36,9 @@ def generate(
     find_checkpoint(checkpoint)  # a wrong name fails before torch is imported
     from acestep.handler import AceStepHandler
 
-    handler = AceStepHandler(checkpoint)
+    handler = AceStepHandler(checkpoint, device=device, dtype=dtype)
     print_status(f"{handler.checkpoint.name} on {handler.device.value} ({handler.device.reason})")
+    print_status(f"precision {str(handler.dtype.value).removeprefix('torch.')} ({handler.dtype.reason})")
     if adapter is not None:
         handler.load_adapter(adapter, strength=strength)
     audio = handler.generate(config, on_step=lambda step, steps: print_status(f"[{step}/{steps}]"))

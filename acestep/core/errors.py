@@ -11,6 +11,7 @@
     +-- AdapterError
     +-- TrainingError
     |   +-- LossNotFinite
+    +-- GenerationError
     +-- DownloadError
     +-- CaptionError
     |   +-- ServiceError
@@ -41,7 +42,8 @@ class AceStepError(Exception):
     """Base class of errors that the user can fix. Never shown with a traceback.
 
     ``code`` is the name of the class in files, in JSON output and over HTTP. It stays when the class is renamed.
-    ``subject`` is what the error is about where the code leaves it open: "adapter" if an adapter does not fit a model.
+    ``subject`` is what the error is about where the code leaves it open: "adapter" if an adapter does not fit a model,
+    "fp16" if a loss computed in it is not finite.
     """
 
     code: ClassVar[str] = "AceStepError"
@@ -119,6 +121,12 @@ class LossNotFinite(TrainingError):
     """The loss was NaN or infinite too often in a row."""
 
     code = "LossNotFinite"
+
+
+class GenerationError(AceStepError):
+    """The generated audio is not usable."""
+
+    code = "GenerationError"
 
 
 class DownloadError(AceStepError):

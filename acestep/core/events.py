@@ -253,7 +253,8 @@ class Failed(Event):
     """The last event of a job that failed. ``is_bug`` distinguishes a bug of this program from a user's mistake.
 
     ``error`` is the code of an error class (``core.errors``), or the class name of any other exception. ``subject`` is
-    that of the error: "adapter" if an adapter does not fit the model, otherwise empty.
+    that of the error: "adapter" if an adapter does not fit the model, "fp16" if a loss computed in it is not finite,
+    otherwise empty.
     """
 
     type_name: ClassVar[str] = "Failed"

@@ -128,8 +128,11 @@ class _ABEvaluator:
     def compare(self, requests: list[GenerationConfig]) -> dict[str, Any]:
         """Metrics of all clips and their means."""
         device = choose_device(self._config.device)
+        dtype = choose_dtype(device.value)
         self._context.emit(PhaseStarted(phase=f"Generating on {device.value}: {device.reason}"))
-        components = load_components(self._checkpoint, device=device.value, dtype=choose_dtype(device.value).value)
+        precision = str(dtype.value).removeprefix("torch.")
+        self._context.emit(LogMessage(message=f"precision {precision}: {dtype.reason}"))
+        components = load_components(self._checkpoint, device=device.value, dtype=dtype.value)
         total = 2 * len(requests)
         numbered = list(enumerate(requests))
         base_clips = [self._generate(components, number, request, "base", total) for number, request in numbered]

@@ -106,6 +106,18 @@ def encoder_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.float16 else dtype
 
 
+def not_finite_hint(dtype: torch.dtype, setting: str, others: str) -> str:
+    """Return what to do about NaN or infinite values that were computed in ``dtype``.
+
+    Args:
+        setting: what selects fp32, such as ``--dtype fp32``.
+        others: what to do about the other causes, as sentences.
+    """
+    if dtype == torch.float16:
+        return f"The likely cause is fp16, in which the model overflows: use {setting}. {others}"
+    return others if dtype == torch.float32 else f"{others} If that does not help, use {setting}."
+
+
 def _drawback(device: str, dtype: torch.dtype) -> str:
     """What a user who requests ``dtype`` should know."""
     if dtype == torch.float16:

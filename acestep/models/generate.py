@@ -14,8 +14,9 @@ from acestep.core.errors import JobCancelled
 from acestep.models import load
 from acestep.models.checkpoint import Checkpoint
 from acestep.models.configs import GenerationConfig
+from acestep.models.device import encoder_dtype
 from acestep.models.text import TextEncoder, normalize_lyrics
-from acestep.models.vae import decode_latents
+from acestep.models.vae import decode_latents, load_vae_beside, require_finite
 
 TURBO_STEPS, TURBO_SHIFT = 8, 3.0  # what turbo models are distilled for; defaults of AceStepPipeline
 BASE_STEPS, BASE_SHIFT, BASE_GUIDANCE = 60, 1.0, 7.0
@@ -24,24 +25,35 @@ PEAK = 10 ** (-1 / 20)  # -1 dBFS, as in AceStepPipeline
 
 @dataclass(slots=True)
 class PipelineComponents:
-    """The modules that ``generate`` needs, on one device. ``dit`` may have an adapter."""
+    """The modules that ``generate`` needs. ``dit`` may have an adapter.
+
+    The VAE may be on another device than the others.
+    """
 
     checkpoint: Checkpoint
-    dit: nn.Module
+    dit: Any
     condition_encoder: Any
     text_encoder: TextEncoder
     vae: Any
 
 
-def load_components(checkpoint: Checkpoint, *, device: torch.device | str, dtype: torch.dtype) -> PipelineComponents:
-    """Load all components of a checkpoint, frozen and in evaluation mode. Raises CheckpointError."""
-    to: dict[str, Any] = {"device": device, "dtype": dtype}
+def load_components(
+    checkpoint: Checkpoint, *, device: torch.device | str, dtype: torch.dtype, dit: nn.Module | None = None
+) -> PipelineComponents:
+    """Load all components of a checkpoint, frozen and in evaluation mode. Raises CheckpointError.
+
+    With ``dtype`` fp16, only the decoder computes in it, the others in fp32.
+
+    Args:
+        dit: a decoder in memory, on ``device`` and computing in ``dtype``; it is used instead of the checkpoint's.
+    """
+    to: dict[str, Any] = {"device": device, "dtype": encoder_dtype(dtype)}
     return PipelineComponents(
         checkpoint=checkpoint,
-        dit=load.load_dit(checkpoint, **to),
+        dit=load.load_dit(checkpoint, device=device, dtype=dtype) if dit is None else dit,
         condition_encoder=load.load_condition_encoder(checkpoint, **to),
         text_encoder=load.load_text_encoder(checkpoint, **to),
-        vae=load.load_vae(checkpoint, **to),
+        vae=load_vae_beside(checkpoint, device=device, dtype=dtype),
     )
 
 
@@ -63,6 +75,7 @@ def generate(
 
     Raises:
         JobCancelled: ``should_stop`` returned True.
+        GenerationError: latents or audio contain NaN or infinite values.
     """
     latents = generate_latents(components, request, on_step=on_step, should_stop=should_stop)
     return postprocess_audio(decode_latents(components.vae, latents))
@@ -107,7 +120,7 @@ def generate_latents(
         ).audios  # [1, T, C]
     finally:
         components.dit.train(was_training)
-    return latents[0]
+    return require_finite(latents[0], "latents", components.dit.dtype)
 
 
 def postprocess_audio(audio: Tensor) -> Tensor:
@@ -126,13 +139,31 @@ def _schedule(checkpoint: Checkpoint, request: GenerationConfig) -> tuple[int, f
     return steps, 1.0 if turbo else guidance, shift
 
 
+class _Decoder(nn.Module):
+    """The decoder for the pipeline. In half precision it computes under autocast, as in training.
+
+    The pipeline keeps latents, timesteps and condition in ``dtype``, which is that of the encoders.
+    """
+
+    def __init__(self, dit: Any) -> None:
+        super().__init__()
+        self.dit, self.config = dit, dit.config
+        self.device, self.dtype = dit.device, encoder_dtype(dit.dtype)
+
+    def forward(self, **inputs: Any) -> tuple[Tensor]:
+        compute = self.dit.dtype
+        with torch.autocast(self.device.type, dtype=compute, enabled=compute != torch.float32):
+            return (self.dit(**inputs)[0].to(self.dtype),)
+
+
 def _pipeline(components: PipelineComponents) -> Any:
+    """The pipeline up to the latents. Without a VAE, which may be on another device, it is on that of the encoders."""
     library: Any = diffusers  # its lazily imported classes have no type hints
     pipeline = library.AceStepPipeline(
-        vae=components.vae,
+        vae=None,
         text_encoder=components.text_encoder.model,
         tokenizer=components.text_encoder.tokenizer,
-        transformer=components.dit,
+        transformer=_Decoder(components.dit),
         condition_encoder=components.condition_encoder,
         scheduler=library.FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0),
     )

@@ -6,9 +6,26 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDiagonalGaussianDistribution
+from loguru import logger
 from torch import Tensor
 
-from acestep.core.errors import AudioError
+from acestep.core.errors import AudioError, GenerationError
+from acestep.models import load
+from acestep.models.checkpoint import Checkpoint
+from acestep.models.device import encoder_dtype, not_finite_hint
+from acestep.models.mps import choose_vae_device
+
+
+def load_vae_beside(checkpoint: Checkpoint, *, device: torch.device | str, dtype: torch.dtype) -> Any:
+    """Load the VAE beside a decoder on ``device`` in ``dtype``: on the CPU and in fp32 where it needs that.
+
+    Raises CheckpointError.
+    """
+    selection = choose_vae_device(str(device))
+    if selection.value != str(device):
+        logger.warning("VAE on {}: {}", selection.value, selection.reason)
+        dtype = torch.float32
+    return load.load_vae(checkpoint, device=selection.value, dtype=encoder_dtype(dtype))
 
 
 @torch.no_grad()
@@ -39,6 +56,21 @@ def encode_audio(vae: Any, audio: Tensor, *, seed: int) -> Tensor:
 
 @torch.no_grad()
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
-    """Decode latents [T, C] to audio [2, S], float32 on the CPU, in tiles of 512 frames with an overlap of 64."""
+    """Decode latents [T, C] to audio [2, S], float32 on the CPU, in tiles of 512 frames with an overlap of 64.
+
+    Raises GenerationError if the audio contains NaN or infinite values.
+    """
     audio: Tensor = vae.decode(latents.T[None].to(vae.device, vae.dtype)).sample
-    return audio[0].float().cpu()
+    return require_finite(audio[0].float().cpu(), "audio", vae.dtype)
+
+
+def require_finite(generated: Tensor, what: str, dtype: torch.dtype) -> Tensor:
+    """Return ``generated``, computed in ``dtype``. Raises GenerationError if it contains NaN or infinite values."""
+    if torch.isfinite(generated).all():
+        return generated
+    fp32 = "fp32: --dtype fp32 of generate, mixed_precision fp32 of a run"
+    others = "Try the base model without an adapter, and the adapter of an earlier epoch."
+    raise GenerationError(
+        f"the generated {what} contains NaN or infinite values, computed in {str(dtype).removeprefix('torch.')}",
+        hint=not_finite_hint(dtype, fp32, others),
+    )

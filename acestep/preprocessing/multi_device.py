@@ -18,7 +18,7 @@ from acestep.core.job_folder import WORKERS
 from acestep.core.jobs import Context
 from acestep.core.workers import WorkerJob, run_workers
 from acestep.models.checkpoint import find_checkpoint
-from acestep.models.device import choose_devices, choose_dtype
+from acestep.models.device import choose_devices, choose_dtype, encoder_dtype
 from acestep.preprocessing.configs import EncodeJob, PreprocessJob
 from acestep.preprocessing.encode import Encoder
 from acestep.preprocessing.sample_sources import SampleSource
@@ -71,7 +71,7 @@ def encode_job(config: EncodeJob, context: Context) -> dict[str, Any]:
         context.emit(ItemFailed(item=name, message=str(error), hint=error.hint))
 
     with lock_device(job.device, "preprocessing", context):
-        dtype = choose_dtype(job.device, job.dtype).value
+        dtype = encoder_dtype(choose_dtype(job.device, job.dtype).value)
         load_options = LoadOptions(find_checkpoint(job.checkpoint), job.device, dtype)
         encoder = Encoder(job, load_options, context, save=save, report_failure=report_failure)
         encoder.encode(samples)

@@ -17,7 +17,7 @@ from acestep.core.workers import MergedEvents
 from acestep.dataset.labels import Problem
 from acestep.dataset.sample import Dataset, DatasetMetadata
 from acestep.models.checkpoint import check_checkpoint, check_vae_and_text_encoder, find_checkpoint
-from acestep.models.device import choose_devices, choose_dtype
+from acestep.models.device import choose_devices, choose_dtype, encoder_dtype
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.preprocessing.encode import Encoder, Reporter
 from acestep.preprocessing.multi_device import encode_on_devices
@@ -69,8 +69,9 @@ def preprocess(
     device, *_ = choose_devices(config.device, config.devices)
     dtype = choose_dtype(device.value, config.dtype)
     reporter.emit(LogMessage(message=f"device {device.value}: {device.reason}"))
-    load_options = LoadOptions(checkpoint, device.value, dtype.value)
-    reporter.emit(LogMessage(message=f"precision {load_options.dtype_name}: {dtype.reason}"))
+    load_options = LoadOptions(checkpoint, device.value, encoder_dtype(dtype.value))
+    reason = dtype.reason if load_options.dtype == dtype.value else "encoders and VAE overflow in fp16"
+    reporter.emit(LogMessage(message=f"precision {load_options.dtype_name}: {reason}"))
     pipeline = _Pipeline(apply_overrides(dataset, config), config, load_options, reporter, folder or config.folder)
     try:
         pipeline.collect(root.resolve(), problems)

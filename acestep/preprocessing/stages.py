@@ -26,17 +26,17 @@ from acestep.core.untrusted import is_file, read_file
 from acestep.models import load
 from acestep.models.checkpoint import Checkpoint
 from acestep.models.condition import context_latents, encode_condition
-from acestep.models.device import empty_cache
+from acestep.models.device import empty_cache, not_finite_hint
 from acestep.models.text import format_lyrics, format_prompt
 from acestep.models.torch_archive import unusual
-from acestep.models.vae import encode_audio
+from acestep.models.vae import encode_audio, load_vae_beside
 from acestep.preprocessing.sample_sources import SampleSource
 from acestep.tensors.record import TensorRecord, deserialize, serialize
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """Which base model to load, on which device and in which dtype."""
+    """Which base model to load, on which device and in which dtype (see ``encoder_dtype``)."""
 
     checkpoint: Checkpoint
     device: str
@@ -91,13 +91,17 @@ class FeatureStage:
     def __init__(self, load_options: LoadOptions, model_memory: ModelMemory) -> None:
         """Load the models. Raises CheckpointError."""
         checkpoint, device, dtype = load_options.checkpoint, load_options.device, load_options.dtype
-        self._vae = load.load_vae(checkpoint, device=device, dtype=dtype)
+        self._dtype = dtype
+        self._vae = load_vae_beside(checkpoint, device=device, dtype=dtype)
         self._text = load.load_text_encoder(checkpoint, device=device, dtype=dtype)
         model_memory.track(self._vae, self._text.model)
 
     @torch.no_grad()
     def __call__(self, sample: SampleSource, audio: Tensor) -> Features:
-        """Encode ``audio`` [2, S] at 48 kHz (see ``load_sample_audio``) and the text of ``sample``."""
+        """Encode ``audio`` [2, S] at 48 kHz (see ``load_sample_audio``) and the text of ``sample``.
+
+        Raises AudioError, and TensorError for NaN or infinity.
+        """
         seconds = audio.shape[1] / SAMPLE_RATE_HZ
         labels = sample.metadata
         prompt = format_prompt(
@@ -107,10 +111,13 @@ class FeatureStage:
             keyscale=labels["keyscale"],
             duration_s=seconds,
         )
+        latents = encode_audio(self._vae, audio, seed=sample.encode_seed)
+        text = self._text.encode_prompt(prompt)
+        lyrics = self._text.embed_lyrics(format_lyrics(sample.lyrics, sample.language))
         return Features(
-            target_latents=encode_audio(self._vae, audio, seed=sample.encode_seed).cpu(),
-            text_hidden_states=self._text.encode_prompt(prompt).cpu(),
-            lyric_hidden_states=self._text.embed_lyrics(format_lyrics(sample.lyrics, sample.language)).cpu(),
+            target_latents=_finite(latents, "latents of the audio", self._dtype),
+            text_hidden_states=_finite(text, "hidden states of the caption", self._dtype),
+            lyric_hidden_states=_finite(lyrics, "embeddings of the lyrics", self._dtype),
             duration=int(seconds),
         )
 
@@ -121,22 +128,35 @@ class ConditionStage:
     def __init__(self, load_options: LoadOptions, model_memory: ModelMemory) -> None:
         """Load the models. Raises CheckpointError."""
         checkpoint, dtype = load_options.checkpoint, load_options.dtype
-        self._device = load_options.device
+        self._device, self._dtype = load_options.device, dtype
         self._encoder = load.load_condition_encoder(checkpoint, device=self._device, dtype=dtype)
         self._silence = load.load_silence_latent(checkpoint, device=self._device, dtype=dtype)
         model_memory.track(self._encoder)
 
     @torch.no_grad()
     def __call__(self, sample: SampleSource, features: Features) -> TensorRecord:
-        """The record of ``sample``: latents [T, C] and condition [L, D]. Raises TensorError if it contains NaN."""
+        """The record of ``sample``: latents [T, C] and condition [L, D]. Raises TensorError for NaN or infinity."""
         text = features.text_hidden_states.to(self._device)
         lyrics = features.lyric_hidden_states.to(self._device)
+        condition = encode_condition(self._encoder, text, lyrics, self._silence)
         return TensorRecord(
             target_latents=features.target_latents,
             context_latents=context_latents(self._silence, features.target_latents.shape[0]).cpu(),
-            encoder_hidden_states=encode_condition(self._encoder, text, lyrics, self._silence).cpu(),
+            encoder_hidden_states=_finite(condition, "condition", self._dtype),
             metadata={**sample.metadata, "duration": features.duration},
         )
+
+
+def _finite(encoded: Tensor, what: str, dtype: torch.dtype) -> Tensor:
+    """``encoded`` on the CPU. Raises TensorError if it contains NaN or infinite values."""
+    encoded = encoded.cpu()
+    if torch.isfinite(encoded).all():
+        return encoded
+    others = "Check the audio file and the labels, and download the model again."
+    raise TensorError(
+        f"the {what} contain NaN or infinite values, computed in {str(dtype).removeprefix('torch.')}",
+        hint=not_finite_hint(dtype, "--dtype fp32 (Precision)", others),
+    )
 
 
 def free_memory(device: str) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from acestep.core.errors import LossNotFinite
+from acestep.models.device import not_finite_hint
 from acestep.training.data import TrainingStep
 from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.flow_matching import Batch
@@ -111,6 +112,7 @@ def train(
     max_not_finite: int,
     callback: Callback,
     stop_if_cancelled: Callable[[], None],
+    dtype: torch.dtype = torch.float32,
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> None:
     """Run the ``steps``. ``make_batch(indices, epoch)`` gives a micro-batch on the device.
@@ -118,7 +120,7 @@ def train(
     The ``processes`` share the micro-batches of each step; its gradient is the mean over all of its samples.
 
     A sample with a non-finite loss is dropped from its step, and a step with a non-finite gradient is skipped.
-    ``max_not_finite`` of them in a row end the run; 0 never does.
+    ``max_not_finite`` of them in a row end the run; 0 never does. ``dtype`` is that of the forward pass.
 
     Raises:
         JobCancelled: from ``stop_if_cancelled``, which is called before each micro-batch.
@@ -140,7 +142,7 @@ def train(
                 break
             micro_batches = _without_not_finite(micro_batches, losses, progress, overflowed=_discard(fabric, optimizer))
             if 0 < max_not_finite <= progress.not_finite_in_a_row:
-                raise _not_finite(progress, step)
+                raise _not_finite(progress, step, dtype)
             random.restore()
         else:
             losses, grad_norm = [], math.nan
@@ -234,11 +236,15 @@ def _without_not_finite(
     return [micro_batch for micro_batch in left if micro_batch]
 
 
-def _not_finite(progress: Progress, step: TrainingStep) -> LossNotFinite:
+def _not_finite(progress: Progress, step: TrainingStep, dtype: torch.dtype) -> LossNotFinite:
     count, total = progress.not_finite_in_a_row, progress.not_finite
     return LossNotFinite(
         f"the loss or its gradient was not finite {count} times in a row ({total} in total), "
-        f"last in epoch {step.epoch + 1}, step {progress.step + 1}",
-        hint="Usual causes: the learning rate is too high (try a third of it), fp16 overflows on this device "
-        "(try mixed_precision fp32), or the tensors are damaged (preprocess again).",
+        f"last in epoch {step.epoch + 1}, step {progress.step + 1}, computed in {str(dtype).removeprefix('torch.')}",
+        hint=not_finite_hint(
+            dtype,
+            "--set mixed_precision=fp32 (Precision)",
+            "If the learning rate is too high, try a third of it. If the tensors are damaged, preprocess again.",
+        ),
+        subject="fp16" if dtype == torch.float16 else "",
     )

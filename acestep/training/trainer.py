@@ -134,6 +134,7 @@ class _Run:
             max_not_finite=self.training.nan_detection_max,
             callback=self,
             stop_if_cancelled=self.context.stop_if_cancelled,
+            dtype=prepared.dtype,
             processes=self.processes,
         )
 
@@ -275,7 +276,8 @@ class _Run:
                 raise
             where = f"The last good state is in {self._save()}."
             if isinstance(problem, LossNotFinite | WorkerCrashed):
-                raise type(problem)(str(problem), hint=f"{problem.hint} {where}") from None
+                problem.hint = f"{problem.hint} {where}"
+                raise
             if isinstance(problem, torch.OutOfMemoryError):
                 raise OutOfMemory(
                     f"the device ran out of memory at step {self.progress.step + 1}",

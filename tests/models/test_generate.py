@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from acestep.core.errors import AdapterError, JobCancelled
+from acestep.core.errors import AdapterError, GenerationError, JobCancelled
 from acestep.handler import AceStepHandler
 from acestep.models.configs import GenerationConfig
 
@@ -59,3 +59,30 @@ def test_should_stop_cancels_between_steps(handler):
 def test_set_strength_without_an_adapter_is_an_error(handler):
     with pytest.raises(AdapterError, match="no adapter is loaded"):
         handler.set_strength(0.5)
+
+
+@pytest.mark.parametrize("variant", ["acestep-v15-tiny", "acestep-v15-tiny-base"])
+def test_in_fp16_only_the_decoder_computes_in_fp16(tiny_root, handler, variant):
+    half = AceStepHandler(tiny_root / variant, device="cpu", dtype="fp16")
+    audio = half.generate(request())
+    parts = half.ensure_models_loaded()
+    dtypes = [part.dtype for part in (parts.dit, parts.condition_encoder, parts.text_encoder.model, parts.vae)]
+    assert dtypes == [torch.float16, torch.float32, torch.float32, torch.float32]
+    assert torch.isfinite(audio).all()
+    exact = AceStepHandler(tiny_root / variant, device="cpu", dtype="fp32").generate(request())
+    assert torch.nn.functional.cosine_similarity(audio.flatten(), exact.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("part", ["dit", "vae"])
+def test_audio_that_is_not_finite_is_an_error_that_names_dtype_and_remedy(tiny_checkpoint, part, dtype):
+    handler = AceStepHandler(tiny_checkpoint, device="cpu", dtype=dtype)
+    module = getattr(handler.ensure_models_loaded(), part)
+    for parameter in module.parameters():
+        parameter.data.fill_(torch.nan)
+    what = {"dit": "latents", "vae": "audio"}[part]
+    with pytest.raises(GenerationError, match=f"the generated {what} contains NaN") as error:
+        handler.generate(request())
+    in_fp16 = dtype == "fp16" and part == "dit"
+    assert ("float16" if in_fp16 else "float32") in str(error.value)
+    assert ("--dtype fp32" in error.value.hint) == in_fp16

@@ -130,8 +130,22 @@ def test_too_many_non_finite_losses_end_the_run_with_unchanged_weights():
     with pytest.raises(LossNotFinite, match=r"4 times in a row \(4 in total\), last in epoch 3, step 7") as error:
         rig.run()
     assert "learning rate" in error.value.hint
+    assert "fp32" not in error.value.hint
     assert torch.equal(rig.decoder.point, rig.weights[2])
     assert rig.progress.between_steps
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cause"), [(torch.float16, "likely cause is fp16"), (torch.bfloat16, "does not help")]
+)
+def test_an_error_about_losses_in_half_precision_proposes_fp32(dtype, cause):
+    rig = Rig(num_samples=1, epochs=2, max_not_finite=2, dtype=dtype, spoil=lambda i, epoch: math.nan)
+    rig.limits["dtype"] = dtype
+    with pytest.raises(LossNotFinite) as error:
+        rig.run()
+    assert cause in error.value.hint
+    assert "--set mixed_precision=fp32" in error.value.hint
+    assert error.value.subject == ("fp16" if dtype == torch.float16 else "")
 
 
 def test_a_finite_step_resets_the_count_and_zero_never_ends_a_run():

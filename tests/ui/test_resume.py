@@ -13,7 +13,7 @@ from acestep.core.errors import error_class
 from acestep.core.events import Cancelled, Failed, Finished
 from acestep.core.job_folder import JobFolder
 from acestep.core.jobs import write_job
-from acestep.training.configs import TrainJob
+from acestep.training.configs import TrainingConfig, TrainJob
 from acestep.training.state.run_folder import STATE
 from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.recovery import recovery_for, recovery_of_rejected
@@ -119,6 +119,13 @@ def test_an_adapter_that_does_not_fit_offers_another_model_and_not_preprocessing
     found = recovery_for("failed", Failed(error="ModelMismatch", message="m", subject="adapter"))
     assert found is not None
     assert (found.label, found.tab) == ("Choose the model of the adapter in 1. Service", "service")
+
+
+def test_a_loss_that_overflowed_in_fp16_offers_fp32() -> None:
+    found = recovery_for("failed", Failed(error="LossNotFinite", message="m", subject="fp16"))
+    assert found is not None
+    assert found.label == "Compute in fp32 and resume"
+    assert found.change(TrainingConfig(mixed_precision="fp16")) == {"mixed_precision": "fp32"}
 
 
 def test_a_run_that_saved_nothing_is_started_again_instead_of_resumed() -> None:

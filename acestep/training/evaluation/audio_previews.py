@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -23,10 +23,9 @@ from acestep.core.jobs import Context
 from acestep.core.phases import PhaseProgress
 from acestep.dataset.prompt import caption_with_tag
 from acestep.dataset.sample import TagPosition
-from acestep.models import load
 from acestep.models.configs import GenerationConfig
 from acestep.models.device import empty_cache
-from acestep.models.generate import PipelineComponents, generate
+from acestep.models.generate import PipelineComponents, generate, load_components
 from acestep.training.evaluation.preview_config import PreviewConfig
 from acestep.training.session import Session
 from acestep.training.state.random_state import RandomState
@@ -95,13 +94,8 @@ class AudioPreviews:
     def _parts(self) -> PipelineComponents:
         """The decoder under training, and the other models, loaded only for the previews."""
         prepared = self._session.prepared
-        place: dict[str, Any] = {"device": prepared.device, "dtype": prepared.dtype}
-        return PipelineComponents(
-            checkpoint=prepared.checkpoint,
-            dit=self._session.adapter.network,
-            condition_encoder=load.load_condition_encoder(prepared.checkpoint, **place),
-            text_encoder=load.load_text_encoder(prepared.checkpoint, **place),
-            vae=load.load_vae(prepared.checkpoint, **place),
+        return load_components(
+            prepared.checkpoint, device=prepared.device, dtype=prepared.dtype, dit=self._session.adapter.network
         )
 
     def _one(self, parts: PipelineComponents, epoch: int, strength: float) -> None:
@@ -125,8 +119,7 @@ class AudioPreviews:
     def _sound(self, parts: PipelineComponents) -> Tensor | None:
         """[2, S]; None if the device runs out of memory."""
         try:
-            with self._session.fabric.autocast():
-                return generate(parts, self._request(), on_step=self._on_step)
+            return generate(parts, self._request(), on_step=self._on_step)
         except torch.OutOfMemoryError:
             return None
 

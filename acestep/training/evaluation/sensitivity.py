@@ -27,7 +27,7 @@ from acestep.core.events import ItemFailed, LogMessage, Progressed, Saved, Start
 from acestep.core.files import write_json
 from acestep.core.jobs import Context
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
-from acestep.models.device import choose_device, choose_dtype, empty_cache
+from acestep.models.device import choose_device, choose_dtype, empty_cache, not_finite_hint
 from acestep.models.key_mapping import diffusers_to_original
 from acestep.models.load import load_dit, load_null_condition
 from acestep.tensors.manifest import read_manifest
@@ -110,7 +110,7 @@ def _norms_of_loaded_model(
     order = sorted_by_hash(samples, config.seed)
     wanted = [(order[i % len(order)], i // len(order)) for i in range(config.batches)]
     modules = target_modules(decoder, config.attention_type, config.train_mlp)
-    return gradient_norms(decoder, modules, wanted, backward, context)
+    return gradient_norms(decoder, modules, wanted, backward, context, dtype.value)
 
 
 def gradient_norms(
@@ -119,11 +119,12 @@ def gradient_norms(
     samples: list[tuple[TrainingSample, int]],
     backward: Callable[[TrainingSample, int], float],
     context: Context,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
     """Original module name -> mean gradient norm of its weight over ``samples`` (each with its epoch).
 
-    ``backward`` computes the gradients of one sample, times the loss scale, and gives the loss. A hook records the norm
-    of each gradient and drops it, so only one is in memory at a time. The decoder stays frozen.
+    ``backward`` computes the gradients of one sample in ``dtype``, times the loss scale, and gives the loss. A hook
+    records the norm of each gradient and drops it, so only one is in memory at a time. The decoder stays frozen.
 
     Raises:
         AdapterError: the decoder carries an adapter. LossNotFinite: no sample gave finite gradients. JobCancelled.
@@ -151,7 +152,8 @@ def gradient_norms(
         decoder.requires_grad_(False)
     if not counted:
         raise LossNotFinite(
-            "no sample gave a finite gradient", hint="Try mixed_precision fp32, or preprocess the songs again."
+            f"no sample gave a finite gradient, computed in {str(dtype).removeprefix('torch.')}",
+            hint=not_finite_hint(dtype, "--mixed-precision fp32 (Precision)", "Preprocess the songs again."),
         )
     return {name: value / counted for name, value in sums.items()}
 

@@ -55,7 +55,10 @@ _BY_ERROR = {
     "StorageError": Recovery("Try again"),
     "JobBusy": Recovery("Try again"),
 }
-_BY_SUBJECT = {"adapter": Recovery("Choose the model of the adapter in 1. Service", tab="service")}
+_BY_SUBJECT = {
+    "adapter": Recovery("Choose the model of the adapter in 1. Service", tab="service"),
+    "fp16": Recovery("Compute in fp32 and resume", change=lambda training: {"mixed_precision": "fp32"}),
+}
 
 
 def recovery_for(state: State, last: Event | None, *, saved: bool = True) -> Recovery | None:

@@ -1,6 +1,7 @@
 """Music during a run: what is made, from what, and that training does not notice."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from acestep.audio.files import load_audio
 from acestep.core.errors import JobCancelled
 from acestep.core.events import ItemFailed, LogMessage, Saved, StepLogged
+from acestep.models import load
 from acestep.training.evaluation import audio_previews as samples_module
 from acestep.training.evaluation.audio_previews import prompt_with_tag
 from acestep.training.state.run_folder import RunFolder
@@ -89,11 +91,20 @@ def test_out_of_memory_shortens_the_audio_previews_and_then_skips_them(job, monk
     assert result["epochs"] == 2
 
 
+@pytest.mark.parametrize("base", ["auto", "nf4"])
+def test_a_run_in_fp16_trains_and_makes_its_audio_previews_with_encoders_and_vae_in_fp32(job, base):
+    result, events = run(job(**SAMPLES, mixed_precision="fp16", base_precision=base))
+    assert not of_kind(events, ItemFailed)
+    assert "epoch_2/strength_1_50.wav" in made(job().out)
+    assert math.isfinite(result["fit_loss"])
+    assert any("float16: as requested; the decoder may overflow" in str(event) for event in events)
+
+
 def test_a_missing_vae_is_reported_and_training_continues(job, monkeypatch, tmp_path):
     def no_vae(*_, **__):
         raise samples_module.AceStepError("vae is missing", hint="Fetch it.")
 
-    monkeypatch.setattr(samples_module.load, "load_vae", no_vae)
+    monkeypatch.setattr(load, "load_vae", no_vae)
     result, events = run(job(**SAMPLES))
     assert [event.item for event in of_kind(events, ItemFailed)] == ["samples of epoch 0", "samples of epoch 2"]
     assert result["epochs"] == 2

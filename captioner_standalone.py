@@ -13,6 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from acestep.core.standard_streams import use_utf8
+
 if TYPE_CHECKING:
     from acestep.captioning.elevenlabs import ElevenLabsTranscriber
     from acestep.captioning.gemini import GeminiCaptioner
@@ -40,6 +42,7 @@ def __getattr__(name: str) -> Any:
 
 def main(argv: list[str] | None = None) -> int:
     """Serve the page, or caption a folder. Returns the exit code of ``launch.py`` or ``python -m acestep``."""
+    use_utf8()
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.ui:

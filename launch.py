@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acestep.core.errors import AceStepError, ConfigError
+from acestep.core.standard_streams import take_stdin, use_utf8, utf8_environment
 from acestep.system.doctor import (
     QUICK_IMPORTS,
     Check,
@@ -44,6 +45,7 @@ _CHILD_GRACE_S = 5
 
 def main(argv: list[str] | None = None) -> int:
     """Run until Ctrl-C or SIGTERM. Exit code 0 stopped, 1 could not start."""
+    use_utf8()
     arguments = _parser().parse_args(argv)
     if arguments.check:
         return _report([*_environment(), *check_imports(QUICK_IMPORTS)], verbose=True)
@@ -112,7 +114,7 @@ def _run(arguments: argparse.Namespace) -> int:
     page = importlib.import_module(PAGES[mode]).build_page()
     with stop_signals() as stop, ExitStack() as running:
         if arguments.with_parent:
-            threading.Thread(target=_stop_with_parent, args=(stop,), daemon=True).start()
+            threading.Thread(target=_stop_with_parent, args=(take_stdin(), stop), daemon=True).start()
         public = running.enter_context(open_page(page, address, browser=arguments.browser))
         print(address.url, flush=True)  # launchers look for the first printed address, alone on its line
         print(f"READY: the {NAMES[mode]} is open at the address above. Ctrl-C stops it.", flush=True)
@@ -157,12 +159,13 @@ def _captioner(arguments: argparse.Namespace, address: Address) -> Iterator[subp
     command += ["--browser"] if arguments.browser else []
     for name in address.names:
         command += ["--allow-host", name]
-    environment = os.environ | ({_AUTH: ":".join(address.auth)} if address.auth else {})
+    environment = utf8_environment() | ({_AUTH: ":".join(address.auth)} if address.auth else {})
     process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+    assert process.stdin is not None
     try:
         yield process
     finally:
-        process.terminate()
+        process.stdin.close()  # it then stops by itself; on Windows, ``terminate`` would not let it save anything
         try:
             process.wait(_CHILD_GRACE_S)
         except subprocess.TimeoutExpired:
@@ -170,8 +173,8 @@ def _captioner(arguments: argparse.Namespace, address: Address) -> Iterator[subp
             process.wait()
 
 
-def _stop_with_parent(stop: threading.Event) -> None:
-    while os.read(sys.stdin.fileno(), 1024):  # b"" once the parent process has ended
+def _stop_with_parent(pipe: int, stop: threading.Event) -> None:
+    while os.read(pipe, 1024):  # b"" once the parent process has closed it or has ended
         pass
     stop.set()
 

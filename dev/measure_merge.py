@@ -76,7 +76,8 @@ def run_merge(job: Path) -> dict[str, float]:
     """The job in a process of its own; its anonymous memory is looked at fifty times a second."""
     begin, peak = time.monotonic(), 0
     command = [sys.executable, "-m", "acestep", "run", str(job)]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    nothing = subprocess.DEVNULL
+    process = subprocess.Popen(command, cwd=PROJECT, stdin=nothing, stdout=nothing, stderr=nothing)
     while process.poll() is None:
         peak = max(peak, _anonymous(process.pid))
         time.sleep(0.02)

@@ -92,7 +92,9 @@ def run_reader(name: str, models: Path, arguments: argparse.Namespace) -> dict[s
     command = [sys.executable, "-m", "dev.mutate_files", "--worker", str(models), "--only", name]
     for option in ("first", "examples", "seconds", "megabytes"):
         command += [f"--{option}", str(getattr(arguments, option))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode:
         lost = [[-1, f"the process exited with {done.returncode}: {done.stderr[-300:]}"]]
         return {"examples": 0, "values": 0, "seconds": 0.0, "bytes": 0, "failures": lost}

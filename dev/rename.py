@@ -66,7 +66,8 @@ def main() -> None:
         cwd=ROOT,
         check=True,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="strict",
         stdin=subprocess.DEVNULL,
     )
     changed = 0

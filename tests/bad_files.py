@@ -104,4 +104,13 @@ def run_unprivileged(code: str, *arguments: object) -> subprocess.CompletedProce
     become = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
     command = [*become, sys.executable, "-c", code, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HOME": tempfile.gettempdir()}
-    return subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment, timeout=300, check=False)
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=environment,
+        timeout=300,
+        check=False,
+    )

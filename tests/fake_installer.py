@@ -39,7 +39,7 @@ def main(tool: str, arguments: list[str]) -> int:
 
 
 def make_environment(folder: Path) -> int:
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], stdin=subprocess.DEVNULL, check=True)
     pip = site_packages(folder) / "pip"
     pip.mkdir()
     (pip / "__init__.py").touch()

@@ -16,7 +16,9 @@ PROJECT = Path(__file__).parents[1]
 
 def acestep(*arguments, timeout=180):
     command = [sys.executable, "-m", "acestep", *map(str, arguments)]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, cwd=PROJECT, capture_output=True, text=True, timeout=timeout
+    )
 
 
 def last_json(done):
@@ -28,7 +30,9 @@ def test_help_does_not_import_torch():
         "import sys; from acestep.cli.app import main; code = main(['--help']); "
         "sys.exit(code or any(name in sys.modules for name in ('torch', 'diffusers', 'gradio')))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, cwd=PROJECT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     for command in [
         "demo",
@@ -92,7 +96,9 @@ def test_sigterm_stops_a_training_run_that_can_be_resumed(tmp_path, tiny_checkpo
     steps = ["--set", "max_epochs=100000", "--set", "lora.r=4", "--set", "measure_every_n_epochs=0"]
     train = ["train", tensors, "--checkpoint", tiny_checkpoint, "--out", run, *steps]
     command = [sys.executable, "-m", "acestep", *map(str, train), "--json"]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     wait_for(lambda: "StepLogged" in read(run / "events.jsonl"), process)
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=60)
@@ -102,7 +108,9 @@ def test_sigterm_stops_a_training_run_that_can_be_resumed(tmp_path, tiny_checkpo
     again = acestep(*train, "--json")
     assert (again.returncode, last_json(again)["error"]) == (1, "TrainingError")
     assert "--resume auto" in again.stderr
-    process = subprocess.Popen([*command[:3], "run", str(run)], cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command[:3], "run", str(run)], stdin=subprocess.DEVNULL, cwd=PROJECT, stderr=subprocess.PIPE, text=True
+    )
     before = read(run / "events.jsonl").count("StepLogged")
     wait_for(lambda: read(run / "events.jsonl").count("StepLogged") > before + 1, process)
     process.send_signal(signal.SIGINT)

@@ -34,7 +34,12 @@ def named(name: str, checks: list[Check]) -> Check:
 
 def test_the_checks_need_only_the_standard_library() -> None:
     code = "import acestep.system.doctor, acestep.system.installed; acestep.system.doctor.diagnose()"
-    assert subprocess.run([sys.executable, "-S", "-c", code], cwd=PROJECT, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-S", "-c", code], stdin=subprocess.DEVNULL, cwd=PROJECT, check=False
+        ).returncode
+        == 0
+    )
 
 
 def test_all_checks_pass_here_and_are_json_serializable() -> None:

@@ -40,7 +40,7 @@ def test_a_process_of_a_job_finds_the_jobs_of_the_pages(tmp_path: Path) -> None:
         '{"kind": "job", "version": 1, "job": "download", "config": {"names": ["nothing"], "root": "."}}'
     )
     command = [sys.executable, "-m", "acestep", "run", str(tmp_path)]
-    ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert ended.returncode == 1, ended.stderr
     assert "nothing" in ended.stderr
     assert "unknown job" not in ended.stderr

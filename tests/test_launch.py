@@ -202,7 +202,7 @@ def test_a_killed_captioner_leaves_the_trainer_open(tmp_path: Path) -> None:
 
 def test_the_checks_before_start_need_only_the_standard_library() -> None:
     command = [sys.executable, "-S", "launch.py", "--help"]
-    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "--mode {train,caption,both}" in result.stdout
     assert "skip-env-check" not in result.stdout

@@ -143,7 +143,12 @@ def test_what_opens_first_does_not_import_torch() -> None:
     )
     names = [*light_modules(), *FACES]
     result = subprocess.run(
-        [sys.executable, "-c", code, *names], cwd=ROOT.parent, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, *names],
+        stdin=subprocess.DEVNULL,
+        cwd=ROOT.parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     assert {"acestep.core.jobs", "acestep.cli.app", "acestep.ui.serve"} <= set(names)

@@ -20,7 +20,9 @@ PRIVATE = re.compile(
 
 def tracked_text() -> list[tuple[str, str]]:
     """Path and content of every text file that git tracks, this test excepted."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, check=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], stdin=subprocess.DEVNULL, cwd=PROJECT, capture_output=True, check=True
+    ).stdout
     found = []
     for name in listed.decode().split("\0"):
         path = PROJECT / name

@@ -30,6 +30,7 @@ from acestep.cli import (
 from acestep.cli.console import print_error
 from acestep.core.errors import AceStepError, JobCancelled, code_of
 from acestep.core.log import set_up_logging
+from acestep.core.standard_streams import use_utf8
 
 app = typer.Typer(
     name="acestep",
@@ -58,6 +59,7 @@ app.add_typer(bench.commands, name="bench")
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code. A user error never shows a traceback."""
+    use_utf8()
     arguments = sys.argv[1:] if argv is None else argv
     set_up_logging(verbose=bool(os.environ.get("ACESTEP_VERBOSE")))
     try:

@@ -12,6 +12,7 @@ from acestep.core.events import FINAL_EVENTS, Event, Failed
 from acestep.core.job_folder import JobFolder
 from acestep.core.jobs import COMMAND, run_job, write_job
 from acestep.core.paths import PROJECT
+from acestep.core.standard_streams import utf8_environment
 from acestep.core.untrusted import is_folder
 
 
@@ -44,7 +45,14 @@ class JobRunner:
             if own_process:
                 with JobFolder(folder).output_path.open("wb") as output:
                     command = [*self._command, str(folder.resolve())]
-                    self._process = subprocess.Popen(command, cwd=PROJECT, stdout=output, stderr=subprocess.STDOUT)
+                    self._process = subprocess.Popen(
+                        command,
+                        cwd=PROJECT,
+                        env=utf8_environment(),
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                    )
             else:
                 self._thread = threading.Thread(target=self._run, args=(folder,), name=f"job {job}", daemon=True)
                 self._thread.start()

@@ -34,6 +34,7 @@ from acestep.core.files import remove_temporary_files, storage_errors
 from acestep.core.job_folder import JobFolder, Request
 from acestep.core.log import job_log
 from acestep.core.registry import nearest_hint
+from acestep.core.standard_streams import take_stdin
 from acestep.core.untrusted import is_folder
 
 # Followed by a run folder: runs the job of that folder in a separate process, with the configuration written there.
@@ -195,8 +196,10 @@ def _parent_of(folder: Path) -> Path | None:
     if parent is None:
         return None
 
+    pipe = take_stdin()
+
     def stop_with_parent() -> None:
-        os.read(0, 1)  # returns when the main process closes the pipe
+        os.read(pipe, 1)  # returns when the main process closes the pipe
         JobFolder(folder).request_stop()
 
     threading.Thread(target=stop_with_parent, name="parent", daemon=True).start()

@@ -44,7 +44,7 @@ def set_up_logging(*, verbose: bool = False, stderr: TextIO | None = None) -> No
 @contextmanager
 def job_log(path: Path) -> Iterator[None]:
     """Also write the log messages of this thread to ``path`` while the block runs."""
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
 
         def write(line: str) -> None:
             file.write(mask(line))

@@ -3,6 +3,8 @@
 On Windows a file that any program has open without sharing it, or that is memory-mapped, can be neither replaced nor
 removed, and neither can the folders above it. Antivirus programs, the indexer, Explorer and sync services open each new
 file for a moment. No other module calls ``os.replace``, ``os.rename``, ``shutil.move`` or the methods of Path.
+
+Standard library only: the checks before the installation import this module.
 """
 
 from __future__ import annotations
@@ -14,12 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
-
 # Windows error codes (learn.microsoft.com/windows/win32/debug/system-error-codes--0-499-).
 _ACCESS_DENIED, _SHARING_VIOLATION = 5, 32
-_FIRST_WAIT_S, _MAX_WAIT_S = 0.01, 0.5
-_MAX_ATTEMPTS = 16  # 5.1 s in total
+_WAITS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, *[0.5] * 9)  # 5 s in total
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,14 +48,14 @@ def retry_while_held(operation: Callable[P, R], *args: P.args, **kwargs: P.kwarg
     Raises:
         OSError: that of the last attempt; any other error at once.
     """
-    attempts = Retrying(
-        retry=retry_if_exception(is_held),
-        wait=wait_exponential(multiplier=_FIRST_WAIT_S, max=_MAX_WAIT_S),
-        stop=stop_after_attempt(_MAX_ATTEMPTS),
-        sleep=time.sleep,
-        reraise=True,
-    )
-    return attempts(operation, *args, **kwargs)
+    for wait_s in _WAITS_S:
+        try:
+            return operation(*args, **kwargs)
+        except PermissionError as problem:
+            if not is_held(problem):
+                raise
+        time.sleep(wait_s)
+    return operation(*args, **kwargs)
 
 
 def is_held(problem: BaseException) -> bool:

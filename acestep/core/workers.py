@@ -39,6 +39,7 @@ from acestep.core.events import (
 from acestep.core.job_folder import JobFolder
 from acestep.core.jobs import COMMAND, PARENT_JOB, write_job
 from acestep.core.paths import PROJECT
+from acestep.core.standard_streams import utf8_environment
 
 _POLL_S = 0.1
 _STOP_TIMEOUT_S = 120.0  # time to save after a stop request; a worker that takes longer is killed
@@ -119,7 +120,7 @@ class _Worker:
         _, self._offset = self._log.read()  # skip the events of an earlier run
         environment = {
             "OMP_NUM_THREADS": str(threads),
-            **os.environ,
+            **utf8_environment(),
             "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
             **job.environment,
             PARENT_JOB: str(parent.resolve()),

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep.core.paths import PROJECT, checkpoint_roots
+from acestep.core.standard_streams import utf8_environment
 from acestep.models.catalog import CATALOG, is_present
 
 PYTHONS = ((3, 11), (3, 13))  # oldest and newest supported version
@@ -123,7 +124,16 @@ def _fits(version: str, wanted: str) -> bool:
 def check_imports(names: Iterable[str]) -> list[Check]:
     """The packages can be imported, and torch can use the GPU if there is an NVIDIA driver."""
     command = [sys.executable, "-c", "import sys; from acestep.system.doctor import probe; probe(sys.argv[1:])", *names]
-    child = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    child = subprocess.run(
+        command,
+        cwd=PROJECT,
+        env=utf8_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
     answers = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")]
     if child.returncode:
         failed = answers[-1]["importing"] if answers else "python"
@@ -170,7 +180,8 @@ def has_nvidia_driver() -> bool:
     if tool is None:
         return False
     try:
-        return subprocess.run([tool], capture_output=True, timeout=20, check=False).returncode == 0
+        answer = subprocess.run([tool], stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False)
+        return answer.returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 

@@ -20,7 +20,9 @@ def test_the_registry_does_not_import_torch() -> None:
         "import sys, json; from acestep.adapters.configs import ADAPTERS;"
         "print(json.dumps([ADAPTERS.names, 'torch' in sys.modules]))"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=True, text=True
+    )
     assert json.loads(answer.stdout) == [["lora", "dora", "lokr", "loha"], False]
 
 

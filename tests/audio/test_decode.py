@@ -215,7 +215,9 @@ for path in pathlib.Path(sys.argv[1]).iterdir():
         load_audio(path, report=lambda remark: None)
 """
     command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=bad_files.PROJECT, check=True)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=bad_files.PROJECT, check=True
+    )
     assert (done.stdout, done.stderr) == ("", "")
 
 

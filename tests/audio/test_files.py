@@ -192,5 +192,7 @@ from acestep.audio import loudness, split
 from acestep.audio.files import probe_audio
 print(probe_audio(pathlib.Path({str(path)!r})).duration_s, "torch" in sys.modules, "scipy" in sys.modules)
 """
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=bad_files.PROJECT)
+    process = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=bad_files.PROJECT
+    )
     assert process.stdout.split() == ["2.0", "False", "False"], process.stderr

@@ -71,5 +71,10 @@ def test_importing_the_services_does_not_import_torch():
         "import sys; from captioner_standalone import WhisperTranscriber, ElevenLabsTranscriber, GeminiCaptioner; "
         "assert 'torch' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(captioner_standalone.__file__).parent, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        stdin=subprocess.DEVNULL,
+        cwd=Path(captioner_standalone.__file__).parent,
+        check=False,
+    )
     assert done.returncode == 0

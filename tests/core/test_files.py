@@ -158,7 +158,9 @@ def test_a_read_only_folder_is_reported_as_not_writable(tmp_path):
         "except errors.NotWritable as error: print('raised:', error)\n"
     )
     command = ["setpriv", "--reuid", "65534", "--clear-groups", sys.executable, "-c", code, str(tmp_path / "a.txt")]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=files.Path(__file__).parents[2])
+    result = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=files.Path(__file__).parents[2]
+    )
     assert "raised:" in result.stdout, result.stderr
     assert NotWritable.__doc__
 

@@ -98,7 +98,9 @@ def test_an_exception_of_the_event_handler_stops_the_workers(run, tmp_path):
 
 
 def test_workers_stop_when_the_main_process_is_killed(tmp_path):
-    main_process = subprocess.Popen([sys.executable, "-c", MAIN_PROCESS, str(tmp_path)], cwd=PROJECT)
+    main_process = subprocess.Popen(
+        [sys.executable, "-c", MAIN_PROCESS, str(tmp_path)], stdin=subprocess.DEVNULL, cwd=PROJECT
+    )
     logs = [JobFolder(tmp_path).worker(number).events for number in (0, 1)]
     end = time.monotonic() + 30
     while not all(log.read()[0] for log in logs):

@@ -250,7 +250,11 @@ store.write_dataset(folder / "set.json", scan.scan_folder(folder).dataset)
 print("torch" in sys.modules)
 """
     process = subprocess.run(
-        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=bad_files.PROJECT
+        [sys.executable, "-c", code, tmp_path],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=bad_files.PROJECT,
     )
     assert process.stdout.strip() == "False", process.stderr
 

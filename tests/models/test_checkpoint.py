@@ -31,7 +31,9 @@ def test_find_and_check_do_not_import_torch(tiny_checkpoint: Path) -> None:
         "check_checkpoint(checkpoint); encoder_fingerprint(checkpoint)\n"
         "sys.exit('torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, cwd=PROJECT, check=False).returncode == 0
+    )
 
 
 def test_find_by_name_in_a_custom_root_or_its_checkpoints_folder(tiny_root: Path, tmp_path: Path) -> None:

@@ -241,4 +241,4 @@ def test_importing_the_module_does_not_import_bitsandbytes() -> None:
     import subprocess
 
     code = "import sys, acestep.models.quantize; assert 'bitsandbytes' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, check=True)

@@ -108,9 +108,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 12 MiB."""
     folder = tmp_path / "small disk"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)], check=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)], stdin=subprocess.DEVNULL, check=True
+    )
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", str(folder)], stdin=subprocess.DEVNULL, check=True)
 
 
 @pytest.mark.root
@@ -171,7 +173,7 @@ def test_a_read_only_folder_fails_before_encoding_and_stays_unchanged(
         shutil.copytree(preprocessor.audio_dir, audio_dir)
         shutil.copytree(standard[0], out)
         shutil.copytree(preprocessor.checkpoint.parent, models)
-        subprocess.run(["chmod", "-R", "a+rX", str(public)], check=True)
+        subprocess.run(["chmod", "-R", "a+rX", str(public)], stdin=subprocess.DEVNULL, check=True)
         before = tensors(out)
         done = run_unprivileged(READ_ONLY, audio_dir, models / preprocessor.checkpoint.name, out)
         assert done.stdout.startswith(f"NotWritable: {out}"), done.stderr

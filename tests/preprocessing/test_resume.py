@@ -112,7 +112,7 @@ def test_a_killed_run_leaves_intact_files_and_the_next_run_completes_it(
 
     out = tmp_path / "out"
     write_job(out / "_job", "preprocess", preprocessor.job(out))
-    process = subprocess.Popen([sys.executable, "-c", JOB, str(out / "_job")], cwd=PROJECT)
+    process = subprocess.Popen([sys.executable, "-c", JOB, str(out / "_job")], stdin=subprocess.DEVNULL, cwd=PROJECT)
     events = out / "_job" / "events.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (events.exists() and '"Saved"' in events.read_text()):

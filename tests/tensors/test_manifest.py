@@ -140,4 +140,4 @@ def test_a_folder_without_samples_is_an_error_with_a_hint(tmp_path: Path) -> Non
 
 def test_the_manifest_module_does_not_import_torch() -> None:
     code = "import sys, acestep.tensors.manifest, acestep.preprocessing.configs; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
+    subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, cwd=PROJECT, check=True)

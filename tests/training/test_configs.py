@@ -155,4 +155,4 @@ def test_a_resumed_run_keeps_its_settings_except_for_given_ones(tmp_path):
 
 def test_settings_are_read_without_importing_torch():
     code = "import sys, acestep.training.configs; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, check=False).returncode == 0

@@ -56,7 +56,9 @@ def test_a_drill_of_every_kind_of_fault_can_be_repeated(tmp_path):
 
 def test_only_what_ended_processes_have_left_is_removed(tmp_path):
     code = "import os; print(os.getpid())"
-    ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True).stdout.strip()
+    ended = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, cwd=PROJECT, capture_output=True, text=True
+    ).stdout.strip()
     for name in (f".song.pt.{ended}.tmp", f".other.json.{os.getppid()}.tmp", f"a song.{ended}.tmp", ".note.tmp"):
         (tmp_path / name).touch()
     remove_temporary_files(tmp_path)

@@ -226,5 +226,7 @@ def test_the_gpu_status_needs_no_torch(tmp_path):
         "print(vram_status()); sys.exit('torch' in sys.modules)"
     )
     path = {**os.environ, "PATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=path, check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, env=path, check=False, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout.strip()) == (0, "None"), done.stderr

@@ -55,7 +55,9 @@ def child(folder: Path) -> subprocess.Popen:
     output = (folder / "output.txt").open("ab")
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     command = [sys.executable, "-m", "acestep", "run", str(folder)]
-    return subprocess.Popen(command, cwd=PROJECT, stdout=output, stderr=output, env=environment)
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, cwd=PROJECT, stdout=output, stderr=output, env=environment
+    )
 
 
 def kill_at(folder: Path, step: int, delay_s: float) -> None:

@@ -66,6 +66,7 @@ def serve(workspace: Path) -> Iterator[Site]:
     with (workspace / "server.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, str(PROJECT / "launch.py"), "--port", str(port), "--skip-env-check"],
+            stdin=subprocess.DEVNULL,
             env=os.environ | settings,
             cwd=workspace,
             stdout=subprocess.PIPE,

@@ -91,6 +91,7 @@ def serve(workspace: Path) -> Iterator[Site]:
     with (workspace / "server.log").open("w") as log:
         process = subprocess.Popen(
             command,
+            stdin=subprocess.DEVNULL,
             env={name: value for name, value in os.environ.items() if name not in KEYS} | places,
             cwd=workspace,
             stdout=subprocess.PIPE,

@@ -216,7 +216,10 @@ def test_an_error_in_one_process_ends_both_and_a_model_can_be_sharded(tiny_check
     command = [sys.executable, "-m", "tests.training.distributed.worker_script", str(tiny_checkpoint), str(tmp_path)]
     environment = {**os.environ, **common, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     processes = [
-        subprocess.Popen(command, cwd=PROJECT, env={**environment, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, cwd=PROJECT, env={**environment, "RANK": rank, "LOCAL_RANK": rank}
+        )
+        for rank in "01"
     ]
     assert [process.wait(400) for process in processes] == [0, 0]
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in "01"]

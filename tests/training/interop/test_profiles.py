@@ -369,4 +369,4 @@ def test_profiles_and_presets_are_read_without_importing_torch():
         "from acestep.training import presets\n"
         "presets.load_preset('recommended'); sys.exit('torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, check=False).returncode == 0

@@ -353,4 +353,4 @@ def test_the_memory_command_rejects_bad_input(
 
 def test_the_estimate_needs_no_torch() -> None:
     code = "import sys, acestep.cli.memory; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, cwd=PROJECT).returncode == 0

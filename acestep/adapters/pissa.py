@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor
 
+from acestep.models.mps import decomposition_device
+
 _OVERSAMPLING, _ITERATIONS = 16, 8  # of the randomized SVD; a full one takes minutes for a whole decoder
 
 
@@ -20,13 +22,15 @@ def principal_part(weight: Tensor, rank: int, scale: float, generator: torch.Gen
     By subspace iteration (https://arxiv.org/abs/0909.4061). ``generator`` is on the CPU, so that the result does not
     depend on the device.
     """
+    device = weight.device
+    weight = weight.to(decomposition_device(device))
     width = min(rank + _OVERSAMPLING, *weight.shape)
     basis = torch.randn(weight.shape[1], width, generator=generator).to(weight)
     for _ in range(_ITERATIONS):
         basis = torch.linalg.qr(weight.T @ torch.linalg.qr(weight @ basis).Q).Q  # [in, width]
     u, s, vh = torch.linalg.svd(weight @ basis, full_matrices=False)
     root = (s[:rank] / scale).sqrt()
-    return root[:, None] * (vh @ basis.T)[:rank], u[:, :rank] * root
+    return (root[:, None] * (vh @ basis.T)[:rank]).to(device), (u[:, :rank] * root).to(device)
 
 
 def folded_difference(a: Tensor, b: Tensor, a0: Tensor, b0: Tensor, scale: float) -> tuple[Tensor, Tensor]:

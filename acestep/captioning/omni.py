@@ -30,7 +30,8 @@ from acestep.core.errors import CaptionError, CheckpointError, ConfigError, JobC
 from acestep.core.files import read_json
 from acestep.core.untrusted import is_file
 from acestep.models.device import empty_cache
-from acestep.models.pretrained import ATTENTION, load_tokenizer, read_model_config
+from acestep.models.mps import attention_implementation
+from acestep.models.pretrained import load_tokenizer, read_model_config
 from acestep.models.safetensors_header import read_tensor_infos
 
 _HOP = 160  # samples per frame of the feature extractor
@@ -182,7 +183,8 @@ def _num_tokens(frames: int) -> int:
 
 
 def _thinker(folder: Path, config: Any, device: str, dtype: torch.dtype, quantization: str) -> Any:
-    settings: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": ATTENTION}
+    attention = attention_implementation(device)
+    settings: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": attention}
     if device != "cpu":
         settings["device_map"] = {"": device}
     if quantization != "none":

@@ -6,13 +6,16 @@ also in effect when gradient checkpointing recomputes the layer. Modules and sta
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from acestep.models.imports import without_bitsandbytes
+from acestep.models.mps import same_random_numbers
 
 with without_bitsandbytes():
     from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -37,6 +40,10 @@ class AceStepDiT(AceStepTransformer1DModel):
     config: Any
     layers: Any
     _gradient_checkpointing_func: Any
+
+    def enable_gradient_checkpointing(self, gradient_checkpointing_func: Callable[..., Any] | None = None) -> None:
+        """Recompute activations in the backward pass, by default with the same dropout on every device."""
+        super().enable_gradient_checkpointing(gradient_checkpointing_func or _checkpoint)
 
     @apply_lora_scale("attention_kwargs")  # type: ignore[untyped-decorator]
     def forward(
@@ -124,6 +131,11 @@ class AceStepDiT(AceStepTransformer1DModel):
             is_causal=False,
         )
         return {"full_attention": full, "sliding_attention": sliding}
+
+
+def _checkpoint(layer: nn.Module, *arguments: Any) -> Any:
+    options: dict[str, Any] = {"context_fn": same_random_numbers} if arguments[0].device.type == "mps" else {}
+    return checkpoint(layer, *arguments, use_reentrant=False, **options)
 
 
 def _key_mask(real: Tensor, num_queries: int) -> Tensor:

@@ -35,7 +35,8 @@ from acestep.models.condition import TimbreEncoderXL
 from acestep.models.dit import AceStepDiT
 from acestep.models.key_mapping import NULL_CONDITION, original_to_diffusers
 from acestep.models.load_progress import count_read, folder_bytes
-from acestep.models.pretrained import ATTENTION, load_tokenizer, read_model_config
+from acestep.models.mps import attention_implementation
+from acestep.models.pretrained import load_tokenizer, read_model_config
 from acestep.models.safetensors_header import TensorInfo, check_shapes, read_tensor_infos
 from acestep.models.text import TextEncoder
 from acestep.models.torch_archive import ArchiveError, load_archive, unusual
@@ -200,7 +201,7 @@ def load_text_encoder(
         model, report = model_type.from_pretrained(
             folder,
             config=config,
-            attn_implementation=ATTENTION,
+            attn_implementation=attention_implementation(device),
             dtype=dtype,
             local_files_only=True,
             trust_remote_code=False,

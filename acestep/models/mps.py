@@ -1,11 +1,14 @@
-"""What the MPS backend of PyTorch 2.11 lacks on some Macs, and where to compute instead."""
+"""What the MPS backend of PyTorch 2.11 lacks, and what to do instead."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
+from torch import Tensor
 
 from acestep.models.device import Selection
 
@@ -31,3 +34,39 @@ def supports_long_convolutions() -> bool:
     except (NotImplementedError, RuntimeError):
         return False
     return float(output[0, 0, -1].cpu()) == 1.0  # PyTorch 2.3 computed wrong values without an error
+
+
+def attention_implementation(device: torch.device | str) -> str:
+    """Return the ``attn_implementation`` of a transformers model on ``device``.
+
+    With ``is_causal``, the fused attention of MPS lets tokens attend to later ones in half precision
+    (https://github.com/pytorch/pytorch/issues/195910).
+    """
+    return "eager" if torch.device(device).type == "mps" else "sdpa"
+
+
+def decomposition_device(device: torch.device) -> torch.device:
+    """Return where to compute QR decompositions of matrices on ``device``: MPS has none.
+
+    https://github.com/pytorch/pytorch/issues/177370
+    """
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def same_random_numbers() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """``context_fn`` of ``torch.utils.checkpoint.checkpoint``: the recomputation draws the same dropout.
+
+    PyTorch does so on other devices, but not on MPS (https://github.com/pytorch/pytorch/issues/127676).
+    """
+    return nullcontext(), _random_state(torch.mps.get_rng_state())
+
+
+@contextmanager
+def _random_state(state: Tensor) -> Iterator[None]:
+    """Inside the block, the generator of MPS continues from ``state``; afterwards from where it was before."""
+    before = torch.mps.get_rng_state()
+    torch.mps.set_rng_state(state)
+    try:
+        yield
+    finally:
+        torch.mps.set_rng_state(before)

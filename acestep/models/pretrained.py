@@ -19,7 +19,6 @@ from acestep.core.files import read_json, write_json
 from acestep.core.untrusted import shorten
 from acestep.models.config_checks import check_component_config
 
-ATTENTION = "sdpa"
 _HINT = "Download the model again."
 
 # Keys that make transformers 5.23 run, import, download or open something other than the expected class and files.

@@ -114,8 +114,11 @@ class _DequantizedMatmul(torch.autograd.Function):
 
 
 def _quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    quantized, scale, _ = _functions().int8_vectorwise_quant(weight.to(torch.float16))
-    return quantized, scale
+    # bitsandbytes takes fp16. A row beyond its range is divided by a power of two, which changes no digit.
+    peaks = weight.abs().amax(dim=1, keepdim=True).float()
+    divisor = torch.exp2((peaks / torch.finfo(torch.float16).max).log2().ceil().clamp_min(0.0))
+    quantized, scale, _ = _functions().int8_vectorwise_quant((weight / divisor).to(torch.float16))
+    return quantized, scale * divisor.flatten()
 
 
 def _dequantize_int8(quantized: Tensor, scale: Tensor, _shape: tuple[int, int], dtype: torch.dtype) -> Tensor:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
-from acestep.models import load, mps
+from acestep.models import dit, load, mps
 from acestep.models.checkpoint import find_checkpoint
-from acestep.models.mps import choose_vae_device
+from acestep.models.mps import (
+    attention_implementation,
+    choose_vae_device,
+    decomposition_device,
+    same_random_numbers,
+)
 from acestep.models.vae import load_vae_beside
 
 Mac = Callable[[Callable[..., Any]], list[int]]
@@ -84,3 +91,38 @@ def test_the_vae_is_loaded_in_a_dtype_that_suits_its_device(
     mac(missing)
     monkeypatch.setattr(load, "load_vae", lambda _checkpoint, *, device, dtype: (device, dtype))
     assert load_vae_beside(find_checkpoint(tiny_checkpoint), device=device, dtype=dtype) == expected
+
+
+def test_attention_is_not_fused_and_decompositions_are_computed_on_the_cpu() -> None:
+    assert [attention_implementation(name) for name in ("mps", "cuda:1", "cpu")] == ["eager", "sdpa", "sdpa"]
+    assert decomposition_device(torch.device("mps")) == torch.device("cpu")
+    assert decomposition_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+
+
+def test_gradient_checkpointing_draws_the_same_dropout_in_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        torch.mps, "get_rng_state", torch.get_rng_state
+    )  # the generator of the CPU stands for that of MPS
+    monkeypatch.setattr(torch.mps, "set_rng_state", torch.set_rng_state)
+    x = torch.ones(1000, requires_grad=True)
+
+    def dropped(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.dropout(x.exp(), 0.5)
+
+    output = checkpoint(dropped, x, use_reentrant=False, preserve_rng_state=False, context_fn=same_random_numbers)
+    between = torch.get_rng_state()
+    output.sum().backward()
+    assert torch.equal(x.grad, output)
+    assert torch.equal(torch.get_rng_state(), between)
+
+
+def test_layers_on_mps_are_checkpointed_with_the_same_random_numbers(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: list[dict[str, Any]] = []
+    monkeypatch.setattr(dit, "checkpoint", lambda _layer, *_, **given: options.append(given))
+    decoder = load.load_dit(tiny_checkpoint)
+    decoder.enable_gradient_checkpointing()
+    for device in ("mps", "cuda"):
+        decoder._gradient_checkpointing_func(decoder.layers[0], SimpleNamespace(device=torch.device(device)))
+    assert options == [{"use_reentrant": False, "context_fn": same_random_numbers}, {"use_reentrant": False}]

@@ -242,3 +242,20 @@ def test_importing_the_module_does_not_import_bitsandbytes() -> None:
 
     code = "import sys, acestep.models.quantize; assert 'bitsandbytes' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, check=True)
+
+
+def test_int8_weights_beyond_the_range_of_fp16_do_not_overflow() -> None:
+    layer, quantized = make_layers("int8")
+    with torch.no_grad():
+        layer.weight[3] *= 2.0**30
+    large = QuantizedLinear(layer, "int8", torch.device("cpu"))
+    assert torch.equal(large.weight, quantized.weight)
+    torch.testing.assert_close(large.dequantize(torch.float32)[3], quantized.dequantize(torch.float32)[3] * 2.0**30)
+
+
+@every_precision
+def test_fp32_is_computed_without_fp16(precision: str) -> None:
+    _, quantized = make_layers(precision)
+    huge = inputs() * 1e6  # overflows in fp16
+    assert torch.isfinite(quantized(huge)).all()
+    assert torch.isfinite(quantized.dequantize(torch.float32)).all()

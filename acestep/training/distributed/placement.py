@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -25,6 +26,7 @@ from acestep.models.device import Selection, choose_devices, choose_dtype
 from acestep.models.dit import AceStepDiT
 from acestep.models.quantize import QUANTIZED
 from acestep.training.configs import TrainJob
+from acestep.training.distributed.xpu import XPUAccelerator
 
 COLLECTIVE_TIMEOUT = timedelta(days=7)  # a process may wait long for another that saves or waits for its GPU
 _MIXED = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
@@ -50,7 +52,19 @@ def choose_placement(job: TrainJob) -> Placement:
     device = choose_devices(job.device, job.devices)[int(os.environ.get("LOCAL_RANK", 0)) if job.devices > 1 else 0]
     if job.strategy == "fsdp":
         _require_splittable(job, torch.device(device.value))
-    return Placement(device, choose_dtype(device.value, job.training.mixed_precision))
+    dtype = choose_dtype(device.value, job.training.mixed_precision)
+    if dtype.value == torch.float16:
+        _require_loss_scale(torch.device(device.value))
+    return Placement(device, dtype)
+
+
+def _require_loss_scale(device: torch.device) -> None:
+    """fp16 needs ``torch.amp.GradScaler``, which computes in fp64: https://github.com/pytorch/pytorch/issues/147731."""
+    if device.type == "xpu" and not torch.xpu.get_device_properties(device).has_fp64:
+        raise ConfigError(
+            f"mixed_precision fp16 cannot train on {device}: its loss scale needs fp64, which this GPU does not have",
+            hint="Set mixed_precision to auto, bf16 or fp32.",
+        )
 
 
 def _require_splittable(job: TrainJob, device: torch.device) -> None:
@@ -75,19 +89,21 @@ def make_fabric(
     Raises:
         TrainingError.
     """
-    if device.type not in ("cpu", "cuda", "mps"):
+    if device.type not in ("cpu", "cuda", "mps", "xpu"):
         raise TrainingError(f"training on {device.type} is not supported", hint="Set device to cpu, or use a GPU.")
     precision: Any = Precision() if dtype == torch.float32 else _Autocast(_MIXED[dtype], device.type)  # type: ignore[arg-type]
     several = devices * num_nodes > 1
-    one: Any = [device.index or 0] if device.type == "cuda" else 1
+    one: Any = [device.index or 0] if device.type in ("cuda", "xpu") else 1
+    xpu = device.type == "xpu"  # one device, which Fabric does not know
+    alone: Any = SingleDeviceStrategy(torch.device("xpu", device.index or 0)) if xpu else "auto"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Fabric recommends accelerators other than the chosen one
         fabric = Fabric(
-            accelerator=device.type,
+            accelerator=XPUAccelerator() if xpu else device.type,
             devices=devices if several else one,
             num_nodes=num_nodes,
-            strategy=_ddp(sharded=strategy == "fsdp") if several else "auto",
+            strategy=_ddp(sharded=strategy == "fsdp") if several else alone,
             plugins=[precision, LightningEnvironment()] if several else [precision],
         )
         if several:

@@ -1,27 +1,34 @@
 #!/usr/bin/env bash
 # Installs the requirements into the folder env/ next to this file. Running it again verifies and repairs them.
 #
-#   ./install.sh          the requirements of the program
-#   ./install.sh --dev    also the requirements of the tests
-#   ./install.sh --cpu    continue even if torch cannot use the NVIDIA GPU
-#   ./install.sh --quick  do nothing if the requirements have not changed since the last installation (used by start.sh)
+#   ./install.sh                 the requirements of the program
+#   ./install.sh --dev           also the requirements of the tests
+#   ./install.sh --backend NAME  this build of PyTorch, e.g. cpu, cu126 or rocm7.2, instead of the one that fits the GPU
+#   ./install.sh --cpu           continue even if PyTorch cannot use the GPU
+#   ./install.sh --quick         do nothing if the requirements have not changed since the last installation (for start.sh)
 set -euo pipefail
 cd -P "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 export PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUTF8=1
 
 files="requirements.txt" # names without spaces: word splitting is intended
 options=""
+backend="auto"
 quick=no
-for argument in "$@"; do
-  case "$argument" in
+while [ $# -gt 0 ]; do
+  case "$1" in
     --dev) files="requirements.txt requirements-dev.txt" ;;
     --cpu) options="--cpu" ;;
     --quick) quick=yes ;;
+    --backend)
+      backend="${2:?--backend needs the name of a build, such as cpu or cu126}"
+      shift
+      ;;
     *)
-      echo "install.sh: unknown option $argument (known: --dev --cpu --quick)" >&2
+      echo "install.sh: unknown option $1 (known: --dev --backend --cpu --quick)" >&2
       exit 2
       ;;
   esac
+  shift
 done
 
 fail() {
@@ -65,25 +72,46 @@ make_environment() {
   fi
 }
 
+select_build() { # sets build, tool and action; asks the user about a GPU of AMD or Intel
+  local line
+  # shellcheck disable=SC2086
+  line="$(env/bin/python -m acestep.system.select_build --backend "$backend" $options)" || fail "see above; nothing was downloaded."
+  read -r build tool action <<<"$line"
+  if [ "$action" = replace ]; then make_environment; fi # libraries of two builds would overwrite each other
+  if [ "$backend" = cpu ]; then options="--cpu"; fi
+}
+
+find_uv() { # sets uv; only uv knows where the builds of PyTorch are
+  uv="$(command -v uv || true)"
+  if [ -n "$uv" ] || [ "$tool" = any ]; then return; fi
+  echo "Installing uv, which finds the builds of PyTorch" >&2
+  if env/bin/python -m pip install --quiet uv; then
+    uv=env/bin/uv
+  elif [ "$build" = cpu ]; then
+    echo "uv could not be installed. The default build of PyTorch is installed, which also computes on the CPU." >&2
+  else
+    fail "uv could not be installed (see above), and pip does not find the build $build of PyTorch."
+  fi
+}
+
 install_packages() {
   local list=()
   for file in $files; do list+=(-r "$file"); done
   echo "Installing packages (several GB the first time)" >&2
-  if command -v uv >/dev/null; then
-    if nvidia-smi >/dev/null 2>&1; then
-      list+=(--torch-backend=auto) # the build of torch that fits the driver
-    fi
-    uv pip install --python env/bin/python "${list[@]}" || fail "uv could not install a package (see above)."
+  if [ -n "$uv" ]; then
+    if [ "$tool" = uv ]; then list+=("--torch-backend=$build"); fi
+    "$uv" pip install --python env/bin/python "${list[@]}" || fail "uv could not install a package (see above)."
   else
-    env/bin/python -m pip --version >/dev/null 2>&1 || env/bin/python -m ensurepip --upgrade >/dev/null
     env/bin/python -m pip install "${list[@]}" | awk '!/^Requirement already/ { print; fflush() }' ||
       fail "pip could not install a package (see above)."
   fi
 }
 
-if fits env/bin/python; then
+if ! fits env/bin/python; then
+  make_environment
+else
   # shellcheck disable=SC2086
-  if env/bin/python -m acestep.system.installed same $files; then
+  if [ "$backend" = auto ] && env/bin/python -m acestep.system.installed same $files; then
     if [ "$quick" = yes ]; then exit 0; fi
     if env/bin/python -m acestep.system.installed verify $options $files; then
       echo "Everything is installed. Start with ./start.sh" >&2
@@ -91,9 +119,12 @@ if fits env/bin/python; then
     fi
     echo "Repairing the environment" >&2
   fi
-else
-  make_environment
 fi
+select_build
+if ! command -v uv >/dev/null && ! env/bin/python -m pip --version >/dev/null 2>&1; then
+  env/bin/python -m ensurepip --upgrade >/dev/null
+fi
+find_uv
 install_packages
 # shellcheck disable=SC2086
 env/bin/python -m acestep.system.installed verify --full $options $files || fail "see the messages above."

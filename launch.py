@@ -24,14 +24,9 @@ from typing import TYPE_CHECKING
 
 from acestep.core.errors import AceStepError, ConfigError
 from acestep.core.standard_streams import take_stdin, use_utf8, utf8_environment
-from acestep.system.doctor import (
-    QUICK_IMPORTS,
-    Check,
-    check_imports,
-    check_packages,
-    check_python,
-    read_requirements,
-)
+from acestep.system.check import Check
+from acestep.system.device_check import QUICK_IMPORTS, check_imports
+from acestep.system.doctor import check_packages, check_python, read_requirements
 
 if TYPE_CHECKING:
     from acestep.ui.serve import Address

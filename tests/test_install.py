@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
 import shutil
 import subprocess
@@ -12,8 +14,11 @@ from pathlib import Path
 import pytest
 
 from acestep.core.paths import PROJECT
+from tests.fake_installer import DEVICES
 
 TOOLS = ("bash", "dirname", "readlink", "df", "awk", "rm", "env")
+GTX_1080 = "NVIDIA GeForce GTX 1080, 6.1, 560.35.03"
+RTX_4090 = "NVIDIA GeForce RTX 4090, 8.9, 580.65.06"
 PRINT_ARGUMENTS = "import sys; print(*sys.argv[1:], sep='|')"
 
 
@@ -25,6 +30,9 @@ class Copy:
         shutil.copytree(PROJECT / "acestep", self.root / "acestep", ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("install.sh", "start.sh", "requirements.txt", "requirements-dev.txt"):
             shutil.copy(PROJECT / name, self.root)
+        (self.root / "acestep" / "system" / "torch_devices.py").write_text(DEVICES)
+        gpus = self.root / "acestep" / "system" / "gpus.py"
+        gpus.write_text(gpus.read_text().replace('SYSFS = Path("/sys")', f'SYSFS = Path("{folder / "sys"}")'))
         (self.root / "launch.py").write_text(PRINT_ARGUMENTS)
         (self.root / "acestep" / "__main__.py").write_text(PRINT_ARGUMENTS)
         self.bin = folder / "bin"
@@ -40,15 +48,24 @@ class Copy:
     def fake(self, name: str, play: str) -> None:
         self.tool(name, f'exec "{sys.executable}" "{PROJECT / "tests" / "fake_installer.py"}" {play} "$@"')
 
+    def gpu(self, csv: str) -> None:
+        """A driver of NVIDIA; ``csv`` is the name of the GPU, its compute capability and the version of the driver."""
+        self.tool("nvidia-smi", f'[ "$1" = --query-gpu=name,compute_cap,driver_version ] && echo "{csv}"')
+
+    def amd_gpu(self, version: int) -> None:
+        node = self.root.parent / "sys" / "class" / "kfd" / "kfd" / "topology" / "nodes" / "1"
+        node.mkdir(parents=True)
+        (node / "properties").write_text(f"gfx_target_version {version}\n")
+
     def run(
-        self, script: str, *arguments: str, cwd: Path | None = None, **settings: str
+        self, script: str, *arguments: str, cwd: Path | None = None, stdin: int = subprocess.DEVNULL, **settings: str
     ) -> subprocess.CompletedProcess[str]:
         self.log.unlink(missing_ok=True)
         return subprocess.run(
             [str(self.root / script), *arguments],
             cwd=cwd or self.root.parent,
             env={"PATH": str(self.bin), "HOME": str(self.root.parent), "FAKE_LOG": str(self.log), **settings},
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             capture_output=True,
             text=True,
             timeout=120,
@@ -61,7 +78,7 @@ class Copy:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Copy:
-    """With uv and without an NVIDIA card."""
+    """With uv and without a GPU."""
     copy = Copy(tmp_path)
     copy.fake("uv", "uv")
     return copy
@@ -121,39 +138,151 @@ def test_a_failed_installation_is_reported_and_retried(copy: Copy) -> None:
     assert copy.calls() == ["uv pip install --python env/bin/python -r requirements.txt"]
 
 
-def test_with_an_nvidia_driver_the_matching_torch_build_is_requested(copy: Copy) -> None:
-    copy.tool("nvidia-smi", "exit 0")
-    assert copy.run("install.sh", FAKE_CUDA="1").returncode == 0
-    assert "--torch-backend=auto" in copy.calls()[1]
+@pytest.fixture
+def without_uv(tmp_path: Path) -> Copy:
+    """With Python and pip alone."""
+    copy = Copy(tmp_path)
+    copy.tool("python3.11", "exit 127  # found, but broken, as the shims of pyenv are")
+    copy.tool(
+        "python3", f'[ "$1" = -c ] && exit 0; exec "{sys.executable}" "{PROJECT}/tests/fake_installer.py" python "$@"'
+    )
+    return copy
 
 
-def test_a_driver_that_torch_cannot_use_fails_unless_cpu_is_requested(copy: Copy) -> None:
-    copy.tool("nvidia-smi", "exit 0")
+def test_without_uv_venv_and_pip_are_used(without_uv: Copy) -> None:
+    result = without_uv.run("install.sh")
+    assert result.returncode == 0, result.stderr
+    assert "no GPU found" in result.stderr
+    assert without_uv.calls() == ["python -m venv env", "pip install -r requirements.txt"]
+
+
+def test_a_gpu_that_the_default_build_supports_needs_no_other_index(without_uv: Copy) -> None:
+    without_uv.gpu(RTX_4090)
+    result = without_uv.run("install.sh", FAKE_WORKS="cu130")
+    assert result.returncode == 0, result.stderr
+    assert "RTX 4090 (compute capability 8.9, driver 580.65.06): PyTorch 2.11.0 for CUDA 13.0 (cu130)" in result.stderr
+    assert without_uv.calls()[1:] == ["pip install -r requirements.txt"]
+
+
+def test_an_older_gpu_gets_its_build_and_uv_is_installed_for_it(without_uv: Copy) -> None:
+    without_uv.gpu(GTX_1080)
+    result = without_uv.run("install.sh", FAKE_WORKS="cu126")
+    assert result.returncode == 0, result.stderr
+    assert "for CUDA 12.6 (cu126)" in result.stderr
+    assert without_uv.calls()[1:] == [
+        "pip install --quiet uv",
+        "uv pip install --python env/bin/python -r requirements.txt --torch-backend=cu126",
+    ]
+
+
+def test_an_older_gpu_fails_if_uv_cannot_be_installed(without_uv: Copy) -> None:
+    without_uv.gpu(GTX_1080)
+    result = without_uv.run("install.sh", FAKE_FAIL="uv")
+    assert result.returncode == 1
+    assert "pip does not find the build cu126 of PyTorch" in result.stderr
+    assert without_uv.calls()[-1] == "pip install --quiet uv"
+
+
+def test_the_build_for_cpus_is_replaced_by_the_default_one_if_uv_cannot_be_installed(without_uv: Copy) -> None:
+    result = without_uv.run("install.sh", "--backend", "cpu", FAKE_FAIL="uv")
+    assert result.returncode == 0, result.stderr
+    assert "which also computes on the CPU" in result.stderr
+    assert without_uv.calls()[-1] == "pip install -r requirements.txt"
+
+
+def test_a_driver_that_is_too_old_is_reported_before_the_download(copy: Copy) -> None:
+    copy.tool("nvidia-smi", '[ "$1" = --query-gpu=name,driver_version ] && echo "Tesla K80, 470.82.01"')
     failed = copy.run("install.sh")
     assert failed.returncode == 1
-    assert "FAILED device" in failed.stderr
-    assert "Update the NVIDIA driver" in failed.stderr
+    assert "the NVIDIA driver 470.82.01 is too old for CUDA 12.6, which needs 525.60.13 or newer" in failed.stderr
+    assert "Update the driver" in failed.stderr
+    assert "./install.sh --backend cpu" in failed.stderr
+    assert not [call for call in copy.calls() if "pip install" in call]
+
+    assert copy.run("install.sh", "--cpu").returncode == 0
+    assert copy.calls()[-1].endswith("--torch-backend=cpu")
+    assert copy.run("install.sh", "--quick").returncode == 0
+    assert not copy.calls()
+
+
+def test_a_driver_between_both_versions_of_cuda_gets_the_older_one(copy: Copy) -> None:
+    copy.gpu("NVIDIA GeForce RTX 4090, 8.9, 550.54.14")
+    assert copy.run("install.sh", FAKE_WORKS="cu128").returncode == 0
+    assert copy.calls()[-1].endswith("--torch-backend=cu128")
+
+
+def test_a_requested_build_replaces_the_installed_one_in_a_new_environment(copy: Copy) -> None:
+    copy.gpu(RTX_4090)
+    assert copy.run("install.sh", FAKE_WORKS="cu130").returncode == 0
+    assert "--torch-backend" not in copy.calls()[-1]
+    result = copy.run("install.sh", "--backend", "cu126", FAKE_WORKS="cu126")
+    assert result.returncode == 0, result.stderr
+    assert copy.calls()[0].startswith("uv venv")
+    assert copy.calls()[1].endswith("--torch-backend=cu126")
+    assert copy.run("install.sh", FAKE_WORKS="cu126").returncode == 0
+    assert not copy.calls()
+
+
+def test_a_build_that_fits_is_kept_when_the_requirements_change(copy: Copy) -> None:
+    copy.gpu(RTX_4090)
+    copy.run("install.sh", "--backend", "cu126", FAKE_WORKS="cu126")
+    with (copy.root / "requirements.txt").open("a") as file:
+        file.write("brand-new==1.0\n")
+    assert copy.run("install.sh", "--quick", FAKE_WORKS="cu126").returncode == 0
+    assert copy.calls() == ["uv pip install --python env/bin/python -r requirements.txt --torch-backend=cu126"]
+
+
+def test_a_gpu_that_torch_cannot_use_fails_unless_cpu_is_requested(copy: Copy) -> None:
+    copy.gpu(RTX_4090)
+    failed = copy.run("install.sh")
+    assert failed.returncode == 1
+    assert "FAILED device: PyTorch (built for CUDA 13.0) cannot use NVIDIA GeForce RTX 4090" in failed.stderr
+    assert "./install.sh --cpu" in failed.stderr
 
     assert copy.run("install.sh", "--cpu").returncode == 0
     assert copy.run("install.sh", "--quick").returncode == 0
     assert not copy.calls()
 
 
+def test_an_amd_gpu_is_asked_for_and_used_without_a_terminal(copy: Copy) -> None:
+    copy.amd_gpu(110000)
+    result = copy.run("install.sh", FAKE_WORKS="rocm7.2")
+    assert result.returncode == 0, result.stderr
+    assert "Found AMD GPU (gfx1100). Install the ROCm build of PyTorch? Yes: there is no terminal" in result.stderr
+    assert "./install.sh --backend cpu chooses otherwise" in result.stderr
+    assert copy.calls()[-1].endswith("--torch-backend=rocm7.2")
+
+
+@pytest.mark.parametrize(("answer", "build"), [("n", "cpu"), ("", "rocm7.2")])
+def test_a_person_decides_about_an_amd_gpu_once(answer: str, build: str, copy: Copy) -> None:
+    copy.amd_gpu(110000)
+    main, terminal = pty.openpty()
+    os.write(main, f"{answer}\n".encode())
+    result = copy.run("install.sh", stdin=terminal, FAKE_WORKS="rocm7.2")
+    assert result.returncode == 0, result.stderr
+    assert "Install the ROCm build of PyTorch? [Y/n]" in result.stderr
+    assert copy.calls()[-1].endswith(f"--torch-backend={build}")
+
+    with (copy.root / "requirements.txt").open("a") as file:
+        file.write("brand-new==1.0\n")
+    again = copy.run("install.sh", stdin=terminal, FAKE_WORKS="rocm7.2")
+    assert again.returncode == 0, again.stderr
+    assert "[Y/n]" not in again.stderr
+    assert copy.calls()[-1].endswith(f"--torch-backend={build}")
+
+
+def test_an_unknown_build_is_rejected_with_the_known_ones(copy: Copy) -> None:
+    result = copy.run("install.sh", "--backend", "cu999")
+    assert result.returncode == 1
+    assert "there is no build cu999 for this platform" in result.stderr
+    assert "cu126, cu128, cu130" in result.stderr
+    assert copy.run("install.sh", "--backend").returncode == 1
+
+
 def test_a_driver_that_does_not_respond_is_ignored(copy: Copy) -> None:
     copy.tool("nvidia-smi", "exit 9")
     assert copy.run("install.sh").returncode == 0
     assert "--torch-backend" not in copy.calls()[1]
-
-
-def test_without_uv_venv_and_pip_are_used(tmp_path: Path) -> None:
-    copy = Copy(tmp_path)
-    copy.tool("python3.11", "exit 127  # found, but broken, as the shims of pyenv are")
-    copy.tool(
-        "python3", f'[ "$1" = -c ] && exit 0; exec "{sys.executable}" "{PROJECT}/tests/fake_installer.py" python "$@"'
-    )
-    result = copy.run("install.sh")
-    assert result.returncode == 0, result.stderr
-    assert copy.calls() == ["python -m venv env", "pip install -r requirements.txt"]
 
 
 def test_an_old_python_is_reported_with_a_hint(tmp_path: Path) -> None:

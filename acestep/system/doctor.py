@@ -1,58 +1,32 @@
 """Checks whether this computer can run the program; each failure comes with what to do.
 
-Standard library only, so that it also works when packages are missing. What requires an import (does torch start, does
-it see the GPU) runs in a child process, which may crash without harm.
+Standard library only, so that it also works when packages are missing.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from acestep.core.paths import PROJECT, checkpoint_roots
-from acestep.core.standard_streams import utf8_environment
 from acestep.models.catalog import CATALOG, is_present
+from acestep.system.check import INSTALL, Check
+from acestep.system.device_check import MORE_IMPORTS, QUICK_IMPORTS, check_imports
 
 PYTHONS = ((3, 11), (3, 13))  # oldest and newest supported version
 PORTS = (7861, 7862)
 MIN_FREE_GB = 5
-INSTALL = "install.bat" if os.name == "nt" else "./install.sh"
-QUICK_IMPORTS = ("torch", "torchaudio", "soundfile", "av", "safetensors")
-MORE_IMPORTS = (
-    "transformers",
-    "diffusers",
-    "peft",
-    "lycoris",
-    "lightning_fabric",
-    "prodigyopt",
-    "librosa",
-    "gradio",
-    "loguru",
-)
 _PIN = re.compile(r'([\w.-]+)==([\w.*]+)(?:\s*;\s*sys_platform\s*(==|!=)\s*"(\w+)")?$')
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """The result of one check. ``hint`` says what to do if it is not ``ok``."""
-
-    name: str
-    ok: bool
-    detail: str
-    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,71 +93,6 @@ def _package(requirement: Requirement) -> Check:
 def _fits(version: str, wanted: str) -> bool:
     version = version.partition("+")[0]  # 2.11.0+cu130 is a build of 2.11.0
     return f"{version}.".startswith(wanted.removesuffix("*")) if wanted.endswith(".*") else version == wanted
-
-
-def check_imports(names: Iterable[str]) -> list[Check]:
-    """The packages can be imported, and torch can use the GPU if there is an NVIDIA driver."""
-    command = [sys.executable, "-c", "import sys; from acestep.system.doctor import probe; probe(sys.argv[1:])", *names]
-    child = subprocess.run(
-        command,
-        cwd=PROJECT,
-        env=utf8_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
-    answers = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")]
-    if child.returncode:
-        failed = answers[-1]["importing"] if answers else "python"
-        reason = (child.stderr.strip().splitlines() or [f"exited with code {child.returncode}"])[-1]
-        return [
-            Check("imports", False, f"importing {failed} failed: {reason}", f"Delete the folder env and run {INSTALL}.")
-        ]
-    return [Check("imports", True, "all packages can be imported"), _device(answers[-1], has_nvidia_driver())]
-
-
-def probe(names: Iterable[str]) -> None:
-    """In a child process: import ``names`` one by one, then report what torch can use. One JSON object per line."""
-    for name in names:
-        sys.stdout.write(json.dumps({"importing": name}) + "\n")
-        sys.stdout.flush()
-        importlib.import_module(name)
-    import torch
-
-    cuda = torch.cuda.is_available()
-    answer = {
-        "cuda": torch.cuda.get_device_name(0) if cuda else "",
-        "built_for": torch.version.cuda,
-        "mps": torch.backends.mps.is_available(),
-    }
-    sys.stdout.write(json.dumps(answer) + "\n")
-
-
-def _device(torch_says: Mapping[str, Any], driver: bool) -> Check:
-    if torch_says["cuda"]:
-        return Check("device", True, f"{torch_says['cuda']} (CUDA {torch_says['built_for']})")
-    if driver:
-        built = f"is built for CUDA {torch_says['built_for']}" if torch_says["built_for"] else "has no CUDA"
-        hint = (
-            f"Update the NVIDIA driver. Or install uv, which selects the matching build of torch, delete the folder "
-            f"env and run {INSTALL}. To continue without the GPU: {INSTALL} --cpu"
-        )
-        return Check("device", False, f"an NVIDIA driver is installed, but torch, which {built}, cannot use it", hint)
-    return Check("device", True, "Apple GPU (mps)" if torch_says["mps"] else "CPU only")
-
-
-def has_nvidia_driver() -> bool:
-    """Whether nvidia-smi runs successfully."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return False
-    try:
-        answer = subprocess.run([tool], stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False)
-        return answer.returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
 
 
 def _disk(folder: Path) -> Check:

@@ -17,15 +17,9 @@ import sys
 from pathlib import Path
 
 from acestep.core.paths import PROJECT
-from acestep.system.doctor import (
-    MORE_IMPORTS,
-    QUICK_IMPORTS,
-    Check,
-    check_imports,
-    check_packages,
-    check_python,
-    read_requirements,
-)
+from acestep.system.check import Check
+from acestep.system.device_check import MORE_IMPORTS, QUICK_IMPORTS, check_imports
+from acestep.system.doctor import check_packages, check_python, read_requirements
 
 _STAMP = "acestep-installed.json"
 

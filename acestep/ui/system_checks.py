@@ -9,7 +9,8 @@ from pathlib import Path
 import gradio as gr
 
 from acestep import __version__
-from acestep.system.doctor import Check, diagnose
+from acestep.system.check import Check
+from acestep.system.doctor import diagnose
 from acestep.ui import html, layout
 from acestep.ui.page_context import PageContext
 

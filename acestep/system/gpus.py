@@ -107,7 +107,7 @@ def _intel_gpus() -> list[Gpu]:
 
 
 def _windows_gpus() -> list[Gpu]:
-    """The GPUs of AMD and Intel by the names that Windows shows. Of Intel's, PyTorch supports the Arc and Max series."""
+    """The GPUs of AMD and Intel by the names that Windows shows. PyTorch supports Intel's Arc and Max series."""
     command = "Get-CimInstance Win32_VideoController | ForEach-Object { $_.Name }"
     names = _output(["powershell", "-NoProfile", "-NonInteractive", "-Command", command])
     amd = [Gpu("amd", name) for name in names if re.search(r"\b(AMD|Radeon)\b", name)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from playwright.sync_api import Browser, Locator, Page, Request, Route, expect, 
 
 from acestep.core.paths import PROJECT
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = shutil.which("chromium")  # without one, Playwright uses its own
 ARGUMENTS = [
     "--headless=new",
     "--no-sandbox",

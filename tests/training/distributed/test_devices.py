@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -107,13 +108,9 @@ def assert_same_run(out: Path, other: Path) -> None:
 def processes_of(folder: Path) -> dict[str, int]:
     """The workers of a run that are alive: number to process id."""
     found = {}
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().decode(errors="replace").split("\0")
-        except OSError:  # it has just ended
-            continue
-        if folder in [Path(word).parent.parent for word in words if "workers" in word]:
-            found[Path(next(word for word in words if "workers" in word)).name] = int(path.parent.name)
+    for process in psutil.process_iter(["cmdline"]):
+        words = [Path(word) for word in process.info["cmdline"] or [] if "workers" in word]
+        found |= {word.name: process.pid for word in words if word.parent.parent == folder}
     return found
 
 

@@ -205,6 +205,13 @@ def test_a_driver_that_is_too_old_is_reported_before_the_download(copy: Copy) ->
     assert not copy.calls()
 
 
+@pytest.mark.parametrize(("capability", "option"), [("7.0", "cu126"), ("7.5", ""), ("12.0", "")])
+def test_uv_is_given_the_build_for_the_compute_capability(capability: str, option: str, copy: Copy) -> None:
+    copy.gpu(f"Some GPU, {capability}, 580.65.06")
+    assert copy.run("install.sh", FAKE_WORKS=option or "cu130").returncode == 0
+    assert copy.calls()[-1].partition(" --torch-backend=")[2] == option
+
+
 def test_a_driver_between_both_versions_of_cuda_gets_the_older_one(copy: Copy) -> None:
     copy.gpu("NVIDIA GeForce RTX 4090, 8.9, 550.54.14")
     assert copy.run("install.sh", FAKE_WORKS="cu128").returncode == 0
@@ -343,7 +350,17 @@ def test_start_exits_if_the_installation_fails(copy: Copy) -> None:
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("name", ["install.bat", "start.bat"])
+def test_both_installers_know_the_same_options() -> None:
+    for name in ("install.sh", "install.bat"):
+        text = (PROJECT / name).read_text()
+        known = re.search(r"\(known: ([^)]*)\)", text)
+        assert known
+        assert known.group(1) == "--dev --backend --cpu --quick"
+        described = re.findall(rf"^(?:#|rem) +\S*{name} +(--\w+)", text, re.M)
+        assert described == known.group(1).split()
+
+
+@pytest.mark.parametrize("name", ["install.bat", "start.bat", "tests/run.bat"])
 def test_every_jump_of_a_batch_file_has_a_target(name: str) -> None:
     text = (PROJECT / name).read_text()
     jumps = set(re.findall(r"\b(?:goto|call) :?(\w+)(?![\w.])", text))
@@ -357,7 +374,7 @@ def test_no_file_names_the_host_of_a_package_registry() -> None:
     own = [path for path in PROJECT.iterdir() if path.is_file()]
     own += [
         path
-        for folder in ("acestep", "tests", ".ci")
+        for folder in ("acestep", "tests", ".ci", ".github")
         for path in (PROJECT / folder).rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     ]

@@ -9,8 +9,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-MPS_OUTPUTS = 65537  # older versions of macOS reject a convolution with more than 2**16 outputs
-
 
 def describe_torch(announce: Callable[[str], None]) -> dict[str, Any]:
     """The build of PyTorch and each of its GPUs, with the problem of a kernel that was run on it.
@@ -52,6 +50,7 @@ def _devices(torch: Any, found: dict[str, Any]) -> list[str]:
 
 def _describe(torch: Any, device: str, announce: Callable[[str], None]) -> dict[str, str]:
     from acestep.models.device import choose_dtype
+    from acestep.models.mps import choose_vae_device
 
     announce(device)
     kind = torch.device(device).type
@@ -63,8 +62,8 @@ def _describe(torch: Any, device: str, announce: Callable[[str], None]) -> dict[
         facts["architecture"] = torch.cuda.get_device_properties(device).gcnArchName.partition(":")[0]
     elif kind == "cuda":
         facts["architecture"] = ".".join(map(str, torch.cuda.get_device_capability(device)))
-    elif kind == "mps" and run_convolution(torch, device, MPS_OUTPUTS):
-        facts["note"] = "this version of macOS limits convolutions to 65536 outputs, so the VAE computes on the CPU"
+    elif kind == "mps" and (vae := choose_vae_device(device)).value != device:
+        facts["note"] = f"the VAE computes on the CPU: {vae.reason}"
     return facts | {"problem": run_kernel(torch, device, selection.value)}
 
 
@@ -91,13 +90,4 @@ def run_kernel(torch: Any, device: str, dtype: Any) -> str:
         return "a matrix multiplication gave wrong numbers"
     if not torch.equal(output.round(), torch.nn.functional.conv1d(signal, kernel)):
         return "a convolution gave wrong numbers"
-    return ""
-
-
-def run_convolution(torch: Any, device: str, outputs: int) -> str:
-    """Compute a one-dimensional convolution of one channel with that many outputs; why that failed, or ""."""
-    try:
-        torch.nn.functional.conv1d(torch.zeros(1, 1, outputs).to(device), torch.zeros(1, 1, 1).to(device)).cpu()
-    except RuntimeError as problem:  # NotImplementedError is one
-        return str(problem).partition("\n")[0]
     return ""

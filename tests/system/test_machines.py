@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from acestep.models import mps
 from acestep.models.device import choose_device, choose_dtype
 from acestep.system import select_build, torch_devices
 from acestep.system.check import INSTALL
@@ -110,7 +111,7 @@ def pytorch(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(torch.xpu, "get_device_name", lambda *_: gpu.name)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: machine is MAC)
         monkeypatch.setattr(torch_devices, "run_kernel", run)
-        monkeypatch.setattr(torch_devices, "run_convolution", lambda torch, device, outputs: "")
+        monkeypatch.setattr(mps, "supports_long_convolutions", lambda: True)
 
     return become
 

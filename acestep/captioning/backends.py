@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from acestep.captioning.omni_memory import gpu_requirement
 from acestep.core.registry import Entry, Registry
 
 
@@ -70,7 +71,7 @@ def online_services() -> dict[str, Backend]:
 # 24 GB GPU; all times are rough.
 _LOCAL: dict[str, Any] = {
     "help": "Nothing leaves this computer.",
-    "requires": "A 22 GB download, and 12 GB of GPU memory with 8-bit weights or 8 GB with 4-bit weights.",
+    "requires": f"A 22 GB download, and {gpu_requirement()}.",
     "seconds_per_song": 30.0,
 }
 _GEMINI: dict[str, Any] = {

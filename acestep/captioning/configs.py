@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from acestep.captioning.backends import CAPTIONERS, TRANSCRIBERS
+from acestep.captioning.omni_memory import Quantization, gpu_memory
 from acestep.core.config import MAX_SEED, Config, assign, option
 from acestep.core.jobs import register_job
 from acestep.core.registry import NameIn
@@ -58,8 +59,10 @@ class CaptionJob(Config):
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = option(
         "auto", "Dtype", "auto selects bf16 on GPUs, fp32 on the CPU.", advanced=True
     )
-    quantization: Literal["none", "8bit", "4bit"] = option(
-        "none", "Quantization", "8bit needs 12 GB of GPU memory, 4bit 8 GB. NVIDIA only."
+    quantization: Quantization = option(
+        "none",
+        "Quantization",
+        f"none needs {gpu_memory()} of GPU memory, 8bit {gpu_memory('8bit')}, 4bit {gpu_memory('4bit')}. NVIDIA only.",
     )
     max_tokens: int = option(512, "Caption tokens", "Maximum length of a caption.", unit="tokens", ge=16, le=4096)
     lyrics_max_tokens: int = option(

@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +23,11 @@ from numpy.typing import NDArray
 from acestep.captioning import prompts
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.lyrics import join_lyrics, parse_lyrics
+from acestep.captioning.memory_check import require_memory
 from acestep.captioning.omni import OmniModel, Sampling
 from acestep.captioning.parse import parse_answer, strip_role
 from acestep.captioning.schema import SAMPLE_RATE_HZ, Description, Lyrics, Report, SongAudio, Stop
-from acestep.core.errors import CaptionError, CheckpointError, DownloadError
+from acestep.core.errors import CaptionError, CheckpointError, ConfigError, DownloadError
 from acestep.core.events import PhaseStarted
 from acestep.core.paths import checkpoint_roots, typed_path
 from acestep.core.untrusted import is_file, is_folder
@@ -159,11 +161,19 @@ def find_omni_model(name: str, config: CaptionJob, report: Report) -> Path:
 
 def _load(folder: Path, config: CaptionJob, report: Report) -> OmniModel:
     device = choose_device(config.device)
+    if config.quantization != "none" and torch.device(device.value).type != "cuda":
+        raise ConfigError(
+            [f"quantization {config.quantization} needs an NVIDIA GPU, the device is {device.value}"],
+            hint="Choose none, or another device.",
+        )
     dtype = _choose_dtype(device.value, config.dtype)
     report(
         PhaseStarted(phase=f"Loading {folder.name} on {device.value} ({device.reason}), {dtype.value} ({dtype.reason})")
     )
-    return OmniModel.load(folder, device=device.value, dtype=dtype.value, quantization=config.quantization)
+    settings: dict[str, Any] = {"device": device.value, "dtype": dtype.value, "quantization": config.quantization}
+    new_tokens = max(config.max_tokens + _METADATA_TOKENS, config.lyrics_max_tokens)
+    require_memory(folder, **settings, window_s=config.window_s, new_tokens=new_tokens)
+    return OmniModel.load(folder, **settings)
 
 
 def _choose_dtype(device: str, requested: str) -> Selection[torch.dtype]:

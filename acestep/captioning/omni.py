@@ -1,7 +1,7 @@
-"""Qwen2.5-Omni without speech output: audio and a prompt in, text out.
+"""Qwen2.5-Omni without vision and speech: audio and a prompt in, text out.
 
 The processor in transformers requires a video processor and torchvision, so this module uses its parts: feature
-extractor, tokenizer and chat template. The talker is not loaded and the vision tower is removed.
+extractor, tokenizer and chat template.
 """
 
 from __future__ import annotations
@@ -13,25 +13,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from loguru import logger
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import (
-    BitsAndBytesConfig,
-    Qwen2_5OmniThinkerForConditionalGeneration,
-    WhisperFeatureExtractor,
-)
-from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniThinkerConfig
-from transformers.utils.logging import disable_progress_bar
+from transformers import WhisperFeatureExtractor
 
+from acestep.captioning.omni_load import load_thinker, thinker_config
+from acestep.captioning.omni_memory import Quantization
 from acestep.captioning.prompts import SYSTEM
 from acestep.captioning.schema import SAMPLE_RATE_HZ, Stop
-from acestep.core.errors import CaptionError, CheckpointError, ConfigError, JobCancelled
+from acestep.core.errors import CaptionError, CheckpointError, JobCancelled
 from acestep.core.files import read_json
 from acestep.core.untrusted import is_file
 from acestep.models.device import empty_cache
-from acestep.models.mps import attention_implementation
-from acestep.models.pretrained import load_tokenizer, read_model_config
+from acestep.models.pretrained import load_tokenizer
 from acestep.models.safetensors_header import read_tensor_infos
 
 _HOP = 160  # samples per frame of the feature extractor
@@ -67,26 +61,20 @@ class OmniModel:
         self._stop_tokens = [tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")]
 
     @classmethod
-    def load(cls, folder: Path, *, device: str, dtype: torch.dtype, quantization: str = "none") -> OmniModel:
+    def load(cls, folder: Path, *, device: str, dtype: torch.dtype, quantization: Quantization = "none") -> OmniModel:
         """Load a published folder, either the complete model or the thinker only.
 
         Raises:
             CheckpointError: a file is missing or truncated, or the model is of another type.
             CaptionError: not enough memory.
-            ConfigError: quantization without an NVIDIA GPU.
         """
-        if quantization != "none" and torch.device(device).type != "cuda":
-            raise ConfigError(
-                [f"quantization {quantization} needs an NVIDIA GPU, the device is {device}"],
-                hint="Choose none, or another device.",
-            )
         read_tensor_infos(folder, "model")
         template = _chat_template(folder)
         try:
-            config = _thinker_config(folder)
+            config = thinker_config(folder)
             extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             tokenizer = load_tokenizer(folder)
-            model = _thinker(folder, config, device, dtype, quantization)
+            model = load_thinker(folder, config, device, dtype, quantization)
         except torch.OutOfMemoryError:
             message = f"not enough memory on {device} to load {folder.name}"
         except (OSError, ValueError, KeyError) as problem:
@@ -180,56 +168,6 @@ class OmniModel:
 def _num_tokens(frames: int) -> int:
     """Number of audio tokens for ``frames`` of 10 ms after the encoder's convolution and pooling."""
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
-
-
-def _thinker(folder: Path, config: Any, device: str, dtype: torch.dtype, quantization: str) -> Any:
-    attention = attention_implementation(device)
-    settings: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": attention}
-    if device != "cpu":
-        settings["device_map"] = {"": device}
-    if quantization != "none":
-        settings["quantization_config"] = _quantized(quantization, dtype)
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # it would interfere with this program's progress
-    kind: Any = Qwen2_5OmniThinkerForConditionalGeneration
-    model, info = kind.from_pretrained(
-        folder,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        output_loading_info=True,
-        **settings,
-    )
-    missing = sorted(name for name in info["missing_keys"] if not name.startswith("model.visual."))
-    if missing:
-        raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
-    model.eval().requires_grad_(False)
-    model.model.visual = None
-    # Only the last position's logits are used; all of them would need 1.8 GB for four minutes of audio.
-    model.lm_head.register_forward_pre_hook(lambda _, states: (states[0][:, -1:],))
-    logger.info("Loaded {} on {} as {}, {} weights", folder.name, device, dtype, quantization)
-    return model
-
-
-def _quantized(quantization: str, dtype: torch.dtype) -> Any:
-    settings: dict[str, Any] = {"llm_int8_skip_modules": ["lm_head", "audio_tower", "visual"]}
-    if quantization == "8bit":
-        settings["load_in_8bit"] = True
-    else:
-        settings |= {
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": "nf4",
-            "bnb_4bit_compute_dtype": dtype,
-            "bnb_4bit_use_double_quant": True,
-        }
-    return BitsAndBytesConfig(**settings)  # type: ignore[no-untyped-call]
-
-
-def _thinker_config(folder: Path) -> Any:
-    config = read_model_config(folder)
-    inner = config if config.get("model_type") == "qwen2_5_omni_thinker" else config.get("thinker_config")
-    if not isinstance(inner, dict):
-        raise ValueError(f"config.json describes a {config.get('model_type')}, not a Qwen2.5-Omni")
-    return Qwen2_5OmniThinkerConfig(**inner)
 
 
 def _chat_template(folder: Path) -> str:

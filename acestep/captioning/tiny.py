@@ -150,7 +150,7 @@ def _thinker_config(tokenizer: Tokenizer) -> dict[str, Any]:
             "model_type": "qwen2_5_omni_text",
             "vocab_size": len(ids),
             "hidden_size": _WIDTH,
-            "intermediate_size": 96,
+            "intermediate_size": 128,  # bitsandbytes on CPUs needs a multiple of 64
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 import torch
 
 from acestep.core.errors import ConfigError
+from acestep.core.system_memory import free_bytes
 
 V = TypeVar("V")
 
@@ -172,3 +173,18 @@ def memory_used_bytes(device: str) -> int | None:
     if kind == "xpu":
         return int(torch.xpu.memory_allocated(device))
     return int(torch.mps.current_allocated_memory()) if kind == "mps" else None
+
+
+def memory_free_bytes(device: str) -> int | None:
+    """Memory in bytes that this process can still allocate on ``device``; None if the system does not report it.
+
+    Memory that the caching allocator holds but does not use counts as used; release it with ``empty_cache`` before.
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if kind == "xpu":
+        return int(torch.xpu.mem_get_info(device)[0])
+    if kind == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    return free_bytes()

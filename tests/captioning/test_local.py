@@ -141,6 +141,7 @@ def test_half_precision_gives_the_same_answer(checkpoints, dtype):
 def test_a_gpu_without_bf16_gets_it_all_the_same_because_fp32_is_too_large(config, monkeypatch, requested, expected):
     loaded = {}
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr("acestep.captioning.memory_check.memory_free_bytes", lambda _device: None)
     monkeypatch.setattr(OmniModel, "load", lambda _folder, **options: loaded.update(options))
     monkeypatch.setattr("acestep.captioning.local.LocalCaptioner.__init__", lambda *_: None)
     LocalCaptioner.load(config.model_copy(update={"device": "mps", "dtype": requested}), print)
@@ -260,9 +261,9 @@ def test_a_damaged_model_is_rejected_with_the_reason(checkpoints, tmp_path, mode
     assert models_alive() == 0
 
 
-def test_quantization_without_an_nvidia_gpu_is_rejected(checkpoints):
+def test_quantization_without_an_nvidia_gpu_is_rejected(config):
     with pytest.raises(ConfigError, match="NVIDIA"):
-        OmniModel.load(checkpoints / "acestep-captioner", device="cpu", dtype=torch.float32, quantization="4bit")
+        LocalCaptioner.load(config.model_copy(update={"quantization": "4bit"}), print)
 
 
 def test_a_model_is_found_by_path_and_by_name(config, checkpoints):

@@ -11,6 +11,7 @@ from acestep.models.device import (
     choose_dtype,
     empty_cache,
     encoder_dtype,
+    memory_free_bytes,
     memory_total_bytes,
     memory_used_bytes,
 )
@@ -130,3 +131,14 @@ def test_memory_functions_ignore_the_cpu() -> None:
     empty_cache("cpu")
     assert memory_total_bytes("cpu") is None
     assert memory_used_bytes("cpu") is None
+
+
+def test_free_memory_is_that_of_the_gpu_or_of_the_computer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: {"cuda:1": (5, 8)}[device])
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 8)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 2)
+    assert memory_free_bytes("cuda:1") == 5
+    assert memory_free_bytes("mps") == 6
+    free = memory_free_bytes("cpu")
+    assert free is not None
+    assert free > 50 * 2**20

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gradio as gr
 
+from acestep.captioning.omni_memory import GIB, gpu_requirement, omni_memory
 from acestep.training.gpu_monitor import vram_status
 from acestep.ui import html, layout
 from acestep.ui.captioner.page_context import CaptionerContext
 from acestep.ui.system_checks import SystemChecks
 
 _REQUIREMENTS = (
-    "The captioner and the transcriber need 24 GB of GPU memory each, 12 GB in 8 bits, 8 GB in 4 bits. They are "
-    "loaded one after the other and freed when a run ends."
+    f"The captioner and the transcriber need {gpu_requirement()}. They are loaded one after the other and freed when a "
+    "run ends."
 )
 
 
@@ -31,4 +32,6 @@ def gpu_status() -> str:
     if status is None:
         lines = ["Local models run on the CPU, which is slow.", _REQUIREMENTS]
         return html.notice("No NVIDIA GPU was found.", lines, "warn")
-    return html.notice(str(status), [_REQUIREMENTS], "good" if status.free_gb >= 8 else "warn")
+    return html.notice(
+        str(status), [_REQUIREMENTS], "good" if status.free_gb * GIB >= omni_memory("4bit").total else "warn"
+    )

@@ -11,6 +11,7 @@ import gradio as gr
 from acestep.core.config import groups
 from acestep.core.errors import AceStepError, ConfigError
 from acestep.core.files import read_json
+from acestep.core.system_memory import free_bytes
 from acestep.tensors.manifest import NAME as MANIFEST
 from acestep.training.configs import TrainJob
 from acestep.training.memory.advice import Advice, advise
@@ -19,7 +20,6 @@ from acestep.training.memory.spec import FRAMES_PER_S, LONGEST_S, USUAL_TOKENS, 
 from acestep.training.parsing import set_value
 from acestep.ui import html, layout
 from acestep.ui.errors import describe_error, notify
-from acestep.ui.system_memory import free_bytes
 from acestep.ui.trainer.app_state import AppState
 from acestep.ui.trainer.page_context import TrainerContext
 from acestep.ui.trainer.train_settings import TrainSettings

@@ -1,4 +1,4 @@
-"""The free memory of this computer, for training without a GPU."""
+"""The free memory of this computer, for work without a GPU."""
 
 from __future__ import annotations
 

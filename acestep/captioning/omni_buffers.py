@@ -98,6 +98,6 @@ def _split_tokens(mlp: Any) -> None:
 
 
 def _look_up_on_cpu(embedding: Any, device: str) -> None:
-    embedding.to("cpu")
+    embedding.weight = torch.nn.Parameter(embedding.weight.cpu(), requires_grad=False)
     embedding.register_forward_pre_hook(lambda _, ids: (ids[0].cpu(),))
     embedding.register_forward_hook(lambda _, ids, rows: rows.to(device))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -201,17 +202,15 @@ def test_audio_longer_than_a_chunk_gives_the_same_caption(checkpoints) -> None:
 
 
 def test_the_embedding_is_looked_up_on_the_cpu_beside_a_gpu() -> None:
-    embedding = torch.nn.Embedding(10, 4, device="meta")
-    layers = SimpleNamespace(language_model=SimpleNamespace(layers=[]))
-    model = SimpleNamespace(model=layers, lm_head=torch.nn.Linear(4, 10), get_input_embeddings=lambda: embedding)
-    embedding.to_empty(device="cpu")
-    moved: list[str] = []
-    embedding.to = lambda device: moved.append(device)  # type: ignore[method-assign]
-    limit_memory(model, "cpu")
-    assert moved == []
-    limit_memory(model, "cuda:1")
-    assert moved == ["cpu"]
-    assert len(embedding._forward_hooks) == len(embedding._forward_pre_hooks) == 1
+    with FakeTensorMode():
+        embedding = torch.nn.Embedding(10, 4, device="cuda")
+        layers = SimpleNamespace(language_model=SimpleNamespace(layers=[]))
+        head = torch.nn.Linear(4, 10, device="cuda")
+        model = SimpleNamespace(model=layers, lm_head=head, get_input_embeddings=lambda: embedding)
+        limit_memory(model, "cuda")
+        assert embedding.weight.device.type == "cpu"
+        assert embedding(torch.zeros(1, 3, dtype=torch.long, device="cuda")).device.type == "cuda"
+        assert head(torch.zeros(1, 3, 4, device="cuda")).shape == (1, 1, 10)
 
 
 @pytest.mark.parametrize(

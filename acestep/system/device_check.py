@@ -146,8 +146,10 @@ def _cure(torch: Mapping[str, Any], gpus: Sequence[Gpu], platform: str) -> str:
     if choice.problem:
         return f"{choice.hint} {_ON_CPU}"
     if choice.build in (build_of(torch, platform), "cpu"):
+        name = "HIP_VISIBLE_DEVICES" if torch["hip"] else "CUDA_VISIBLE_DEVICES"
+        groups = " On Linux, add your user to the groups render and video." if torch["hip"] or torch["xpu"] else ""
         return (
             "This build supports the GPU, so check its driver: restart the computer after an update, and unset "
-            f"CUDA_VISIBLE_DEVICES and HIP_VISIBLE_DEVICES. {_ON_CPU}"
+            f"{name}.{groups} {_ON_CPU}"
         )
     return f"Run {INSTALL} --backend {choice.build} to install the build for this GPU. {_ON_CPU}"

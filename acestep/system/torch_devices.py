@@ -64,7 +64,10 @@ def _describe(torch: Any, device: str, announce: Callable[[str], None]) -> dict[
         facts["architecture"] = ".".join(map(str, torch.cuda.get_device_capability(device)))
     elif kind == "mps" and (vae := choose_vae_device(device)).value != device:
         facts["note"] = f"the VAE computes on the CPU: {vae.reason}"
-    return facts | {"problem": run_kernel(torch, device, selection.value)}
+    try:
+        return facts | {"problem": run_kernel(torch, device, selection.value)}
+    except torch.OutOfMemoryError:
+        return facts | {"problem": "", "note": "not tested: its memory is full"}
 
 
 def _dtype(selection: Any) -> dict[str, str]:
@@ -76,6 +79,9 @@ def run_kernel(torch: Any, device: str, dtype: Any) -> str:
 
     The numbers are -1, 0 and 1 and the sums at most 65, which every dtype represents exactly. The addition is a kernel
     of PyTorch itself; the others belong to libraries, which may support more GPUs.
+
+    Raises:
+        torch.OutOfMemoryError: another program, such as a run, uses the memory of the GPU.
     """
     generator = torch.Generator().manual_seed(0)
     signal = torch.randint(-1, 2, (1, 8, 64), generator=generator).float()
@@ -84,6 +90,8 @@ def run_kernel(torch: Any, device: str, dtype: Any) -> str:
     try:
         product = (left.to(device, dtype) @ right.to(device, dtype) + 1).float().cpu()  # .cpu() waits for the kernel
         output = torch.nn.functional.conv1d(signal.to(device, dtype), kernel.to(device, dtype)).float().cpu()
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as problem:
         return str(problem).partition("\n")[0]
     if not torch.equal(product.round(), left @ right + 1):

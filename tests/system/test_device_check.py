@@ -124,6 +124,7 @@ def test_a_build_for_amd_is_checked_by_its_targets() -> None:
     assert "this build is for gfx1100" in bad.detail
     unseen = check_device(answer(build="rocm7.2"), [RX_7900], "linux")
     assert not unseen.ok
+    assert "add your user to the groups render and video" in unseen.hint
 
 
 def test_a_build_for_intel_is_named() -> None:
@@ -189,6 +190,17 @@ def test_a_kernel_that_fails_or_gives_wrong_numbers_is_reported(monkeypatch: pyt
     assert run_kernel(torch, "cpu", torch.bfloat16) == "a convolution gave wrong numbers"
     monkeypatch.setattr(torch.Tensor, "__matmul__", lambda left, right: left * (left.dtype == torch.float32))
     assert run_kernel(torch, "cpu", torch.bfloat16) == "a matrix multiplication gave wrong numbers"
+
+
+def test_a_gpu_whose_memory_is_full_is_not_reported_as_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(mps, "supports_long_convolutions", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    [gpu] = describe_torch(lambda device: None)["devices"]
+    assert (gpu["problem"], gpu["note"]) == ("", "not tested: its memory is full")
 
 
 def test_every_visible_gpu_is_used_in_its_own_dtype(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from acestep.core.errors import ConfigError
 from acestep.models import mps
 from acestep.models.device import choose_device, choose_dtype
 from acestep.system import select_build, torch_devices
@@ -17,6 +19,8 @@ from acestep.system.device_check import check_device
 from acestep.system.gpus import Gpu
 from acestep.system.torch_builds import CUDA_BUILDS, DEFAULT, ROCM_TARGETS, runs_on
 from acestep.system.torch_devices import describe_torch
+from acestep.training.configs import TrainJob
+from acestep.training.distributed import placement
 
 NEW, OLD = "580.65.06", "550.54.14"  # drivers for CUDA 13 and for CUDA 12
 NO_KERNEL = "CUDA error: no kernel image is available for execution on the device"
@@ -166,3 +170,51 @@ def test_auto_selects_device_and_dtype_with_their_reasons(machine: Machine, pyto
     assert dtype.value is machine.dtype
     assert device.reason
     assert machine.reason in dtype.reason
+
+
+@pytest.fixture
+def fabrics(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What Fabric is created with; it would refuse devices that are not there."""
+    created: list[dict[str, Any]] = []
+    monkeypatch.setattr(placement, "Fabric", lambda **settings: created.append(settings))
+    return created
+
+
+def train_job(**settings: Any) -> TrainJob:
+    return TrainJob(tensor_dir=Path("tensors"), checkpoint="base", out=Path("run"), **settings)
+
+
+@every_machine
+def test_training_accepts_the_device_and_the_dtype_that_auto_selects(
+    machine: Machine, pytorch: Any, fabrics: list[dict[str, Any]]
+) -> None:
+    pytorch(machine, machine.linux or "cpu", "linux")
+    placed = placement.choose_placement(train_job())
+    assert (placed.device.value, placed.dtype.value) == (machine.device, machine.dtype)
+    placement.make_fabric(torch.device(placed.device.value), placed.dtype.value)
+    [settings] = fabrics
+    precision = "32-true" if machine.dtype is torch.float32 else "bf16-mixed"
+    assert settings["plugins"][0].precision == precision
+
+
+@pytest.mark.parametrize(
+    ("machine", "settings", "message"),
+    [
+        (machine, settings, message)
+        for machine in (*MACHINES, MAC)
+        for settings, message in (
+            ({"device": "xpu" if machine.device == "cuda" else "cuda"}, "is not available"),
+            ({"devices": 2}, f"devices is 2, but ({machine.device} is a single device|PyTorch finds 1 CUDA)"),
+            ({"strategy": "fsdp", "devices": 1}, "but devices is 1" if machine.device == "cuda" else "fsdp needs CUDA"),
+        )
+        if machine.device != "cpu" or "devices" not in settings  # all processes share the CPU
+    ],
+    ids=lambda value: value.name if isinstance(value, Machine) else "",
+)
+def test_training_rejects_what_the_machine_does_not_have(
+    machine: Machine, settings: dict[str, Any], message: str, pytorch: Any
+) -> None:
+    pytorch(machine, machine.linux or "cpu", "linux")
+    with pytest.raises(ConfigError, match=message) as error:
+        placement.choose_placement(train_job(**settings))
+    assert error.value.hint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -10,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from acestep.core.errors import AdapterError, CheckpointError
 from acestep.core.untrusted import shorten
-from acestep.models.safetensors_header import TensorInfo, read_safetensors_header
+from acestep.models.safetensors_data import read_tensor
+from acestep.models.safetensors_header import TensorInfo, read_safetensors_header, read_safetensors_metadata
 
 MAX_ALPHA = 100_000.0
 
@@ -35,12 +34,12 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         header = read_safetensors_header(file)
         for info in header.values():
             _check_info(file, info)
-        with safe_open(file, framework="pt") as opened:
-            return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+        metadata = read_safetensors_metadata(file)
+        return {name: read_tensor(header[name]) for name in sorted(header)}, metadata
     except CheckpointError as problem:
         why = str(problem).removeprefix(f"{file} ")
         raise AdapterError(f"{file} cannot be read as safetensors: it {why}", hint=_HINT) from None
-    except (SafetensorError, OSError, json.JSONDecodeError) as problem:
+    except OSError as problem:
         raise AdapterError(f"{file} cannot be read as safetensors: {shorten(problem, 300)}", hint=_HINT) from None
 
 

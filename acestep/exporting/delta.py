@@ -19,8 +19,8 @@ from acestep.adapters.configs import ADAPTERS
 from acestep.adapters.files import adapter_class
 from acestep.adapters.other_formats import DIFF
 from acestep.core.errors import AdapterError, CheckpointError, ModelMismatch
-from acestep.exporting.safetensors_stream import read_tensor
 from acestep.models.checkpoint import Checkpoint, find_checkpoint, tensor_infos
+from acestep.models.safetensors_data import read_tensor
 
 ModuleTensors = Mapping[str, Tensor]
 _DECODER = "decoder."

@@ -19,7 +19,7 @@ from acestep.exporting.configs import MergeJob
 from acestep.exporting.delta import BaseWeights, delta
 from acestep.exporting.marker import require_replaceable, write_marker
 from acestep.exporting.merged_layout import FileTensor, MergedFiles, diffusers_layout, same_layout
-from acestep.exporting.safetensors_stream import TensorWriter, dtype_of, read_tensor
+from acestep.exporting.safetensors_stream import TensorWriter
 from acestep.exporting.source import ExportSource
 from acestep.models.checkpoint import (
     COMPONENTS_KEY,
@@ -29,6 +29,7 @@ from acestep.models.checkpoint import (
     check_checkpoint,
     find_checkpoint,
 )
+from acestep.models.safetensors_data import dtype_of, read_tensor
 
 MARKER = MERGE_FILE
 """Marker file of a merged model: base model, adapter, strength, and the files that were written."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from acestep.adapters.base import StoredAdapter, require_finite
 from acestep.adapters.files import read_adapter
@@ -25,7 +24,7 @@ from acestep.exporting.model_card import README, model_card, sample_prompt
 from acestep.exporting.source import ExportSource
 from acestep.exporting.strength import strength_effect
 from acestep.exporting.targets import ALL, TARGETS
-from acestep.models.safetensors_header import read_safetensors_header
+from acestep.models.safetensors_header import read_safetensors_header, read_safetensors_metadata
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _USUAL_FILE = re.compile(r"adapter_model|lo\w\w_weights")
@@ -171,9 +170,8 @@ def _is_own_export(folder: Path) -> bool:
     try:
         file = folder / files.pop()
         read_safetensors_header(file)
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            metadata |= parse_json(metadata.get("run_metadata", "{}"))
-    except (CheckpointError, SafetensorError, OSError, ValueError, TypeError):
+        metadata = read_safetensors_metadata(file)
+        metadata |= parse_json(metadata.get("run_metadata", "{}"))
+    except (CheckpointError, OSError, ValueError, TypeError):
         return False
     return str(metadata.get("program", "")).startswith("acestep ")

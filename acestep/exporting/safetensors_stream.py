@@ -1,4 +1,4 @@
-"""Read and write safetensors files one tensor at a time, so that a model need not fit into memory.
+"""Write safetensors files one tensor at a time, so that a model need not fit into memory.
 
 Format: 8 bytes little-endian header length, a JSON header padded to a multiple of 8, the data without gaps
 (https://github.com/huggingface/safetensors#format). The writer of the library takes all tensors at once.
@@ -17,40 +17,10 @@ import torch
 from torch import Tensor
 
 from acestep.core.errors import CheckpointError
+from acestep.models.safetensors_data import DTYPES, dtype_of
 from acestep.models.safetensors_header import TensorInfo
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 _CHUNK_BYTES = 4 * 2**20
-
-
-def read_tensor(stored: TensorInfo) -> Tensor:
-    """Load one tensor in its stored dtype. Raises CheckpointError for a dtype that PyTorch does not have."""
-    data = bytearray(stored.end - stored.start)
-    with stored.file.open("rb") as file:
-        file.seek(stored.start)
-        file.readinto(data)
-    return torch.frombuffer(data, dtype=dtype_of(stored)).reshape(stored.shape)
-
-
-def dtype_of(stored: TensorInfo) -> torch.dtype:
-    """The torch dtype. Raises CheckpointError for a dtype that PyTorch does not have."""
-    if stored.dtype not in DTYPES:
-        raise CheckpointError(
-            f"{stored.file}: {stored.name} has the unsupported dtype {stored.dtype}",
-            hint="Use the checkpoint in bf16 or fp32.",
-        )
-    return DTYPES[stored.dtype]
 
 
 class TensorWriter:

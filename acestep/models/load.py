@@ -222,7 +222,14 @@ def load_text_encoder(
             hint=f"Use the text encoder that was published with {checkpoint.name}.",
         )
     count_read(folder_bytes(folder))
-    return TextEncoder(tokenizer, _freeze(model.to(device)))
+    return TextEncoder(tokenizer, _freeze(_copied(model).to(device)))
+
+
+def _copied(module: M) -> M:
+    """``module`` with a copy of each weight in place of the memory-mapped file; see ``_read_tensors``."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.clone()
+    return module
 
 
 def _text_encoder_config(folder: Path) -> Qwen3Config:
@@ -294,7 +301,8 @@ def _read_tensors(
 ) -> dict[str, Tensor]:
     """Read tensors, opening each file once. Without ``dtype`` they keep their own.
 
-    Tensors are copied, because the alignment of memory-mapped tensors changes the last bits of results.
+    Tensors are copied: the alignment of memory-mapped tensors changes the last bits of results, and Windows does not
+    let a file be replaced while it is mapped.
     """
     tensors: dict[str, Tensor] = {}
     by_file = sorted(infos.items(), key=lambda item: str(item[1].file))

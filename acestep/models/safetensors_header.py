@@ -41,6 +41,23 @@ def read_safetensors_header(path: Path) -> dict[str, TensorInfo]:
     Raises:
         CheckpointError: the file is missing, is not a safetensors file, or is truncated.
     """
+    header, start, size = _read_header(path)
+    header.pop("__metadata__", None)
+    tensors = {name: _tensor_info(path, name, entry, start) for name, entry in header.items()}
+    _require_layout(path, sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.end)), start, size)
+    return tensors
+
+
+def read_safetensors_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of one file, empty if it has none. Raises CheckpointError as ``read_safetensors_header``."""
+    metadata = _read_header(path)[0].get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(f"{path} is corrupted: its metadata is not text", hint=_HINT)
+    return metadata
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
+    """The JSON header, the byte position of the data, and the size of the file. Raises CheckpointError."""
     try:
         size = require_regular_file(path)
         with path.open("rb") as file:
@@ -56,10 +73,7 @@ def read_safetensors_header(path: Path) -> dict[str, TensorInfo]:
         raise CheckpointError(f"{path} is corrupted: no valid safetensors header{why}", hint=_HINT) from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} is corrupted: no valid safetensors header", hint=_HINT)
-    header.pop("__metadata__", None)
-    tensors = {name: _tensor_info(path, name, entry, 8 + length) for name, entry in header.items()}
-    _require_layout(path, sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.end)), 8 + length, size)
-    return tensors
+    return header, 8 + length, size
 
 
 def _require_layout(path: Path, tensors: list[TensorInfo], position: int, size: int) -> None:

@@ -10,7 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from acestep.core.errors import CheckpointError
-from acestep.exporting.safetensors_stream import TensorWriter, read_tensor
+from acestep.exporting.safetensors_stream import TensorWriter
+from acestep.models.safetensors_data import read_tensor
 from acestep.models.safetensors_header import read_safetensors_header
 
 TENSORS = {

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from acestep.core.errors import CheckpointError, TrainingError
 from acestep.core.files import read_versioned, write_versioned
 from acestep.core.untrusted import shorten
-from acestep.models.safetensors_header import read_safetensors_header
+from acestep.models.safetensors_data import read_tensors
 
 TENSORS, VALUES = "state.safetensors", "state.json"
 _KIND, _VERSION = "training_state", 1
@@ -55,11 +55,10 @@ def read_state(folder: Path) -> dict[str, Any]:
     """Read what ``write_state`` wrote; tensors are on the CPU. Raises TrainingError naming the file."""
     values = read_values(folder)
     try:
-        read_safetensors_header(folder / TENSORS)
-        tensors = load_file(folder / TENSORS)
+        tensors = read_tensors(folder / TENSORS)
         with damaged_state(folder):
             state: dict[str, Any] = _decode(values, tensors)
-    except (CheckpointError, OSError, SafetensorError) as problem:
+    except (CheckpointError, OSError) as problem:
         raise TrainingError(f"the training state in {folder} is damaged: {problem}", hint=_OTHER) from None
     return state
 

@@ -64,6 +64,11 @@ for /f "tokens=1-3" %%A in ('env\Scripts\python.exe -m acestep.system.select_bui
 if not defined BUILD goto failed
 if "%BACKEND%"=="cpu" set "OPTIONS=--cpu"
 if not "%ACTION%"=="replace" goto packages
+rem A new environment, because libraries of two builds would overwrite each other.
+if exist env.previous rmdir /s /q env
+if exist env ren env env.previous
+if exist env echo The folder env is in use. Close the program first.
+if exist env goto failed
 call :environment
 if errorlevel 1 goto failed
 
@@ -88,6 +93,7 @@ echo Installing packages, several GB the first time
 if errorlevel 1 goto failed
 "env\Scripts\python.exe" -m acestep.system.installed verify --full %OPTIONS% %FILES%
 if errorlevel 1 goto failed
+if exist env.previous rmdir /s /q env.previous
 echo Installed. Start with start.bat
 exit /b 0
 
@@ -122,6 +128,12 @@ echo Install it from python.org with "Add to PATH" ticked, or install uv, and ru
 exit /b 1
 
 :failed
+if not exist env.previous goto report
+if exist env rmdir /s /q env
+ren env.previous env
+echo The previous environment was restored.
+
+:report
 echo.
 echo Installation failed, see the messages above. Fix the problem and run install.bat again.
 exit /b 1

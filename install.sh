@@ -32,6 +32,11 @@ while [ $# -gt 0 ]; do
 done
 
 fail() {
+  if [ -d env.previous ]; then
+    rm -rf env
+    mv env.previous env
+    echo "The previous environment was restored." >&2
+  fi
   printf '\nInstallation failed: %s\n' "$1" >&2
   exit 1
 }
@@ -77,7 +82,10 @@ select_build() { # sets build, tool and action; asks the user about a GPU of AMD
   # shellcheck disable=SC2086
   line="$(env/bin/python -m acestep.system.select_build --backend "$backend" $options)" || fail "see above; nothing was downloaded."
   read -r build tool action <<<"$line"
-  if [ "$action" = replace ]; then make_environment; fi # libraries of two builds would overwrite each other
+  if [ "$action" = replace ]; then # in a new environment: libraries of two builds would overwrite each other
+    if [ -d env.previous ]; then rm -rf env; else mv env env.previous; fi
+    make_environment
+  fi
   if [ "$backend" = cpu ]; then options="--cpu"; fi
 }
 
@@ -128,4 +136,5 @@ find_uv
 install_packages
 # shellcheck disable=SC2086
 env/bin/python -m acestep.system.installed verify --full $options $files || fail "see the messages above."
+rm -rf env.previous
 echo "Installed. Start with ./start.sh" >&2

@@ -16,7 +16,7 @@ import pytest
 from acestep.core.paths import PROJECT
 from tests.fake_installer import DEVICES
 
-TOOLS = ("bash", "dirname", "readlink", "df", "awk", "rm", "env")
+TOOLS = ("bash", "dirname", "readlink", "df", "awk", "rm", "mv", "env")
 GTX_1080 = "NVIDIA GeForce GTX 1080, 6.1, 560.35.03"
 RTX_4090 = "NVIDIA GeForce RTX 4090, 8.9, 580.65.06"
 PRINT_ARGUMENTS = "import sys; print(*sys.argv[1:], sep='|')"
@@ -228,6 +228,30 @@ def test_a_requested_build_replaces_the_installed_one_in_a_new_environment(copy:
     assert copy.calls()[1].endswith("--torch-backend=cu126")
     assert copy.run("install.sh", FAKE_WORKS="cu126").returncode == 0
     assert not copy.calls()
+
+
+@pytest.mark.parametrize("problem", [{"FAKE_FAIL": "gradio"}, {"FAKE_WORKS": "cu130"}])
+def test_the_previous_environment_returns_if_another_build_cannot_be_installed(
+    problem: dict[str, str], copy: Copy
+) -> None:
+    copy.gpu(RTX_4090)
+    copy.run("install.sh", FAKE_WORKS="cu130")
+    result = copy.run("install.sh", "--backend", "cu126", **problem)
+    assert result.returncode == 1
+    assert "The previous environment was restored" in result.stderr
+    assert copy.calls()[-1].endswith("--torch-backend=cu126")
+    assert copy.run("install.sh", FAKE_WORKS="cu130").returncode == 0
+    assert not copy.calls()
+    assert not (copy.root / "env.previous").exists()
+
+
+def test_an_installation_that_was_interrupted_while_replacing_a_build_can_be_repeated(copy: Copy) -> None:
+    copy.gpu(RTX_4090)
+    copy.run("install.sh", FAKE_WORKS="cu130")
+    shutil.copytree(copy.root / "env", copy.root / "env.previous", symlinks=True)
+    result = copy.run("install.sh", "--backend", "cu126", FAKE_WORKS="cu126")
+    assert result.returncode == 0, result.stderr
+    assert not (copy.root / "env.previous").exists()
 
 
 def test_a_build_that_fits_is_kept_when_the_requirements_change(copy: Copy) -> None:

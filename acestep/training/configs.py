@@ -261,7 +261,7 @@ class TrainJob(Config):
     strategy: Literal["ddp", "fsdp"] = option(
         "ddp",
         "Strategy",
-        "With several devices: ddp replicates the model, fsdp shards the frozen base model. fsdp requires CUDA.",
+        "With several devices: ddp replicates the model, fsdp shards the frozen base model (only CUDA on Linux).",
         advanced=True,
     )
     training: TrainingConfig = group(TrainingConfig, "Training")

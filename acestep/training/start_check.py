@@ -20,6 +20,7 @@ from acestep.models.checkpoint import Checkpoint
 from acestep.models.device import choose_devices
 from acestep.models.load import empty_dit
 from acestep.training.configs import TrainJob
+from acestep.training.distributed.placement import require_splittable
 from acestep.training.prepare import LEAST_SPACE, read_inputs
 from acestep.training.state.checkpoint import usual_bytes
 from acestep.training.state.run_folder import ResumeSource, RunFolder, find_resume_source
@@ -54,6 +55,7 @@ def check_start(job: TrainJob) -> None:
     source = find_resume_source(job.resume, run)
     _require_writable(job.out)
     require_space(job.out, LEAST_SPACE)
+    require_splittable(job)
     if job.device != "auto":  # to find the fastest one, PyTorch would allocate memory on it
         choose_devices(job.device, job.devices)
     inputs = read_inputs(job, source, _WithoutLog(job.out))

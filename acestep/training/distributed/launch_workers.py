@@ -47,8 +47,6 @@ def _common_environment(config: TrainJob) -> tuple[int, dict[str, str]]:
                 f"num_nodes is {config.num_nodes}, but {', '.join(missing)} is not set in the environment",
                 hint="Number the nodes with NODE_RANK from 0; set MASTER_ADDR and MASTER_PORT to the first one's.",
             )
-    if os.name == "nt":  # PyTorch for Windows is built without libuv but uses it by default
-        variables["USE_LIBUV"] = "0"
     return int(variables["NODE_RANK"]), {**variables, "WORLD_SIZE": str(config.num_processes)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
@@ -50,8 +51,9 @@ class Placement:
 def choose_placement(job: TrainJob) -> Placement:
     """The device and dtype of this process; with several devices, LOCAL_RANK selects one. Raises ConfigError."""
     device = choose_devices(job.device, job.devices)[int(os.environ.get("LOCAL_RANK", 0)) if job.devices > 1 else 0]
-    if job.strategy == "fsdp":
-        _require_splittable(job, torch.device(device.value))
+    require_splittable(job)
+    if job.strategy == "fsdp" and torch.device(device.value).type != "cuda":
+        raise ConfigError(f"strategy fsdp needs CUDA, but the device is {device.value}", hint="Use strategy ddp.")
     dtype = choose_dtype(device.value, job.training.mixed_precision)
     if dtype.value == torch.float16:
         _require_loss_scale(torch.device(device.value))
@@ -67,9 +69,20 @@ def _require_loss_scale(device: torch.device) -> None:
         )
 
 
-def _require_splittable(job: TrainJob, device: torch.device) -> None:
-    if device.type != "cuda":
-        raise ConfigError(f"strategy fsdp needs CUDA, but the device is {device.type}", hint="Use strategy ddp.")
+def require_splittable(job: TrainJob) -> None:
+    """Raise ConfigError if the strategy is fsdp and this system or a setting rules that out, whatever the device is.
+
+    FSDP gathers and scatters weights on the GPUs, which gloo cannot do
+    (docs.pytorch.org/docs/stable/distributed.html#backends).
+    """
+    if job.strategy != "fsdp":
+        return
+    if not distributed.is_nccl_available():
+        system = platform.system().replace("Darwin", "macOS")
+        raise ConfigError(
+            f"strategy fsdp needs NCCL, which this PyTorch for {system} does not include",
+            hint="Use strategy ddp, or train on Linux with NVIDIA or AMD GPUs.",
+        )
     if job.num_processes == 1:
         raise ConfigError("strategy fsdp shards the model over devices, but devices is 1", hint="Raise devices.")
     if job.training.base_precision in QUANTIZED:
@@ -117,7 +130,7 @@ def _ddp(*, sharded: bool) -> DDPStrategy:
     ``find_unused_parameters`` keeps DDP from waiting for the other devices in the forward pass of the second step.
     """
     return DDPStrategy(
-        process_group_backend=None if distributed.is_nccl_available() else "gloo",  # Windows has no NCCL
+        process_group_backend=None if distributed.is_nccl_available() else "gloo",  # Windows and macOS have no NCCL
         timeout=COLLECTIVE_TIMEOUT,
         broadcast_buffers=False,
         init_sync=not sharded,

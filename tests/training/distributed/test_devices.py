@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -20,8 +22,10 @@ from acestep.core.events import Cancelled, EpochLogged, Failed, Finished, LogMes
 from acestep.core.job_folder import JobFolder
 from acestep.core.jobs import run_job, write_job
 from acestep.core.paths import PROJECT
+from acestep.training.distributed import placement
 from acestep.training.distributed.launch_workers import _common_environment
 from acestep.training.distributed.placement import choose_placement
+from acestep.training.start_check import check_start
 from acestep.training.state.run_folder import RunFolder
 from acestep.training.state.tensor_tree import read_values
 from tests.training.runs import log_of, make_job, of_kind, tensors_for
@@ -248,6 +252,24 @@ def test_unavailable_devices_are_rejected_with_a_hint(settings, said, hint, job,
     with pytest.raises(ConfigError, match=said) as refused:
         choose_placement(config)
     assert hint in refused.value.hint
+
+
+def test_fsdp_is_rejected_before_the_run_where_pytorch_has_no_nccl(job, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    config = job("refused", devices=1).model_copy(update={"strategy": "fsdp", "devices": 2})
+    for check in (choose_placement, check_start):
+        with pytest.raises(ConfigError, match="fsdp needs NCCL, which this PyTorch for macOS does not") as refused:
+            check(config)
+        assert "Use strategy ddp" in refused.value.hint
+
+
+def test_ddp_uses_gloo_where_pytorch_has_no_nccl(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    built = []
+    monkeypatch.setattr(placement, "Fabric", lambda **arguments: built.append(arguments["strategy"]) or Mock())
+    placement.make_fabric(torch.device("cuda"), torch.float32, devices=2)
+    assert built[0].process_group_backend == "gloo"
 
 
 def test_several_nodes_need_the_address_of_the_first_one(job, monkeypatch):

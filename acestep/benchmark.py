@@ -15,10 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from loguru import logger
 
 from acestep.core.errors import ConfigError
 from acestep.core.events import Event
 from acestep.core.jobs import Context
+from acestep.models.memory_limit import limit_memory
 from acestep.preprocessing.builder import preprocess_job
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.training.configs import TrainJob
@@ -96,6 +98,7 @@ def _time_steps(job: TrainJob, steps: int) -> tuple[list[float], int, float | No
                 [f"{len(prepared.samples)} samples do not fill an optimizer step of {samples_per_step}"],
                 hint="Lower batch_size or gradient_accumulation_steps, or use a larger dataset.",
             )
+        limit_memory(str(prepared.device), logger.info)
         _reset_peak(prepared.device)
         with seeded_generators(job.training.seed, prepared.device), closing(Session(prepared, context.emit)) as session:
             stopwatch = _Stopwatch(steps)

@@ -18,6 +18,7 @@ from acestep.models.checkpoint import Checkpoint, find_checkpoint
 from acestep.models.configs import GenerationConfig
 from acestep.models.device import choose_device, choose_dtype, empty_cache
 from acestep.models.generate import PipelineComponents, generate, load_components
+from acestep.models.memory_limit import limit_memory
 
 
 class AceStepHandler:
@@ -61,6 +62,7 @@ class AceStepHandler:
         with self._lock:
             if self._components is None:
                 logger.info("loading {} to {}", self.checkpoint.name, self.device.value)
+                limit_memory(self.device.value, logger.info)
                 self._components = load_components(self.checkpoint, device=self.device.value, dtype=self.dtype.value)
             return self._components
 

@@ -26,13 +26,13 @@ from acestep.captioning.schema import SAMPLE_RATE_HZ, Captioner, SongAudio, Tran
 from acestep.captioning.sidecar import as_dict, complete_texts, locked_labels, lyric_labels, write_labels
 from acestep.captioning.table import write_table
 from acestep.captioning.time_estimate import LabelingStep, TimeEstimate, describe_step, list_steps, transcribe_step
-from acestep.core.device_lock import lock_device
 from acestep.core.errors import AceStepError, CaptionError, DiskFull, JobCancelled, ServiceRefused
 from acestep.core.events import Event, ItemFailed, LogMessage, Saved, Started
 from acestep.core.files import remove_temporary_files, storage_errors
 from acestep.core.jobs import Context
 from acestep.core.workers import MergedEvents
 from acestep.models.device import choose_device
+from acestep.models.memory_limit import use_device
 
 _KEPT = "kept your own text"
 _MAX_NOTE_CHARS = 80
@@ -61,7 +61,7 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
     if config.devices > 1 and open_songs:
         _run_on_devices(progress, open_songs)
     else:
-        with lock_device(_device(plan, config), "captioning", context):
+        with use_device(_device(plan, config), "captioning", context):
             _describe_all(progress, plan.to_describe)
             _transcribe_all(progress, plan.to_transcribe)
     if (

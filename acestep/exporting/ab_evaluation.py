@@ -29,6 +29,7 @@ from acestep.models.checkpoint import Checkpoint, check_vae_and_text_encoder, fi
 from acestep.models.configs import GenerationConfig
 from acestep.models.device import choose_device, choose_dtype
 from acestep.models.generate import PipelineComponents, generate_latents, load_components, postprocess_audio
+from acestep.models.memory_limit import limit_memory
 from acestep.models.vae import decode_latents
 
 MARKER = "proof.json"
@@ -132,6 +133,7 @@ class _ABEvaluator:
         self._context.emit(PhaseStarted(phase=f"Generating on {device.value}: {device.reason}"))
         precision = str(dtype.value).removeprefix("torch.")
         self._context.emit(LogMessage(message=f"precision {precision}: {dtype.reason}"))
+        limit_memory(device.value, lambda message: self._context.emit(LogMessage(message=message)))
         components = load_components(self._checkpoint, device=device.value, dtype=dtype.value)
         total = 2 * len(requests)
         numbered = list(enumerate(requests))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from acestep.core.config import parse
-from acestep.core.device_lock import lock_device
 from acestep.core.errors import DatasetError
 from acestep.core.events import Event
 from acestep.core.jobs import Context
@@ -17,6 +16,7 @@ from acestep.dataset.sample import Dataset
 from acestep.dataset.scan import Problem, ScanResult, scan_folder
 from acestep.dataset.store import read_dataset, write_dataset
 from acestep.models.device import choose_device
+from acestep.models.memory_limit import use_device
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.preprocessing.pipeline import preprocess
 
@@ -25,7 +25,7 @@ def preprocess_job(config: PreprocessJob, context: Context) -> dict[str, Any]:
     """Scan or read ``config.source`` and encode its samples. Result and errors: see ``pipeline.preprocess``."""
     single_device = config.devices == 1  # with several devices, each worker process locks its own
     lock = choose_device(config.device).value if single_device else "cpu"
-    with lock_device(lock, "preprocessing", context):
+    with use_device(lock, "preprocessing", context):
         folder, source = context.folder, config.source
         if not is_folder(source):
             return preprocess(read_dataset(source), source.parent, config, context, folder=folder)

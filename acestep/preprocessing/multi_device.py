@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from acestep.core.device_lock import lock_device
 from acestep.core.errors import AceStepError, JobError
 from acestep.core.events import Event, ItemFailed
 from acestep.core.files import read_versioned, write_versioned
@@ -19,6 +18,7 @@ from acestep.core.jobs import Context
 from acestep.core.workers import WorkerJob, run_workers
 from acestep.models.checkpoint import find_checkpoint
 from acestep.models.device import choose_devices, choose_dtype, encoder_dtype
+from acestep.models.memory_limit import use_device
 from acestep.preprocessing.configs import EncodeJob, PreprocessJob
 from acestep.preprocessing.encode import Encoder
 from acestep.preprocessing.sample_sources import SampleSource
@@ -70,7 +70,7 @@ def encode_job(config: EncodeJob, context: Context) -> dict[str, Any]:
     def report_failure(name: str, error: AceStepError) -> None:
         context.emit(ItemFailed(item=name, message=str(error), hint=error.hint))
 
-    with lock_device(job.device, "preprocessing", context):
+    with use_device(job.device, "preprocessing", context):
         dtype = encoder_dtype(choose_dtype(job.device, job.dtype).value)
         load_options = LoadOptions(find_checkpoint(job.checkpoint), job.device, dtype)
         encoder = Encoder(job, load_options, context, save=save, report_failure=report_failure)

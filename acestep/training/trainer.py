@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
-from acestep.core.device_lock import lock_device
 from acestep.core.errors import JobCancelled, LossNotFinite, OutOfMemory, StorageError, WorkerCrashed
 from acestep.core.events import EpochLogged, LogMessage, PhaseStarted, Saved, Started, StepLogged
 from acestep.core.jobs import Context
 from acestep.core.phases import PhaseProgress
 from acestep.models.load_progress import decoder_bytes, report_reading
+from acestep.models.memory_limit import use_device
 from acestep.training.configs import TrainJob
 from acestep.training.distributed.launch_workers import train_in_workers
 from acestep.training.distributed.placement import choose_placement, make_fabric
@@ -62,7 +62,7 @@ def train_job(config: TrainJob, context: Context) -> dict[str, Any]:
 def _train(prepared: Prepared, context: Context) -> dict[str, Any]:
     """``context`` belongs to this process alone: it waits for its own GPU and makes its own audio previews."""
     shared = prepared.processes.context(context)
-    with lock_device(str(prepared.device), "training", context):
+    with use_device(str(prepared.device), "training", context):
         seed = prepared.training.seed
         loading = PhaseProgress(shared.emit, f"Loading {prepared.checkpoint.name}")
         with seeded_generators(seed, prepared.device):

@@ -21,7 +21,6 @@ from torch import nn
 from acestep.adapters.base import require_no_adapter
 from acestep.adapters.configs import ADAPTERS, LoHaConfig, LoRAConfig
 from acestep.adapters.targets import target_modules
-from acestep.core.device_lock import lock_device
 from acestep.core.errors import LossNotFinite
 from acestep.core.events import ItemFailed, LogMessage, Progressed, Saved, Started
 from acestep.core.files import write_json
@@ -30,6 +29,7 @@ from acestep.models.checkpoint import Checkpoint, check_checkpoint, find_checkpo
 from acestep.models.device import choose_device, choose_dtype, empty_cache, not_finite_hint
 from acestep.models.key_mapping import diffusers_to_original
 from acestep.models.load import load_dit, load_null_condition
+from acestep.models.memory_limit import use_device
 from acestep.tensors.manifest import read_manifest
 from acestep.training.data import ExampleSampler, TrainingSample, collate, move, sorted_by_hash
 from acestep.training.distributed.placement import make_fabric
@@ -67,7 +67,7 @@ def estimate_job(config: EstimateJob, context: Context) -> dict[str, Any]:
     samples = with_silent_contexts(samples, checkpoint, context)
     device = choose_device(config.device)
     context.emit(LogMessage(message=f"{checkpoint.name} on {device.value}: {device.reason}"))
-    with lock_device(device.value, "sensitivity analysis", context):
+    with use_device(device.value, "sensitivity analysis", context):
         try:
             norms = _norms_of_loaded_model(config, checkpoint, samples, torch.device(device.value), context)
         finally:

@@ -107,6 +107,11 @@ def encoder_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.float16 else dtype
 
 
+def xpu_lacks_fp64(device: torch.device) -> bool:
+    """Return whether ``device`` is an Intel GPU without fp64, such as those of the Arc A series."""
+    return device.type == "xpu" and not torch.xpu.get_device_properties(device).has_fp64
+
+
 def not_finite_hint(dtype: torch.dtype, setting: str, others: str) -> str:
     """Return what to do about NaN or infinite values that were computed in ``dtype``.
 

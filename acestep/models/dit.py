@@ -60,6 +60,8 @@ class AceStepDiT(AceStepTransformer1DModel):
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predict the flow-matching velocity. Follows ``AceStepTransformer1DModel.forward`` of diffusers 0.42.1.
 
+        Under autocast in fp16, the hidden states between the layers are fp32.
+
         Args:
             hidden_states: [B, T, C] noisy latents.
             timestep: [B] float32 in [0, 1]; 0 is data, 1 is noise.
@@ -85,6 +87,8 @@ class AceStepDiT(AceStepTransformer1DModel):
         )
         masks = self._self_attention_masks(hidden_states, frame_mask)
         cross_mask = None if token_mask is None else _key_mask(token_mask, hidden_states.shape[1])
+        if _computes_in_fp16(hidden_states):  # the sum over the layers overflows in it, and gates scale the summands
+            hidden_states, modulation, time = hidden_states.float(), modulation.float(), time.float()
         checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
         for index, (kind, layer) in enumerate(zip(self.layer_types, self.layers, strict=True)):
             arguments = (hidden_states, rotary, modulation, masks[kind], condition, cross_mask)
@@ -131,6 +135,11 @@ class AceStepDiT(AceStepTransformer1DModel):
             is_causal=False,
         )
         return {"full_attention": full, "sliding_attention": sliding}
+
+
+def _computes_in_fp16(tokens: Tensor) -> bool:
+    kind = tokens.device.type
+    return kind != "meta" and torch.is_autocast_enabled(kind) and tokens.dtype == torch.float16
 
 
 def _checkpoint(layer: nn.Module, *arguments: Any) -> Any:

@@ -10,11 +10,11 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from acestep.core.errors import JobCancelled
+from acestep.core.errors import GenerationError, JobCancelled
 from acestep.models import load
 from acestep.models.checkpoint import Checkpoint
 from acestep.models.configs import GenerationConfig
-from acestep.models.device import encoder_dtype
+from acestep.models.device import encoder_dtype, xpu_lacks_fp64
 from acestep.models.text import TextEncoder, normalize_lyrics
 from acestep.models.vae import decode_latents, load_vae_beside, require_finite
 
@@ -75,7 +75,7 @@ def generate(
 
     Raises:
         JobCancelled: ``should_stop`` returned True.
-        GenerationError: latents or audio contain NaN or infinite values.
+        GenerationError: latents or audio contain NaN or infinite values, or the device cannot compute guidance.
     """
     latents = generate_latents(components, request, on_step=on_step, should_stop=should_stop)
     return postprocess_audio(decode_latents(components.vae, latents))
@@ -91,6 +91,7 @@ def generate_latents(
 ) -> Tensor:
     """Generate latents [T, C] without decoding them. Arguments and errors as in ``generate``."""
     steps, guidance, shift = _schedule(components.checkpoint, request)
+    _require_guidance(guidance, components.dit.device)
     lyrics, language = normalize_lyrics(request.lyrics, request.language)
 
     def after_step(pipeline: Any, step: int, _timestep: float, _tensors: dict[str, Any]) -> dict[str, Any]:
@@ -137,6 +138,15 @@ def _schedule(checkpoint: Checkpoint, request: GenerationConfig) -> tuple[int, f
     guidance = request.guidance if request.guidance is not None else BASE_GUIDANCE
     shift = request.shift or (TURBO_SHIFT if turbo else BASE_SHIFT)
     return steps, 1.0 if turbo else guidance, shift
+
+
+def _require_guidance(guidance: float, device: torch.device) -> None:
+    """Raises GenerationError where the guidance of AceStepPipeline, which computes in fp64, is not possible."""
+    if guidance > 1 and xpu_lacks_fp64(device):
+        raise GenerationError(
+            f"guidance {guidance:g} needs fp64, which the Intel GPU {device} does not have",
+            hint="Use a turbo model, guidance 1, or the device cpu.",
+        )
 
 
 class _Decoder(nn.Module):

@@ -157,12 +157,12 @@ def _require_kernels(precision: str, device: torch.device) -> None:
     except ImportError as error:
         raise MissingPackage(
             f"a base model in {precision} needs bitsandbytes, which cannot be imported: {error}",
-            hint="Install it with: pip install bitsandbytes. Or use bf16 for the base model.",
+            hint="Install it with: pip install bitsandbytes. Or set base_precision to auto.",
         ) from None
     try:
         QuantizedLinear(nn.Linear(_BLOCK, 2, bias=False), precision, device).dequantize(torch.float32)
     except (RuntimeError, NotImplementedError, AttributeError, OSError) as error:
         raise MissingPackage(
             f"bitsandbytes cannot quantize the base model to {precision} on {device}: {error}",
-            hint="Use bf16 for the base model.",
+            hint="Set base_precision to auto.",
         ) from None

@@ -120,3 +120,20 @@ def test_masks_of_an_unpadded_sample_do_not_change_the_prediction(dit: AceStepDi
     sample = samples[2]
     masks = {"frame_mask": torch.ones(1, 555, dtype=torch.bool), "token_mask": torch.ones(1, 31, dtype=torch.bool)}
     torch.testing.assert_close(predict(dit, **sample, **masks), predict(dit, **sample), atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
+def test_hidden_states_beyond_the_range_of_fp16_do_not_overflow_under_autocast(
+    tiny_root: Path, samples: list[Inputs]
+) -> None:
+    dit = load_dit(tiny_root / "acestep-v15-tiny")
+    for layer in dit.layers:
+        layer.scale_shift_table[:, [2, 5]] = 6e4  # the gates, which multiply the outputs of attention and MLP
+    peaks: list[float] = []
+    dit.norm_out.register_forward_pre_hook(lambda _, inputs: peaks.append(float(inputs[0].abs().max())))
+    exact = predict(dit, **samples[0])
+    with torch.autocast("cpu", dtype=torch.float16):
+        half = predict(dit.half(), **samples[0])
+    assert min(peaks) > torch.finfo(torch.float16).max
+    assert torch.isfinite(half).all()
+    assert torch.nn.functional.cosine_similarity(half.float().flatten(), exact.flatten(), dim=0) > 0.99

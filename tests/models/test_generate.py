@@ -3,6 +3,7 @@ import torch
 
 from acestep.core.errors import AdapterError, GenerationError, JobCancelled
 from acestep.handler import AceStepHandler
+from acestep.models import generate as generate_module
 from acestep.models.configs import GenerationConfig
 
 
@@ -86,3 +87,19 @@ def test_audio_that_is_not_finite_is_an_error_that_names_dtype_and_remedy(tiny_c
     in_fp16 = dtype == "fp16" and part == "dit"
     assert ("float16" if in_fp16 else "float32") in str(error.value)
     assert ("--dtype fp32" in error.value.hint) == in_fp16
+
+
+@pytest.mark.parametrize(
+    ("variant", "has_fp64", "works"), [("", False, True), ("-base", True, True), ("-base", False, False)]
+)
+def test_guidance_on_an_intel_gpu_without_fp64_is_an_error_with_a_hint(
+    tiny_root, monkeypatch, variant, has_fp64, works
+):
+    handler = AceStepHandler(tiny_root / f"acestep-v15-tiny{variant}", device="cpu")
+    monkeypatch.setattr(generate_module, "xpu_lacks_fp64", lambda _device: not has_fp64)
+    if works:
+        assert torch.isfinite(handler.generate(request())).all()
+        return
+    with pytest.raises(GenerationError, match="guidance 7 needs fp64") as error:
+        handler.generate(request())
+    assert "turbo" in error.value.hint

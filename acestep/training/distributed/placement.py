@@ -23,7 +23,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from acestep.core.errors import ConfigError, TrainingError
-from acestep.models.device import Selection, choose_devices, choose_dtype
+from acestep.models.device import Selection, choose_devices, choose_dtype, xpu_lacks_fp64
 from acestep.models.dit import AceStepDiT
 from acestep.models.quantize import QUANTIZED
 from acestep.training.configs import TrainJob
@@ -62,7 +62,7 @@ def choose_placement(job: TrainJob) -> Placement:
 
 def _require_loss_scale(device: torch.device) -> None:
     """fp16 needs ``torch.amp.GradScaler``, which computes in fp64: https://github.com/pytorch/pytorch/issues/147731."""
-    if device.type == "xpu" and not torch.xpu.get_device_properties(device).has_fp64:
+    if xpu_lacks_fp64(device):
         raise ConfigError(
             f"mixed_precision fp16 cannot train on {device}: its loss scale needs fp64, which this GPU does not have",
             hint="Set mixed_precision to auto, bf16 or fp32.",

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -49,6 +48,8 @@ def read_many(name: str, first: int, examples: int, models: Path, arguments: arg
     def too_long(number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"more than {LIMIT_S} s")
 
+    if sys.platform == "win32":
+        raise NotImplementedError("Windows has no signal for the end of a time")
     signal.signal(signal.SIGALRM, too_long)
     found: dict[str, Any] = {"examples": 0, "values": 0, "seconds": 0.0, "bytes": 0, "failures": []}
     with tempfile.TemporaryDirectory() as place:
@@ -112,6 +113,10 @@ def main() -> int:
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
+        if sys.platform == "win32":
+            raise NotImplementedError("Windows has no limit of the memory of a process")
+        import resource
+
         resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
         warnings.simplefilter("ignore")
         models = Path(arguments.worker)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from acestep.core.events import Failed
 from acestep.core.job_folder import JobFolder
 
 WriteLine = Callable[[str], None]
+STOP_SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and the end of a service
+if sys.platform == "win32":
+    STOP_SIGNALS += (signal.SIGBREAK,)  # Ctrl-Break; there, SIGTERM is sent by nobody
 
 
 @contextmanager
@@ -55,7 +59,7 @@ def stop_on_signals(folder: Path, write_line: WriteLine) -> Iterator[None]:
         job.request_stop()
         write_line("stopping after the current step (press Ctrl-C again to exit immediately) ...")
 
-    before = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request_stop) for number in STOP_SIGNALS}
     try:
         yield
     finally:

@@ -124,5 +124,13 @@ def _holder_file(device: str) -> Path:
     index = int(number or 0)
     visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     physical = visible[index] if kind == "cuda" and index < len(visible) else str(index)
-    name = "".join(letter if letter.isalnum() else "-" for letter in f"acestep-{getpass.getuser()}-{kind}-{physical}")
+    name = "".join(letter if letter.isalnum() else "-" for letter in f"acestep-{_user()}-{kind}-{physical}")
     return Path(tempfile.gettempdir()) / f"{name}.json"
+
+
+def _user() -> str:
+    """The name of the user; "user" where the system knows none, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # the last two before Python 3.13; Windows has no ``pwd``
+        return "user"

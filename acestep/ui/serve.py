@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from acestep.core.console_follow import STOP_SIGNALS
 from acestep.core.errors import ConfigError
 from acestep.system.doctor import port_problem, socks_proxies
 from acestep.ui.guard import LOOPBACK, LocalGuard
@@ -163,8 +164,7 @@ def _health_route(page: Page) -> Callable[[Request], Response]:
 def stop_signals() -> Iterator[threading.Event]:
     """Inside the block, Ctrl-C and SIGTERM set the yielded event instead of ending the program."""
     asked = threading.Event()
-    kinds = [signal.SIGINT, signal.SIGTERM]
-    before = {kind: signal.signal(kind, lambda *_: asked.set()) for kind in kinds}
+    before = {kind: signal.signal(kind, lambda *_: asked.set()) for kind in STOP_SIGNALS}
     try:
         yield asked
     finally:

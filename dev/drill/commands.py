@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -22,9 +21,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dev.drill.checks import contents, require_whole, temporaries
-from dev.drill.faults import OPERATIONS, Fault, faulty_command
+from dev.drill.faults import KILLED, OPERATIONS, Fault, faulty_command
 from dev.drill.run import PRELOADED
 from tests.fake_hub import FakeHub, serve
 
@@ -94,7 +94,7 @@ def drill(folder: Path, command: Command, kills: int, chance: random.Random) -> 
     lines = []
     for number in range(kills):
         out, at = folder / f"{command.name} {number}", chance.randint(1, counts)
-        assert _run(command, out, Fault(OPERATIONS, at), folder) == -signal.SIGKILL
+        assert _run(command, out, Fault(OPERATIONS, at), folder) == KILLED
         left = sorted(path.relative_to(out).as_posix() for path in temporaries(out))
         _require_whole(out)
         _run(command, out, Fault(), folder)
@@ -115,7 +115,7 @@ def _run(command: Command, out: Path, fault: Fault, folder: Path) -> int:
         out.mkdir(parents=True)
         command.prepare(out)
     notes = Path(tempfile.mkdtemp(dir=folder, prefix="notes "))
-    processes = multiprocessing.get_context("forkserver")  # which loads torch once
+    processes: Any = multiprocessing.get_context("forkserver")  # which loads torch once
     processes.set_forkserver_preload(PRELOADED)
     environment = {name: value for name, value in os.environ.items() if name == "HF_ENDPOINT"}
     process = processes.Process(
@@ -125,7 +125,7 @@ def _run(command: Command, out: Path, fault: Fault, folder: Path) -> int:
     process.join(_PATIENCE_S)
     assert process.exitcode is not None, f"{command.name} hangs"
     if process.exitcode < 0:
-        return process.exitcode
+        return int(process.exitcode)
     assert process.exitcode == 0, (notes / "output.txt").read_text()
     return int(_counts(notes)[OPERATIONS])
 

@@ -26,7 +26,15 @@ REFUSALS, JUMPS = "refusals", "jumps"  # counted with the operations on files: a
 CLOCKS = (OPERATIONS, BYTES, LOADS, CALLS, STEPS, BATCHES, REFUSALS, JUMPS)
 """The moments within a process that a fault can wait for."""
 
+KILLED = -9  # exit code of a process after SIGKILL
 _JUMP_S = 3 * 86_400.0
+
+
+def kill_this_process() -> None:
+    """End this process as ``kill -9`` does; its exit code is ``KILLED``."""
+    if sys.platform == "win32":
+        raise NotImplementedError("Windows has no SIGKILL")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,7 @@ class _Written:
         self._clocks.operation()
         if self._clocks.tick(OPERATIONS):
             self._half(data)
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill_this_process()
         if self._clocks.tick(BYTES, len(data)):
             self._half(data)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -158,7 +166,7 @@ def _deadly(plainly: Any, clocks: _Clocks) -> Any:
         if isinstance(path, int) or clocks.inside(path):
             clocks.operation()
             if clocks.tick(OPERATIONS):
-                os.kill(os.getpid(), signal.SIGKILL)
+                kill_this_process()
         return plainly(path, *arguments, **named)
 
     return done

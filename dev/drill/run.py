@@ -16,7 +16,6 @@ import multiprocessing
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -24,13 +23,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from acestep.core.event_log import EventLog
 from acestep.core.events import FINAL_EVENTS, Cancelled, Event, Failed
 from acestep.core.job_runner import JobRunner
 from acestep.core.jobs import write_job
 from dev.drill.checks import require_whole, steps_in, temporaries
-from dev.drill.faults import BATCHES, BYTES, CALLS, JUMPS, LOADS, OPERATIONS, REFUSALS, STEPS, Fault, faulty_run
+from dev.drill.faults import BATCHES, BYTES, CALLS, JUMPS, KILLED, LOADS, OPERATIONS, REFUSALS, STEPS, Fault, faulty_run
 from dev.drill.jobs import SAVE_EVERY, Work, works
 
 KINDS = (
@@ -87,7 +89,7 @@ class Drill:
     def __init__(self, folder: Path, seed: int) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         self._folder, self._chance, self._lives = folder, random.Random(seed), 0
-        self._processes = multiprocessing.get_context("forkserver")  # which loads torch once
+        self._processes: Any = multiprocessing.get_context("forkserver")  # which loads torch once
         self._processes.set_forkserver_preload(PRELOADED)
         self._undisturbed: dict[str, Undisturbed] = {}
         self.struck: list[Struck] = []
@@ -210,17 +212,17 @@ def _signal(process: BaseProcess, folder: Path, kind: str) -> None:
         runner.folder = folder
         runner.cancel()
     elif kind == "SIGSTOP" and process.is_alive() and process.pid is not None:
-        os.kill(process.pid, signal.SIGSTOP)
+        psutil.Process(process.pid).suspend()
         time.sleep(_FROZEN_S)
-        os.kill(process.pid, signal.SIGCONT)
-    elif process.is_alive() and process.pid is not None:
-        os.kill(process.pid, signal.SIGKILL if kind == "kill" else signal.SIGTERM)
+        psutil.Process(process.pid).resume()
+    elif process.is_alive():
+        (process.kill if kind == "kill" else process.terminate)()
 
 
 def _require_end(kind: str, code: int | None, last: Event | None, fault: str) -> None:
     """Check that the job ended as expected, and reported it where it could."""
     if kind.startswith("kill"):
-        assert code == -signal.SIGKILL, fault
+        assert code == KILLED, fault
     elif kind in _SURVIVED:
         assert code == 0, fault
     elif kind in ("SIGTERM", "stop"):

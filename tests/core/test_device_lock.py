@@ -6,6 +6,7 @@ import json
 import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -150,3 +151,13 @@ def test_an_error_in_the_job_releases_the_lock(contexts):
         raise MemoryError
     with lock_device("cuda", "captioning", captioner):
         assert events_of(captioner) == []
+
+
+@pytest.mark.parametrize("problem", [KeyError("uid not found"), OSError("no user"), ImportError("no module pwd")])
+def test_a_device_is_locked_where_the_system_knows_no_user(contexts, monkeypatch, problem):
+    def unknown():
+        raise problem
+
+    monkeypatch.setattr("getpass.getuser", unknown)
+    with lock_device("cuda", "training", contexts[0]):
+        assert any("user-cuda" in path.name for path in Path(tempfile.gettempdir()).iterdir())

@@ -15,7 +15,8 @@ from acestep.models import load
 from acestep.models.checkpoint import Checkpoint
 from acestep.models.configs import GenerationConfig
 from acestep.models.device import encoder_dtype, xpu_lacks_fp64
-from acestep.models.text import TextEncoder, normalize_lyrics
+from acestep.models.prompt_condition import PromptCondition, encode_request, encode_texts
+from acestep.models.text import TextEncoder
 from acestep.models.vae import decode_latents, load_vae_beside, require_finite
 
 TURBO_STEPS, TURBO_SHIFT = 8, 3.0  # what turbo models are distilled for; defaults of AceStepPipeline
@@ -37,20 +38,15 @@ class PipelineComponents:
     vae: Any
 
 
-def load_components(
-    checkpoint: Checkpoint, *, device: torch.device | str, dtype: torch.dtype, dit: nn.Module | None = None
-) -> PipelineComponents:
+def load_components(checkpoint: Checkpoint, *, device: torch.device | str, dtype: torch.dtype) -> PipelineComponents:
     """Load all components of a checkpoint, frozen and in evaluation mode. Raises CheckpointError.
 
     With ``dtype`` fp16, only the decoder computes in it, the others in fp32.
-
-    Args:
-        dit: a decoder in memory, on ``device`` and computing in ``dtype``; it is used instead of the checkpoint's.
     """
     to: dict[str, Any] = {"device": device, "dtype": encoder_dtype(dtype)}
     return PipelineComponents(
         checkpoint=checkpoint,
-        dit=load.load_dit(checkpoint, device=device, dtype=dtype) if dit is None else dit,
+        dit=load.load_dit(checkpoint, device=device, dtype=dtype),
         condition_encoder=load.load_condition_encoder(checkpoint, **to),
         text_encoder=load.load_text_encoder(checkpoint, **to),
         vae=load_vae_beside(checkpoint, device=device, dtype=dtype),
@@ -81,7 +77,6 @@ def generate(
     return postprocess_audio(decode_latents(components.vae, latents))
 
 
-@torch.no_grad()
 def generate_latents(
     components: PipelineComponents,
     request: GenerationConfig,
@@ -90,9 +85,23 @@ def generate_latents(
     should_stop: Callable[[], bool] | None = None,
 ) -> Tensor:
     """Generate latents [T, C] without decoding them. Arguments and errors as in ``generate``."""
-    steps, guidance, shift = _schedule(components.checkpoint, request)
-    _require_guidance(guidance, components.dit.device)
-    lyrics, language = normalize_lyrics(request.lyrics, request.language)
+    condition = encode_request(components.condition_encoder, encode_texts(components.text_encoder, request))
+    return denoise(components.checkpoint, components.dit, condition, request, on_step=on_step, should_stop=should_stop)
+
+
+@torch.no_grad()
+def denoise(
+    checkpoint: Checkpoint,
+    dit: Any,
+    condition: PromptCondition,
+    request: GenerationConfig,
+    *,
+    on_step: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Tensor:
+    """Generate latents [T, C] from an encoded condition. Other arguments and errors as in ``generate``."""
+    steps, guidance, shift = _schedule(checkpoint, request)
+    _require_guidance(guidance, dit.device)
 
     def after_step(pipeline: Any, step: int, _timestep: float, _tensors: dict[str, Any]) -> dict[str, Any]:
         if should_stop and should_stop():
@@ -101,17 +110,12 @@ def generate_latents(
             on_step(step + 1, steps)
         return {}
 
-    was_training = components.dit.training
-    components.dit.eval()
+    was_training = dit.training
+    dit.eval()
     try:
-        latents: Tensor = _pipeline(components)(
-            prompt=request.prompt,
-            lyrics=lyrics,
-            vocal_language=language,
+        latents: Tensor = _pipeline(dit, condition.to(dit.device))(
+            prompt="",  # the condition has it
             audio_duration=request.duration_s,
-            bpm=request.bpm,
-            keyscale=request.keyscale,
-            timesignature=request.timesignature,
             num_inference_steps=steps,
             guidance_scale=guidance,
             shift=shift,
@@ -120,8 +124,8 @@ def generate_latents(
             callback_on_step_end=after_step,
         ).audios  # [1, T, C]
     finally:
-        components.dit.train(was_training)
-    return require_finite(latents[0], "latents", components.dit.dtype)
+        dit.train(was_training)
+    return require_finite(latents[0], "latents", dit.dtype)
 
 
 def postprocess_audio(audio: Tensor) -> Tensor:
@@ -166,16 +170,17 @@ class _Decoder(nn.Module):
             return (self.dit(**inputs)[0].to(self.dtype),)
 
 
-def _pipeline(components: PipelineComponents) -> Any:
-    """The pipeline up to the latents. Without a VAE, which may be on another device, it is on that of the encoders."""
+def _pipeline(dit: Any, condition: PromptCondition) -> Any:
+    """The pipeline up to the latents, with the output of its encoders instead of the encoders."""
     library: Any = diffusers  # its lazily imported classes have no type hints
     pipeline = library.AceStepPipeline(
         vae=None,
-        text_encoder=components.text_encoder.model,
-        tokenizer=components.text_encoder.tokenizer,
-        transformer=_Decoder(components.dit),
-        condition_encoder=components.condition_encoder,
+        text_encoder=None,
+        tokenizer=None,
+        transformer=_Decoder(dit),
+        condition_encoder=condition,
         scheduler=library.FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0),
     )
+    pipeline.encode_prompt = lambda **_: (None, None, None, None)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -40,6 +40,7 @@ from acestep.models.pretrained import load_tokenizer, read_model_config
 from acestep.models.safetensors_header import TensorInfo, check_shapes, read_tensor_infos
 from acestep.models.text import TextEncoder
 from acestep.models.torch_archive import ArchiveError, load_archive, unusual
+from acestep.models.vae_tiles import decoder_tiles
 from acestep.models.weight_shapes import encoder_sizes
 
 M = TypeVar("M", bound=nn.Module)
@@ -181,8 +182,9 @@ def load_vae(
         for module in vae.modules():
             if hasattr(module, "weight_g"):
                 remove_weight_norm(module)
-    vae.load_state_dict({name: tensor.to(device, dtype) for name, tensor in vae.state_dict().items()}, assign=True)
+    nn.Module.to(vae, device=device, dtype=dtype)  # one parameter at a time
     vae.use_tiling = True
+    vae.tile_latent_min_length, vae.tile_latent_overlap = decoder_tiles(vae.upsampling_ratios)
     return _freeze(vae)
 
 

@@ -56,7 +56,7 @@ def encode_audio(vae: Any, audio: Tensor, *, seed: int) -> Tensor:
 
 @torch.no_grad()
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
-    """Decode latents [T, C] to audio [2, S], float32 on the CPU, in tiles of 512 frames with an overlap of 64.
+    """Decode latents [T, C] to audio [2, S], float32 on the CPU, in tiles of 5 s (vae_tiles.py).
 
     Raises GenerationError if the audio contains NaN or infinite values.
     """

@@ -3,12 +3,16 @@
     samples/epoch_<N>/strength_<S>.wav    the decimal point of S is an underscore; epoch 0 is the base model
                       strength_<S>.json   the generation request
 
-Training is unaffected: random states, module modes and the adapter strength are restored.
+Training is unaffected: random states, module modes and the adapter strength are restored. Only one model at a time is
+beside the decoder in device memory: the text encoder, then the condition encoder, once per run, and the VAE, which
+decodes in tiles, when the latents of all strengths exist.
 """
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -16,7 +20,7 @@ import torch
 from torch import Tensor
 
 from acestep.audio.files import write_audio
-from acestep.core.errors import AceStepError, JobCancelled
+from acestep.core.errors import AceStepError, GenerationError, JobCancelled
 from acestep.core.events import ItemFailed, LogMessage, PhaseStarted, Saved
 from acestep.core.files import write_json
 from acestep.core.jobs import Context
@@ -25,7 +29,9 @@ from acestep.dataset.prompt import caption_with_tag
 from acestep.dataset.sample import TagPosition
 from acestep.models.configs import GenerationConfig
 from acestep.models.device import empty_cache
-from acestep.models.generate import PipelineComponents, generate, load_components
+from acestep.models.generate import denoise, postprocess_audio
+from acestep.models.prompt_condition import PromptCondition, load_and_encode
+from acestep.models.vae import decode_latents, load_vae_beside
 from acestep.training.evaluation.preview_config import PreviewConfig
 from acestep.training.session import Session
 from acestep.training.state.random_state import RandomState
@@ -34,12 +40,22 @@ from acestep.training.state.run_folder import RunFolder
 _LEAST_S = 4.0  # shorter previews are of no use, and would hardly save memory
 
 
+@dataclass(frozen=True, slots=True)
+class _Preview:
+    """A preview before decoding: latents [T, C] on the CPU."""
+
+    strength: float
+    request: GenerationConfig
+    latents: Tensor
+
+
 class AudioPreviews:
     """Makes the audio previews of one run."""
 
     def __init__(self, config: PreviewConfig, session: Session, context: Context) -> None:
         self._config, self._session, self._context = config, session, context
         self._duration_s = config.duration_s  # halved when the device runs out of memory
+        self._condition: tuple[GenerationConfig, PromptCondition] | None = None  # encoded once per run
         self._progress: PhaseProgress | None = None  # of the preview that is generated
 
     def baseline(self) -> None:
@@ -69,59 +85,90 @@ class AudioPreviews:
         if not strengths:
             return
         session, device = self._session, self._session.prepared.device
-        before, parts = RandomState(device), None
+        before = RandomState(device)
         try:
-            self._context.emit(PhaseStarted(phase="Loading the models for the audio samples"))
-            parts = self._parts()
-            for number, strength in enumerate(strengths, 1):
-                session.adapter.set_strength(strength)
-                what = f"sample {number} of {len(strengths)}" if epoch else "the first sample"
-                self._progress = PhaseProgress(self._context.emit, f"Generating {what}")
-                self._one(parts, epoch, strength)
+            self._write(epoch, list(self._generated(epoch, strengths)))
         except torch.OutOfMemoryError:
-            self._warn(f"No samples for epoch {epoch}: not enough device memory for the VAE and the encoders")
+            self._warn(f"No samples for epoch {epoch}: not enough device memory for the encoders or the VAE")
         except JobCancelled:
             raise
         except AceStepError as error:
-            self._context.emit(ItemFailed(item=f"samples of epoch {epoch}", message=str(error), hint=error.hint))
+            self._failed(f"samples of epoch {epoch}", error)
         finally:
             session.adapter.set_strength(1.0)
             before.restore()
-            parts = None  # release it before emptying the cache
             gc.collect()
             empty_cache(str(device))
 
-    def _parts(self) -> PipelineComponents:
-        """The decoder under training, and the other models, loaded only for the previews."""
-        prepared = self._session.prepared
-        return load_components(
-            prepared.checkpoint, device=prepared.device, dtype=prepared.dtype, dit=self._session.adapter.network
-        )
+    def _generated(self, epoch: int, strengths: list[float]) -> Iterator[_Preview]:
+        """The latents of each strength with which the generation succeeds."""
+        for number, strength in enumerate(strengths, 1):
+            self._session.adapter.set_strength(strength)
+            what = f"sample {number} of {len(strengths)}" if epoch else "the first sample"
+            try:
+                latents = self._fitting_latents(what, f"epoch {epoch} at strength {strength:g}")
+            except GenerationError as error:
+                self._failed(f"sample of epoch {epoch} at strength {strength:g}", error)
+                continue
+            if latents is not None:
+                yield _Preview(strength, self._request(), latents.cpu())
 
-    def _one(self, parts: PipelineComponents, epoch: int, strength: float) -> None:
-        sound = self._sound(parts)
-        while sound is None:
+    def _fitting_latents(self, what: str, where: str) -> Tensor | None:
+        """The latents, shorter if the device runs out of memory; None if it always does."""
+        latents = self._latents(what)
+        while latents is None:
             empty_cache(str(self._session.prepared.device))
             shorter = self._duration_s / 2
             problem = f"Out of memory while generating {self._duration_s:g} s of audio"
             if shorter < _LEAST_S:
-                return self._warn(f"{problem}: no sample for epoch {epoch} at strength {strength:g}")
+                self._warn(f"{problem}: no sample for {where}")
+                return None
             self._warn(f"{problem}: further samples are {shorter:g} s long")
             self._duration_s = shorter
-            sound = self._sound(parts)
-        path = preview_path(self._session.prepared.run, epoch, strength)
-        write_audio(path, sound)
-        facts = {"epoch": epoch, "step": self._session.progress.step, "strength": strength}
-        write_json(path.with_suffix(".json"), {**facts, **self._request().model_dump(mode="json")})
-        self._context.emit(Saved(path=str(path), role="sample"))
-        return None
+            latents = self._latents(what)
+        return latents
 
-    def _sound(self, parts: PipelineComponents) -> Tensor | None:
-        """[2, S]; None if the device runs out of memory."""
+    def _latents(self, what: str) -> Tensor | None:
+        """[T, C]; None if the device runs out of memory."""
+        prepared, request = self._session.prepared, self._request()
+        condition = self._encoded(request)
+        self._progress = PhaseProgress(self._context.emit, f"Generating {what}")
         try:
-            return generate(parts, self._request(), on_step=self._on_step)
+            return denoise(
+                prepared.checkpoint, self._session.adapter.network, condition, request, on_step=self._on_step
+            )
         except torch.OutOfMemoryError:
             return None
+
+    def _encoded(self, request: GenerationConfig) -> PromptCondition:
+        """The condition of the request. The encoders are loaded for the first preview, and when the length changes."""
+        prepared = self._session.prepared
+        if self._condition is None or self._condition[0] != request:
+            self._context.emit(PhaseStarted(phase="Encoding the prompt of the audio samples"))
+            encoded = load_and_encode(prepared.checkpoint, request, device=prepared.device, dtype=prepared.dtype)
+            self._condition = request, encoded
+        return self._condition[1]
+
+    def _write(self, epoch: int, previews: list[_Preview]) -> None:
+        """Decode the previews with a VAE that is loaded meanwhile, and write them."""
+        if not previews:
+            return
+        prepared = self._session.prepared
+        self._context.emit(PhaseStarted(phase="Decoding the audio samples"))
+        empty_cache(str(prepared.device))
+        vae = load_vae_beside(prepared.checkpoint, device=prepared.device, dtype=prepared.dtype)
+        for preview in previews:
+            self._context.stop_if_cancelled()
+            try:
+                audio = postprocess_audio(decode_latents(vae, preview.latents))
+            except GenerationError as error:
+                self._failed(f"sample of epoch {epoch} at strength {preview.strength:g}", error)
+                continue
+            path = preview_path(prepared.run, epoch, preview.strength)
+            write_audio(path, audio)
+            facts = {"epoch": epoch, "step": self._session.progress.step, "strength": preview.strength}
+            write_json(path.with_suffix(".json"), {**facts, **preview.request.model_dump(mode="json")})
+            self._context.emit(Saved(path=str(path), role="sample"))
 
     def _on_step(self, step: int, steps: int) -> None:
         self._context.stop_if_cancelled()
@@ -143,6 +190,9 @@ class AudioPreviews:
             guidance=config.guidance or None,
             shift=config.shift or None,
         )
+
+    def _failed(self, item: str, error: AceStepError) -> None:
+        self._context.emit(ItemFailed(item=item, message=str(error), hint=error.hint))
 
     def _warn(self, message: str) -> None:
         self._context.emit(LogMessage(message=message, warning=True))

@@ -1,15 +1,19 @@
 """Music during a run: what is made, from what, and that training does not notice."""
 
+import gc
 import json
 import math
+import weakref
 
 import pytest
 import torch
 
 from acestep.audio.files import load_audio
-from acestep.core.errors import JobCancelled
+from acestep.core.errors import GenerationError, JobCancelled
 from acestep.core.events import ItemFailed, LogMessage, Saved, StepLogged
+from acestep.handler import AceStepHandler
 from acestep.models import load
+from acestep.models.configs import GenerationConfig
 from acestep.training.evaluation import audio_previews as samples_module
 from acestep.training.evaluation.audio_previews import prompt_with_tag
 from acestep.training.state.run_folder import RunFolder
@@ -71,16 +75,16 @@ def test_a_stop_during_an_audio_preview_saves_and_the_run_resumes_with_its_basel
 
 
 def test_out_of_memory_shortens_the_audio_previews_and_then_skips_them(job, monkeypatch):
-    room_s, true_generate = [7.0], samples_module.generate
+    room_s, true_denoise = [7.0], samples_module.denoise
 
-    def small_device(parts, request, **more):
+    def small_device(checkpoint, dit, condition, request, **more):
         if request.duration_s > room_s[0]:
             room_s[0] = 3.0 if room_s[0] == 1.0 else room_s[0]
             raise torch.OutOfMemoryError("CUDA out of memory")
         room_s[0] = 1.0
-        return true_generate(parts, request.model_copy(update={"duration_s": 1.0}), **more)
+        return true_denoise(checkpoint, dit, condition, request.model_copy(update={"duration_s": 1.0}), **more)
 
-    monkeypatch.setattr(samples_module, "generate", small_device)
+    monkeypatch.setattr(samples_module, "denoise", small_device)
     result, events = run(job(**{**SAMPLES, "samples__duration_s": 20}))
     warnings = [event.message for event in of_kind(events, LogMessage) if event.warning]
     assert "further samples are 10 s long" in warnings[0]
@@ -108,6 +112,53 @@ def test_a_missing_vae_is_reported_and_training_continues(job, monkeypatch, tmp_
     result, events = run(job(**SAMPLES))
     assert [event.item for event in of_kind(events, ItemFailed)] == ["samples of epoch 0", "samples of epoch 2"]
     assert result["epochs"] == 2
+
+
+def test_the_encoders_are_loaded_once_per_run_and_each_model_is_freed_before_the_next(job, monkeypatch):
+    alive, order = weakref.WeakSet(), []
+
+    def counted(name):
+        true_load = getattr(load, name)
+
+        def loading(*args, **kwargs):
+            gc.collect()
+            order.append((name, len(alive)))
+            model = true_load(*args, **kwargs)
+            alive.add(model)
+            return model
+
+        monkeypatch.setattr(load, name, loading)
+
+    for name in ("load_text_encoder", "load_condition_encoder", "load_vae"):
+        counted(name)
+    run(job(**SAMPLES, samples__every_n_epochs=1))
+    assert order == [("load_text_encoder", 0), ("load_condition_encoder", 0), *[("load_vae", 0)] * 3]
+
+
+def test_a_strength_at_which_generation_fails_does_not_stop_the_others(job, monkeypatch):
+    true_denoise, calls = samples_module.denoise, iter(range(10))
+
+    def unstable(*args, **kwargs):
+        if next(calls) == 1:
+            raise GenerationError("the generated latents contain NaN")
+        return true_denoise(*args, **kwargs)
+
+    monkeypatch.setattr(samples_module, "denoise", unstable)
+    _, events = run(job(**SAMPLES))
+    assert [event.item for event in of_kind(events, ItemFailed)] == ["sample of epoch 2 at strength 0.5"]
+    assert made(job().out) == ["epoch_0/strength_0_00.wav", "epoch_2/strength_1_50.wav"]
+
+
+def test_a_preview_is_what_the_handler_generates_with_the_adapter(job, tiny_checkpoint):
+    heard = job(**{**SAMPLES, "samples__prompt": "slow piano"})
+    run(heard)
+    handler = AceStepHandler(tiny_checkpoint, device="cpu")
+    handler.load_adapter(heard.out / "final" / "adapter", strength=0.5)
+    request = json.loads((heard.out / "samples" / "epoch_2" / "strength_0_50.json").read_text())
+    fields = {name: value for name, value in request.items() if name in GenerationConfig.model_fields}
+    audio = handler.generate(GenerationConfig(**fields))
+    preview = load_audio(heard.out / "samples" / "epoch_2" / "strength_0_50.wav")
+    torch.testing.assert_close(preview, audio, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     Raises GenerationError if the audio contains NaN or infinite values.
     """
     audio: Tensor = vae.decode(latents.T[None].to(vae.device, vae.dtype)).sample
-    return require_finite(audio[0].float().cpu(), "audio", vae.dtype)
+    return require_finite(audio[0].cpu().float(), "audio", vae.dtype)
 
 
 def require_finite(generated: Tensor, what: str, dtype: torch.dtype) -> Tensor:

@@ -11,12 +11,13 @@ from torch import Tensor
 from acestep.core.errors import AudioError
 from acestep.models import load_vae
 from acestep.models.vae import decode_latents, encode_audio
+from acestep.models.vae_tiles import decoder_reach, decoder_tiles
 from tests.songs import SAMPLE_RATE_HZ, sine_song
 
 
 @pytest.fixture(scope="module")
 def narrow_vae() -> AutoencoderOobleck:
-    """The real sample rate and ratios with 8 channels. Tiles of 4 s overlap by 1.2 s, more than the receptive field."""
+    """The sample rate and ratios of the tiny model with 8 channels. Tiles of 4 s of audio overlap by 1.2 s."""
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -30,7 +31,6 @@ def narrow_vae() -> AutoencoderOobleck:
         )
     vae.enable_tiling()
     vae.tile_sample_min_length, vae.tile_sample_overlap = 4 * SAMPLE_RATE_HZ, 30 * 1920
-    vae.tile_latent_min_length, vae.tile_latent_overlap = 100, 30
     return vae.eval()
 
 
@@ -60,13 +60,40 @@ def test_every_complete_frame_is_encoded_for_any_length(num_samples: int, narrow
     assert len(encode_audio(narrow_vae, torch.zeros(2, num_samples), seed=0)) == num_samples // 1920
 
 
-def test_tiled_decoding_equals_decoding_at_once(narrow_vae: AutoencoderOobleck) -> None:
-    latents = torch.randn(180, 4, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("seed", [0, 1])
+def test_tiled_decoding_equals_decoding_at_once(narrow_vae: AutoencoderOobleck, seed: int) -> None:
+    narrow_vae.tile_latent_min_length, narrow_vae.tile_latent_overlap = decoder_tiles(narrow_vae.upsampling_ratios)
+    latents = torch.randn(300, 4, generator=torch.Generator().manual_seed(seed))
     audio = decode_latents(narrow_vae, latents)
     with torch.no_grad():
         at_once = narrow_vae.decoder(latents.T[None])[0]
-    assert audio.shape == (2, 180 * 1920)
-    torch.testing.assert_close(audio, at_once, atol=1e-5, rtol=0)
+    assert audio.shape == (2, 300 * 1920)
+    torch.testing.assert_close(audio, at_once, atol=1e-6, rtol=0)
+
+
+def test_the_loaded_vae_decodes_in_small_tiles_as_at_once(tiny_checkpoint: Path) -> None:
+    vae = load_vae(tiny_checkpoint)
+    assert (vae.tile_latent_min_length, vae.tile_latent_overlap) == (128, 31)
+    latents = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        at_once = vae.decoder(latents.T[None])[0]
+    torch.testing.assert_close(decode_latents(vae, latents), at_once, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("ratios", [(2, 4, 4, 6, 10), (10, 6, 4, 4, 2), (2, 4, 4, 8, 8)])
+def test_the_overlap_of_tiles_is_the_receptive_field_of_the_decoder(ratios: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        vae = AutoencoderOobleck(8, list(ratios), [1] * 5, decoder_channels=2, decoder_input_channels=4)
+    latents = torch.randn(1, 4, 81, dtype=torch.float64, requires_grad=True)
+    audio = vae.double().decoder(latents)[0]
+    reach = 0
+    for sample in (40 * vae.hop_length, 41 * vae.hop_length - 1):  # the first and the last of the frame in the middle
+        (gradient,) = torch.autograd.grad(audio[:, sample].sum(), latents, retain_graph=True)
+        frames = gradient.abs().sum((0, 1)).nonzero().flatten()
+        reach = max(reach, 40 - int(frames.min()), int(frames.max()) - 40)
+    assert reach <= decoder_reach(vae.upsampling_ratios) <= reach + 1
 
 
 def test_audio_shorter_than_a_frame_is_an_error(narrow_vae: AutoencoderOobleck) -> None:

@@ -41,7 +41,7 @@ PARTS = {
     "gradients": "gradients of the adapter",
     "activations": "activations",
     "working": "temporary buffers",
-    "sampling": "text encoder, condition encoder and VAE, during audio previews only",
+    "sampling": "encoder or VAE, during audio previews only",
     "program": "process, libraries and reserved memory",
 }
 """Label of each part of an estimate."""

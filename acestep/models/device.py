@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 import torch
 
+from acestep.core.architectures import runs_on
 from acestep.core.errors import ConfigError
 from acestep.core.system_memory import free_bytes
 
@@ -29,12 +30,12 @@ def choose_device(requested: str = "auto") -> Selection[str]:
     """Return the device to compute on, such as ``cuda`` or ``cuda:1``. ``auto`` prefers CUDA, then XPU, MPS and CPU.
 
     Raises:
-        ConfigError: the device that was requested is not there.
+        ConfigError: the device that was requested is not there, or the installed PyTorch has no code for it.
     """
     if requested != "auto":
-        return Selection(_available(requested), "as requested")
+        return Selection(_supported(_available(requested)), "as requested")
     if torch.cuda.is_available():
-        return Selection("cuda", f"{torch.cuda.get_device_name()} is the fastest available device")
+        return Selection(_supported("cuda"), f"{torch.cuda.get_device_name()} is the fastest available device")
     if torch.xpu.is_available():
         return Selection("xpu", f"{torch.xpu.get_device_name()} is the fastest available device")
     if torch.backends.mps.is_available():
@@ -74,6 +75,21 @@ def _available(name: str) -> str:
     if (device.index or 0) >= counts.get(device.type, 0):
         raise ConfigError(
             [f"device {name!r} is not available"], hint="Use auto to select the fastest device of this machine."
+        )
+    return name
+
+
+def _supported(name: str) -> str:
+    """``name``. Raises ConfigError for an NVIDIA GPU that the installed build of PyTorch has no code for."""
+    if torch.device(name).type != "cuda" or torch.version.hip:
+        return name
+    built_for = torch.cuda.get_arch_list()
+    capability = ".".join(str(number) for number in torch.cuda.get_device_capability(name))
+    if built_for and not runs_on(built_for, capability):
+        gpu = f"{torch.cuda.get_device_name(name)} (compute capability {capability})"
+        raise ConfigError(
+            [f"the installed PyTorch cannot compute on {gpu}: it is built for {', '.join(built_for)}"],
+            hint="Run the install script again: it selects the build for this GPU. Or set device to cpu.",
         )
     return name
 

@@ -12,11 +12,12 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from acestep.core.architectures import runs_on
 from acestep.core.paths import PROJECT
 from acestep.core.standard_streams import utf8_environment
 from acestep.system.check import INSTALL, Check
 from acestep.system.gpus import Gpu, find_gpus, this_platform
-from acestep.system.torch_builds import DEFAULT, choose_build, driver_problem, runs_on
+from acestep.system.torch_builds import DEFAULT, choose_build, driver_problem
 
 QUICK_IMPORTS = ("torch", "torchaudio", "soundfile", "av", "safetensors")
 MORE_IMPORTS = (

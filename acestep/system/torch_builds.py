@@ -11,9 +11,10 @@ and 13.0. Intel GPUs: https://docs.pytorch.org/docs/stable/notes/get_start_xpu.h
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from acestep.core.architectures import runs_on
 from acestep.system.gpus import Gpu
 
 TORCH = "2.11.0"  # the version in requirements.txt that this table describes
@@ -86,25 +87,6 @@ class Choice:
     unused: tuple[Gpu, ...] = ()
     problem: str = ""
     hint: str = ""
-
-
-def runs_on(architectures: Iterable[str], capability: str) -> bool:
-    """Whether machine code (``sm_86``) or PTX (``compute_90``) of a build runs on a compute capability (``8.9``).
-
-    Machine code runs on the same major version with the same or a higher minor version; with the suffix a only on
-    exactly its architecture. PTX is compiled by the driver for every newer GPU.
-    Source: https://docs.nvidia.com/cuda/pascal-compatibility-guide/
-    """
-    major, minor = (int(part) for part in capability.split("."))
-    for kind, high, low, suffix in re.findall(r"\b(sm|compute)_(\d+)(\d)([af]?)\b", " ".join(architectures)):
-        first = (int(high), int(low))
-        if suffix == "a":
-            fits = first == (major, minor)
-        else:
-            fits = first <= (major, minor) and (first[0] == major or (kind == "compute" and not suffix))
-        if fits:
-            return True
-    return False
 
 
 def is_older(version: str, other: str) -> bool:

@@ -23,7 +23,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     devices: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in devices)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices.count("cuda"))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Some GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 6))
     monkeypatch.setattr(torch.xpu, "is_available", lambda: "xpu" in devices)
     monkeypatch.setattr(torch.xpu, "device_count", lambda: devices.count("xpu"))
     monkeypatch.setattr(torch.xpu, "get_device_name", lambda: "Some Arc")

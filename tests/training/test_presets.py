@@ -372,10 +372,10 @@ def test_the_nominal_memory_size_of_a_gpu_counts(total_gib, wanted):
 
 @pytest.mark.parametrize("backend", ["cuda", "xpu"])
 def test_the_preset_is_chosen_by_the_gpu(monkeypatch, backend):
-    card = SimpleNamespace(total_memory=22.5 * 2**30)
+    card = SimpleNamespace(total_memory=22.5 * 2**30, major=8, minor=6)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: backend == "cuda")
     monkeypatch.setattr(getattr(torch, backend), "is_available", lambda: True)
-    monkeypatch.setattr(getattr(torch, backend), "get_device_name", lambda: "Card 24")
+    monkeypatch.setattr(getattr(torch, backend), "get_device_name", lambda *_: "Card 24")
     monkeypatch.setattr(getattr(torch, backend), "get_device_properties", lambda device: card)
     chosen = auto_select_preset()
     assert chosen == "vram_24gb_plus"

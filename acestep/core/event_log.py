@@ -83,7 +83,7 @@ class EventLog:
         """
         if not is_file(self.path):
             return [], offset
-        with self.path.open("rb") as file:
+        with retry_while_held(self.path.open, "rb") as file:
             file.seek(offset)
             data = file.read()
         complete = data[: data.rfind(b"\n") + 1]

@@ -87,7 +87,8 @@ def write_json(path: Path, data: Any) -> None:
 def read_json(path: Path, *, error: type[AceStepError], hint: str = "") -> Any:
     """The content of a JSON file (a byte order mark is ignored). Raises ``error`` naming the file."""
     try:
-        return parse_json(read_file(path, max_bytes=MAX_JSON_BYTES).decode("utf-8-sig"))
+        data = renames.retry_while_held(read_file, path, max_bytes=MAX_JSON_BYTES)  # another process may replace it
+        return parse_json(data.decode("utf-8-sig"))
     except FileNotFoundError:
         raise error(f"{path} does not exist", hint=hint) from None
     except OSError as problem:

@@ -1,4 +1,4 @@
-"""Renames and removals that wait for other programs, which Windows needs.
+"""Renames and removals that wait for other programs, as Windows requires.
 
 On Windows a file that any program has open without sharing it, or that is memory-mapped, can be neither replaced nor
 removed, and neither can the folders above it. Antivirus programs, the indexer, Explorer and sync services open each new

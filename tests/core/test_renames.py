@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from acestep.core import files, renames
-from acestep.core.errors import NotWritable
+from acestep.core.errors import ConfigError, NotWritable
 from acestep.core.paths import PROJECT
 from tests.windows import windows_error
 
@@ -22,10 +22,10 @@ class Held:
         self.waits = []
         self._remaining, self._code = times, code
         monkeypatch.setattr(renames.time, "sleep", self.waits.append)
-        monkeypatch.setattr(os, "replace", self._held(os.replace))
-        monkeypatch.setattr(shutil, "rmtree", self._held(shutil.rmtree))
+        monkeypatch.setattr(os, "replace", self.during(os.replace))
+        monkeypatch.setattr(shutil, "rmtree", self.during(shutil.rmtree))
 
-    def _held(self, plainly):
+    def during(self, plainly):
         def operation(*arguments, **named):
             if self._remaining > 0:
                 self._remaining -= 1
@@ -53,6 +53,14 @@ def test_a_file_that_stays_held_is_not_writable_and_the_hint_names_the_likely_pr
     assert 4.5 < sum(held.waits) < 5.5
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_text() == "old"
+
+
+def test_a_file_that_is_just_being_replaced_is_read_when_it_is_free(tmp_path, monkeypatch):
+    files.write_json(tmp_path / "a.json", {"a": 1})
+    held = Held(monkeypatch, times=2)
+    monkeypatch.setattr(files, "read_file", held.during(files.read_file))
+    assert files.read_json(tmp_path / "a.json", error=ConfigError) == {"a": 1}
+    assert len(held.waits) == 2
 
 
 def test_a_folder_that_is_held_for_a_moment_is_replaced(tmp_path, monkeypatch):

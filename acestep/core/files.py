@@ -203,9 +203,10 @@ def _storage_error(path: Path, problem: OSError) -> StorageError:
         return NotWritable(f"{failed}: {problem.strerror}", hint=_HELD)
     if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return NotWritable(f"{failed}: {problem.strerror}", hint="Choose a folder that you may write to.")
-    length = max(len(os.path.abspath(name)) for name in (path, problem.filename or path))
+    failing = problem.filename if isinstance(problem.filename, str) else path  # the temporary file has a longer name
+    length = max(len(os.path.abspath(name)) for name in (path, failing))
     if problem.errno == errno.ENAMETOOLONG or code == _TOO_LONG or (code in _NOT_FOUND and length >= _MAX_PATH):
-        return StorageError(f"{failed}: its path of {length} characters is too long", hint=_SHORTER)
+        return StorageError(f"{failed}: its name or path is too long, {length} characters", hint=_SHORTER)
     return StorageError(f"{failed}: {problem.strerror or problem}")
 
 

@@ -5,6 +5,7 @@ from acestep.core.errors import AdapterError, GenerationError, JobCancelled
 from acestep.handler import AceStepHandler
 from acestep.models import generate as generate_module
 from acestep.models.configs import GenerationConfig
+from tests.operations import Operations
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,14 @@ def test_guidance_changes_the_audio_of_base_models(tiny_root):
 def test_should_stop_cancels_between_steps(handler):
     with pytest.raises(JobCancelled):
         handler.generate(request(steps=4), should_stop=lambda: True)
+
+
+def test_generation_without_guidance_needs_no_float64_which_mps_lacks(handler):
+    handler.ensure_models_loaded()
+    with Operations() as operations:
+        handler.generate(request())
+    assert operations.calls
+    assert not operations.in_float64()
 
 
 def test_set_strength_without_an_adapter_is_an_error(handler):

@@ -10,6 +10,7 @@ import torch
 from acestep.core.errors import DatasetError
 from acestep.core.events import ItemFailed
 from acestep.preprocessing import stages
+from tests.operations import Operations
 from tests.preprocessing.conftest import Listener, Preprocessor
 
 
@@ -34,3 +35,10 @@ def test_values_that_are_not_finite_are_reported_with_the_dtype_and_what_to_do(
     assert all("NaN or infinite values" in event.message for event in failed)
     assert all({"fp32": "float32", "bf16": "bfloat16"}[dtype] in event.message for event in failed)
     assert all(("--dtype fp32" in event.hint) == (dtype == "bf16") for event in failed)
+
+
+def test_encoding_needs_no_float64_which_mps_lacks(preprocessor: Preprocessor, tmp_path: Path) -> None:
+    with Operations() as operations:
+        preprocessor.run(tmp_path / "out")
+    assert operations.calls
+    assert not operations.in_float64()

@@ -1,6 +1,17 @@
+import pytest
 import torch
+from torch import Tensor
 
-from acestep.training.data import ExampleSampler, StepPlan, centre_start, collate, crop_start, generator_for, split
+from acestep.training.data import (
+    ExampleSampler,
+    StepPlan,
+    centre_start,
+    collate,
+    crop_start,
+    generator_for,
+    move,
+    split,
+)
 from tests.training.songs import make_samples
 
 
@@ -114,3 +125,18 @@ def test_songs_are_held_out_from_six_on_by_name_and_seed():
     assert len(split(samples[:6], seed=5, percent=15)[1]) == 1
     assert split(samples[:5], seed=5, percent=15)[1] == []
     assert split(samples, seed=5, percent=0)[1] == []
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cuda", True), ("mps", False), ("xpu", False), ("cpu", False)])
+def test_memory_is_pinned_for_copies_to_cuda_only(device, pinned, monkeypatch):
+    pins, copies = [], []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda part: pins.append(part) or part)
+    monkeypatch.setattr(Tensor, "to", lambda part, device, **options: copies.append((device.type, options)) or part)
+    move(collate([draw()(sample, 0) for sample in make_samples([(8, 3), (6, 2)])]), torch.device(device))
+    assert bool(pins) == pinned
+    assert {(kind, *options) for kind, options in copies} == {
+        "cuda": {("cuda", "non_blocking")},
+        "mps": {("mps",)},
+        "xpu": {("xpu",)},
+        "cpu": set(),
+    }[device]

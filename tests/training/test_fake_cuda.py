@@ -14,8 +14,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from acestep.adapters.base import Adapter
 from acestep.adapters.configs import ADAPTERS
@@ -24,6 +22,7 @@ from acestep.models.checkpoint import find_checkpoint
 from acestep.models.load import empty_dit
 from acestep.models.quantize import QUANTIZED, quantize
 from acestep.training.flow_matching import Batch, FlowMatching
+from tests.operations import Operations
 
 HOST_READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.equal.default}
 MATRIX_PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default}
@@ -35,31 +34,6 @@ CASES: list[tuple[str, dict[str, Any], str, torch.dtype]] = [  # kind, settings 
     ("lora", {"init": "pissa", "r": 4}, "auto", torch.bfloat16),
     ("lokr", {"weight_decompose": True}, "auto", torch.bfloat16),
 ]
-
-
-class Operations(TorchDispatchMode):
-    """Records what runs inside: operators, and the tensors that they take and give."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.started: set[Any] = set()
-        self.calls: list[tuple[Any, list[Tensor], list[Tensor]]] = []
-
-    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.started.add(operator)
-        given = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)]
-        result = operator(*args, **(kwargs or {}))
-        self.calls.append((operator, given, [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]))
-        return result
-
-    def on_other_devices(self, device: str) -> list[str]:
-        """Operators that touch a tensor elsewhere, unless it is empty or a number without dimensions."""
-        return [
-            f"{operator} {tensor.device} {list(tensor.shape)}"
-            for operator, given, made in self.calls
-            for tensor in (*given, *made)
-            if tensor.device.type != device and tensor.dim() > 0 and tensor.numel() > 0
-        ]
 
 
 def replace_tensors(module: nn.Module, convert: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -142,6 +116,7 @@ def test_a_forward_pass_stays_on_the_gpu_and_the_host_reads_nothing(
     assert (losses.shape, losses.dtype, losses.device.type) == ((2,), torch.float32, "cuda")
     assert losses.requires_grad
     assert not operations.on_other_devices("cuda")
+    assert not operations.in_float64()
     assert not HOST_READS & operations.started
     products = [made[0].dtype for operator, _, made in operations.calls if operator in MATRIX_PRODUCTS]
     assert products.count(dtype) > len(products) / 2

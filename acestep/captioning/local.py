@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from numpy.typing import NDArray
 from acestep.captioning import prompts
 from acestep.captioning.configs import CaptionJob
 from acestep.captioning.lyrics import join_lyrics, parse_lyrics
-from acestep.captioning.memory_check import require_memory
+from acestep.captioning.memory_check import read_sizes, require_memory
 from acestep.captioning.omni import OmniModel, Sampling
+from acestep.captioning.omni_memory import OmniSizes
 from acestep.captioning.parse import parse_answer, strip_role
 from acestep.captioning.schema import SAMPLE_RATE_HZ, Description, Lyrics, Report, SongAudio, Stop
 from acestep.core.errors import CaptionError, CheckpointError, ConfigError, DownloadError
@@ -56,8 +58,7 @@ class LocalCaptioner:
     @classmethod
     def load(cls, config: CaptionJob, report: Report) -> LocalCaptioner:
         """Raises CheckpointError, DownloadError, ConfigError, CaptionError (memory)."""
-        folder = find_omni_model(config.captioner_model, config, report)
-        return cls(_load(folder, config, report), folder.name, config)
+        return cls(*_load(config.captioner_model, config, report), config)
 
     def describe(self, song: SongAudio, *, with_lyrics: bool, stop: Stop) -> Description:
         """Caption, key, time signature and genre. Raises CaptionError, JobCancelled."""
@@ -101,8 +102,7 @@ class LocalTranscriber:
     @classmethod
     def load(cls, config: CaptionJob, report: Report) -> LocalTranscriber:
         """Raises CheckpointError, DownloadError, ConfigError, CaptionError (memory)."""
-        folder = find_omni_model(config.transcriber_model, config, report)
-        return cls(_load(folder, config, report), folder.name, config)
+        return cls(*_load(config.transcriber_model, config, report), config)
 
     def transcribe(self, song: SongAudio, *, stop: Stop) -> Lyrics:
         """Lyrics of the whole song. Raises CaptionError, JobCancelled."""
@@ -130,8 +130,13 @@ def split_windows(audio: Audio, window_s: float, overlap_s: float = 0.0) -> list
     return [audio[start : start + step + overlap] for start in range(0, step * count, step)]
 
 
-def find_omni_model(name: str, config: CaptionJob, report: Report) -> Path:
+def find_omni_model(
+    name: str, config: CaptionJob, report: Report, check_memory: Callable[[str, OmniSizes], None] | None = None
+) -> Path:
     """The folder of a model: a path, a folder of that name in the checkpoints folders, or a download.
+
+    Args:
+        check_memory: called with name and sizes before one of ACE-Step's models is downloaded.
 
     Raises:
         CheckpointError: not found, and downloads are off.
@@ -150,8 +155,11 @@ def find_omni_model(name: str, config: CaptionJob, report: Report) -> Path:
         raise CheckpointError(
             f"{name!r} was not found in {searched}", hint="Download it, or set the path of its folder."
         )
+    published = base in (model.name for model in CATALOG)
+    if published and check_memory is not None:
+        check_memory(base, OmniSizes())
     report(PhaseStarted(phase=f"Downloading {name}, about 22 GB"))
-    if base in (model.name for model in CATALOG):
+    if published:
         return download([base], config.checkpoints or roots[-1], on_progress=report)[0]
     try:
         return Path(snapshot_download(name, allow_patterns=_MODEL_FILES))
@@ -159,7 +167,8 @@ def find_omni_model(name: str, config: CaptionJob, report: Report) -> Path:
         raise DownloadError(f"{name} could not be downloaded: {problem}", hint="Check the name.") from None
 
 
-def _load(folder: Path, config: CaptionJob, report: Report) -> OmniModel:
+def _load(name: str, config: CaptionJob, report: Report) -> tuple[OmniModel, str]:
+    """The model and the name of its folder, after a check of the free memory."""
     device = choose_device(config.device)
     if config.quantization != "none" and torch.device(device.value).type != "cuda":
         raise ConfigError(
@@ -167,13 +176,18 @@ def _load(folder: Path, config: CaptionJob, report: Report) -> OmniModel:
             hint="Choose none, or another device.",
         )
     dtype = _choose_dtype(device.value, config.dtype)
+    settings: dict[str, Any] = {"device": device.value, "dtype": dtype.value, "quantization": config.quantization}
+    new_tokens = max(config.max_tokens + _METADATA_TOKENS, config.lyrics_max_tokens)
+
+    def check_memory(model: str, sizes: OmniSizes) -> None:
+        require_memory(model, sizes, **settings, window_s=config.window_s, new_tokens=new_tokens)
+
+    folder = find_omni_model(name, config, report, check_memory)
+    check_memory(folder.name, read_sizes(folder))
     report(
         PhaseStarted(phase=f"Loading {folder.name} on {device.value} ({device.reason}), {dtype.value} ({dtype.reason})")
     )
-    settings: dict[str, Any] = {"device": device.value, "dtype": dtype.value, "quantization": config.quantization}
-    new_tokens = max(config.max_tokens + _METADATA_TOKENS, config.lyrics_max_tokens)
-    require_memory(folder, **settings, window_s=config.window_s, new_tokens=new_tokens)
-    return OmniModel.load(folder, **settings)
+    return OmniModel.load(folder, **settings), folder.name
 
 
 def _choose_dtype(device: str, requested: str) -> Selection[torch.dtype]:

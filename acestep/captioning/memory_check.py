@@ -17,19 +17,33 @@ from acestep.models.device import memory_free_bytes
 _WINDOWS_S = (180.0, 120.0, 60.0, 30.0)  # suggested lengths, the longest that fits
 
 
-def require_memory(
-    folder: Path, *, device: str, dtype: torch.dtype, quantization: Quantization, window_s: float, new_tokens: int
-) -> None:
-    """Do nothing if the model in ``folder`` fits, or if the free memory is unknown. Reads config.json only.
+def read_sizes(folder: Path) -> OmniSizes:
+    """The sizes of the model in ``folder``, from config.json alone.
 
     Raises:
-        CaptionError: it does not fit. The hint names the settings with which it does.
         CheckpointError: config.json is missing, or describes another model.
     """
     try:
-        sizes = OmniSizes.of(read_thinker_settings(folder))
+        return OmniSizes.of(read_thinker_settings(folder))
     except ValueError as problem:
         raise CheckpointError(f"{folder} cannot be loaded: {problem}", hint="Download it again.") from None
+
+
+def require_memory(
+    name: str,
+    sizes: OmniSizes,
+    *,
+    device: str,
+    dtype: torch.dtype,
+    quantization: Quantization,
+    window_s: float,
+    new_tokens: int,
+) -> None:
+    """Do nothing if the model ``name`` fits, or if the free memory is unknown.
+
+    Raises:
+        CaptionError: it does not fit. The hint names the settings with which it does.
+    """
     free = memory_free_bytes(device)
     common: dict[str, Any] = {
         "sizes": sizes,
@@ -43,7 +57,7 @@ def require_memory(
         return
     fitting = [text for text, size in _alternatives(quantization, window_s, common) if size <= free]
     raise CaptionError(
-        f"{folder.name} needs {needed / GIB:.1f} GB of memory on {device} ({_described(quantization, dtype)}, "
+        f"{name} needs {needed / GIB:.1f} GB of memory on {device} ({_described(quantization, dtype)}, "
         f"{window_s:g} s of audio), {free / GIB:.1f} GB are free",
         hint=f"Choose {' or '.join([*fitting[:2], 'an online service', 'another device'])}, or close other programs.",
     )

@@ -225,15 +225,14 @@ def test_the_embedding_is_looked_up_on_the_cpu_beside_a_gpu() -> None:
         ("4bit", 4.0, "Choose an online service"),
     ],
 )
-def test_the_check_before_loading_names_the_settings_that_fit(tmp_path, monkeypatch, quantization, free_gb, suggested):
-    (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_omni", "thinker_config": {}}')
+def test_the_check_before_loading_names_the_settings_that_fit(monkeypatch, quantization, free_gb, suggested):
     monkeypatch.setattr(memory_check, "memory_free_bytes", lambda _device: int(free_gb * GIB))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 6))
     settings: dict[str, Any] = {"dtype": torch.bfloat16, "window_s": 240, "new_tokens": 2048}
     if suggested is None:
-        return require_memory(tmp_path, device="cuda", quantization=quantization, **settings)
+        return require_memory("captioner", OmniSizes(), device="cuda", quantization=quantization, **settings)
     with pytest.raises(CaptionError, match=f"{free_gb:.1f} GB are free") as failure:
-        require_memory(tmp_path, device="cuda", quantization=quantization, **settings)
+        require_memory("captioner", OmniSizes(), device="cuda", quantization=quantization, **settings)
     assert suggested in failure.value.hint
     assert f"{omni_memory(quantization).needed / GIB:.1f} GB of memory on cuda" in str(failure.value)
     assert "online service" in failure.value.hint
@@ -249,20 +248,29 @@ def test_nothing_is_read_when_the_memory_is_too_small(checkpoints, monkeypatch) 
     assert "Quantization" not in failure.value.hint  # NVIDIA only
 
 
-def test_a_shorter_window_is_suggested_where_it_is_enough(tmp_path, monkeypatch) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_omni", "thinker_config": {}}')
+def test_a_model_that_would_not_fit_is_not_downloaded(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(memory_check, "memory_free_bytes", lambda _device: 5 * GIB)
+    monkeypatch.setattr("acestep.captioning.local.checkpoint_roots", lambda _root: [tmp_path])
+    monkeypatch.setattr("acestep.captioning.local.download", lambda *_, **__: pytest.fail("a download started"))
+    config = CaptionJob(audio_dir=tmp_path, checkpoints=tmp_path, device="cpu")
+    with pytest.raises(CaptionError, match="acestep-captioner needs"):
+        LocalCaptioner.load(config, print)
+
+
+def test_a_shorter_window_is_suggested_where_it_is_enough(monkeypatch) -> None:
     common: dict[str, Any] = {"device": "mps", "new_tokens": 512}
     free = omni_memory(window_s=60, fused=False, **common).needed
     monkeypatch.setattr(memory_check, "memory_free_bytes", lambda _device: free)
     with pytest.raises(CaptionError) as failure:
-        require_memory(tmp_path, dtype=torch.bfloat16, quantization="none", window_s=240, **common)
+        require_memory("captioner", OmniSizes(), dtype=torch.bfloat16, quantization="none", window_s=240, **common)
     assert "a Window of 60 s" in failure.value.hint
 
 
-def test_unknown_free_memory_is_no_reason_to_stop(tmp_path, monkeypatch) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_omni", "thinker_config": {}}')
+def test_unknown_free_memory_is_no_reason_to_stop(monkeypatch) -> None:
     monkeypatch.setattr(memory_check, "memory_free_bytes", lambda _device: None)
-    require_memory(tmp_path, device="cpu", dtype=torch.float32, quantization="none", window_s=240, new_tokens=2048)
+    require_memory(
+        "captioner", OmniSizes(), device="cpu", dtype=torch.float32, quantization="none", window_s=240, new_tokens=2048
+    )
 
 
 def test_the_guide_and_the_settings_state_the_estimated_memory() -> None:

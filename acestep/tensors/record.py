@@ -79,8 +79,12 @@ class TensorRecord:
                 hint=_HINT,
             )
         for name in ("target_latents", "context_latents", "encoder_hidden_states"):
-            if not torch.isfinite(getattr(self, name)).all():
-                raise TensorError(f"{name} contains NaN or infinite values", hint=_HINT)
+            tensor: Tensor = getattr(self, name)
+            if not torch.isfinite(tensor).all():
+                cause = (
+                    "The likely cause is fp16, in which the model overflows. " if tensor.dtype == torch.float16 else ""
+                )
+                raise TensorError(f"{name} contains NaN or infinite values", hint=f"{cause}{_HINT}")
 
     @property
     def duration_s(self) -> float:

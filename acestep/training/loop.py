@@ -236,15 +236,17 @@ def _without_not_finite(
     return [micro_batch for micro_batch in left if micro_batch]
 
 
+def not_finite_loss_hint(dtype: torch.dtype) -> str:
+    """What to do about losses that are not finite, in a run that computes in ``dtype``."""
+    others = "If the learning rate is too high, try a third of it. If the tensors are damaged, preprocess again."
+    return not_finite_hint(dtype, "--set mixed_precision=fp32 (Precision)", others)
+
+
 def _not_finite(progress: Progress, step: TrainingStep, dtype: torch.dtype) -> LossNotFinite:
     count, total = progress.not_finite_in_a_row, progress.not_finite
     return LossNotFinite(
         f"the loss or its gradient was not finite {count} times in a row ({total} in total), "
         f"last in epoch {step.epoch + 1}, step {progress.step + 1}, computed in {str(dtype).removeprefix('torch.')}",
-        hint=not_finite_hint(
-            dtype,
-            "--set mixed_precision=fp32 (Precision)",
-            "If the learning rate is too high, try a third of it. If the tensors are damaged, preprocess again.",
-        ),
+        hint=not_finite_loss_hint(dtype),
         subject="fp16" if dtype == torch.float16 else "",
     )

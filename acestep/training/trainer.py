@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -22,7 +23,7 @@ from acestep.training.distributed.launch_workers import train_in_workers
 from acestep.training.distributed.placement import choose_placement, make_fabric
 from acestep.training.distributed.process_group import ProcessGroup
 from acestep.training.evaluation.audio_previews import AudioPreviews
-from acestep.training.loop import StepReport, train
+from acestep.training.loop import StepReport, not_finite_loss_hint, train
 from acestep.training.memory.monitor import MemoryMonitor
 from acestep.training.optim.schedules import make_schedule
 from acestep.training.prepare import Prepared, prepare
@@ -224,7 +225,12 @@ class _Run:
 
     def _log_metrics(self, fit_loss: float | None, validation_loss: float | None) -> None:
         found = {"fit_loss": fit_loss, "validation_loss": validation_loss}
-        self.logger.log_metrics({key: value for key, value in found.items() if value is not None}, self.progress.step)
+        known = {key: value for key, value in found.items() if value is not None}
+        self.logger.log_metrics(known, self.progress.step)
+        if not all(map(math.isfinite, known.values())):
+            dtype = self.session.prepared.dtype
+            message = f"an evaluation gave a loss that is not finite, computed in {str(dtype).removeprefix('torch.')}"
+            self.context.emit(LogMessage(message=f"{message}. {not_finite_loss_hint(dtype)}", warning=True))
 
     def _checkpoint_is_due(self, *, ends_epoch: bool) -> bool:
         epochs, steps = self.training.save_every_n_epochs, self.training.save_every_n_steps

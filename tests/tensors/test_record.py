@@ -62,6 +62,15 @@ def test_a_record_round_trips_exactly(tmp_path: Path) -> None:
     assert loaded.duration_s == 2.0
 
 
+@pytest.mark.parametrize(("dtype", "named"), [(torch.float16, True), (torch.bfloat16, False)])
+def test_an_error_about_nan_names_fp16_as_the_likely_cause(dtype: torch.dtype, named: bool) -> None:
+    good = record()
+    latents = torch.full((FRAMES, 64), torch.inf, dtype=dtype)
+    with pytest.raises(TensorError, match="NaN or infinite") as error:
+        TensorRecord(latents, good.context_latents, good.encoder_hidden_states)
+    assert ("likely cause is fp16" in error.value.hint) == named
+
+
 def test_equal_records_give_equal_bytes_for_any_file_name_memory_layout_and_key_order(tmp_path: Path) -> None:
     first = record(caption="".join(["tag", ", text"]), bpm=120)
     base = torch.zeros(9 * FRAMES, 64)

@@ -296,6 +296,18 @@ def test_a_run_with_only_nan_losses_saves_its_last_good_state_and_names_it(job, 
     assert all(torch.isfinite(value.float()).all() for value in weights.values())
 
 
+def test_an_evaluation_that_is_not_finite_is_reported_with_the_dtype(job, monkeypatch):
+    class Spoilt(session_module.FlowMatching):
+        def forward(self, batch):
+            losses = super().forward(batch)
+            return losses if self.training else losses * math.nan
+
+    monkeypatch.setattr(session_module, "FlowMatching", Spoilt)
+    _, events = run(job(max_epochs=1))
+    warnings = [event.message for event in of_kind(events, LogMessage) if event.warning]
+    assert any("not finite, computed in float32" in message for message in warnings)
+
+
 def test_a_checkpoint_is_saved_before_an_error_is_raised(job, monkeypatch):
     class Broken(session_module.FlowMatching):
         def forward(self, batch):

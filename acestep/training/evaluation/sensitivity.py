@@ -133,7 +133,7 @@ def gradient_norms(
     found: dict[str, float] = {}
     hooks = [_record_norm(decoder.get_submodule(name), diffusers_to_original(name), found) for name in modules]
     sums = dict.fromkeys(map(diffusers_to_original, modules), 0.0)
-    counted = 0
+    counted, hint = 0, not_finite_hint(dtype, "--mixed-precision fp32 (Precision)", "Preprocess the songs again.")
     context.emit(Started(job="estimate", total=len(samples), unit="songs"))
     try:
         for number, (sample, epoch) in enumerate(samples, start=1):
@@ -144,7 +144,9 @@ def gradient_norms(
                 counted += 1
                 sums = {name: value + found.get(name, 0.0) for name, value in sums.items()}
             else:
-                context.emit(ItemFailed(item=sample.name, message="its loss or gradient is not a finite number"))
+                context.emit(
+                    ItemFailed(item=sample.name, message="its loss or gradient is not a finite number", hint=hint)
+                )
             context.emit(Progressed(done=number, total=len(samples), note=sample.name))
     finally:
         for hook in hooks:
@@ -153,7 +155,7 @@ def gradient_norms(
     if not counted:
         raise LossNotFinite(
             f"no sample gave a finite gradient, computed in {str(dtype).removeprefix('torch.')}",
-            hint=not_finite_hint(dtype, "--mixed-precision fp32 (Precision)", "Preprocess the songs again."),
+            hint=hint,
         )
     return {name: value / counted for name, value in sums.items()}
 

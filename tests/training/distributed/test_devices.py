@@ -248,6 +248,7 @@ def test_an_error_in_one_process_ends_both_and_a_model_can_be_sharded(tiny_check
 )
 def test_unavailable_devices_are_rejected_with_a_hint(settings, said, hint, job, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
     config = job("refused", devices=1).model_copy(update=settings)
     with pytest.raises(ConfigError, match=said) as refused:
         choose_placement(config)

@@ -112,6 +112,26 @@ def test_runs_are_listed_and_exported(trained, more, tmp_path):
         assert (code, str(command[-1]) in text or trained.name in text) == (0, True), text
 
 
+def test_models_are_made_and_merged_and_adapters_are_imported(trained, models, tmp_path):
+    checkpoint = ["--checkpoint", models / "acestep-v15-tiny"]
+    assert run("export", trained, "--to", "comfyui", "--out", tmp_path / "輸出")[0] == 0
+    for command in (
+        ["make-tiny", tmp_path / "小さいモデル"],
+        ["merge", "--adapter", trained, *checkpoint, "--out", tmp_path / "合成"],
+        [
+            "import",
+            tmp_path / "輸出" / "輸出.safetensors",
+            *checkpoint,
+            "--trigger-word",
+            TAG,
+            "--out",
+            tmp_path / "輸入",
+        ],
+    ):
+        code, text = run(*command)
+        assert (code, str(command[-1]) in text) == (0, True), text
+
+
 def test_a_song_is_preprocessed_and_generated(trained, models, tmp_path):
     song = write_song(tmp_path / "曲" / f"{SONG}.wav", seconds=1)
     song.with_suffix(".json").write_text(json.dumps({"caption": CAPTION}), "utf-8")

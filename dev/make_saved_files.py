@@ -86,7 +86,13 @@ JOBS_TO_WRITE: dict[str, dict[str, Any]] = {
         "checkpoint": MODEL,
         "out": RUN,
         "resume": "auto",
-        "training": {"adapter_type": "lokr", "optimizer_type": "prodigy", "timestep_mu": -0.4, "max_epochs": 7},
+        "training": {
+            "adapter_type": "lokr",
+            "optimizer_type": "prodigy",
+            "timestep_mu": -0.4,
+            "max_epochs": 7,
+            "gradient_checkpointing": "off",
+        },
         "lora": {"r": 8, "ranks": {"layers.0.self_attn.q_proj": 4}},
         "lokr": {"factor": 8},
         "samples": {"enabled": True, "strengths": "0.5,1.0"},
@@ -169,7 +175,13 @@ def train(kind: str, settings: list[str]) -> None:
 def write_settings_files() -> None:
     """Profile, preset for Side-Step, page values and configuration of the captioner."""
     configs = {
-        "training": TrainingConfig(max_epochs=7, train_mlp=True, learning_rate=2e-4, validation_percent=10),
+        "training": TrainingConfig(
+            max_epochs=7,
+            train_mlp=True,
+            learning_rate=2e-4,
+            validation_percent=10,
+            gradient_checkpointing="off",
+        ),
         "lora": LoRAConfig(r=8, alpha=16),
     }
     write_profile(

@@ -2,8 +2,9 @@
 
     env/bin/python -m dev.measure_memory grid            some minutes on one thread
     env/bin/python -m dev.measure_memory full bf16 1     one full-size run: base, and every n-th layer again (0: none)
+    env/bin/python -m dev.measure_memory shapes lora 2b  full-size tensors without values, and what a GPU reserves
 
-A full-size run takes up to 10 GB and a few minutes. Outside the default test run.
+A full-size run takes up to 10 GB and a few minutes, ``shapes`` 1 GB and some minutes. Outside the default test run.
 """
 
 # ruff: noqa: T201 - it talks to the terminal
@@ -15,14 +16,17 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from acestep.adapters.configs import ADAPTERS, AdapterConfig, LoHaConfig, LoKRConfig, LoRAConfig
 from acestep.core.config import parse
-from acestep.training.memory.estimate import GIB, estimate
+from acestep.training.memory.estimate import GIB, PROGRAM, estimate
 from acestep.training.memory.spec import FAMILIES, MemorySpec
 from acestep.training.optim.optimizers import OPTIMIZERS
+from dev.measure_shapes import measure_shapes
 from tests.training.memory.measured_runs import SMALL, SMALL_XL, measure
 
 ALLOWED = 0.10
@@ -120,8 +124,48 @@ def full_size(base: str, every: int) -> int:
     return int(abs(off) > ALLOWED)
 
 
+def shapes(kind: str, family: str) -> int:
+    """Crops of 30 to 240 s at full size, with and without padding, masks in the fused kernel and checkpointing.
+
+    Prints how far the estimate is above the live tensors, and that for a GPU above what its allocator reserves.
+    """
+    config = parse(ADAPTERS[kind].config, {"dropout": 0.0} | ({} if kind == "lokr" else {"r": 64}))
+    wrong = 0
+    for compute, scores, frames, every, padded in itertools.product(
+        ("bf16", "fp32"), ("", "masked"), (750, 1500, 3000, 6000), (0, 2, 1), (False, True)
+    ):
+        spec = _run(
+            config=FAMILIES[family],
+            kind=kind,
+            adapter=config,
+            base=compute,
+            compute=compute,
+            frames=frames,
+            tokens=512,
+            checkpoint_every=every,
+            padded=padded,
+            batch_size=2 if padded else 1,
+        )
+        measured = measure_shapes(spec, scores)
+        with mock.patch.object(MemorySpec, "_scores", scores):
+            here, gpu = estimate(spec), estimate(replace(spec, device="cuda"))
+        expected = here.tensors - here.parts["optimizer"]
+        reserved = gpu.total - gpu.parts["optimizer"] - PROGRAM["cuda"]
+        off = expected / measured.peak - 1
+        wrong += not -0.001 <= off <= 0.06
+        name = f"{compute}, {frames / 25:g} s, again {every}{', padded' if padded else ''} {scores}"
+        print(
+            f"{name:36} tensors {measured.peak / GIB:6.2f} GB, estimated {off:+.1%}; "
+            f"reserved {measured.reserved / GIB:6.2f} GB, estimated {reserved / measured.reserved - 1:+.1%}",
+            flush=True,
+        )
+    return wrong
+
+
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
     if sys.argv[1:2] == ["full"]:
         sys.exit(full_size(sys.argv[2], int(sys.argv[3])))
+    if sys.argv[1:2] == ["shapes"]:
+        sys.exit(min(shapes(sys.argv[2], sys.argv[3]), 1))
     sys.exit(min(compare(grid()), 1))

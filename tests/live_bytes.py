@@ -31,13 +31,17 @@ class LiveBytes(TorchDispatchMode):
     def add(self, tensors: Iterable[Tensor]) -> None:
         """Count tensors that were there before."""
         for tensor in tensors:
-            storage = tensor.untyped_storage()
-            key, size = storage._cdata, storage.nbytes()
-            if key not in self._sizes:
-                weakref.finalize(storage, self._forget, key)
-            self.now += size - self._sizes.get(key, 0)
-            self._sizes[key] = size
+            self.count(tensor)
         self.peak = max(self.peak, self.now)
+
+    def count(self, tensor: Tensor) -> None:
+        """Count the storage of a tensor, unless it is counted already."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._sizes:
+            weakref.finalize(storage, self._forget, key)
+        self.now += size - self._sizes.get(key, 0)
+        self._sizes[key] = size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

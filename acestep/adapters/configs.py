@@ -25,6 +25,11 @@ ATTENTION_TYPES = ("both", "self", "cross")
 class AdapterConfig(Config):
     """Base class for the config of an adapter kind."""
 
+    @property
+    def needs_exact_weights(self) -> bool:
+        """Whether the adapter cannot be trained on a quantized base model."""
+        return False
+
 
 def _from_text(value: Any) -> Any:
     """Parse JSON text, which command lines and forms pass."""
@@ -70,6 +75,11 @@ class LoRAConfig(AdapterConfig):
         advanced=True,
     )
     ranks: Ranks = ranks_option()
+
+    @property
+    def needs_exact_weights(self) -> bool:
+        """PiSSA starts from the singular values of the weights."""
+        return self.init == "pissa"
 
 
 class DoRAConfig(LoRAConfig):

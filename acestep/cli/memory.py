@@ -12,10 +12,12 @@ from acestep.cli.console import Json, print_status
 from acestep.cli.options import help_of
 from acestep.cli.train import AdapterType, ConfigFile, Overrides, Preset, given
 from acestep.core.errors import ConfigError
+from acestep.core.system_memory import free_bytes
 from acestep.models.checkpoint import find_checkpoint
 from acestep.training.configs import TrainJob
-from acestep.training.gpu_monitor import vram_status
-from acestep.training.memory.advice import Advice, advise, nth_layer
+from acestep.training.gpu_monitor import VRAMStatus, vram_status
+from acestep.training.memory.advice import Advice, advise
+from acestep.training.memory.automatic import Choices, choose
 from acestep.training.memory.estimate import GIB, PARTS, estimate
 from acestep.training.memory.previews import estimate_samples
 from acestep.training.memory.spec import FAMILIES, FRAMES_PER_S, LONGEST_S, USUAL_TOKENS, MemorySpec, memory_spec
@@ -43,6 +45,10 @@ def memory(
     free: Annotated[
         float | None, typer.Option(help="Free device memory in GB. Default: reported by nvidia-smi.", min=0)
     ] = None,
+    bf16: Annotated[
+        bool | None,
+        typer.Option(help="Whether the GPU computes in bf16: not before RTX 30. Default: reported by nvidia-smi."),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Estimate the peak memory of a training run, and suggest settings to change if it does not fit."""
@@ -53,26 +59,40 @@ def memory(
         flags = {"tensor_dir": unused, "checkpoint": checkpoint or "", "out": unused}
         settings = [*given(adapter_type=adapter), *(set_ or [])]
         job = train_job_from_flags(flags, config, settings, preset, print_status)
-    frames = round(longest * FRAMES_PER_S)
-    spec = memory_spec(model, job.training, job.adapter, device=device, longest=frames, tokens=tokens)
-    room = _room(free, device)
-    found = _result(spec, room, [] if room is None else advise(spec, room))
+    status = vram_status() if device == "cuda" and (free is None or bf16 is None) else None
+    spec = memory_spec(
+        model,
+        job.training,
+        job.adapter,
+        device=device,
+        longest=round(longest * FRAMES_PER_S),
+        tokens=tokens,
+        bf16=bf16 if bf16 is not None else status is None or status.bf16,
+    )
+    room = _room(free, status, device)
+    choices = choose(spec, room)
+    found = _result(choices, room, [] if room is None else advise(spec, room))
     if job.samples.enabled:
-        found["samples"] = _samples(spec, room, job.samples.duration_s)
-    typer.echo(json.dumps({"ok": True, **found}) if json_output else _as_text(spec, found))
+        found["samples"] = _samples(choices.spec, room, job.samples.duration_s)
+    typer.echo(json.dumps({"ok": True, **found}) if json_output else _as_text(choices, found))
 
 
-def _room(free: float | None, device: str) -> float | None:
+def _room(free: float | None, status: VRAMStatus | None, device: Device) -> float | None:
     """Free bytes, or None if unknown."""
-    if free is None and device == "cuda":
-        status = vram_status()
-        free = status.free_gb if status else None
+    if free is None and device == "cpu":
+        return free_bytes()
+    if free is None and status is not None:
+        free = status.free_gb
     return None if free is None else free * GIB
 
 
-def _result(spec: MemorySpec, room: float | None, advice: list[Advice]) -> dict[str, Any]:
-    result = estimate(spec)
+def _result(choices: Choices, room: float | None, advice: list[Advice]) -> dict[str, Any]:
+    result = estimate(choices.spec)
     return {
+        "choices": {
+            "gradient_checkpointing": {"value": choices.checkpointing, "reason": choices.checkpointing_reason},
+            "base_precision": {"value": choices.base_precision, "reason": choices.base_reason},
+        },
         "parts": {name: size / GIB for name, size in result.parts.items()},
         "unknown": list(result.unknown),
         "total": result.total / GIB,
@@ -92,14 +112,13 @@ def _samples(spec: MemorySpec, room: float | None, duration_s: float) -> dict[st
     return {"seconds": duration_s, "parts": parts, "total": result.total / GIB, "fits": fits}
 
 
-def _as_text(spec: MemorySpec, found: dict[str, Any]) -> str:
+def _as_text(choices: Choices, found: dict[str, Any]) -> str:
     """The estimate as text, in GB."""
-    checkpointing = "no gradient checkpointing"
-    if spec.checkpoint_every:
-        checkpointing = f"gradient checkpointing on {nth_layer(spec.checkpoint_every)}"
+    spec = choices.spec
     lines = [
         f"{spec.kind} on a {spec.base} base model, {spec.batch_size} x {spec.frames / FRAMES_PER_S:g} s, "
-        f"{spec.tokens} tokens, {checkpointing}, {spec.optimizer}, on {spec.device}",
+        f"{spec.tokens} tokens, {spec.optimizer}, on {spec.device}",
+        *choices.messages,
         *(
             f"{size:8.2f} GB  {PARTS[name]}"
             for name, size in found["parts"].items()

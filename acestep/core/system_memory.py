@@ -1,8 +1,10 @@
-"""The free memory of this computer, for work without a GPU."""
+"""The free memory of this computer, for work without a GPU or on one of Apple."""
 
 from __future__ import annotations
 
 import ctypes
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,18 +12,36 @@ from loguru import logger
 
 _MEMINFO = Path("/proc/meminfo")
 _KIB = 1024
+_TIMEOUT_S = 5
 
 
 def free_bytes() -> int | None:
     """Memory available without swapping, in bytes; None where the system does not report it."""
     if sys.platform == "win32":
         return _free_on_windows()
+    if sys.platform == "darwin":
+        return _free_on_macos()
     try:
         lines = _MEMINFO.read_text(encoding="ascii").splitlines()
     except OSError:
         return None
     values = dict(line.split(":", 1) for line in lines if ":" in line)
     return int(values["MemAvailable"].split()[0]) * _KIB if "MemAvailable" in values else None
+
+
+def _free_on_macos() -> int | None:
+    """Free, inactive and purgeable pages, according to vm_stat."""
+    try:
+        done = subprocess.run(
+            ["vm_stat"], capture_output=True, text=True, timeout=_TIMEOUT_S, check=True, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    pages = dict(re.findall(r"^Pages ([a-z]+):\s+(\d+)", done.stdout, re.MULTILINE))
+    size = re.search(r"page size of (\d+) bytes", done.stdout)
+    if size is None or "free" not in pages:
+        return None
+    return int(size[1]) * sum(int(pages.get(kind, 0)) for kind in ("free", "inactive", "speculative", "purgeable"))
 
 
 class _Status(ctypes.Structure):

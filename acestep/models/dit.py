@@ -7,6 +7,7 @@ also in effect when gradient checkpointing recomputes the layer. Modules and sta
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,9 +35,11 @@ class AceStepDiT(AceStepTransformer1DModel):
     Attributes:
         checkpoint_every: with gradient checkpointing enabled, every n-th layer is recomputed in the backward pass and
             the other layers keep their activations; 1 recomputes all layers.
+        offload_inputs: the inputs of recomputed layers stay in CPU memory until the backward pass.
     """
 
     checkpoint_every: int = 1
+    offload_inputs: bool = False
     config: Any
     layers: Any
     _gradient_checkpointing_func: Any
@@ -91,15 +94,22 @@ class AceStepDiT(AceStepTransformer1DModel):
             hidden_states, modulation, time = hidden_states.float(), modulation.float(), time.float()
         checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
         for index, (kind, layer) in enumerate(zip(self.layer_types, self.layers, strict=True)):
-            arguments = (hidden_states, rotary, modulation, masks[kind], condition, cross_mask)
+            shared = (rotary, modulation, masks[kind], condition, cross_mask)
             if checkpointing and index % self.checkpoint_every == 0:
-                hidden_states = self._gradient_checkpointing_func(layer, *arguments)
+                hidden_states = self._recomputed(layer, hidden_states, shared)
             else:
-                hidden_states = layer(*arguments)
+                hidden_states = layer(hidden_states, *shared)
         shift, scale = (self.scale_shift_table + time.unsqueeze(1)).chunk(2, dim=1)
         hidden_states = (self.norm_out(hidden_states) * (1 + scale) + shift).type_as(hidden_states)
         velocity = self.proj_out_conv(hidden_states.transpose(1, 2)).transpose(1, 2)[:, :num_frames]  # [B, T, C]
         return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)
+
+    def _recomputed(self, layer: Any, hidden_states: Tensor, shared: tuple[Any, ...]) -> Any:
+        """The output of a layer that keeps only its input; the ``shared`` arguments are the same for all layers."""
+        if not self.offload_inputs:
+            return self._gradient_checkpointing_func(layer, hidden_states, *shared)
+        with torch.autograd.graph.save_on_cpu(pin_memory=hidden_states.is_cuda):  # moves hidden_states alone
+            return self._gradient_checkpointing_func(partial(_call, layer, shared), hidden_states)
 
     def _embed_time(self, timestep: Tensor, timestep_r: Tensor) -> tuple[Tensor, Tensor]:
         """Timestep embedding [B, D] and the modulation of the layers [B, 6, D]."""
@@ -145,6 +155,10 @@ def _computes_in_fp16(tokens: Tensor) -> bool:
 def _checkpoint(layer: nn.Module, *arguments: Any) -> Any:
     options: dict[str, Any] = {"context_fn": same_random_numbers} if arguments[0].device.type == "mps" else {}
     return checkpoint(layer, *arguments, use_reentrant=False, **options)
+
+
+def _call(layer: Any, shared: tuple[Any, ...], hidden_states: Tensor) -> Any:
+    return layer(hidden_states, *shared)
 
 
 def _key_mask(real: Tensor, num_queries: int) -> Tensor:

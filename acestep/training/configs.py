@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from acestep.adapters.configs import (
@@ -43,6 +44,16 @@ __all__ = [
 
 if TYPE_CHECKING:
     from acestep.training.presets import apply_preset, auto_select_preset, list_presets, load_preset
+
+
+def _checkpointing_choice(value: Any) -> Any:
+    """Earlier versions, and other trainers, know only true and false."""
+    spelling = str(value).strip().lower()
+    choices = {"on": ("true", "1", "1.0", "yes", "y", "t"), "off": ("false", "0", "0.0", "no", "n", "f")}
+    return next((choice for choice, spellings in choices.items() if spelling in spellings), value)
+
+
+Checkpointing = Annotated[Literal["auto", "off", "on", "offload"], BeforeValidator(_checkpointing_choice)]
 
 
 class TrainingConfig(Config):
@@ -107,18 +118,21 @@ class TrainingConfig(Config):
     base_precision: Literal["auto", "int8", "nf4"] = option(
         "auto",
         "Base Precision",
-        "Quantize the base model to 8 or 4 bits: about 1/2 or 1/4 of its memory; auto keeps Precision.",
+        "Quantize the base model to 8 or 4 bits: about 1/2 or 1/4 of its memory. auto keeps Precision, except on GPUs "
+        "without fast bf16: there it quantizes a model that does not fit in fp32.",
         advanced=True,
     )
-    gradient_checkpointing: bool = option(
-        False,
+    gradient_checkpointing: Checkpointing = option(
+        "auto",
         "Gradient Checkpointing",
-        "Recompute activations in the backward pass: much less memory, about a third slower.",
+        "Recompute activations in the backward pass: much less memory, about a third slower, and the same result. auto "
+        "does so for as few layers as the free memory requires; offload also keeps the inputs of the layers in CPU "
+        "memory.",
     )
     gradient_checkpointing_every: int = option(
         1,
         "Checkpoint Every N Layers",
-        "With gradient checkpointing: 1 recomputes every layer, 2 every 2nd layer: faster, but more memory.",
+        "With gradient checkpointing on: 1 recomputes every layer, 2 every 2nd layer: faster, but more memory.",
         unit="layers",
         ge=1,
         le=64,

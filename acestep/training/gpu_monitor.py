@@ -15,7 +15,14 @@ from typing import Any, Literal
 
 from loguru import logger
 
-from acestep.training.nvidia_smi import GPUProcess, driver_version, gpu_memory, other_processes, output_lines
+from acestep.training.nvidia_smi import (
+    GPUProcess,
+    compute_capability,
+    driver_version,
+    gpu_memory,
+    other_processes,
+    output_lines,
+)
 
 ALERT_PCT = 92.0
 POLL_S = 10.0
@@ -47,12 +54,13 @@ class GPUSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class VRAMStatus:
-    """Memory usage of the GPU, and the processes on it."""
+    """Memory usage of the GPU, and the processes on it. ``bf16``: it computes in bf16, as far as is known."""
 
     name: str
     used_gb: float
     total_gb: float
     others: list[GPUProcess]
+    bf16: bool = True
 
     @property
     def free_gb(self) -> float:
@@ -202,7 +210,9 @@ def vram_status() -> VRAMStatus | None:
     """Memory usage of the first GPU, from nvidia-smi, or torch if already loaded; None if unknown."""
     memory = gpu_memory()
     if memory is not None:
-        return VRAMStatus(memory.name, memory.used_gb, memory.total_gb, other_processes())
+        capability = compute_capability()
+        bf16 = capability is None or capability >= (8, 0)  # as models/device.py
+        return VRAMStatus(memory.name, memory.used_gb, memory.total_gb, other_processes(), bf16)
     reading = read_memory() if "torch" in sys.modules else None
     if reading is None:
         return None

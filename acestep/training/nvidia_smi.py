@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import PureWindowsPath
@@ -60,6 +61,14 @@ def gpu_memory() -> GPUMemory | None:
     for used, total, name in _ask("--query-gpu=memory.used,memory.total,name", 3):
         if used.isdecimal() and total.isdecimal():
             return GPUMemory(name, int(used) / _MIB_PER_GB, int(total) / _MIB_PER_GB)
+    return None
+
+
+def compute_capability() -> tuple[int, int] | None:
+    """Of the first visible GPU, such as (8, 6); None if unknown, also to drivers before 510."""
+    for (version,) in _ask("--query-gpu=compute_cap", 1):
+        if found := re.fullmatch(r"(\d+)\.(\d+)", version):
+            return int(found[1]), int(found[2])
     return None
 
 

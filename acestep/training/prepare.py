@@ -19,17 +19,21 @@ from acestep.core.files import require_space, storage_errors
 from acestep.core.jobs import Context
 from acestep.core.untrusted import read_file
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, encoder_fingerprint, find_checkpoint
+from acestep.models.quantize import QUANTIZED
 from acestep.tensors.manifest import Manifest, read_manifest
 from acestep.tensors.record import check_fingerprint, decode_record
 from acestep.training.configs import TrainingConfig, TrainJob
 from acestep.training.data import ExampleSampler, StepPlan, TrainingSample, split
-from acestep.training.distributed.placement import choose_placement, make_fabric
+from acestep.training.distributed.placement import Placement, choose_placement, make_fabric
 from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.evaluation.evaluator import Evaluator
+from acestep.training.memory.automatic import Choices, choose
+from acestep.training.memory.free_memory import free_bytes
+from acestep.training.memory.spec import memory_spec
 from acestep.training.optim.loss_weightings import LOSS_WEIGHTS
 from acestep.training.optim.optimizers import OPTIMIZERS, peak_lr
 from acestep.training.silent_contexts import with_silent_contexts
-from acestep.training.state.checkpoint import require_resumable
+from acestep.training.state.checkpoint import recorded_settings, require_resumable
 from acestep.training.state.run_folder import ResumeSource, RunFolder, find_resume_source
 
 LEAST_SPACE = 64 * 2**20  # bytes; the size of a checkpoint is known once the adapter exists
@@ -52,6 +56,7 @@ class Prepared:
     tag: tuple[str, str]  # trigger word and its position
     fixed: dict[str, Any]  # what a resumed run must have in common with its checkpoint
     source: ResumeSource | None
+    choices: Choices  # what depends on the free memory
 
     @property
     def training(self) -> TrainingConfig:
@@ -141,6 +146,9 @@ def read_inputs(job: TrainJob, source: ResumeSource | None, context: Context) ->
     samples = with_silent_contexts(samples, checkpoint, context)
     fixed = _fixed(job, checkpoint, samples)
     if source is not None and source.exact:
+        if job.training.base_precision == "auto":  # the choice of this computer could be another one
+            recorded = recorded_settings(source).get("base_precision")
+            fixed["base_precision"] = recorded if recorded in QUANTIZED else "auto"
         require_resumable(source, fixed)
     elif source is not None:
         read_metadata(source.folder)
@@ -168,6 +176,7 @@ def prepare(
     checkpoint, found = inputs.checkpoint, inputs.samples
     samples, held_out = split(found, seed=job.training.seed, percent=job.training.validation_percent)
     device, dtype = torch.device(placement.device.value), placement.dtype.value
+    choices = _choose(job, inputs, placement, source, processes)
     prepared = Prepared(
         job=job,
         run=run,
@@ -179,15 +188,43 @@ def prepare(
         samples=samples,
         held_out=held_out,
         tag=_tag(inputs.manifest, found),
-        fixed=inputs.fixed,
+        fixed=inputs.fixed | {"base_precision": choices.base_precision},
         source=source,
+        choices=choices,
     )
     if processes.is_main:
-        run.write_settings(job.model_dump(mode="json", include=set(groups(TrainJob))))
+        run.write_settings(job.model_dump(mode="json", include=set(groups(TrainJob))), choices.recorded)
     context.emit(LogMessage(message=f"{checkpoint.name} on {device}: {placement.device.reason}"))
     context.emit(LogMessage(message=f"precision {str(dtype).removeprefix('torch.')}: {placement.dtype.reason}"))
+    for message in choices.messages:
+        context.emit(LogMessage(message=message))
     _report(prepared, context)
     return prepared
+
+
+def _choose(
+    job: TrainJob, inputs: Inputs, placement: Placement, source: ResumeSource | None, processes: ProcessGroup
+) -> Choices:
+    """The choices that depend on memory, the same for all processes: the device with the least free memory decides."""
+    device = torch.device(placement.device.value)
+    shapes = [
+        (len(record.target_latents), len(record.encoder_hidden_states))
+        for record in (sample.record for sample in inputs.samples)
+    ]
+    spec = memory_spec(
+        inputs.checkpoint.config,
+        job.training,
+        job.adapter,
+        device=device.type,
+        longest=max(frames for frames, _ in shapes),
+        tokens=max(tokens for _, tokens in shapes),
+        songs=len(shapes),
+        bf16=placement.bf16,
+        sharded=job.strategy == "fsdp",
+    )
+    free = [found for found in processes.all_gather(free_bytes(device, job.devices)) if found is not None]
+    recorded = inputs.fixed["base_precision"] if source is not None and source.exact else None
+    return choose(spec, min(free, default=None), recorded_base=recorded)
 
 
 def read_samples(manifest: Manifest, context: Context) -> list[TrainingSample]:
@@ -283,6 +320,9 @@ def _report(prepared: Prepared, context: Context) -> None:
                 context,
                 f"{size} devices could take {prepared.step_plan.samples_per_step} songs per step of {len(samples)}",
             )
+    memory = prepared.choices.spec
+    if memory.offload and not memory.has_own_memory:
+        _warn(context, f"gradient_checkpointing=offload saves nothing on {memory.device}: it has no memory of its own")
     if prepared.job.samples.enabled and prepared.job.strategy == "fsdp":
         _warn(context, "The strategy fsdp makes no audio previews")
     if training.batch_size > len(samples):

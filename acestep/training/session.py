@@ -48,7 +48,7 @@ def _base(prepared: Prepared) -> AceStepDiT:
 
     With fsdp it stays on the CPU until it is sharded: as a whole it may not fit on one device.
     """
-    precision = prepared.training.base_precision
+    precision = prepared.choices.base_precision
     if prepared.job.strategy == "fsdp":
         return load_dit(prepared.checkpoint, dtype=prepared.dtype)
     if precision not in QUANTIZED:
@@ -67,9 +67,10 @@ class Session:
         self.fabric, self.processes = prepared.fabric, prepared.processes
         self._decoder = _base(prepared)
         self._null_condition = load_null_condition(prepared.checkpoint, device=prepared.device, dtype=torch.float32)
-        if training.gradient_checkpointing:
+        if every := prepared.choices.spec.checkpoint_every:
             self._decoder.enable_gradient_checkpointing()
-            self._decoder.checkpoint_every = training.gradient_checkpointing_every
+            self._decoder.checkpoint_every = every
+            self._decoder.offload_inputs = prepared.choices.spec.offload
         own = set(self._decoder.parameters())
         self.adapter = self._injected()
         self._adapter_is_in = True

@@ -287,7 +287,7 @@ class _Run:
             if isinstance(problem, torch.OutOfMemoryError):
                 raise OutOfMemory(
                     f"the device ran out of memory at step {self.progress.step + 1}",
-                    hint=f"Try gradient_checkpointing, a smaller batch_size or max_latent_length. {where}",
+                    hint=f"Try gradient_checkpointing=on, a smaller batch_size or max_latent_length. {where}",
                 ) from None
             raise
 

@@ -136,8 +136,22 @@ class Form(Generic[C]):
             field, _display(field, default), self._id(name), self._labels.get(name), self._lines.get(name)
         )
         is_free = isinstance(component, gr.Textbox | gr.Number)  # shows any text or number, also one to be corrected
-        self._saved_fields.add(self.key(name), component, lambda value: is_free or not self.problem(name, value))
+        self._saved_fields.add(
+            self.key(name),
+            component,
+            lambda value: is_free or not self.problem(name, value),
+            convert=(lambda value: self._converted(name, value)) if choices(field) else None,
+        )
         self._components[name] = component
+
+    def _converted(self, name: str, value: Any) -> Any:
+        """The valid choice that ``value`` stands for, which may have another spelling; else ``value``."""
+        probe = self.config_type.model_construct()
+        try:
+            assign(probe, name, self._value(name, value))
+        except ConfigError:
+            return value
+        return self.displayed(name, getattr(probe, name))
 
     def _id(self, name: str) -> str:
         return f"{self._prefix}-{name}".replace("_", "-").replace(".", "-")

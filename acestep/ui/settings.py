@@ -183,20 +183,30 @@ class SavedFields:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._components: dict[str, tuple[Component, _IsValid]] = {}
+        self._converters: dict[str, Callable[[Any], Any]] = {}
         self._saved_elsewhere: set[str] = set()
         self._problem = gr.HTML(visible=False, elem_id="settings-problem", elem_classes="ac-sticky")
 
     def add(
-        self, key: str, component: Component, is_valid: _IsValid = lambda value: True, *, saves: bool = True
+        self,
+        key: str,
+        component: Component,
+        is_valid: _IsValid = lambda value: True,
+        *,
+        convert: Callable[[Any], Any] | None = None,
+        saves: bool = True,
     ) -> None:
         """Save the value of ``component`` from now on; a saved value that is no longer valid is not restored.
 
         Args:
+            convert: gives the present form of a value that an earlier version saved.
             saves: False if a listener of the page itself saves what a person enters.
         """
         assert key not in self._components, f"{key} is used twice"
         assert getattr(component, "type", "") != "password", "secrets are not saved"
         self._components[key] = (component, is_valid)
+        if convert is not None:
+            self._converters[key] = convert
         if not saves:
             self._saved_elsewhere.add(key)
 
@@ -227,6 +237,8 @@ class SavedFields:
 
         A saved value that its field cannot show is dropped, and the page says so.
         """
+        saved = {key: self._settings.get(key, _MISSING) for key in self._converters}
+        self._settings.put({k: self._converters[k](value) for k, value in saved.items() if value is not _MISSING})
         self._update("-1")  # drops values that no longer fit, before the panels use them
         # The last push that this page shows. A component sends what the browser shows at the moment of an event.
         shown = gr.Textbox("0", visible="hidden")

@@ -120,7 +120,7 @@ def test_a_job_is_made_from_flags_a_file_and_single_settings_in_this_order(tmp_p
 
 def test_a_new_run_starts_from_a_preset_and_given_values_override_it(tmp_path):
     plain = train_job_from_flags(flags(tmp_path), None, [])
-    assert (plain.training.auto_save_best_after, plain.training.gradient_checkpointing) == (50, True)
+    assert (plain.training.auto_save_best_after, plain.training.gradient_checkpointing) == (50, "auto")
     small = train_job_from_flags(flags(tmp_path), None, ["adapter_type=lokr", "max_epochs=7"], "gpu_8gb")
     assert (small.training.adapter_type, small.training.max_epochs) == ("lokr", 7)
     assert (small.training.attention_type, small.training.auto_save_best_after) == ("self", 100)
@@ -148,9 +148,9 @@ def test_a_resumed_run_keeps_its_settings_except_for_given_ones(tmp_path):
     first = train_job_from_flags(flags(tmp_path), None, ["r=8", "max_epochs=5", "gradient_checkpointing=false"])
     RunFolder(first.out).write_settings(first.model_dump(mode="json", include={"training", "lora", "lokr"}))
     job = train_job_from_flags(flags(tmp_path, resume="auto"), None, ["max_epochs=9"])
-    assert (job.lora.r, job.training.max_epochs, job.training.gradient_checkpointing) == (8, 9, False)
+    assert (job.lora.r, job.training.max_epochs, job.training.gradient_checkpointing) == (8, 9, "off")
     job = train_job_from_flags(flags(tmp_path, resume="auto"), None, [], "vram_8gb")
-    assert (job.lora.r, job.training.gradient_checkpointing) == (16, True)
+    assert (job.lora.r, job.training.gradient_checkpointing) == (16, "auto")
 
 
 def test_settings_are_read_without_importing_torch():

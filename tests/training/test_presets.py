@@ -35,13 +35,13 @@ COLUMNS = (
     "gradient_checkpointing max_latent_length lora_r lora_alpha lora_dropout loss_weighting auto_save_best_after"
 )
 TABLE = {
-    "recommended": ("adamw", 1e-4, 1, 4, 100, 10, 100, True, 1500, 64, 128, 0.1, "none", 50),
-    "vram_8gb": ("adamw8bit", 1e-4, 1, 8, 100, 25, 50, True, 750, 16, 32, 0.1, "none", 50),
-    "vram_12gb": ("adamw8bit", 1e-4, 1, 4, 100, 20, 100, True, 1500, 32, 64, 0.1, "none", 50),
-    "vram_16gb": ("adamw", 1e-4, 1, 4, 100, 10, 100, True, 1500, 64, 128, 0.1, "none", 50),
-    "vram_24gb_plus": ("adamw", 1e-4, 2, 2, 100, 10, 100, False, 1500, 128, 256, 0.1, "none", 50),
-    "quick_test": ("adamw", 1e-4, 1, 1, 10, 5, 10, False, 750, 16, 32, 0.0, "none", 0),
-    "high_quality": ("adamw", 5e-5, 1, 4, 1000, 250, 200, True, 1500, 128, 256, 0.05, "min_snr", 200),
+    "recommended": ("adamw", 1e-4, 1, 4, 100, 10, 100, "auto", 1500, 64, 128, 0.1, "none", 50),
+    "vram_8gb": ("adamw8bit", 1e-4, 1, 8, 100, 25, 50, "auto", 750, 16, 32, 0.1, "none", 50),
+    "vram_12gb": ("adamw8bit", 1e-4, 1, 4, 100, 20, 100, "auto", 1500, 32, 64, 0.1, "none", 50),
+    "vram_16gb": ("adamw", 1e-4, 1, 4, 100, 10, 100, "auto", 1500, 64, 128, 0.1, "none", 50),
+    "vram_24gb_plus": ("adamw", 1e-4, 2, 2, 100, 10, 100, "auto", 1500, 128, 256, 0.1, "none", 50),
+    "quick_test": ("adamw", 1e-4, 1, 1, 10, 5, 10, "auto", 750, 16, 32, 0.0, "none", 0),
+    "high_quality": ("adamw", 5e-5, 1, 4, 1000, 250, 200, "auto", 1500, 128, 256, 0.05, "min_snr", 200),
 }
 COMMON = {
     "adapter_type": "lora",
@@ -58,17 +58,17 @@ GPU_COLUMNS = (
     "max_latent_length"
 )
 GPU_TABLE = {
-    ("RTX 4090 / 5090 (24GB+)", "lora"): (64, 128, None, 800, 3, 1, "prodigy", "constant", "both", False, 80, 200),
-    ("RTX 4090 / 5090 (24GB+)", "lokr"): (64, 128, 3e-4, 500, 2, 4, "adamw", "cosine", "both", False, 50, 100),
-    ("RTX 3090 / 4080 (16-24GB)", "lora"): (64, 128, None, 800, 2, 2, "prodigy", "constant", "both", False, 80, 200),
-    ("RTX 3090 / 4080 (16-24GB)", "lokr"): (64, 128, 3e-4, 500, 2, 4, "adamw", "cosine", "both", False, 50, 100),
-    ("RTX 3080 / 4070 (10-12GB)", "lora"): (32, 64, 1e-4, 1000, 1, 4, "adamw8bit", "cosine", "both", True, 80, 200),
-    ("RTX 3080 / 4070 (10-12GB)", "lokr"): (32, 64, 3e-4, 500, 1, 8, "adamw", "cosine", "both", True, 50, 100),
+    ("RTX 4090 / 5090 (24GB+)", "lora"): (64, 128, None, 800, 3, 1, "prodigy", "constant", "both", "auto", 80, 200),
+    ("RTX 4090 / 5090 (24GB+)", "lokr"): (64, 128, 3e-4, 500, 2, 4, "adamw", "cosine", "both", "auto", 50, 100),
+    ("RTX 3090 / 4080 (16-24GB)", "lora"): (64, 128, None, 800, 2, 2, "prodigy", "constant", "both", "auto", 80, 200),
+    ("RTX 3090 / 4080 (16-24GB)", "lokr"): (64, 128, 3e-4, 500, 2, 4, "adamw", "cosine", "both", "auto", 50, 100),
+    ("RTX 3080 / 4070 (10-12GB)", "lora"): (32, 64, 1e-4, 1000, 1, 4, "adamw8bit", "cosine", "both", "auto", 80, 200),
+    ("RTX 3080 / 4070 (10-12GB)", "lokr"): (32, 64, 3e-4, 500, 1, 8, "adamw", "cosine", "both", "auto", 50, 100),
     ("RTX 3060 / 4060 (8GB)", "lora"): (
-        *(16, 32, 1e-4, 1000, 1, 4, "adafactor", "constant_with_warmup", "self", True, 80, 200),
+        *(16, 32, 1e-4, 1000, 1, 4, "adafactor", "constant_with_warmup", "self", "auto", 80, 200),
     ),
     ("RTX 3060 / 4060 (8GB)", "lokr"): (
-        *(16, 32, 1e-4, 500, 1, 4, "adafactor", "constant_with_warmup", "self", True, 50, 100),
+        *(16, 32, 1e-4, 500, 1, 4, "adafactor", "constant_with_warmup", "self", "auto", 50, 100),
     ),
 }
 ALL_PRESETS = [*SEVEN, *gpu_presets().values()]

@@ -11,8 +11,10 @@ import pytest
 import soundfile
 
 from acestep.adapters.configs import LoRAConfig
+from acestep.core.system_memory import free_bytes
 from acestep.training.configs import TrainingConfig, TrainJob
 from acestep.training.memory.advice import advise
+from acestep.training.memory.automatic import choose
 from acestep.training.memory.estimate import GIB, estimate
 from acestep.training.memory.spec import FAMILIES, memory_spec
 from acestep.training.parsing import set_value
@@ -112,15 +114,17 @@ def test_each_curve_is_drawn_and_named(tmp_path: Path) -> None:
 
 def forecast(free_gb: float | None) -> Forecast:
     spec = memory_spec(FAMILIES["2b"], TrainingConfig(batch_size=4), LoRAConfig())
-    advice = () if free_gb is None else tuple(advise(spec, free_gb * GIB))
-    return Forecast(estimate(spec), "cuda", "a card", None if free_gb is None else free_gb * GIB, advice)
+    free = None if free_gb is None else free_gb * GIB
+    choices = choose(spec, free)
+    advice = () if free is None else tuple(advise(spec, free))
+    return Forecast(estimate(choices.spec), choices, "cuda", "a card", free, advice)
 
 
 def test_a_run_that_does_not_fit_is_reported_with_suggestions() -> None:
-    page = forecast_html(forecast(8.0))
+    page = forecast_html(forecast(4.0))
     assert "does not fit" in page
     assert "To make it fit" in page
-    assert "batch_size=1" in page or "gradient_checkpointing=true" in page
+    assert "max_latent_length=" in page
     assert "Even then it does not fit" in forecast_html(forecast(0.5))
 
 
@@ -131,12 +135,20 @@ def test_a_run_that_fits_needs_no_advice() -> None:
 
 def test_each_advice_can_be_followed_by_a_button(tmp_path: Path) -> None:
     job = TrainJob(tensor_dir=tmp_path, checkpoint="", out=tmp_path, training=TrainingConfig(batch_size=4))
-    for advice in forecast(5.0).advice:
+    for advice in forecast(3.5).advice:
         assert advice.changes, advice.text
         for name, value in advice.changes.items():
             set_value(job, name, value)
     spec = memory_spec(FAMILIES["2b"], job.training, job.adapter)
-    assert estimate(spec).total == forecast(5.0).advice[-1].together.total
+    assert estimate(choose(spec, 3.5 * GIB).spec).total == forecast(3.5).advice[-1].together.total
+
+
+def test_the_forecast_shows_the_automatic_choices_with_their_reasons() -> None:
+    page = forecast_html(forecast(80.0))
+    assert "Gradient checkpointing off: " in page
+    assert "of 80.0 GB free" in page
+    assert "Gradient checkpointing on every" in forecast_html(forecast(16.0))
+    assert "the free memory is not known" in forecast_html(forecast(None))
 
 
 def test_sizes_have_suitable_units() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 from gradio.state_holder import SessionState
 
 from acestep.core.files import write_versioned
@@ -89,6 +90,14 @@ def test_saved_values_that_do_not_fit_are_reset_with_a_message_and_the_page_open
     again, data = opened(tmp_path, app.settings.pushed_after(-1))
     assert not again.settings.dropped
     assert "were reset" not in str(data)
+
+
+@pytest.mark.parametrize(("saved", "shown"), [(True, "on"), (False, "off"), ("offload", "offload")])
+def test_a_choice_is_restored_in_its_present_form(tmp_path: Path, saved: Any, shown: str) -> None:
+    app, data = opened(tmp_path, {"training.gradient_checkpointing": saved})
+    assert not app.settings.dropped
+    assert app.settings.get("training.gradient_checkpointing") == shown
+    assert any(isinstance(each, dict) and each.get("value") == shown for each in data)
 
 
 def test_text_that_has_to_be_corrected_is_shown_again(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class Placement:
 
     device: Selection[str]
     dtype: Selection[torch.dtype]
+    bf16: bool  # whether the device computes in bf16
 
 
 def choose_placement(job: TrainJob) -> Placement:
@@ -57,7 +58,8 @@ def choose_placement(job: TrainJob) -> Placement:
     dtype = choose_dtype(device.value, job.training.mixed_precision)
     if dtype.value == torch.float16:
         _require_loss_scale(torch.device(device.value))
-    return Placement(device, dtype)
+    bf16 = choose_dtype(device.value).value == torch.bfloat16 or torch.device(device.value).type == "cpu"
+    return Placement(device, dtype, bf16)
 
 
 def _require_loss_scale(device: torch.device) -> None:
@@ -85,6 +87,11 @@ def require_splittable(job: TrainJob) -> None:
         )
     if job.num_processes == 1:
         raise ConfigError("strategy fsdp shards the model over devices, but devices is 1", hint="Raise devices.")
+    if job.training.gradient_checkpointing == "offload":
+        raise ConfigError(
+            "strategy fsdp cannot keep the inputs of layers in CPU memory",
+            hint="Set gradient_checkpointing to on or auto.",
+        )
     if job.training.base_precision in QUANTIZED:
         raise ConfigError(
             f"strategy fsdp cannot shard a base model in {job.training.base_precision}",

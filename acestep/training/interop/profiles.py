@@ -96,8 +96,9 @@ CONTROLS = frozenset(
 )
 
 # Choices of ace-lora-trainer for a setting: value here -> value there. Other values are written as the first one.
-_CHOICES = {
+_CHOICES: dict[str, dict[Any, Any]] = {
     "adapter_type": {"lora": "LoRA", "lokr": "LoKr"},
+    "gradient_checkpointing_enabled": {"on": True, "off": False},
     "scheduler_type": {name: name for name in ("cosine", "linear", "constant", "constant_with_warmup")},
 }
 _WHEN_EMPTY = {"learning_rate": DEFAULT_RATE, "timestep_mu": -0.4, "timestep_sigma": 1.0, "sample_bpm": 120}

@@ -90,6 +90,7 @@ def to_sidestep(
         "use_dora": kind == "dora",
         "learning_rate": peak_lr(own["training.optimizer_type"], own["training.learning_rate"]),
         "crop_mode": "latent" if own["training.max_latent_length"] else "full",
+        "gradient_checkpointing": own["training.gradient_checkpointing"] != "off",
         "save_best": own["training.auto_save_best_after"] > 0,
         "val_split": own["training.validation_percent"] / 100,
         "lokr_linear_alpha": max(1, round(own["lokr.linear_alpha"])),

@@ -19,6 +19,7 @@ from acestep.models.weight_shapes import encoder_sizes
 
 PATCH = 2  # latent frames in a patch
 CHANNELS = 64
+_INT64 = 8  # bytes
 _BRANCHES = {"both": ("self_attn", "cross_attn"), "self": ("self_attn",), "cross": ("cross_attn",)}
 
 
@@ -96,8 +97,13 @@ class Passes:
         condition = m * width if checkpointed or self._trains("cross_attn") else 0
         return size * (masks + rotary + 6 * self.batch_size * width + condition)
 
+    def masks_working(self) -> int:
+        """Temporary buffers of the sliding mask: positions as int64, their distances, and booleans."""
+        count = self.batch_size if self.padded else 1
+        return self._length**2 * max(2 * _INT64 + 2, _INT64 + 1 + count * (1 + self.arithmetic.size))
+
     def block_input(self) -> int:
-        """Bytes of the input that a checkpointed block saves."""
+        """Bytes of the input of a block, which a checkpointed one saves."""
         return self._rows[0] * self._widths[0] * self.arithmetic.size
 
     def stages(self, index: int, unpacked: int) -> list[Stage]:

@@ -9,22 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from acestep.training.memory.automatic import CHECKPOINTING, choose, nth_layer
 from acestep.training.memory.estimate import Estimate, estimate
-from acestep.training.memory.spec import FRAMES_PER_S, MemorySpec
+from acestep.training.memory.spec import FRAMES_PER_S, PACKED, MemorySpec
 from acestep.training.optim.optimizers import OPTIMIZERS
 
 _CROPS = (6000, 4500, 3000, 2250, 1500, 1000, 750)  # frames; below 30 s little of a song's structure is left
-_CHECKPOINTING = (4, 3, 2, 1)
 _MIN_RANK = 8
 _BASES = ("fp32", "bf16", "int8", "nf4")  # from the largest
-_PACKED = ("int8", "nf4")  # bitsandbytes has no kernels for Apple's devices
 _MIN_SAVING = 0.1  # of the missing memory; a change that saves less is not suggested
-_ORDINALS = {1: "every layer", 2: "every 2nd layer", 3: "every 3rd layer"}
-
-
-def nth_layer(every: int) -> str:
-    """``every layer``, ``every 2nd layer`` and so on."""
-    return _ORDINALS.get(every, f"every {every}th layer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +27,9 @@ class Advice:
     Attributes:
         description: a description of the change, without the settings.
         changes: qualified setting name (``training.batch_size``) -> new value.
-        spec: the run after this change and those before it.
-        alone: the memory estimate with only this change.
-        together: the memory estimate with this change and those before it.
+        spec: the run after this change and those before it, before automatic choices.
+        alone: the memory estimate with only this change, after automatic choices.
+        together: likewise, with this change and those before it.
     """
 
     description: str
@@ -66,19 +59,23 @@ _Options = Iterator[_Option]  # from the mildest to the strongest
 def advise(spec: MemorySpec, free: float) -> list[Advice]:
     """Changes to apply one after the other until the run fits into ``free`` bytes or nothing is left to change.
 
-    Empty if the run fits as it is. Of several strengths of a change the mildest that is enough is chosen, else the
-    strongest.
+    What the program chooses by itself is chosen anew for each of them. Empty if the run fits as it is. Of several
+    strengths of a change the mildest that is enough is chosen, else the strongest.
     """
     found: list[Advice] = []
-    current, before = spec, estimate(spec)
+
+    def need_of(run: MemorySpec) -> Estimate:
+        return estimate(choose(run, free).spec)
+
+    current, before = spec, need_of(spec)
     for change in (_crop, _checkpointing, _batch, _base, _rank, _optimizer):
         if before.fits(free):
             break
-        options = [(option, estimate(option.spec)) for option in change(current)]
+        options = [(option, need_of(option.spec)) for option in change(current)]
         if not options or before.total - options[-1][1].total < _MIN_SAVING * (before.total - free):
             continue
         chosen, before = next(((option, need) for option, need in options if need.fits(free)), options[-1])
-        alone = next(estimate(option.spec) for option in change(spec) if option.changes == chosen.changes)
+        alone = next(need_of(option.spec) for option in change(spec) if option.changes == chosen.changes)
         found.append(Advice(chosen.description, chosen.changes, chosen.spec, alone, before))
         current = chosen.spec
     return found
@@ -96,11 +93,17 @@ def _crop(spec: MemorySpec) -> _Options:
 
 
 def _checkpointing(spec: MemorySpec) -> _Options:
-    for every in _CHECKPOINTING:
+    if spec.auto_checkpointing or spec.offload:
+        return
+    for every in CHECKPOINTING:
         if not spec.checkpoint_every or every < spec.checkpoint_every:
             description = f"recompute the activations of {nth_layer(every)}"
-            changes = {"training.gradient_checkpointing": True, "training.gradient_checkpointing_every": every}
+            changes = {"training.gradient_checkpointing": "on", "training.gradient_checkpointing_every": every}
             yield _Option(description, changes, replace(spec, checkpoint_every=every))
+    if spec.has_own_memory and not spec.sharded:
+        description = "recompute the activations of every layer and keep its input in CPU memory"
+        changes = {"training.gradient_checkpointing": "offload"}
+        yield _Option(description, changes, replace(spec, checkpoint_every=1, offload=True))
 
 
 def _batch(spec: MemorySpec) -> _Options:
@@ -117,10 +120,10 @@ def _batch(spec: MemorySpec) -> _Options:
 def _base(spec: MemorySpec) -> _Options:
     known = spec.base if spec.base in _BASES else "bf16"
     for base in _BASES[_BASES.index(known) + 1 :]:
-        if not (base in _PACKED and spec.device == "mps"):
+        if spec.may_quantize if base in PACKED else spec.bf16:
             compute = base if base == "bf16" else spec.compute
             setting = "training.mixed_precision" if base == "bf16" else "training.base_precision"
-            changed = replace(spec, base=base, compute=compute)
+            changed = replace(spec, base=base, compute=compute, auto_base=False)
             yield _Option(f"keep the frozen model in {base}", {setting: base}, changed)
 
 

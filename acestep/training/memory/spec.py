@@ -56,8 +56,13 @@ class MemorySpec:
         base: dtype of the frozen weights; compute: dtype of the computation.
         optimizer: name of the optimizer.
         checkpoint_every: recompute the activations of every n-th block; 0 for none.
+        offload: keep the inputs of recomputed blocks in CPU memory.
         ema: also keep a moving average of the adapter.
         device: "cuda", "xpu", "mps" or "cpu".
+        auto_checkpointing: ``automatic.choose`` may change ``checkpoint_every`` and ``offload``.
+        auto_base: ``automatic.choose`` may change ``base``.
+        sharded: the base model is sharded over devices (fsdp).
+        bf16: the device computes in bf16.
     """
 
     config: Mapping[str, Any]
@@ -74,8 +79,13 @@ class MemorySpec:
     compute: str = "bf16"
     optimizer: str = "adamw"
     checkpoint_every: int = 0
+    offload: bool = False
     ema: bool = False
     device: str = "cuda"
+    auto_checkpointing: bool = False
+    auto_base: bool = False
+    sharded: bool = False
+    bf16: bool = True
 
     @cached_property
     def passes(self) -> Passes:
@@ -90,14 +100,24 @@ class MemorySpec:
             tokens=self.tokens,
             batch_size=self.batch_size,
             padded=self.padded and self.batch_size > 1,
-            arithmetic=ComputeDtype(SIZES[self.compute], fused=self.device in ("cuda", "xpu")),
+            arithmetic=ComputeDtype(SIZES[self.compute], fused=self.has_own_memory),
             scores=self._scores,
         )
 
     @property
+    def may_quantize(self) -> bool:
+        """Whether device, strategy and adapter take a quantized base model: bitsandbytes has no kernels for MPS."""
+        return self.device != "mps" and not self.sharded and not self.adapter.needs_exact_weights
+
+    @property
+    def has_own_memory(self) -> bool:
+        """Whether the memory of the device is separate from that of the CPU."""
+        return self.device in ("cuda", "xpu")
+
+    @property
     def _scores(self) -> str:
         """Grouped queries with a mask have no fused kernel on most GPUs, and without one only in bf16
-        (PyTorch 2.11, transformers/cuda/sdp_utils.cpp); GPUs that use fp16 are too old for it."""
+        (PyTorch 2.11, transformers/cuda/sdp_utils.cpp); older GPUs have none."""
         if self.device == "cpu":
             return ""
         return "masked" if self.device != "mps" and self.compute == "bf16" else "all"
@@ -111,13 +131,21 @@ def memory_spec(
     device: str = "cuda",
     longest: int = int(LONGEST_S * FRAMES_PER_S),
     tokens: int = USUAL_TOKENS,
+    songs: int | None = None,
+    bf16: bool = True,
+    sharded: bool = False,
 ) -> MemorySpec:
-    """The spec of a run with these settings on a checkpoint of that ``config``.
+    """The spec of a run with these settings on a checkpoint of that ``config``, before automatic choices.
 
-    ``longest`` is the length of the longest song in frames, ``tokens`` that of the longest condition. Where the
-    precision is left to the program, ``device`` is taken to be a recent one of its kind.
+    Args:
+        longest, tokens: frames of the longest song, and tokens of the longest condition.
+        songs: number of samples, which limits the batch size; None if unknown.
+        bf16: a CUDA device computes in bf16, so a precision of "auto" stands for it.
+        sharded: the base model is sharded over devices (fsdp).
     """
-    compute = _COMPUTE[device] if training.mixed_precision == "auto" else training.mixed_precision
+    automatic = "fp32" if device == "cuda" and not bf16 else _COMPUTE[device]
+    compute = automatic if training.mixed_precision == "auto" else training.mixed_precision
+    batch_size = training.batch_size if songs is None else max(1, min(training.batch_size, songs))
     return MemorySpec(
         config=config,
         kind=training.adapter_type,
@@ -126,13 +154,20 @@ def memory_spec(
         train_mlp=training.train_mlp,
         frames=min(training.max_latent_length or longest, longest),
         tokens=tokens,
-        batch_size=training.batch_size,
+        batch_size=batch_size,
         accumulation=training.gradient_accumulation_steps,
-        padded=training.batch_size > 1,
+        padded=batch_size > 1,
         base=compute if training.base_precision == "auto" else training.base_precision,
         compute=compute,
         optimizer=training.optimizer_type,
-        checkpoint_every=training.gradient_checkpointing_every if training.gradient_checkpointing else 0,
+        checkpoint_every={"on": training.gradient_checkpointing_every, "offload": 1}.get(
+            training.gradient_checkpointing, 0
+        ),
+        offload=training.gradient_checkpointing == "offload",
         ema=training.ema_decay > 0,
         device=device,
+        auto_checkpointing=training.gradient_checkpointing == "auto",
+        auto_base=device == "cuda" and not bf16 and training.base_precision == training.mixed_precision == "auto",
+        sharded=sharded,
+        bf16=bf16 and device != "mps",
     )

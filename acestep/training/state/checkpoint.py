@@ -105,8 +105,7 @@ def require_resumable(source: ResumeSource, fixed: Mapping[str, Any]) -> None:
     Raises:
         TrainingError: the state is damaged, or was saved with other settings; the message names them.
     """
-    with damaged_state(source.folder / STATE):
-        before = dict(read_values(source.folder / STATE)["fixed"])
+    before = recorded_settings(source)
     changed = [
         f"{name} is {fixed[name]} now and was {shorten(value)}"
         for name, value in before.items()
@@ -117,6 +116,12 @@ def require_resumable(source: ResumeSource, fixed: Mapping[str, Any]) -> None:
             f"the run cannot resume from {source.folder} with other settings: {'; '.join(changed)}",
             hint="Restore these settings, or start a new run in another folder.",
         )
+
+
+def recorded_settings(source: ResumeSource) -> dict[str, Any]:
+    """What a resumed run must have in common with ``source``, which has a training state. Raises TrainingError."""
+    with damaged_state(source.folder / STATE):
+        return dict(read_values(source.folder / STATE)["fixed"])
 
 
 def _num_bytes(state: Any) -> int:

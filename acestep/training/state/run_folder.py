@@ -110,8 +110,9 @@ class RunFolder:
             for folder in (self.root, self.checkpoints, *self.samples.glob("*/")):
                 remove_temporary_files(folder)
 
-    def write_settings(self, settings: dict[str, Any]) -> None:
-        write_versioned(self.root / _SETTINGS, "training", 1, {"settings": settings})
+    def write_settings(self, settings: dict[str, Any], automatic: dict[str, Any] | None = None) -> None:
+        """Record the settings of the run and, for information, what they were resolved to."""
+        write_versioned(self.root / _SETTINGS, "training", 1, {"settings": settings, "automatic": automatic or {}})
 
     def read_settings(self) -> dict[str, Any]:
         """The settings of the run; empty if none has started. Raises TrainingError."""

@@ -15,6 +15,7 @@ from acestep.core.system_memory import free_bytes
 from acestep.tensors.manifest import NAME as MANIFEST
 from acestep.training.configs import TrainJob
 from acestep.training.memory.advice import Advice, advise
+from acestep.training.memory.automatic import Choices, choose
 from acestep.training.memory.estimate import GIB, PARTS, Estimate, estimate
 from acestep.training.memory.spec import FRAMES_PER_S, LONGEST_S, USUAL_TOKENS, memory_spec
 from acestep.training.parsing import set_value
@@ -29,9 +30,10 @@ _STEP_GB = 0.5  # free memory changes all the time; smaller changes do not updat
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The memory estimate of a run and the free memory in bytes (None if unknown)."""
+    """The memory estimate of a run with its automatic choices, and the free memory in bytes (None if unknown)."""
 
     need: Estimate
+    choices: Choices
     device: str
     where: str
     free: float | None
@@ -91,13 +93,21 @@ class MemoryPanel:
 
 def forecast(app: AppState, job: TrainJob) -> Forecast:
     """The memory estimate of ``job`` with the selected model and tensors. Raises CheckpointError."""
-    device, where, free = _device_memory(app)
-    longest, tokens = _longest(app)
+    device, where, free = _device_memory(app, job.device)
+    longest, tokens, songs = _longest(app)
     spec = memory_spec(
-        app.checkpoint().config, job.training, job.adapter, device=device, longest=longest, tokens=tokens
+        app.checkpoint().config,
+        job.training,
+        job.adapter,
+        device=device,
+        longest=longest,
+        tokens=tokens,
+        songs=songs,
+        bf16=app.gpu is None or app.gpu.bf16,
+        sharded=job.strategy == "fsdp",
     )
-    advice = () if free is None else tuple(advise(spec, free))
-    return Forecast(estimate(spec), device, where, free, advice)
+    advice, choices = () if free is None else tuple(advise(spec, free)), choose(spec, free)
+    return Forecast(estimate(choices.spec), choices, device, where, free, advice)
 
 
 def forecast_html(found: Forecast) -> str:
@@ -114,32 +124,38 @@ def forecast_html(found: Forecast) -> str:
     advice = ""
     if not found.fits:
         enough = bool(found.advice) and found.advice[-1].together.fits(found.free or 0.0)
-        lines = [
-            f"{one.text[:1].upper()}{one.text[1:]}: then {one.together.total / GIB:.1f} GB" for one in found.advice
-        ]
+        lines = [_sentence(f"{one.text}: then {one.together.total / GIB:.1f} GB") for one in found.advice]
         lines += [] if enough else ["Even then it does not fit: the run needs more memory than is free."]
         advice = html.notice("To make it fit", lines, "warn")
     parts = {PARTS[name].capitalize(): f"{size / GIB:.2f} GB" for name, size in found.need.parts.items() if size}
     parts |= {PARTS[name].capitalize(): "unknown" for name in found.need.unknown}
     where = f"<details><summary>Breakdown</summary>{html.facts(parts, columns=True)}</details>"
-    return f'<div class="ac-line">{badge}<span class="ac-phase">{html.text(text)}</span></div>{bar}{advice}{where}'
+    chosen = "".join(f'<p class="ac-phase">{html.text(_sentence(line))}</p>' for line in found.choices.messages)
+    head = f'<div class="ac-line">{badge}<span class="ac-phase">{html.text(text)}</span></div>'
+    return f"{head}{bar}{chosen}{advice}{where}"
 
 
-def _device_memory(app: AppState) -> tuple[str, str, float | None]:
+def _sentence(line: str) -> str:
+    return f"{line[:1].upper()}{line[1:]}."
+
+
+def _device_memory(app: AppState, requested: str = "auto") -> tuple[str, str, float | None]:
     """The device type that a run would use, its name, and its free memory in bytes.
 
     A model that is loaded only for generation is freed before training starts, but does not count as free here.
     """
+    if requested == "cpu":
+        return "cpu", "system memory", free_bytes()
     if app.gpu is not None:
         return "cuda", app.gpu.name, app.gpu.free_gb * GIB
     if platform.system() == "Darwin" and platform.machine() == "arm64":
-        return "mps", "unified memory", None
+        return "mps", "unified memory", free_bytes()
     return "cpu", "no NVIDIA GPU: system memory", free_bytes()
 
 
-def _longest(app: AppState) -> tuple[int, int]:
-    """Frames and tokens of the longest selected sample; typical values if the manifest does not hold them."""
-    usual = int(LONGEST_S * FRAMES_PER_S), USUAL_TOKENS
+def _longest(app: AppState) -> tuple[int, int, int | None]:
+    """Frames and tokens of the longest selected sample, and the number of samples; typical values if unknown."""
+    usual = int(LONGEST_S * FRAMES_PER_S), USUAL_TOKENS, None
     try:
         content = read_json(app.tensors().folder / MANIFEST, error=ConfigError)
         shapes = [each["shapes"] for each in content["sample_details"]]
@@ -147,4 +163,4 @@ def _longest(app: AppState) -> tuple[int, int]:
         tokens = max(int(shape["encoder_hidden_states"][0]) for shape in shapes)
     except (AceStepError, KeyError, TypeError, ValueError, IndexError):
         return usual
-    return frames, tokens
+    return frames, tokens, len(shapes)

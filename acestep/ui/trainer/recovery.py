@@ -30,7 +30,13 @@ def _halved(training: TrainingConfig) -> dict[str, Any]:
 def _less_memory(training: TrainingConfig) -> dict[str, Any]:
     """Less memory with the same number of samples per optimizer step: gradient accumulation instead of batches."""
     samples_per_step = training.batch_size * training.gradient_accumulation_steps
-    return {"gradient_checkpointing": True, "batch_size": 1, "gradient_accumulation_steps": min(samples_per_step, 1024)}
+    every_layer = (training.gradient_checkpointing, training.gradient_checkpointing_every) == ("on", 1)
+    return {
+        "gradient_checkpointing": "offload" if every_layer and training.batch_size == 1 else "on",
+        "gradient_checkpointing_every": 1,
+        "batch_size": 1,
+        "gradient_accumulation_steps": min(samples_per_step, 1024),
+    }
 
 
 RESUME, START_AGAIN = Recovery("Resume Training"), Recovery("Start again")

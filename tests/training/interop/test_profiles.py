@@ -142,7 +142,7 @@ def test_a_profile_of_ace_lora_trainer_fills_the_configs(path, tmp_path):
     training, job = target["training"], target["job"]
     assert (training.adapter_type, training.optimizer_type, training.attention_type) == ("lokr", "adamw8bit", "self")
     assert (training.max_epochs, training.early_stop_patience, training.gradient_accumulation_steps) == (500, 60, 4)
-    assert (training.gradient_checkpointing, training.loss_weighting, training.timestep_mu) == (True, "min_snr", -0.4)
+    assert (training.gradient_checkpointing, training.loss_weighting, training.timestep_mu) == ("on", "min_snr", -0.4)
     assert (target["lora"].r, target["lora"].dropout, target["lokr"].factor) == (32, 0.15, 8)
     assert target["lokr"].decompose_both
     assert (job.checkpoint, job.resume) == ("acestep-v15-turbo", "lora_output/mine/checkpoints/epoch_300")

@@ -58,7 +58,7 @@ def test_an_imported_side_step_preset_changes_only_what_it_names():
     assert (imported.name, imported.description) == ("mine", "a try")
     assert (lora.r, lora.alpha, training.learning_rate, training.max_epochs) == (16, 32, 3e-4, 10)
     assert (training.optimizer_type, training.gradient_accumulation_steps) == ("adamw8bit", 4)
-    assert training.gradient_checkpointing
+    assert training.gradient_checkpointing == "on"
     assert training.warmup_steps == TrainingConfig().warmup_steps
     assert [remark.key for remark in imported.remarks] == list(ALWAYS_TOLD)
 
@@ -90,7 +90,7 @@ UNUSUAL = {
     "training.save_every_n_epochs": 11,
     "training.early_stop_patience": 13,
     "training.auto_save_best_after": 17,
-    "training.gradient_checkpointing": True,
+    "training.gradient_checkpointing": "on",
     "training.warmup_steps": 19,
     "training.weight_decay": 0.02,
     "training.max_grad_norm": 0.5,
@@ -164,7 +164,7 @@ def test_settings_that_side_step_lacks_are_listed():
 def test_dora_uses_the_keys_of_lora():
     source, target = configs(), configs()
     given = {"training.adapter_type": "dora", "training.learning_rate": 2e-4, "dora.r": 5, "dora.alpha": 6}
-    apply_all(given | {"dora.dropout": 0.2}, source)
+    apply_all(given | {"dora.dropout": 0.2, "training.gradient_checkpointing": "on"}, source)
     content, lost = to_sidestep(source, name="mine")
     assert (content["adapter_type"], content["use_dora"], content["rank"], content["alpha"]) == ("dora", True, 5, 6)
     apply_all(from_sidestep(content).settings, target)
@@ -259,7 +259,7 @@ def test_settings_without_effect_in_side_step_are_not_held_against_it():
         ({"chunk_duration": 40}, "training.max_latent_length", 1000),
         ({"chunk_duration": 40, "max_latent_length": 300}, "training.max_latent_length", 300),
         ({"chunk_duration": 0}, "training.max_latent_length", 0),
-        ({"gradient_checkpointing_ratio": 0}, "training.gradient_checkpointing", False),
+        ({"gradient_checkpointing_ratio": 0}, "training.gradient_checkpointing", "off"),
         ({"val_split": 0.2}, "training.validation_percent", 20),
         ({"target_modules_str": f"{sidestep.ATTENTION} {sidestep.MLP}"}, "training.train_mlp", True),
         ({"batch_size": 512}, "training.batch_size", 256),

@@ -48,7 +48,7 @@ SMALL_XL: dict[str, Any] = {
 """The XL family, scaled."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_DECODER_KEYS = (
+DECODER_KEYS = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("head_dim", "in_channels", "audio_acoustic_hidden_dim", "patch_size", "layer_types", "encoder_hidden_size"),
     *("rope_theta", "rms_norm_eps", "sliding_window"),
@@ -75,7 +75,7 @@ class _Nobody:
 def make_decoder(spec: MemorySpec) -> AceStepDiT:
     """A frozen decoder on the CPU with seeded weights of no meaning."""
     with torch.device("meta"):
-        decoder = AceStepDiT(**{key: spec.config[key] for key in _DECODER_KEYS})
+        decoder = AceStepDiT(**{key: spec.config[key] for key in DECODER_KEYS})
     generator = torch.Generator().manual_seed(1)
     for module in decoder.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):

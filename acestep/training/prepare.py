@@ -27,9 +27,7 @@ from acestep.training.data import ExampleSampler, StepPlan, TrainingSample, spli
 from acestep.training.distributed.placement import Placement, choose_placement, make_fabric
 from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.evaluation.evaluator import Evaluator
-from acestep.training.memory.automatic import Choices, choose
-from acestep.training.memory.free_memory import free_bytes
-from acestep.training.memory.spec import memory_spec
+from acestep.training.memory.spec import MemorySpec, memory_spec
 from acestep.training.optim.loss_weightings import LOSS_WEIGHTS
 from acestep.training.optim.optimizers import OPTIMIZERS, peak_lr
 from acestep.training.silent_contexts import with_silent_contexts
@@ -56,7 +54,7 @@ class Prepared:
     tag: tuple[str, str]  # trigger word and its position
     fixed: dict[str, Any]  # what a resumed run must have in common with its checkpoint
     source: ResumeSource | None
-    choices: Choices  # what depends on the free memory
+    memory: MemorySpec  # before the choices that depend on the free memory
 
     @property
     def training(self) -> TrainingConfig:
@@ -176,7 +174,6 @@ def prepare(
     checkpoint, found = inputs.checkpoint, inputs.samples
     samples, held_out = split(found, seed=job.training.seed, percent=job.training.validation_percent)
     device, dtype = torch.device(placement.device.value), placement.dtype.value
-    choices = _choose(job, inputs, placement, source, processes)
     prepared = Prepared(
         job=job,
         run=run,
@@ -188,43 +185,32 @@ def prepare(
         samples=samples,
         held_out=held_out,
         tag=_tag(inputs.manifest, found),
-        fixed=inputs.fixed | {"base_precision": choices.base_precision},
+        fixed=inputs.fixed,
         source=source,
-        choices=choices,
+        memory=_memory(job, inputs, placement),
     )
     if processes.is_main:
-        run.write_settings(job.model_dump(mode="json", include=set(groups(TrainJob))), choices.recorded)
+        run.write_settings(job.model_dump(mode="json", include=set(groups(TrainJob))))
     context.emit(LogMessage(message=f"{checkpoint.name} on {device}: {placement.device.reason}"))
     context.emit(LogMessage(message=f"precision {str(dtype).removeprefix('torch.')}: {placement.dtype.reason}"))
-    for message in choices.messages:
-        context.emit(LogMessage(message=message))
     _report(prepared, context)
     return prepared
 
 
-def _choose(
-    job: TrainJob, inputs: Inputs, placement: Placement, source: ResumeSource | None, processes: ProcessGroup
-) -> Choices:
-    """The choices that depend on memory, the same for all processes: the device with the least free memory decides."""
-    device = torch.device(placement.device.value)
-    shapes = [
-        (len(record.target_latents), len(record.encoder_hidden_states))
-        for record in (sample.record for sample in inputs.samples)
-    ]
-    spec = memory_spec(
+def _memory(job: TrainJob, inputs: Inputs, placement: Placement) -> MemorySpec:
+    """What the memory of the run depends on."""
+    shapes = [(len(s.record.target_latents), len(s.record.encoder_hidden_states)) for s in inputs.samples]
+    return memory_spec(
         inputs.checkpoint.config,
         job.training,
         job.adapter,
-        device=device.type,
+        device=torch.device(placement.device.value).type,
         longest=max(frames for frames, _ in shapes),
         tokens=max(tokens for _, tokens in shapes),
         songs=len(shapes),
         bf16=placement.bf16,
         sharded=job.strategy == "fsdp",
     )
-    free = [found for found in processes.all_gather(free_bytes(device, job.devices)) if found is not None]
-    recorded = inputs.fixed["base_precision"] if source is not None and source.exact else None
-    return choose(spec, min(free, default=None), recorded_base=recorded)
 
 
 def read_samples(manifest: Manifest, context: Context) -> list[TrainingSample]:
@@ -320,9 +306,8 @@ def _report(prepared: Prepared, context: Context) -> None:
                 context,
                 f"{size} devices could take {prepared.step_plan.samples_per_step} songs per step of {len(samples)}",
             )
-    memory = prepared.choices.spec
-    if memory.offload and not memory.has_own_memory:
-        _warn(context, f"gradient_checkpointing=offload saves nothing on {memory.device}: it has no memory of its own")
+    if training.gradient_checkpointing == "offload" and not prepared.memory.has_own_memory:
+        _warn(context, f"gradient_checkpointing=offload saves nothing on {prepared.device}, which has no own memory")
     if prepared.job.samples.enabled and prepared.job.strategy == "fsdp":
         _warn(context, "The strategy fsdp makes no audio previews")
     if training.batch_size > len(samples):

@@ -23,6 +23,8 @@ from acestep.training.distributed.placement import shard_layers
 from acestep.training.evaluation.evaluator import Metrics
 from acestep.training.flow_matching import Batch, FlowMatching
 from acestep.training.loop import Progress
+from acestep.training.memory.automatic import Choices, choose
+from acestep.training.memory.free_memory import free_bytes
 from acestep.training.optim.optimizers import make_optimizer
 from acestep.training.prepare import Prepared
 from acestep.training.state.best_model import BestTracker
@@ -43,12 +45,11 @@ _RECORDED_SETTINGS = (
 )
 
 
-def _base(prepared: Prepared) -> AceStepDiT:
-    """The frozen decoder on the device, in the requested precision. Raises CheckpointError, MissingPackage.
+def _base(prepared: Prepared, precision: str) -> AceStepDiT:
+    """The frozen decoder on the device, in the chosen precision. Raises CheckpointError, MissingPackage.
 
     With fsdp it stays on the CPU until it is sharded: as a whole it may not fit on one device.
     """
-    precision = prepared.choices.base_precision
     if prepared.job.strategy == "fsdp":
         return load_dit(prepared.checkpoint, dtype=prepared.dtype)
     if precision not in QUANTIZED:
@@ -65,12 +66,13 @@ class Session:
         """Loads the model, injects the adapter, and restores the state that the run resumes from."""
         self.prepared, self._emit, training = prepared, emit, prepared.training
         self.fabric, self.processes = prepared.fabric, prepared.processes
-        self._decoder = _base(prepared)
+        self.choices = self._choose()
+        self._decoder = _base(prepared, self.choices.base_precision)
         self._null_condition = load_null_condition(prepared.checkpoint, device=prepared.device, dtype=torch.float32)
-        if every := prepared.choices.spec.checkpoint_every:
+        if every := self.choices.spec.checkpoint_every:
             self._decoder.enable_gradient_checkpointing()
             self._decoder.checkpoint_every = every
-            self._decoder.offload_inputs = prepared.choices.spec.offload
+            self._decoder.offload_inputs = self.choices.spec.offload
         own = set(self._decoder.parameters())
         self.adapter = self._injected()
         self._adapter_is_in = True
@@ -94,6 +96,22 @@ class Session:
             self._resume_from(prepared.source)
         elif prepared.source is not None:
             self._initialize_from(prepared.source)
+
+    def _choose(self) -> Choices:
+        """What depends on the free memory, the same in all processes: the device with the least decides."""
+        prepared = self.prepared
+        found = self.processes.all_gather(free_bytes(prepared.device, prepared.job.devices))
+        resumes = prepared.source is not None and prepared.source.exact
+        choices = choose(
+            prepared.memory,
+            min((free for free in found if free is not None), default=None),
+            recorded_base=prepared.fixed["base_precision"] if resumes else None,
+        )
+        for message in choices.messages:
+            self._emit(LogMessage(message=message))
+        if self.processes.is_main:
+            prepared.run.record_choices(choices.recorded)
+        return choices
 
     def _injected(self) -> Adapter:
         training, source = self.prepared.training, self.prepared.source
@@ -164,7 +182,7 @@ class Session:
     def state(self) -> dict[str, Any]:
         """Everything a bit-exact resume needs, as of the last step; the learning rate follows from the step."""
         return {
-            "fixed": self.prepared.fixed,
+            "fixed": self.prepared.fixed | {"base_precision": self.choices.base_precision},
             "progress": self.progress.state(),
             "tracker": self.tracker.state(),
             "figures": self.baseline_metrics,

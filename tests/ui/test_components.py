@@ -11,7 +11,6 @@ import pytest
 import soundfile
 
 from acestep.adapters.configs import LoRAConfig
-from acestep.core.system_memory import free_bytes
 from acestep.training.configs import TrainingConfig, TrainJob
 from acestep.training.memory.advice import advise
 from acestep.training.memory.automatic import choose

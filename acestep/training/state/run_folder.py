@@ -110,9 +110,13 @@ class RunFolder:
             for folder in (self.root, self.checkpoints, *self.samples.glob("*/")):
                 remove_temporary_files(folder)
 
-    def write_settings(self, settings: dict[str, Any], automatic: dict[str, Any] | None = None) -> None:
-        """Record the settings of the run and, for information, what they were resolved to."""
-        write_versioned(self.root / _SETTINGS, "training", 1, {"settings": settings, "automatic": automatic or {}})
+    def write_settings(self, settings: dict[str, Any]) -> None:
+        write_versioned(self.root / _SETTINGS, "training", 1, {"settings": settings})
+
+    def record_choices(self, automatic: dict[str, Any]) -> None:
+        """Record, for information, what settings were resolved to."""
+        content = {"settings": self.read_settings(), "automatic": automatic}
+        write_versioned(self.root / _SETTINGS, "training", 1, content)
 
     def read_settings(self) -> dict[str, Any]:
         """The settings of the run; empty if none has started. Raises TrainingError."""

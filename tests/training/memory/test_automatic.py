@@ -19,7 +19,7 @@ from acestep.core.errors import ConfigError, JobCancelled
 from acestep.core.events import LogMessage
 from acestep.core.files import read_json
 from acestep.core.paths import PROJECT
-from acestep.training import prepare as prepare_module
+from acestep.training import session as session_module
 from acestep.training.configs import TrainingConfig, TrainJob
 from acestep.training.memory.automatic import SPARE, Choices, choose
 from acestep.training.memory.estimate import GIB, estimate
@@ -189,7 +189,7 @@ def test_the_choice_is_logged_and_recorded_and_may_differ_when_the_run_resumes(
     free: dict[str | None, float | None] = {None: 80 * GIB, "auto": None}
 
     def job(resume: str | None) -> TrainJob:
-        monkeypatch.setattr(prepare_module, "free_bytes", lambda device, processes: free[resume])
+        monkeypatch.setattr(session_module, "free_bytes", lambda device, processes: free[resume])
         return make_job(songs, tiny_checkpoint, tmp_path / "run", resume=resume)
 
     first, second = run_in_two_parts(job)
@@ -213,7 +213,7 @@ def test_an_automatically_quantized_run_resumes_exactly_on_a_computer_that_would
             small = replace(spec, auto_base=True, base="int8", checkpoint_every=1)
             return choose(replace(spec, auto_base=True), 80 * GIB if resume else room_for(small), **more)
 
-        monkeypatch.setattr(prepare_module, "choose", on_an_old_gpu)
+        monkeypatch.setattr(session_module, "choose", on_an_old_gpu)
         return make_job(songs, tiny_checkpoint, tmp_path / "run", resume=resume)
 
     first, second = run_in_two_parts(job)
@@ -226,9 +226,12 @@ def test_an_automatically_quantized_run_resumes_exactly_on_a_computer_that_would
 
 
 def test_the_free_memory_of_a_gpu_counts_what_pytorch_has_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"mem_get_info": (100, 1000), "memory_reserved": 70, "memory_allocated": 30}.items():
+    values = {"mem_get_info": (100, 1000), "memory_reserved": 70, "memory_allocated": 30}
+    for name, value in {**values, "get_per_process_memory_fraction": 1.0}.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     assert free_bytes(torch.device("cuda:1")) == 140
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.1)
+    assert free_bytes(torch.device("cuda:1")) == 70
 
 
 def test_processes_share_the_memory_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

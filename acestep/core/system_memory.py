@@ -33,7 +33,13 @@ def _free_on_macos() -> int | None:
     """Free, inactive and purgeable pages, according to vm_stat."""
     try:
         done = subprocess.run(
-            ["vm_stat"], capture_output=True, text=True, timeout=_TIMEOUT_S, check=True, stdin=subprocess.DEVNULL
+            ["vm_stat"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -26,8 +26,8 @@ class Block:
 
     size: int
     small: bool
-    before: Block | None = None
-    after: Block | None = None
+    before: Block | None = field(default=None, repr=False)
+    after: Block | None = field(default=None, repr=False)
     is_free: bool = True
 
     def __lt__(self, other: Block) -> bool:

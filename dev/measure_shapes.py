@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from acestep.adapters.files import inject
+from acestep.models import dit
 from acestep.models.dit import AceStepDiT
 from acestep.models.weight_shapes import encoder_sizes
 from acestep.training.flow_matching import Batch, FlowMatching
@@ -43,14 +44,14 @@ def measure_shapes(spec: MemorySpec, scores: str = "") -> Measured:
     decoder.to(DTYPES[spec.compute]).requires_grad_(False)
     if spec.checkpoint_every:
         decoder.enable_gradient_checkpointing()
-        decoder.checkpoint_every = spec.checkpoint_every
+        decoder.checkpoint_every, decoder.offload_inputs = spec.checkpoint_every, spec.offload
     adapter = inject(decoder, spec.kind, spec.adapter, spec.attention_type, spec.train_mlp, seed=1)
-    autocast = torch.autocast("cpu", torch.bfloat16) if spec.compute == "bf16" else nullcontext()
+    autocast = nullcontext() if spec.compute == "fp32" else torch.autocast("cpu", DTYPES[spec.compute])
     with FakeTensorMode(allow_non_fake_inputs=True):
         _replace_weights([adapter.network, decoder])
         model = FlowMatching(adapter.network, torch.zeros(1, 1, encoder_sizes(spec.config)["hidden_size"])).train()
         batch = _batch(spec)
-        with _kernels(scores), AllocatedBytes() as live:
+        with _kernels(scores), _away(), AllocatedBytes() as live:
             live.add([*model.parameters(), *model.buffers(), *(part for part in batch if part is not None)])
             with autocast:
                 loss = model(batch).mean()
@@ -92,6 +93,21 @@ def _kernels(scores: str) -> AbstractContextManager[Any]:
     if scores == "all":
         return sdpa_kernel(SDPBackend.MATH)
     return _math_where_masked() if scores == "masked" else nullcontext()
+
+
+class _Away(torch.autograd.graph.saved_tensors_hooks):
+    """In place of ``SaveOnCpu``: the tensors leave the memory that is counted."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda tensor: (tensor.shape, tensor.stride(), tensor.dtype), _back)
+
+
+def _back(saved: tuple[Any, Any, torch.dtype]) -> torch.Tensor:
+    return torch.empty_strided(saved[0], saved[1], dtype=saved[2])
+
+
+def _away() -> AbstractContextManager[Any]:
+    return mock.patch.object(dit, "SaveOnCpu", _Away)
 
 
 @contextmanager

@@ -108,7 +108,7 @@ class AceStepDiT(AceStepTransformer1DModel):
         """The output of a layer that keeps only its input; the ``shared`` arguments are the same for all layers."""
         if not self.offload_inputs:
             return self._gradient_checkpointing_func(layer, hidden_states, *shared)
-        with torch.autograd.graph.save_on_cpu(pin_memory=hidden_states.is_cuda):  # moves hidden_states alone
+        with SaveOnCpu():  # moves hidden_states alone
             return self._gradient_checkpointing_func(partial(_call, layer, shared), hidden_states)
 
     def _embed_time(self, timestep: Tensor, timestep_r: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,6 +155,27 @@ def _computes_in_fp16(tokens: Tensor) -> bool:
 def _checkpoint(layer: nn.Module, *arguments: Any) -> Any:
     options: dict[str, Any] = {"context_fn": same_random_numbers} if arguments[0].device.type == "mps" else {}
     return checkpoint(layer, *arguments, use_reentrant=False, **options)
+
+
+class SaveOnCpu(torch.autograd.graph.saved_tensors_hooks):
+    """Keeps saved tensors in CPU memory until the backward pass, in pinned memory for CUDA.
+
+    ``torch.autograd.graph.save_on_cpu`` gives contiguous tensors back; for those of other strides a recomputed layer
+    would save tensors of other shapes than in the forward pass, and might round differently.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_to_cpu, _to_device)
+
+
+def _to_cpu(tensor: Tensor) -> tuple[torch.device, Tensor]:
+    saved = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return tensor.device, saved.copy_(tensor)
+
+
+def _to_device(saved: tuple[torch.device, Tensor]) -> Tensor:
+    device, tensor = saved
+    return tensor.to(device, non_blocking=True)
 
 
 def _call(layer: Any, shared: tuple[Any, ...], hidden_states: Tensor) -> Any:

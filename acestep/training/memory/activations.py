@@ -204,5 +204,5 @@ class Passes:
         return self._norm(width, rows) + rows * width * self.arithmetic.size + error
 
     def ends_working(self) -> int:
-        """Temporary buffers in the backward pass of the last norm: four times its input in fp32."""
+        """Temporary buffers in either pass of the last norm: four times its input in fp32."""
         return 4 * FP32 * self._rows[0] * self._widths[0]

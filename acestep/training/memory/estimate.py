@@ -152,9 +152,14 @@ def _moments(spec: MemorySpec) -> Iterator[dict[str, int]]:
         return {"gradients": gradients, "activations": activations, "working": working}
 
     yield moment(0, passes.block_input(), passes.masks_working())
-    # End of the forward pass. Until then autocast caches the casts of all adapters.
-    casts = sum(cost.casts for block, redo in zip(costs, again, strict=True) if redo for cost in block)
-    yield moment(0, shared + sum(kept) + passes.ends_saved(), max(casts, passes.ends_working()))
+    casts = 0  # of recomputed blocks: autocast caches them until the end of the forward pass
+    for index, block in enumerate(stages):  # forward pass
+        casts += sum(cost.casts for cost in costs[index]) if again[index] else 0
+        for number, stage in enumerate(block):
+            saved = entry if again[index] else sum(earlier.saved for earlier in block[: number + 1])
+            working = stage.working if again[index] else stage.working // 2  # nothing else keeps its tensors
+            yield moment(0, shared + sum(kept[:index]) + saved, casts + working)
+    yield moment(0, shared + sum(kept) + passes.ends_saved(), casts + passes.ends_working())
     for index, block in enumerate(stages):  # backward pass of this block, last stage first
         before = shared + sum(kept[:index]) + (passes.block_input() if again[index] else 0)
         for number, stage in enumerate(block):

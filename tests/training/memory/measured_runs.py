@@ -47,7 +47,7 @@ SMALL_XL: dict[str, Any] = {
 }
 """The XL family, scaled."""
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DECODER_KEYS = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("head_dim", "in_channels", "audio_acoustic_hidden_dim", "patch_size", "layer_types", "encoder_hidden_size"),

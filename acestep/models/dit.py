@@ -1,13 +1,13 @@
 """The ACE-Step transformer with padding masks, so a padded batch gives the same output as its unpadded samples.
 
 ``AceStepTransformer1DModel`` attends to padding. Here the attention masks are arguments of each layer, so they are
-also in effect when gradient checkpointing recomputes the layer. Modules and state_dict keys are those of diffusers.
+also in effect when gradient checkpointing recomputes the layer. State_dict keys are those of diffusers.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,22 +15,18 @@ import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from acestep.models.attention import Attention, WindowMask, key_mask
 from acestep.models.imports import without_bitsandbytes
 from acestep.models.mps import same_random_numbers
 
 with without_bitsandbytes():
     from diffusers.models.modeling_outputs import Transformer2DModelOutput
-    from diffusers.models.transformers.ace_step_transformer import (
-        AceStepTransformer1DModel,
-        _ace_step_rotary_freqs,
-        _create_4d_mask,
-        _is_flash_attention_backend,
-    )
+    from diffusers.models.transformers.ace_step_transformer import AceStepTransformer1DModel, _ace_step_rotary_freqs
     from diffusers.utils.peft_utils import apply_lora_scale
 
 
 class AceStepDiT(AceStepTransformer1DModel):
-    """``AceStepTransformer1DModel`` whose forward accepts masks. Without masks, outputs are bit-identical.
+    """``AceStepTransformer1DModel`` whose forward accepts masks. Without masks, outputs are equal within rounding.
 
     Attributes:
         checkpoint_every: with gradient checkpointing enabled, every n-th layer is recomputed in the backward pass and
@@ -43,6 +39,12 @@ class AceStepDiT(AceStepTransformer1DModel):
     config: Any
     layers: Any
     _gradient_checkpointing_func: Any
+
+    @functools.wraps(AceStepTransformer1DModel.__init__)  # type: ignore[misc]  # its signature names the config keys
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for layer in self.layers:
+            layer.self_attn, layer.cross_attn = Attention(layer.self_attn), Attention(layer.cross_attn)
 
     def enable_gradient_checkpointing(self, gradient_checkpointing_func: Callable[..., Any] | None = None) -> None:
         """Recompute activations in the backward pass, by default with the same dropout on every device."""
@@ -89,7 +91,7 @@ class AceStepDiT(AceStepTransformer1DModel):
             hidden_states.shape[1], self.head_dim, self.rope_theta, hidden_states.device, hidden_states.dtype
         )
         masks = self._self_attention_masks(hidden_states, frame_mask)
-        cross_mask = None if token_mask is None else _key_mask(token_mask, hidden_states.shape[1])
+        cross_mask = key_mask(token_mask)
         if _computes_in_fp16(hidden_states):  # the sum over the layers overflows in it, and gates scale the summands
             hidden_states, modulation, time = hidden_states.float(), modulation.float(), time.float()
         checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
@@ -109,7 +111,7 @@ class AceStepDiT(AceStepTransformer1DModel):
         if not self.offload_inputs:
             return self._gradient_checkpointing_func(layer, hidden_states, *shared)
         with SaveOnCpu():  # moves hidden_states alone
-            return self._gradient_checkpointing_func(partial(_call, layer, shared), hidden_states)
+            return self._gradient_checkpointing_func(functools.partial(_call, layer, shared), hidden_states)
 
     def _embed_time(self, timestep: Tensor, timestep_r: Tensor) -> tuple[Tensor, Tensor]:
         """Timestep embedding [B, D] and the modulation of the layers [B, 6, D]."""
@@ -125,26 +127,14 @@ class AceStepDiT(AceStepTransformer1DModel):
         tokens: Tensor = self.proj_in_conv(frames.transpose(1, 2)).transpose(1, 2)
         return tokens
 
-    def _self_attention_masks(self, tokens: Tensor, frame_mask: Tensor | None) -> dict[str, Tensor | None]:
+    def _self_attention_masks(self, tokens: Tensor, frame_mask: Tensor | None) -> dict[str, Tensor | WindowMask | None]:
         """Attention mask of each layer type. A token is real if one of its frames is."""
-        length = tokens.shape[1]
         real = None
         if frame_mask is not None:
             padded = F.pad(frame_mask, (0, -frame_mask.shape[1] % self.patch_size))
             real = padded.reshape(len(padded), -1, self.patch_size).any(dim=-1)  # [B, T / 2]
-        full = None if real is None else _key_mask(real, length)
-        if _is_flash_attention_backend(self.layers[0].self_attn.processor):
-            return {"full_attention": full, "sliding_attention": full}  # flash attention applies the window itself
-        sliding = _create_4d_mask(
-            seq_len=length,
-            dtype=tokens.dtype,
-            device=tokens.device,
-            attention_mask=real,
-            sliding_window=self.config.sliding_window,
-            is_sliding_window=True,
-            is_causal=False,
-        )
-        return {"full_attention": full, "sliding_attention": sliding}
+        window = WindowMask.of(tokens.shape[1], self.config.sliding_window, real, tokens.device)
+        return {"full_attention": key_mask(real), "sliding_attention": window}
 
 
 def _computes_in_fp16(tokens: Tensor) -> bool:
@@ -180,8 +170,3 @@ def _to_device(saved: tuple[torch.device, Tensor]) -> Tensor:
 
 def _call(layer: Any, shared: tuple[Any, ...], hidden_states: Tensor) -> Any:
     return layer(hidden_states, *shared)
-
-
-def _key_mask(real: Tensor, num_queries: int) -> Tensor:
-    """Expand a mask of real keys [B, L'] to an attention mask [B, 1, L, L']."""
-    return real[:, None, None, :].expand(-1, 1, num_queries, -1)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.transformers.ace_step_transformer import AceStepAttention
 from torch import Tensor, nn
 
 from acestep.adapters.base import Adapter
 from acestep.adapters.configs import AdapterConfig, DoRAConfig, LoHaConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import inject
 from acestep.adapters.metadata import AdapterMetadata
+from acestep.models.attention import Attention
 from acestep.models.dit import AceStepDiT
 from acestep.models.quantize import QUANTIZED, quantize
 
@@ -119,8 +119,8 @@ def save(adapter: Adapter, folder: Path, metadata: AdapterMetadata = CARD, dtype
     return folder
 
 
-class _OriginalAttention(AceStepAttention):
-    """diffusers' attention with the module names of the original checkpoint."""
+class _OriginalAttention(Attention):
+    """The attention with the module names of the original checkpoint."""
 
     to_q = property(lambda self: self.q_proj)
     to_k = property(lambda self: self.k_proj)
@@ -136,7 +136,7 @@ def with_original_names(decoder: AceStepDiT) -> Any:
     """An equivalent copy with the module tree that the ACE-Step app passes to PEFT and LyCORIS."""
     twin = copy.deepcopy(decoder)
     for module in list(twin.modules()):
-        if isinstance(module, AceStepAttention):
+        if isinstance(module, Attention):
             parts = module._modules
             for new, old in (("q_proj", "to_q"), ("k_proj", "to_k"), ("v_proj", "to_v")):
                 parts[new] = parts.pop(old)

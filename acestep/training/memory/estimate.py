@@ -151,7 +151,6 @@ def _moments(spec: MemorySpec) -> Iterator[dict[str, int]]:
         gradients = sum(trained) if spec.accumulation > 1 else gradients
         return {"gradients": gradients, "activations": activations, "working": working}
 
-    yield moment(0, passes.block_input(), passes.masks_working())
     casts = 0  # of recomputed blocks: autocast caches them until the end of the forward pass
     for index, block in enumerate(stages):  # forward pass
         casts += sum(cost.casts for cost in costs[index]) if again[index] else 0

@@ -116,11 +116,10 @@ class MemorySpec:
 
     @property
     def _scores(self) -> str:
-        """Grouped queries with a mask have no fused kernel on most GPUs, and without one only in bf16
-        (PyTorch 2.11, transformers/cuda/sdp_utils.cpp); older GPUs have none."""
-        if self.device == "cpu":
+        """CUDA has a fused kernel for every dtype and mask, MPS none that trains."""
+        if self.device in ("cpu", "cuda"):
             return ""
-        return "masked" if self.device != "mps" and self.compute == "bf16" else "all"
+        return "masked" if self.device == "xpu" and self.compute == "bf16" else "all"
 
 
 def memory_spec(

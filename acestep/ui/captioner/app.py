@@ -5,6 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from acestep.ui import html
+from acestep.ui.blocks import PageBlocks
 from acestep.ui.captioner.api import Api
 from acestep.ui.captioner.app_state import AppState
 from acestep.ui.captioner.engine_tab import EngineTab
@@ -27,8 +28,8 @@ _SAVE_KEY = """() => document.addEventListener("keydown", event => {
 
 def build(app: AppState) -> gr.Blocks:
     """The page, not yet served."""
-    blocks: gr.Blocks
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, _PREVIEW_LIFETIME_S)) as blocks:
+    blocks: PageBlocks
+    with PageBlocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, _PREVIEW_LIFETIME_S)) as blocks:
         head = gr.HTML(elem_id="cp-head")
         tabs = gr.Tabs(elem_id="cp-tabs")
         page = CaptionerContext(app, blocks, tabs)

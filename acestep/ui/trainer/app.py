@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
+from acestep.ui.blocks import PageBlocks
 from acestep.ui.serve import Page
 from acestep.ui.trainer.api import Api
 from acestep.ui.trainer.app_state import AppState
@@ -27,8 +28,8 @@ _PREVIEW_LIFETIME_S = 86_400
 def build(app: AppState) -> gr.Blocks:
     """The page, not yet served."""
     stay = (3600, _PREVIEW_LIFETIME_S)
-    blocks: gr.Blocks
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=stay, fill_width=True) as blocks:
+    blocks: PageBlocks
+    with PageBlocks(title=TITLE, analytics_enabled=False, delete_cache=stay, fill_width=True) as blocks:
         header = build_header()
         profiles = ProfilesPanel()
         tabs = gr.Tabs(elem_id="tr-tabs")

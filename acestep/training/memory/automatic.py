@@ -117,7 +117,7 @@ def _fits(spec: MemorySpec, free: float) -> bool:
 
 
 def checkpointing_of(spec: MemorySpec) -> str:
-    """The gradient checkpointing of a run, in words."""
+    """A description of the gradient checkpointing of a run, for messages."""
     if not spec.checkpoint_every:
         return "off"
     return f"on {nth_layer(spec.checkpoint_every)}{', with its input in CPU memory' if spec.offload else ''}"

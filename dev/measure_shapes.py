@@ -22,11 +22,10 @@ from acestep.adapters.files import inject
 from acestep.models import dit
 from acestep.models.dit import AceStepDiT
 from acestep.models.weight_shapes import encoder_sizes
-from acestep.training.flow_matching import Batch, FlowMatching
-from acestep.training.memory.activations import CHANNELS
+from acestep.training.flow_matching import FlowMatching
 from acestep.training.memory.spec import MemorySpec
 from dev.caching_allocator import AllocatedBytes
-from tests.training.memory.measured_runs import DECODER_KEYS, DTYPES
+from tests.training.memory.measured_runs import DECODER_KEYS, DTYPES, noise_batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def measure_shapes(spec: MemorySpec, scores: str = "") -> Measured:
     with FakeTensorMode(allow_non_fake_inputs=True):
         _replace_weights([adapter.network, decoder])
         model = FlowMatching(adapter.network, torch.zeros(1, 1, encoder_sizes(spec.config)["hidden_size"])).train()
-        batch = _batch(spec)
+        batch = noise_batch(spec)
         with _kernels(scores), _away(), AllocatedBytes() as live:
             live.add([*model.parameters(), *model.buffers(), *(part for part in batch if part is not None)])
             with autocast:
@@ -72,21 +71,6 @@ def _replace_weights(networks: list[nn.Module]) -> None:
         for name, buffer in list(module.named_buffers(recurse=False)):
             if buffer.is_meta:
                 setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu"))
-
-
-def _batch(spec: MemorySpec) -> Batch:
-    count, frames, tokens = spec.batch_size, spec.frames, spec.tokens
-    return Batch(
-        latents=torch.randn(count, frames, CHANNELS),
-        noise=torch.randn(count, frames, CHANNELS),
-        context=torch.randn(count, frames, 2 * CHANNELS),
-        condition=torch.randn(count, tokens, encoder_sizes(spec.config)["hidden_size"]),
-        t=torch.full((count,), 0.5),
-        dropped=torch.zeros(count, dtype=torch.bool),
-        weight=torch.ones(count),
-        frame_mask=torch.ones(count, frames, dtype=torch.bool) if spec.padded else None,
-        token_mask=torch.ones(count, tokens, dtype=torch.bool) if spec.padded else None,
-    )
 
 
 def _kernels(scores: str) -> AbstractContextManager[Any]:
@@ -115,9 +99,9 @@ def _math_where_masked() -> Iterator[None]:
     """Attention with a mask without a fused kernel."""
     fused = F.scaled_dot_product_attention
 
-    def attend(**arguments: Any) -> Any:
-        with nullcontext() if arguments.get("attn_mask") is None else sdpa_kernel(SDPBackend.MATH):
-            return fused(**arguments)
+    def attend(*inputs: Any, **options: Any) -> Any:
+        with nullcontext() if options.get("attn_mask") is None else sdpa_kernel(SDPBackend.MATH):
+            return fused(*inputs, **options)
 
     with mock.patch.object(F, "scaled_dot_product_attention", attend):
         yield

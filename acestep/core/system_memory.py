@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 from loguru import logger
 
+from acestep.core.tool_output import output_lines
+
 _MEMINFO = Path("/proc/meminfo")
 _KIB = 1024
-_TIMEOUT_S = 5
 
 
 def free_bytes() -> int | None:
@@ -31,20 +31,9 @@ def free_bytes() -> int | None:
 
 def _free_on_macos() -> int | None:
     """Free, inactive and purgeable pages, according to vm_stat."""
-    try:
-        done = subprocess.run(
-            ["vm_stat"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=_TIMEOUT_S,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    pages = dict(re.findall(r"^Pages ([a-z]+):\s+(\d+)", done.stdout, re.MULTILINE))
-    size = re.search(r"page size of (\d+) bytes", done.stdout)
+    printed = "\n".join(output_lines(["vm_stat"]))
+    pages = dict(re.findall(r"^Pages ([a-z]+):\s+(\d+)", printed, re.MULTILINE))
+    size = re.search(r"page size of (\d+) bytes", printed)
     if size is None or "free" not in pages:
         return None
     return int(size[1]) * sum(int(pages.get(kind, 0)) for kind in ("free", "inactive", "speculative", "purgeable"))

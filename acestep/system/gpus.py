@@ -9,10 +9,11 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from acestep.core.tool_output import output_lines
 
 SYSFS = Path("/sys")
 WSL_TOOLS = "/usr/lib/wsl/lib"  # where Windows puts nvidia-smi for Linux; not on every PATH
@@ -66,7 +67,7 @@ def nvidia_gpus() -> list[Gpu]:
     if tool is None:
         return []
     for fields in _FIELDS:
-        lines = _output([tool, f"--query-gpu={fields}", "--format=csv,noheader"])
+        lines = output_lines([tool, f"--query-gpu={fields}", "--format=csv,noheader"], timeout_s=_TIMEOUT_S)
         rows = [[value.strip() for value in line.split(",")] for line in lines]
         gpus = [_nvidia(row) for row in rows if len(row) == fields.count(",") + 1]
         if gpus:
@@ -109,26 +110,9 @@ def _intel_gpus() -> list[Gpu]:
 def _windows_gpus() -> list[Gpu]:
     """The GPUs of AMD and Intel by the names that Windows shows. PyTorch supports Intel's Arc and Max series."""
     command = "Get-CimInstance Win32_VideoController | ForEach-Object { $_.Name }"
-    names = _output(["powershell", "-NoProfile", "-NonInteractive", "-Command", command])
+    names = output_lines(["powershell", "-NoProfile", "-NonInteractive", "-Command", command], timeout_s=_TIMEOUT_S)
     amd = [Gpu("amd", name) for name in names if re.search(r"\b(AMD|Radeon)\b", name)]
     return amd + [Gpu("intel", name) for name in names if re.search(r"\bIntel\b.*\b(Arc|Data Center)\b", name)]
-
-
-def _output(command: list[str]) -> list[str]:
-    """The lines that a tool prints; none if it is missing, fails or does not end."""
-    try:
-        ended = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [line for line in ended.stdout.splitlines() if line.strip()] if ended.returncode == 0 else []
 
 
 def _text(path: Path) -> str:

@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 from loguru import logger
 
+from acestep.core.tool_output import output_lines
 from acestep.training.nvidia_smi import (
     GPUProcess,
     compute_capability,
     driver_version,
     gpu_memory,
     other_processes,
-    output_lines,
 )
 
 ALERT_PCT = 92.0

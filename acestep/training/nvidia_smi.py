@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import PureWindowsPath
+
+from acestep.core.tool_output import output_lines
 
 TIMEOUT_S = 5
 _MIB_PER_GB = 1024
@@ -32,23 +33,6 @@ class GPUMemory:
     name: str
     used_gb: float
     total_gb: float
-
-
-def output_lines(command: list[str]) -> list[str]:
-    """The lines that a command prints; none if it is missing, fails or times out."""
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
 
 
 def driver_version() -> str:
@@ -85,6 +69,6 @@ def other_processes() -> list[GPUProcess]:
 def _ask(query: str, num_columns: int) -> list[list[str]]:
     """The rows of a query; the last column can contain commas."""
     index = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
-    lines = output_lines(["nvidia-smi", query, "--format=csv,noheader,nounits", "-i", index])
+    lines = output_lines(["nvidia-smi", query, "--format=csv,noheader,nounits", "-i", index], timeout_s=TIMEOUT_S)
     rows = [[part.strip() for part in line.split(",", num_columns - 1)] for line in lines]
     return [row for row in rows if len(row) == num_columns]

@@ -113,8 +113,8 @@ def processes_of(folder: Path) -> dict[str, int]:
     """The workers of a run that are alive: number to process id."""
     found = {}
     for process in psutil.process_iter(["cmdline"]):
-        words = [Path(word) for word in process.info["cmdline"] or [] if "workers" in word]
-        found |= {word.name: process.pid for word in words if word.parent.parent == folder}
+        paths = [Path(argument) for argument in process.info["cmdline"] or [] if "workers" in argument]
+        found |= {path.name: process.pid for path in paths if path.parent.parent == folder}
     return found
 
 

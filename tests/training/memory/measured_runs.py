@@ -128,19 +128,24 @@ def _steps(spec: MemorySpec) -> Iterator[TrainingStep]:
 
 def make_batch(spec: MemorySpec) -> Batch:
     """Songs of noise. They come from outside: nothing that was needed to make them is counted."""
-    count, frames, tokens = spec.batch_size, spec.frames, spec.tokens
     with _disable_current_modes():
-        return Batch(
-            latents=torch.randn(count, frames, CHANNELS),
-            noise=torch.randn(count, frames, CHANNELS),
-            context=torch.randn(count, frames, 2 * CHANNELS),
-            condition=torch.randn(count, tokens, encoder_sizes(spec.config)["hidden_size"]),
-            t=torch.full((count,), 0.5),
-            dropped=torch.zeros(count, dtype=torch.bool),
-            weight=torch.ones(count),
-            frame_mask=_mask(count, frames) if spec.padded else None,
-            token_mask=_mask(count, tokens) if spec.padded else None,
-        )
+        return noise_batch(spec)
+
+
+def noise_batch(spec: MemorySpec) -> Batch:
+    """Songs of noise; in a padded batch, all but the first are half as long."""
+    count, frames, tokens = spec.batch_size, spec.frames, spec.tokens
+    return Batch(
+        latents=torch.randn(count, frames, CHANNELS),
+        noise=torch.randn(count, frames, CHANNELS),
+        context=torch.randn(count, frames, 2 * CHANNELS),
+        condition=torch.randn(count, tokens, encoder_sizes(spec.config)["hidden_size"]),
+        t=torch.full((count,), 0.5),
+        dropped=torch.zeros(count, dtype=torch.bool),
+        weight=torch.ones(count),
+        frame_mask=_mask(count, frames) if spec.padded else None,
+        token_mask=_mask(count, tokens) if spec.padded else None,
+    )
 
 
 def _mask(count: int, length: int) -> torch.Tensor:

@@ -255,7 +255,7 @@ Pages purgeable:                           4.
 def test_the_free_memory_of_a_mac_is_read(monkeypatch: pytest.MonkeyPatch, printed: str, pages: int | None) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     done = subprocess.CompletedProcess([], 0, stdout=printed)
-    monkeypatch.setattr(system_memory.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
     assert system_memory.free_bytes() == (None if pages is None else pages * 16384)
 
 

@@ -270,22 +270,22 @@ def test_advice_for_mps_excludes_what_it_does_not_support() -> None:
 
 def test_the_memory_command_suggests_changes_for_a_model_family(capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["memory", "--family", "xl", "--preset", "vram_24gb_plus", "--free", "10", "--json"])
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert code == 0
-    assert not told["fits"]
-    assert told["total"] == pytest.approx(sum(told["parts"].values()))
-    assert told["advice"][-1]["together"] <= 10
+    assert not report["fits"]
+    assert report["total"] == pytest.approx(sum(report["parts"].values()))
+    assert report["advice"][-1]["together"] <= 10
 
 
 def test_the_memory_command_describes_a_checkpoint(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["memory", "--checkpoint", str(tiny_checkpoint), "--free", "8"]
     command += ["--set", "gradient_checkpointing=on", "--set", "gradient_checkpointing_every=2"]
     assert main(command) == 0
-    told = capsys.readouterr().out
-    assert "gradient checkpointing on every 2nd layer: as requested" in told
-    assert "it fits" in told
+    report = capsys.readouterr().out
+    assert "gradient checkpointing on every 2nd layer: as requested" in report
+    assert "it fits" in report
     expected = memory_spec(find_checkpoint(tiny_checkpoint).config, TrainingConfig(), LoRAConfig())
-    assert f"{estimate(expected).parts['adapter'] / GIB:.2f} GB  adapter" in told
+    assert f"{estimate(expected).parts['adapter'] / GIB:.2f} GB  adapter" in report
 
 
 def test_the_memory_command_reports_the_memory_of_audio_previews(capsys: pytest.CaptureFixture[str]) -> None:

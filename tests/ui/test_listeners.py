@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import gradio as gr
@@ -83,12 +86,18 @@ def state() -> Iterator[State]:
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[State], AbstractContextManager[str]]:
+def address() -> Address:
+    return Address(port=free_port())
+
+
+@pytest.fixture
+def server(
+    address: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[State], AbstractContextManager[str]]:
     """Serves a page that does not poll, always at the same address; gives the address."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setattr(live_module, "POLL_INTERVAL_S", 1000)
-    address = Address(port=free_port())
 
     @contextmanager
     def serve(state: State) -> Iterator[str]:
@@ -166,23 +175,39 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+class CrashingState(State):
+    """The program ends without a farewell when its page waits for it."""
+
+    def wait(self) -> None:
+        os._exit(1)
+
+
+def serve_until_the_crash(address: Address, ready: Event) -> None:
+    live_module.POLL_INTERVAL_S = 1000
+    with open_page(ServedPage(build(CrashingState())), address):
+        ready.set()
+        time.sleep(120)
+
+
 @pytest.mark.browser
 def test_messages_arrive_after_a_restart_of_the_program_and_after_a_lost_connection(
-    browser: Browser, server: Callable[[State], AbstractContextManager[str]]
+    browser: Browser, server: Callable[[State], AbstractContextManager[str]], address: Address
 ) -> None:
     page = browser.new_page()
     with server(State()) as url:
         page.goto(url, wait_until="domcontentloaded")
         expect(page.locator("#count")).to_contain_text("count 0")
-    state = State()
-    with server(state):  # the page has not noticed
-        fill(page, "text", "the same text")
-        press(page, "fail")
-        expect(toast(page, "error")).to_contain_text("Cannot use the same text")
-        expect(page.locator("#count")).to_contain_text("count 1")
-        press(page, "wait")
-        until(lambda: state.waiting == 1)
-    state.release.set()
+    processes = get_context("spawn")
+    ready = processes.Event()
+    program = processes.Process(target=serve_until_the_crash, args=(address, ready), daemon=True)
+    program.start()
+    assert ready.wait(60)
+    fill(page, "text", "the same text")
+    press(page, "fail")  # the page has not noticed the restart
+    expect(toast(page, "error")).to_contain_text("Cannot use the same text")
+    expect(page.locator("#count")).to_contain_text("count 1")
+    press(page, "wait")
+    program.join(20)
     expect(toast(page, "error")).to_contain_text("Connection to the server was lost")
     with server(State()):
         expect(toast(page, "error")).to_have_count(0)  # the page has reloaded by itself

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acestep.core.errors import AceStepError, ConfigError
+from acestep.core.garbage import garbage_collection_paused
 from acestep.core.standard_streams import take_stdin, use_utf8, utf8_environment
 from acestep.system.check import Check
 from acestep.system.device_check import QUICK_IMPORTS, check_imports
@@ -106,7 +107,8 @@ def _run(arguments: argparse.Namespace) -> int:
         wanted.check_free()
     for note in prepare_environment(os.environ):
         print(f"Note: {note}.", file=sys.stderr)
-    page = importlib.import_module(PAGES[mode]).build_page()
+    with garbage_collection_paused():
+        page = importlib.import_module(PAGES[mode]).build_page()
     with stop_signals() as stop, ExitStack() as running:
         if arguments.with_parent:
             threading.Thread(target=_stop_with_parent, args=(take_stdin(), stop), daemon=True).start()

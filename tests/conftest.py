@@ -48,8 +48,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=place)  # stable: the others stay in order
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What a file of tests has imported stays: collecting garbage, as each training does, need not look through it."""
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
+
+
 def pytest_collection_finish() -> None:
-    """What the tests import stays: whoever collects garbage, as each training does, need not look through it."""
+    """As above, for what the collection has imported."""
     gc.collect()
     gc.freeze()
 

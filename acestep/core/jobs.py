@@ -31,6 +31,7 @@ from acestep.core.errors import (
 )
 from acestep.core.events import Cancelled, Event, Failed, Finished, Paused, Resumed
 from acestep.core.files import remove_temporary_files, storage_errors
+from acestep.core.garbage import garbage_collection_paused
 from acestep.core.job_folder import JobFolder, Request
 from acestep.core.log import job_log
 from acestep.core.registry import nearest_hint
@@ -182,7 +183,9 @@ def run_job(folder: Path) -> Event:
         with storage_errors(folder):
             remove_temporary_files(folder)
         context = Context(folder, _parent_of(folder))
-        last = _outcome(pkgutil.resolve_name(JOBS[name].run), config, context)
+        with garbage_collection_paused():
+            job = pkgutil.resolve_name(JOBS[name].run)
+        last = _outcome(job, config, context)
         try:
             context.emit(last)
         except StorageError as problem:  # the caller still receives the event

@@ -7,10 +7,15 @@ import pytest
 from acestep.core.garbage import garbage_collection_paused
 
 
-def test_garbage_collection_goes_on_after_the_block_also_after_an_error():
-    with pytest.raises(ImportError), garbage_collection_paused():
-        assert not gc.isenabled()
-        raise ImportError
+@garbage_collection_paused()
+def _failing_import() -> None:
+    assert not gc.isenabled()
+    raise ImportError
+
+
+def test_garbage_collection_goes_on_after_an_error():
+    with pytest.raises(ImportError):
+        _failing_import()
     assert gc.isenabled()
 
 

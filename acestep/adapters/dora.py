@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from acestep.adapters.base import require_finite
 from acestep.adapters.configs import DoRAConfig
-from acestep.adapters.lora import NAME, LoRAAdapter, product
+from acestep.adapters.lora import NAME, LoRAAdapter, LowRank, product
 from acestep.models.quantize import QuantizedLinear, dequantized_weight
 
 MAGNITUDE = "lora_magnitude_vector"
@@ -32,9 +32,11 @@ class DoRAAdapter(LoRAAdapter):
     def _prepare_layers(self, generator: torch.Generator) -> None:
         super()._prepare_layers(generator)
         for layer in self._layers.values():
-            variant = _Decomposed(layer, self._scale(layer))
-            layer.lora_magnitude_vector[NAME] = _Magnitude(variant.row_norms(layer))
-            layer.lora_variant[NAME] = variant
+            norms = layer.lora_variant[NAME].row_norms(layer)
+            layer.lora_magnitude_vector[NAME] = _Magnitude(norms)
+
+    def _variant(self, layer: Any) -> LowRank:
+        return _Decomposed(layer, self._scale(layer))
 
     @classmethod
     def matches(cls, keys: list[str]) -> bool:
@@ -63,7 +65,7 @@ class _Magnitude(nn.Module):
         self.weight = nn.Parameter(weight)
 
 
-class _Decomposed:
+class _Decomposed(LowRank):
     """The forward pass of DoRA as a variant of a PEFT layer."""
 
     def __init__(self, layer: Any, scale: float) -> None:
@@ -86,19 +88,17 @@ class _Decomposed:
         norms = _row_norms(direction)
         return norms if self._correction is None else norms * self._correction
 
-    def forward(self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
-        """The output of the base layer ``result`` [..., out] plus that of the adapter."""
+    def add(self, layer: Any, result: Tensor, dropped: Tensor) -> Tensor:
         if self.strength == 0.0:
             return result
-        base, output, dropout = module.get_base_layer(), result, module.lora_dropout[active_adapter]
-        if module.training and not isinstance(dropout, nn.Identity):
-            x = dropout(x)
-            output = base(x.to(result.dtype))
+        base, output = layer.get_base_layer(), result
+        if layer.training and not isinstance(layer.lora_dropout[NAME], nn.Identity):
+            output = base(dropped)
         if base.bias is not None:
             output = output - base.bias
-        ratio = module.lora_magnitude_vector[active_adapter].weight / self.row_norms(module)
-        update: Tensor = (ratio - 1) * output + ratio * (self._scale * self.strength * product(module, x))
-        return result + update
+        ratio = layer.lora_magnitude_vector[NAME].weight / self.row_norms(layer)
+        update: Tensor = ratio * (output + product(layer, dropped, self._scale * self.strength)) - output
+        return (result + update).to(result.dtype)
 
 
 def _row_norms(weight: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,11 +22,13 @@ from acestep.adapters.base import (
     require_no_adapter,
 )
 from acestep.adapters.configs import LoRAConfig
+from acestep.adapters.dropout import Dropout
 from acestep.adapters.lora_file import read_lora, write_lora
 from acestep.adapters.metadata import AdapterMetadata
 from acestep.adapters.pissa import folded_difference, principal_part, unfolded_difference
 from acestep.adapters.targets import ranks_of
 from acestep.core.errors import AdapterError
+from acestep.models.device import under_autocast
 from acestep.models.imports import without_bitsandbytes
 from acestep.models.key_mapping import diffusers_to_original, original_to_diffusers
 from acestep.models.quantize import is_quantized
@@ -64,7 +66,14 @@ class LoRAAdapter:
                 for half, value in zip((a, b), start, strict=True):
                     half.weight.data = value.contiguous()
                     half.start = nn.Parameter(half.weight.data.clone(), requires_grad=False)
-                layer.lora_variant[NAME] = _DifferenceFromStart()
+            if self.config.dropout:
+                layer.lora_dropout[NAME] = Dropout(self.config.dropout)
+            layer.cast_input_dtype_enabled = False  # ``product`` casts it, if autocast does not
+            layer.lora_variant[NAME] = self._variant(layer)
+            layer.project_jointly = project_jointly
+
+    def _variant(self, layer: Any) -> LowRank:
+        return LowRank()
 
     @classmethod
     def from_stored(cls, decoder: nn.Module, stored: StoredAdapter) -> Self:
@@ -176,23 +185,34 @@ class LoRAAdapter:
         return self.network
 
 
-def product(layer: Any, x: Tensor) -> Tensor:
-    """B A x [..., out] of a PEFT layer minus B0 A0 x of its PiSSA initialization, without the scale."""
+def project_jointly(layers: Sequence[Any], x: Tensor) -> list[Tensor]:
+    """The outputs of layers for the same input, with the same dropout."""
+    dropped = layers[0].lora_dropout[NAME](x)
+    return [layer.lora_variant[NAME].add(layer, layer.base_layer(x), dropped) for layer in layers]
+
+
+def product(layer: Any, x: Tensor, scale: float) -> Tensor:
+    """``scale`` * B A x [..., out] of a PEFT layer, minus that of its PiSSA initialization."""
     a, b = layer.lora_A[NAME], layer.lora_B[NAME]
     x = x.contiguous()  # otherwise torch uses another kernel for weights without gradient, and results differ
-    found: Tensor = b(a(x))
+    if not under_autocast(x.device):
+        x = x.to(a.weight.dtype)
+    found: Tensor = b(a(x) * scale)
     if hasattr(a, "start"):
-        found = found - F.linear(F.linear(x, a.start), b.start)
+        found = found - F.linear(F.linear(x, a.start) * scale, b.start)
     return found
 
 
-class _DifferenceFromStart:
-    """The forward pass of PiSSA as a variant of a PEFT layer: adds the change since initialization."""
+class LowRank:
+    """The forward pass of LoRA and PiSSA as a variant of a PEFT layer."""
 
-    @staticmethod
-    def forward(module: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
-        update: Tensor = product(module, module.lora_dropout[active_adapter](x)) * module.scaling[active_adapter]
-        return result + update
+    def forward(self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
+        """The output of the base layer ``result`` [..., out] plus that of the adapter."""
+        return self.add(module, result, module.lora_dropout[active_adapter](x))
+
+    def add(self, layer: Any, result: Tensor, dropped: Tensor) -> Tensor:
+        """The same for ``dropped``, the input of the layer with dropout applied."""
+        return (result + product(layer, dropped, layer.scaling[NAME])).to(result.dtype)
 
 
 def _peft_settings(modules: list[str], config: LoRAConfig, ranks: Mapping[str, int]) -> LoraConfig:

@@ -15,9 +15,16 @@ FP32 = 4  # bytes per element
 
 @dataclass(frozen=True, slots=True)
 class ComputeDtype:
-    """Dtype of the forward pass: ``size`` bytes per element; ``fused`` if dropout has a fused kernel."""
+    """Dtype of the forward pass.
+
+    Attributes:
+        size: bytes per element.
+        hidden: the same for the hidden states between the layers, which are fp32 where the others are fp16.
+        fused: dropout has a fused kernel.
+    """
 
     size: int
+    hidden: int
     fused: bool
 
     @property
@@ -39,6 +46,7 @@ class Layer:
         out, into: output and input features.
         rows: tokens of a batch that pass through it.
         kept: autograd saves its input for another operation anyway.
+        shares: it is evaluated together with an earlier layer, and uses the dropout mask of that one.
         passes: its input has a gradient.
     """
 
@@ -47,6 +55,7 @@ class Layer:
     into: int
     rows: int
     kept: bool
+    shares: bool
     passes: bool
 
 
@@ -80,14 +89,15 @@ def numel(shapes: Iterable[tuple[int, ...]]) -> int:
 
 
 def lora_cost(config: Any, layer: Layer, compute: ComputeDtype) -> Cost:
-    """B @ A @ dropout(x). PEFT casts x to fp32; autocast and dropout each copy it."""
+    """B @ A @ dropout(x), where layers that are evaluated together share dropout(x)."""
     rank = _rank(config, layer.name)
     a, b = (rank, layer.into), (layer.out, rank)
     started = config.init == "pissa"  # the initial A and B are kept as well and subtracted
-    copied = compute.mixed or config.dropout > 0 or not layer.kept
-    saved = layer.rows * compute.size * (rank + (layer.into if copied else 0))
-    if config.dropout and layer.passes:
-        saved += layer.rows * layer.into * compute.mask(FP32)
+    saved = layer.rows * compute.size * rank
+    if not layer.shares and (config.dropout or not layer.kept):
+        saved += layer.rows * layer.into * compute.size
+    if not layer.shares and config.dropout and layer.passes:
+        saved += layer.rows * layer.into * compute.mask(compute.size)
     half = compute.size * numel((a, b)) if compute.mixed else 0
     return Cost(
         weights=(a, b),
@@ -95,17 +105,17 @@ def lora_cost(config: Any, layer: Layer, compute: ComputeDtype) -> Cost:
         saved=saved,
         casts=half * (2 if started and layer.passes else 1),
         constants=numel((a, b)) if started else 0,
-        working=layer.rows * layer.into * 2 * FP32 if compute.mixed else 0,  # two fp32 copies of the gradient of x
+        working=layer.rows * layer.into * compute.size,  # the gradient of dropout(x)
     )
 
 
 def dora_cost(config: Any, layer: Layer, compute: ComputeDtype) -> Cost:
-    """m * (W + BA) / |W + BA|: LoRA, both unscaled products, and a full fp32 weight for the norms of its rows."""
+    """m * (W + BA) / |W + BA|: LoRA, the sum of both products, and a full fp32 weight for the norms of its rows."""
     plain = lora_cost(config, layer, compute)
     return Cost(
         weights=(*plain.weights, (layer.out,)),
         zeros=plain.zeros,
-        saved=plain.saved + 2 * layer.rows * layer.out * compute.size,
+        saved=plain.saved + layer.rows * layer.out * compute.size,
         casts=plain.casts,
         constants=plain.constants,
         working=plain.working + 2 * FP32 * layer.out * layer.into,

@@ -8,19 +8,17 @@ Letters: B samples, T tokens, G query heads per key head, W tokens of the window
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor, nn
 
+from acestep.models.fused import Rotary, rms_norm, rotated_rms_norm
 from acestep.models.imports import without_bitsandbytes
+from acestep.models.projections import project
 
 with without_bitsandbytes():
-    from diffusers.models.embeddings import apply_rotary_emb
+    from diffusers.models.normalization import RMSNorm
     from diffusers.models.transformers.ace_step_transformer import AceStepAttention
-
-Rotary = tuple[Tensor, Tensor]
 
 
 class WindowMask:
@@ -96,12 +94,13 @@ class Attention(nn.Module):
             attention_mask: ``WindowMask`` of a sliding layer, ``key_mask`` of another, None to attend to all.
             image_rotary_emb: rotary embedding of the positions, for self-attention. The names are those of diffusers.
         """
-        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query = self.norm_q(self._by_head(self.to_q(hidden_states)))
-        key = self.norm_k(self._by_head(self.to_k(source)))
-        value = self._by_head(self.to_v(source))
-        if image_rotary_emb is not None:
-            query, key = _rotated(query, image_rotary_emb), _rotated(key, image_rotary_emb)
+        if encoder_hidden_states is None:
+            projected = project(hidden_states, self.to_q, self.to_k, self.to_v)
+        else:
+            projected = [self.to_q(hidden_states), *project(encoder_hidden_states, self.to_k, self.to_v)]
+        query, key, value = map(self._by_head, projected)
+        query = _normalized(self.norm_q, query, image_rotary_emb)
+        key = _normalized(self.norm_k, key, image_rotary_emb)
         dropout = self.dropout if self.training else 0.0
         if isinstance(attention_mask, WindowMask):
             attended = _attend_in_windows(query, key, value, attention_mask, dropout)
@@ -116,9 +115,10 @@ class Attention(nn.Module):
         return states.view(*states.shape[:2], -1, self.head_dim)
 
 
-def _rotated(states: Tensor, rotary: Rotary) -> Tensor:
-    layout: dict[str, Any] = {"use_real": True, "use_real_unbind_dim": -2, "sequence_dim": 1}  # that of Qwen3
-    return cast(Tensor, apply_rotary_emb(states, cast(Any, rotary), **layout))
+def _normalized(norm: RMSNorm, states: Tensor, rotary: Rotary | None) -> Tensor:
+    if rotary is None:
+        return rms_norm(norm, states)
+    return rotated_rms_norm(norm, states, rotary)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:

@@ -94,6 +94,11 @@ def _supported(name: str) -> str:
     return name
 
 
+def under_autocast(device: torch.device) -> bool:
+    """Return whether autocast selects the dtype of matrix products on ``device``. It does not know the meta device."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def choose_dtype(device: str, requested: str = "auto") -> Selection[torch.dtype]:
     """Return the dtype of the base model and of the computation on ``device``.
 

@@ -15,13 +15,16 @@ import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from acestep.models.attention import Attention, WindowMask, key_mask
+from acestep.models.attention import WindowMask, key_mask
+from acestep.models.block import Block
+from acestep.models.device import under_autocast
+from acestep.models.fused import modulated_rms_norm, rotary_embedding
 from acestep.models.imports import without_bitsandbytes
 from acestep.models.mps import same_random_numbers
 
 with without_bitsandbytes():
     from diffusers.models.modeling_outputs import Transformer2DModelOutput
-    from diffusers.models.transformers.ace_step_transformer import AceStepTransformer1DModel, _ace_step_rotary_freqs
+    from diffusers.models.transformers.ace_step_transformer import AceStepTransformer1DModel
     from diffusers.utils.peft_utils import apply_lora_scale
 
 
@@ -43,8 +46,7 @@ class AceStepDiT(AceStepTransformer1DModel):
     @functools.wraps(AceStepTransformer1DModel.__init__)  # type: ignore[misc]  # its signature names the config keys
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for layer in self.layers:
-            layer.self_attn, layer.cross_attn = Attention(layer.self_attn), Attention(layer.cross_attn)
+        self.layers = nn.ModuleList(map(Block, self.layers))
 
     def enable_gradient_checkpointing(self, gradient_checkpointing_func: Callable[..., Any] | None = None) -> None:
         """Recompute activations in the backward pass, by default with the same dropout on every device."""
@@ -87,7 +89,7 @@ class AceStepDiT(AceStepTransformer1DModel):
         if token_mask is not None:
             encoder_hidden_states = encoder_hidden_states.masked_fill(~token_mask.unsqueeze(-1), 0.0)
         condition = self.condition_embedder(encoder_hidden_states)
-        rotary = _ace_step_rotary_freqs(
+        rotary = rotary_embedding(
             hidden_states.shape[1], self.head_dim, self.rope_theta, hidden_states.device, hidden_states.dtype
         )
         masks = self._self_attention_masks(hidden_states, frame_mask)
@@ -102,7 +104,7 @@ class AceStepDiT(AceStepTransformer1DModel):
             else:
                 hidden_states = layer(hidden_states, *shared)
         shift, scale = (self.scale_shift_table + time.unsqueeze(1)).chunk(2, dim=1)
-        hidden_states = (self.norm_out(hidden_states) * (1 + scale) + shift).type_as(hidden_states)
+        hidden_states = modulated_rms_norm(self.norm_out, hidden_states, shift, scale)
         velocity = self.proj_out_conv(hidden_states.transpose(1, 2)).transpose(1, 2)[:, :num_frames]  # [B, T, C]
         return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)
 
@@ -138,8 +140,7 @@ class AceStepDiT(AceStepTransformer1DModel):
 
 
 def _computes_in_fp16(tokens: Tensor) -> bool:
-    kind = tokens.device.type
-    return kind != "meta" and torch.is_autocast_enabled(kind) and tokens.dtype == torch.float16
+    return under_autocast(tokens.device) and tokens.dtype == torch.float16
 
 
 def _checkpoint(layer: nn.Module, *arguments: Any) -> Any:

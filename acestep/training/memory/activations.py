@@ -96,13 +96,13 @@ class Passes:
         """Tensors shared by all blocks: rotary embedding, sliding mask, modulation and, if saved, the condition."""
         size, (width, *_), (_, m) = self.arithmetic.size, self._widths, self._rows
         masks = self.batch_size * self._pairs_in_windows * (self._heads // self._key_heads) if self._has_windows else 0
-        rotary = 2 * self._length * int(self.config["head_dim"])
+        rotary = 2 * self._length * int(self.config["head_dim"]) * FP32
         condition = m * width if checkpointed or self._trains("cross_attn") else 0
-        return size * (masks + rotary + 6 * self.batch_size * width + condition)
+        return rotary + size * (masks + 6 * self.batch_size * width + condition)
 
     def block_input(self) -> int:
         """Bytes of the input of a block, which a checkpointed one saves."""
-        return self._rows[0] * self._widths[0] * self.arithmetic.size
+        return self._rows[0] * self._widths[0] * self.arithmetic.hidden
 
     def stages(self, index: int, unpacked: int) -> list[Stage]:
         """Self-attention, cross-attention and MLP of a block.
@@ -117,11 +117,12 @@ class Passes:
             saved = self._norm(width, n) if arrives else 0
             if arrives or trains:
                 both = trains or branch == "self_attn"  # without an adapter no gradient goes to the condition
-                saved += self._norm(queries, n) + (self._norm(keys, rows) if both else 0)
+                saved += self._head_norms(queries, n) + (self._head_norms(keys, rows) if both else 0)
                 saved += self._attention(index, branch, rows)
             working = 2 * FP32 * self._pairs(index, branch) + n * size * 2 * (width + queries)
             found.append(self._stage(layers, branch, saved, working, n * size * 2 * width + unpacked))
-        saved = self._norm(width, n) + 3 * n * inner * size + 8 * self.batch_size * width * size  # scales and gates
+        modulation = self.batch_size * width * (6 * size + 2 * FP32)  # of the norms, in fp32
+        saved = self._norm(width, n) + 2 * n * inner * size + modulation
         working = n * size * (3 * inner + 2 * width)  # gradients of a product and of both its sides, and of the stream
         found.append(self._stage(layers, "mlp", saved, working, n * size * (inner + 2 * width) + unpacked))
         return found
@@ -146,8 +147,12 @@ class Passes:
         return index > 0 or self._trains("self_attn")
 
     def _norm(self, width: int, rows: int) -> int:
-        """RMSNorm saves its input, under autocast also in fp32, and the inverse root mean square of each row."""
-        return rows * (width * (FP32 + (self.arithmetic.size if self.arithmetic.mixed else 0)) + FP32)
+        """RMSNorm between the parts of a block saves its input, and the inverse root mean square of each row."""
+        return rows * (width * self.arithmetic.hidden + FP32)
+
+    def _head_norms(self, width: int, rows: int) -> int:
+        """RMSNorm of each head of queries or keys."""
+        return rows * (width * self.arithmetic.size + FP32 * (width // int(self.config["head_dim"])))
 
     def _attention(self, index: int, branch: str, rows: int) -> int:
         """Inputs, output and log-sum-exp; without a fused kernel, inputs and all weights, in fp32."""
@@ -202,18 +207,19 @@ class Passes:
         for branch in _BRANCHES[self.attention_type]:
             prefix, crosses = f"layers.{index}.{branch}.", branch == "cross_attn"
             passes = self._reaches(index) if crosses else index > 0
-            found.append(Layer(f"{prefix}q_proj", queries, width, n, kept=False, passes=passes))
+            found.append(Layer(f"{prefix}q_proj", queries, width, n, kept=False, shares=False, passes=passes))
             for name in ("k_proj", "v_proj"):
                 if crosses:  # the condition is one tensor for all blocks
-                    found.append(Layer(prefix + name, keys, width, m, kept=True, passes=False))
+                    shares = name == "v_proj"
+                    found.append(Layer(prefix + name, keys, width, m, kept=True, shares=shares, passes=False))
                 else:
-                    found.append(Layer(prefix + name, keys, width, n, kept=True, passes=passes))
-            found.append(Layer(f"{prefix}o_proj", width, queries, n, kept=False, passes=True))
+                    found.append(Layer(prefix + name, keys, width, n, kept=True, shares=True, passes=passes))
+            found.append(Layer(f"{prefix}o_proj", width, queries, n, kept=False, shares=False, passes=True))
         if self.train_mlp:
             prefix = f"layers.{index}.mlp."
-            found.append(Layer(f"{prefix}gate_proj", inner, width, n, kept=False, passes=True))
-            found.append(Layer(f"{prefix}up_proj", inner, width, n, kept=True, passes=True))
-            found.append(Layer(f"{prefix}down_proj", width, inner, n, kept=False, passes=True))
+            found.append(Layer(f"{prefix}gate_proj", inner, width, n, kept=False, shares=False, passes=True))
+            found.append(Layer(f"{prefix}up_proj", inner, width, n, kept=True, shares=True, passes=True))
+            found.append(Layer(f"{prefix}down_proj", width, inner, n, kept=False, shares=False, passes=True))
         return found
 
     def ends_saved(self) -> int:

@@ -100,7 +100,9 @@ class MemorySpec:
             tokens=self.tokens,
             batch_size=self.batch_size,
             padded=self.padded and self.batch_size > 1,
-            arithmetic=ComputeDtype(SIZES[self.compute], fused=self.has_own_memory),
+            arithmetic=ComputeDtype(
+                SIZES[self.compute], 4 if self.compute == "fp16" else SIZES[self.compute], fused=self.has_own_memory
+            ),
             scores=self._scores,
         )
 

@@ -94,11 +94,7 @@ class Attention(nn.Module):
             attention_mask: ``WindowMask`` of a sliding layer, ``key_mask`` of another, None to attend to all.
             image_rotary_emb: rotary embedding of the positions, for self-attention. The names are those of diffusers.
         """
-        if encoder_hidden_states is None:
-            projected = project(hidden_states, self.to_q, self.to_k, self.to_v)
-        else:
-            projected = [self.to_q(hidden_states), *project(encoder_hidden_states, self.to_k, self.to_v)]
-        query, key, value = map(self._by_head, projected)
+        query, key, value = self._project(hidden_states, encoder_hidden_states)
         query = _normalized(self.norm_q, query, image_rotary_emb)
         key = _normalized(self.norm_k, key, image_rotary_emb)
         dropout = self.dropout if self.training else 0.0
@@ -110,9 +106,13 @@ class Attention(nn.Module):
             attended = layer(attended)
         return attended
 
-    def _by_head(self, states: Tensor) -> Tensor:
-        """[B, T, heads * d] to [B, T, heads, d]."""
-        return states.view(*states.shape[:2], -1, self.head_dim)
+    def _project(self, hidden_states: Tensor, encoder_hidden_states: Tensor | None) -> list[Tensor]:
+        """Queries, keys and values [B, T, heads, d]."""
+        if encoder_hidden_states is None:
+            found = project(hidden_states, self.to_q, self.to_k, self.to_v)
+        else:
+            found = [self.to_q(hidden_states), *project(encoder_hidden_states, self.to_k, self.to_v)]
+        return [states.view(*states.shape[:2], -1, self.head_dim) for states in found]
 
 
 def _normalized(norm: RMSNorm, states: Tensor, rotary: Rotary | None) -> Tensor:

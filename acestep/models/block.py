@@ -50,14 +50,12 @@ class Block(nn.Module):
             condition_mask: attention mask of the cross-attention.
         """
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (self.scale_shift_table + modulation).chunk(6, dim=1)
-        attended = self.self_attn(
-            modulated_rms_norm(self.self_attn_norm, hidden_states, shift, scale), None, mask, image_rotary_emb=rotary
-        )
-        hidden_states = torch.addcmul(hidden_states, attended, gate)
-        query = rms_norm(self.cross_attn_norm, hidden_states)
-        hidden_states = hidden_states + self.cross_attn(query, condition, condition_mask)
-        transformed = self.mlp(modulated_rms_norm(self.mlp_norm, hidden_states, mlp_shift, mlp_scale))
-        return torch.addcmul(hidden_states, transformed, mlp_gate)
+        x = modulated_rms_norm(self.self_attn_norm, hidden_states, shift, scale)
+        hidden_states = torch.addcmul(hidden_states, self.self_attn(x, None, mask, rotary), gate)
+        x = rms_norm(self.cross_attn_norm, hidden_states)
+        hidden_states = hidden_states + self.cross_attn(x, condition, condition_mask)
+        x = modulated_rms_norm(self.mlp_norm, hidden_states, mlp_shift, mlp_scale)
+        return torch.addcmul(hidden_states, self.mlp(x), mlp_gate)
 
 
 class MLP(nn.Module):
@@ -72,6 +70,5 @@ class MLP(nn.Module):
         self.gate_proj, self.up_proj, self.down_proj = source.gate_proj, source.up_proj, source.down_proj
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = project(x, self.gate_proj, self.up_proj)
-        output: Tensor = self.down_proj(gated_silu(gate, up))
+        output: Tensor = self.down_proj(gated_silu(*project(x, self.gate_proj, self.up_proj)))
         return output

@@ -151,7 +151,7 @@ def _gradients(spec: MemorySpec) -> tuple[list[torch.Tensor], Counter[int]]:
 @pytest.mark.parametrize("kind", ["lora", "lokr"])
 def test_checkpointing_makes_the_peak_smaller_the_more_layers_it_takes(kind: str) -> None:
     peaks = [measure(a_run(kind, checkpoint_every=every)).peak for every in (0, 2, 1)]
-    assert peaks[0] > 1.2 * peaks[1] > 1.4 * peaks[2]
+    assert peaks[0] > 1.2 * peaks[1] > 1.2 * 1.1 * peaks[2]
 
 
 @pytest.mark.parametrize("base", ["auto", "nf4"])

@@ -15,7 +15,12 @@ _SHOWN = 80  # characters of a name in a message
 
 
 def require_regular_file(path: Path) -> int:
-    """The size of a file in bytes. Opening a FIFO, a socket or a device would block, so it is refused before that.
+    """The size of a file in bytes. Raises OSError as ``stat_file``."""
+    return stat_file(path).st_size
+
+
+def stat_file(path: Path) -> os.stat_result:
+    """The status of a file. Opening a FIFO, a socket or a device would block, so it is refused before that.
 
     Raises:
         OSError: ``path`` does not exist, cannot be accessed or is not a regular file.
@@ -28,7 +33,7 @@ def require_regular_file(path: Path) -> int:
         raise IsADirectoryError(None, "it is a folder")
     if not stat.S_ISREG(found.st_mode):
         raise OSError(None, "it is not a regular file")
-    return found.st_size
+    return found
 
 
 def read_file(path: Path, *, max_bytes: int | None = None) -> bytes:

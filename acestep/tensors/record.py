@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -45,9 +45,36 @@ TENSOR_KEYS = (
     "context_latents",
 )
 
-_HINT = "Preprocess the dataset again."
+HINT = "Preprocess the dataset again."
 
 _MAX_METADATA = 100_000  # values and keys of the metadata of a sample
+
+
+class Crop(NamedTuple):
+    """A part of the frames of a sample, and its whole condition, in the dtype of the file."""
+
+    latents: Tensor  # [T, C]
+    context: Tensor  # [T, 2C]
+    condition: Tensor  # [L, D]
+
+
+class SampleTensors(Protocol):
+    """The tensors of a sample in memory (``TensorRecord``) or in their file (``TensorFile``)."""
+
+    @property
+    def metadata(self) -> dict[str, Any]: ...
+    @property
+    def num_frames(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def width(self) -> int:
+        """D."""
+
+    @property
+    def num_bytes(self) -> int: ...
+    def crop(self, start: int = 0, max_frames: int = 0) -> Crop:
+        """The frames from ``start``, at most ``max_frames`` (0: all)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +103,7 @@ class TensorRecord:
         if self.encoder_hidden_states.ndim != 2 or 0 in self.encoder_hidden_states.shape:
             raise TensorError(
                 f"encoder_hidden_states has shape {list(self.encoder_hidden_states.shape)}, expected [L, D]",
-                hint=_HINT,
+                hint=HINT,
             )
         for name in ("target_latents", "context_latents", "encoder_hidden_states"):
             tensor: Tensor = getattr(self, name)
@@ -84,12 +111,34 @@ class TensorRecord:
                 cause = (
                     "The likely cause is fp16, in which the model overflows. " if tensor.dtype == torch.float16 else ""
                 )
-                raise TensorError(f"{name} contains NaN or infinite values", hint=f"{cause}{_HINT}")
+                raise TensorError(f"{name} contains NaN or infinite values", hint=f"{cause}{HINT}")
 
     @property
     def duration_s(self) -> float:
         """Duration of the audio in seconds."""
-        return self.target_latents.shape[0] / LATENT_RATE_HZ
+        return self.num_frames / LATENT_RATE_HZ
+
+    @property
+    def num_frames(self) -> int:
+        return self.target_latents.shape[0]
+
+    @property
+    def num_tokens(self) -> int:
+        return self.encoder_hidden_states.shape[0]
+
+    @property
+    def width(self) -> int:
+        """D, the condition width."""
+        return self.encoder_hidden_states.shape[1]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.crop())
+
+    def crop(self, start: int = 0, max_frames: int = 0) -> Crop:
+        """The frames from ``start``, at most ``max_frames`` (0: all), and the condition."""
+        part = slice(start, start + max_frames if max_frames else None)
+        return Crop(self.target_latents[part], self.context_latents[part], self.encoder_hidden_states)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the file by key. Masks of ones are added for programs that expect them."""
@@ -107,7 +156,7 @@ def read_record(path: Path) -> TensorRecord:
     try:
         data = read_file(path)
     except OSError as error:
-        raise TensorError(f"{path} cannot be read: {error.strerror or error}", hint=_HINT) from None
+        raise TensorError(f"{path} cannot be read: {error.strerror or error}", hint=HINT) from None
     return decode_record(data, path.name)
 
 
@@ -137,15 +186,15 @@ def decode_record(data: bytes, name: str) -> TensorRecord:
     content = deserialize(data, name)
     missing = [key for key in TENSOR_KEYS if not isinstance(content.get(key), Tensor)]
     if missing:
-        raise TensorError(f"{name} is missing the tensors {', '.join(missing)}", hint=_HINT)
+        raise TensorError(f"{name} is missing the tensors {', '.join(missing)}", hint=HINT)
     for key in TENSOR_KEYS:
         valid_dtype = key.endswith("mask") or content[key].is_floating_point()
         if problem := unusual(content[key]) or ("" if valid_dtype else f"has dtype {content[key].dtype}"):
-            raise TensorError(f"{name}: {key} {problem}", hint=_HINT)
+            raise TensorError(f"{name}: {key} {problem}", hint=HINT)
     try:
         metadata = _json_compatible(content.get("metadata"))
     except ValueError as error:
-        raise TensorError(f"{name}: its metadata {error}", hint=_HINT) from None
+        raise TensorError(f"{name}: its metadata {error}", hint=HINT) from None
     version = metadata.get("format_version", 0)
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise TensorError(
@@ -179,19 +228,19 @@ def deserialize(data: bytes, name: str) -> dict[str, Any]:
         content = load_archive(data)
     except ArchiveError as error:
         if not error.code:
-            raise TensorError(f"{name} {error}", hint=_HINT) from None
+            raise TensorError(f"{name} {error}", hint=HINT) from None
         raise TensorError(
             f"{name} was not loaded: it contains code ({error.code})",
             hint="Preprocessed tensors never contain code. Do not trust the source of this file.",
         ) from None
     if not isinstance(content, dict):
         raise TensorError(
-            f"{name} is not a preprocessed sample: expected a dict, got {type(content).__name__}", hint=_HINT
+            f"{name} is not a preprocessed sample: expected a dict, got {type(content).__name__}", hint=HINT
         )
     return content
 
 
-def check_fingerprint(records: Iterable[TensorRecord], checkpoint: Checkpoint) -> list[str]:
+def check_fingerprint(records: Iterable[SampleTensors], checkpoint: Checkpoint) -> list[str]:
     """Check that the condition encoder of ``checkpoint`` produced the conditions of all samples.
 
     Samples of this program have an encoder fingerprint. Those of other trainers have the checkpoint name or nothing.
@@ -240,7 +289,7 @@ def _without_padding(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Te
 
 def _require_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != tuple(shape):
-        raise TensorError(f"{name} has shape {list(tensor.shape)}, expected {list(shape)}", hint=_HINT)
+        raise TensorError(f"{name} has shape {list(tensor.shape)}, expected {list(shape)}", hint=HINT)
 
 
 def _to_serializable(value: Any) -> Any:

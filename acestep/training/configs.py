@@ -246,6 +246,14 @@ class TrainingConfig(Config):
         le=50,
         advanced=True,
     )
+    max_validation_songs: int = option(
+        32,
+        "Max Validation Songs",
+        "Maximum number of samples held out for validation, however large the share; 0 sets no limit.",
+        ge=0,
+        le=MAX_COUNT,
+        advanced=True,
+    )
     log_every_n_steps: int = option(
         10, "Log Every N Steps", "Logging interval in optimizer steps.", ge=1, le=MAX_COUNT, advanced=True
     )

@@ -1,4 +1,4 @@
-"""Training samples in memory and the examples drawn from them: order, crops, noise and timesteps.
+"""Training samples and the examples drawn from them: order, crops, noise and timesteps.
 
 Everything random about a sample in an epoch comes from one generator seeded by (seed, epoch, sample name), and the
 order of an epoch from (seed, epoch). Batch size, device and resuming therefore never change what is drawn.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from acestep.tensors.record import TensorRecord
+from acestep.tensors.record import Crop, SampleTensors
 from acestep.training.flow_matching import Batch, draw_timestep
 
 PATCH = 2  # latent frames per decoder position: crops start at multiples of it
@@ -27,7 +27,7 @@ class TrainingSample:
 
     name: str
     digest: str
-    record: TensorRecord
+    record: SampleTensors
 
 
 class TrainingExample(NamedTuple):
@@ -56,30 +56,19 @@ class ExampleSampler:
     def __call__(self, sample: TrainingSample, epoch: int) -> TrainingExample:
         """The training example of ``sample`` in ``epoch``, always the same for the same seed."""
         generator = generator_for(self.seed, epoch, sample.name)
-        frames = sample.record.target_latents.shape[0]
-        start = crop_start(frames, self.max_frames, generator)
+        start = crop_start(sample.record.num_frames, self.max_frames, generator)
         t = draw_timestep(generator, mu=self.mu, sigma=self.sigma)
         dropped = float(torch.rand((), generator=generator)) < self.cfg_dropout
-        return make_example(
-            sample, start, self.max_frames, generator=generator, t=t, dropped=dropped, weight=self.weight(t)
-        )
+        crop = sample.record.crop(start, self.max_frames)
+        return make_example(crop, generator=generator, t=t, dropped=dropped, weight=self.weight(t))
 
 
 def make_example(
-    sample: TrainingSample,
-    start: int,
-    max_frames: int,
-    *,
-    generator: torch.Generator,
-    t: float,
-    dropped: bool = False,
-    weight: float = 1.0,
+    crop: Crop, *, generator: torch.Generator, t: float, dropped: bool = False, weight: float = 1.0
 ) -> TrainingExample:
-    """The frames of ``sample`` from ``start``, at most ``max_frames`` (0: all), with noise from ``generator``."""
-    part = slice(start, start + max_frames if max_frames else None)
-    latents = sample.record.target_latents[part].float()
+    """A training example of ``crop`` in float32, with noise from ``generator``, which is on the CPU."""
+    latents, context, condition = (part.float() for part in crop)
     noise = torch.randn(latents.shape, generator=generator)
-    context, condition = sample.record.context_latents[part].float(), sample.record.encoder_hidden_states.float()
     return TrainingExample(latents, noise, context, condition, t, dropped, weight)
 
 
@@ -121,11 +110,19 @@ def collate(examples: Sequence[TrainingExample]) -> Batch:
     )
 
 
+def pin(batch: Batch, device: torch.device) -> Batch:
+    """The batch in pinned memory if ``device`` is CUDA, so that ``move`` need not copy it first."""
+    if device.type != "cuda":
+        return batch
+    with torch.cuda.device(device):  # otherwise a thread would use the first GPU
+        return Batch(*(part if part is None or part.is_cuda else part.pin_memory() for part in batch))  # type: ignore[arg-type]
+
+
 def move(batch: Batch, device: torch.device) -> Batch:
     """The batch on ``device``; copies to CUDA are asynchronous."""
 
     def moved(part: Tensor | None) -> Any:
-        if part is None or device.type == "cpu":
+        if part is None or part.device.type == device.type:
             return part
         return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part.to(device)
 
@@ -199,12 +196,16 @@ class StepPlan:
 
 
 def split(
-    samples: Sequence[TrainingSample], *, seed: int, percent: int
+    samples: Sequence[TrainingSample], *, seed: int, percent: int, most: int = 0
 ) -> tuple[list[TrainingSample], list[TrainingSample]]:
-    """(training, held out) samples, the same for the same seed and names. Fewer than six are all trained on."""
+    """(training, held out) samples, the same for the same seed and names. Fewer than six are all trained on.
+
+    ``percent`` of the samples are held out, at most ``most`` (0: no limit).
+    """
     if percent == 0 or len(samples) < 6:
         return list(samples), []
     count = max(1, round(len(samples) * percent / 100))
+    count = min(count, most) if most else count
     held_out = {sample.name for sample in sorted_by_hash(samples, seed)[:count]}
     return [s for s in samples if s.name not in held_out], [s for s in samples if s.name in held_out]
 

@@ -17,11 +17,13 @@ from acestep.core.errors import ModelMismatch, TensorError
 from acestep.core.events import ItemFailed, LogMessage
 from acestep.core.files import require_space, storage_errors
 from acestep.core.jobs import Context
-from acestep.core.untrusted import read_file
+from acestep.core.phases import PhaseProgress
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, encoder_fingerprint, find_checkpoint
 from acestep.models.quantize import QUANTIZED
+from acestep.tensors.index import TensorIndex
 from acestep.tensors.manifest import Manifest, read_manifest
-from acestep.tensors.record import check_fingerprint, decode_record
+from acestep.tensors.record import LATENT_RATE_HZ, check_fingerprint
+from acestep.tensors.tensor_file import TensorFile
 from acestep.training.configs import TrainingConfig, TrainJob
 from acestep.training.data import ExampleSampler, StepPlan, TrainingSample, split
 from acestep.training.distributed.placement import Placement, choose_placement, make_fabric
@@ -147,6 +149,7 @@ def read_inputs(job: TrainJob, source: ResumeSource | None, context: Context) ->
         if job.training.base_precision == "auto":  # the choice of this computer could be another one
             recorded = recorded_settings(source).get("base_precision")
             fixed["base_precision"] = recorded if recorded in QUANTIZED else "auto"
+        fixed["max_validation_songs"] = recorded_settings(source).get("max_validation_songs", 0)  # of earlier versions
         require_resumable(source, fixed)
     elif source is not None:
         read_metadata(source.folder)
@@ -172,7 +175,7 @@ def prepare(
     require_space(run.root, LEAST_SPACE)
     inputs = read_inputs(job, source, context)
     checkpoint, found = inputs.checkpoint, inputs.samples
-    samples, held_out = split(found, seed=job.training.seed, percent=job.training.validation_percent)
+    samples, held_out = _split(job, inputs, context)
     device, dtype = torch.device(placement.device.value), placement.dtype.value
     prepared = Prepared(
         job=job,
@@ -197,9 +200,21 @@ def prepare(
     return prepared
 
 
+def _split(job: TrainJob, inputs: Inputs, context: Context) -> tuple[list[TrainingSample], list[TrainingSample]]:
+    """(training, held out) samples, as when the run began."""
+    training, most = job.training, inputs.fixed["max_validation_songs"]
+    by_settings, found = (
+        split(inputs.samples, seed=training.seed, percent=training.validation_percent, most=limit)
+        for limit in (training.max_validation_songs, most)
+    )
+    if len(by_settings[1]) != len(found[1]):
+        _warn(context, f"The run began with max_validation_songs={most}: still holding out {len(found[1])} songs")
+    return found
+
+
 def _memory(job: TrainJob, inputs: Inputs, placement: Placement) -> MemorySpec:
     """What the memory of the run depends on."""
-    shapes = [(len(s.record.target_latents), len(s.record.encoder_hidden_states)) for s in inputs.samples]
+    shapes = [(sample.record.num_frames, sample.record.num_tokens) for sample in inputs.samples]
     return memory_spec(
         inputs.checkpoint.config,
         job.training,
@@ -210,20 +225,35 @@ def _memory(job: TrainJob, inputs: Inputs, placement: Placement) -> MemorySpec:
         songs=len(shapes),
         bf16=placement.bf16,
         sharded=job.strategy == "fsdp",
+        dataset_bytes=sum(sample.record.num_bytes for sample in inputs.samples),
     )
 
 
 def read_samples(manifest: Manifest, context: Context) -> list[TrainingSample]:
-    """All readable samples, in memory; unreadable ones are reported by name. Raises TensorError if none is readable."""
+    """All readable samples; unreadable ones are reported by name. Raises TensorError if none is readable.
+
+    The tensors stay in their files. New and changed files are read and checked, what is known of the others is in the
+    index of the folder.
+    """
     for problem in manifest.problems:
         _warn(context, problem)
-    samples = []
-    for path in manifest.paths:
-        context.stop_if_cancelled()
-        try:
-            samples.append(_read_sample(path, manifest.folder))
-        except TensorError as error:
-            context.emit(ItemFailed(item=path.name, message=str(error), hint=error.hint))
+    index, samples = TensorIndex.read(manifest.folder), []
+    progress = PhaseProgress(context.emit, "Checking the tensors")
+    try:
+        for number, path in enumerate(manifest.paths, start=1):
+            context.stop_if_cancelled()
+            name = path.relative_to(manifest.folder).as_posix()
+            try:
+                facts = index.facts(name)
+            except TensorError as error:
+                context.emit(ItemFailed(item=path.name, message=str(error), hint=error.hint))
+            else:
+                samples.append(TrainingSample(name, facts.sha256, TensorFile(path, facts)))
+            progress(number, len(manifest.paths))
+    finally:
+        problem = index.write()
+    if problem:
+        _warn(context, f"All tensors will be checked again at the next start: {problem}")
     if not samples:
         raise TensorError(
             f"none of the {len(manifest.paths)} files in {manifest.folder} can be used for training",
@@ -232,23 +262,13 @@ def read_samples(manifest: Manifest, context: Context) -> list[TrainingSample]:
     return sorted(samples, key=lambda sample: sample.name)  # independent of the order in the manifest
 
 
-def _read_sample(path: Path, folder: Path) -> TrainingSample:
-    try:
-        data = read_file(path)
-    except OSError as problem:
-        why = problem.strerror or problem
-        raise TensorError(f"{path} cannot be read: {why}", hint="Preprocess the song again.") from None
-    name = path.relative_to(folder).as_posix()
-    return TrainingSample(name, hashlib.sha256(data).hexdigest(), decode_record(data, path.name))
-
-
 def require_fit(samples: Sequence[TrainingSample], checkpoint: Checkpoint, folder: Path, context: Context) -> None:
     """Raises ModelMismatch if the samples were preprocessed for another model."""
     for warning in check_fingerprint((sample.record for sample in samples), checkpoint):
         _warn(context, warning)
     width = checkpoint.config.get("encoder_hidden_size") or checkpoint.config["hidden_size"]
     for sample in samples:
-        found = sample.record.encoder_hidden_states.shape[1]
+        found = sample.record.width
         if found != width:
             raise ModelMismatch(
                 f"{sample.name} in {folder} has conditions of width {found}, {checkpoint.name} takes {width}",
@@ -276,6 +296,7 @@ def _fixed(job: TrainJob, checkpoint: Checkpoint, samples: Sequence[TrainingSamp
                 "optimizer_type",
                 "seed",
                 "validation_percent",
+                "max_validation_songs",
             )
         },
         **{name: value for name, value in adapter.items() if name.rpartition(".")[2] not in _CHANGEABLE},
@@ -293,7 +314,7 @@ def _tag(manifest: Manifest, samples: Sequence[TrainingSample]) -> tuple[str, st
 def _report(prepared: Prepared, context: Context) -> None:
     """Report the dataset, and warn about settings that are overridden."""
     training, samples = prepared.training, prepared.samples
-    minutes = sum(sample.record.duration_s for sample in samples) / 60
+    minutes = sum(sample.record.num_frames for sample in samples) / LATENT_RATE_HZ / 60
     tag = f"trigger word {prepared.tag[0]}" if prepared.tag[0] else "no trigger word"
     context.emit(LogMessage(message=f"{len(samples)} songs, {minutes:.1f} min, {tag}"))
     if prepared.held_out:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ from acestep.adapters.base import Adapter
 from acestep.adapters.files import inject, load_adapter, load_weights_into, modules_outside_layers
 from acestep.adapters.metadata import AdapterMetadata
 from acestep.core.events import Event, LogMessage
+from acestep.core.phases import PhaseProgress
 from acestep.models.device import empty_cache
 from acestep.models.dit import AceStepDiT
 from acestep.models.load import load_dit, load_null_condition
 from acestep.models.quantize import QUANTIZED, quantize
-from acestep.training.data import collate, move, seed_for
+from acestep.training.data import TrainingSample, TrainingStep, collate, move, pin, seed_for
 from acestep.training.distributed.placement import shard_layers
 from acestep.training.evaluation.evaluator import Metrics
 from acestep.training.flow_matching import Batch, FlowMatching
@@ -26,6 +28,7 @@ from acestep.training.loop import Progress
 from acestep.training.memory.automatic import Choices, choose
 from acestep.training.memory.free_memory import free_bytes
 from acestep.training.optim.optimizers import make_optimizer
+from acestep.training.prefetch import Draw, hold_on_device, prefetched
 from acestep.training.prepare import Prepared
 from acestep.training.state.best_model import BestTracker
 from acestep.training.state.ema import ExponentialMovingAverage
@@ -92,6 +95,8 @@ class Session:
         self.progress, self.tracker, self.random = Progress(), BestTracker(), RandomState(prepared.device)
         self.baseline_metrics: dict[str, float | None] = {}  # of the base model, without the adapter
         self._evaluator = prepared.evaluator
+        self._samples = self._placed_samples()
+        self._drawn: Draw = self._draw
         if prepared.source is not None and prepared.source.exact:
             self._resume_from(prepared.source)
         elif prepared.source is not None:
@@ -112,6 +117,13 @@ class Session:
         if self.processes.is_main:
             prepared.run.record_choices(choices.recorded)
         return choices
+
+    def _placed_samples(self) -> list[TrainingSample]:
+        """The samples to train on, on the device if they fit there."""
+        samples, device = self.prepared.samples, self.prepared.device
+        if not self.choices.spec.dataset_on_device:
+            return samples
+        return hold_on_device(samples, device, PhaseProgress(self._emit, f"Copying the dataset to {device}"))
 
     def _injected(self) -> Adapter:
         training, source = self.prepared.training, self.prepared.source
@@ -137,9 +149,29 @@ class Session:
         The global generators, which adapter dropout draws from, are reseeded for each batch: what is dropped depends
         neither on the device nor on earlier batches.
         """
-        chosen, draw = [self.prepared.samples[i] for i in samples], self.prepared.example_sampler
-        torch.manual_seed(seed_for(draw.seed, epoch, "dropout", *(sample.name for sample in chosen)))
-        return move(collate([draw(sample, epoch) for sample in chosen]), self.prepared.device)
+        names = [self.prepared.samples[i].name for i in samples]
+        torch.manual_seed(seed_for(self.prepared.training.seed, epoch, "dropout", *names))
+        return move(self._drawn(samples, epoch), self.prepared.device)
+
+    @contextmanager
+    def prefetching(self, steps: Iterable[TrainingStep]) -> Iterator[None]:
+        """Within the block, a thread draws the batches of the next ``steps`` while the device computes.
+
+        ``make_batch`` gives the same with and without it. On a CPU it would take the time of the computation.
+        """
+        if self.choices.spec.dataset_on_device or self.prepared.device.type == "cpu":
+            yield
+            return
+        upcoming = ((batch, step.epoch) for step in steps for batch, _ in self.processes.shard(step.micro_batches))
+        try:
+            with prefetched(self._draw, upcoming) as self._drawn:
+                yield
+        finally:
+            self._drawn = self._draw
+
+    def _draw(self, samples: list[int], epoch: int) -> Batch:
+        draw = self.prepared.example_sampler
+        return pin(collate([draw(self._samples[i], epoch) for i in samples]), self.prepared.device)
 
     def evaluate(self, stop_if_cancelled: Callable[[], None]) -> Metrics:
         """Metrics of the current adapter. Raises JobCancelled."""

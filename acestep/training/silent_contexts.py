@@ -1,55 +1,84 @@
-"""Replace contexts that hold the song itself.
+"""Silent contexts: built from the silence latents of the model instead of read, and put in place of songs.
 
-With "Preprocess For: LoKr", the ACE-Step app stores the latents of the song as context, where generation has silence.
-A model trained with them copies the context and learns nothing that generation could use.
+Preprocessing stores the same silence as context in every file. With "Preprocess For: LoKr", the ACE-Step app stores the
+latents of the song instead, where generation has silence. A model trained with them copies the context and learns
+nothing that generation could use.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 
+from acestep.core.errors import CheckpointError
 from acestep.core.events import LogMessage
 from acestep.core.jobs import Context
 from acestep.models.checkpoint import Checkpoint
 from acestep.models.condition import context_latents
 from acestep.models.load import load_silence_latent
-from acestep.tensors.manifest import PREPROCESS_MODE, SONG_CONTEXT_MODE
-from acestep.tensors.record import LATENT_CHANNELS, TensorRecord
+from acestep.tensors.tensor_file import TensorFile
 from acestep.training.data import TrainingSample
 
 
 def with_silent_contexts(
     samples: Sequence[TrainingSample], checkpoint: Checkpoint, context: Context
 ) -> list[TrainingSample]:
-    """The samples with silence as context where it is the song itself, as this program's preprocessing makes it.
+    """The samples with a shared silent context where their file holds exactly that, or the song itself.
 
     Raises:
         CheckpointError: a context must be replaced, and ``checkpoint`` has no silence latents.
     """
-    names = [sample.name for sample in samples if has_song_context(sample.record)]
-    if not names:
+    files = [sample.record for sample in samples if isinstance(sample.record, TensorFile)]
+    songs = [sample.name for sample in samples if _holds_song(sample)]
+    try:
+        silence = load_silence_latent(checkpoint)
+    except CheckpointError:
+        if songs:
+            raise
         return list(samples)
-    silence = load_silence_latent(checkpoint)
-    message = (
-        f"The context of {len(names)} of {len(samples)} songs holds the song itself (preprocessed for LoKr by the "
-        f"ACE-Step app), such as {names[0]}: it is replaced by silence, as in generation"
-    )
-    context.emit(LogMessage(message=message, warning=True))
-    return [
-        dataclasses.replace(sample, record=_silenced(sample.record, silence)) if sample.name in names else sample
-        for sample in samples
-    ]
+    if songs:
+        message = (
+            f"The context of {len(songs)} of {len(samples)} songs holds the song itself (preprocessed for LoKr by the "
+            f"ACE-Step app), such as {songs[0]}: it is replaced by silence, as in generation"
+        )
+        context.emit(LogMessage(message=message, warning=True))
+    shared = {dtype: _shared_context(files, silence, dtype) for dtype in {_dtype(file) for file in files}}
+    digests = {dtype: _digests(shared[dtype], {file.num_frames for file in files}) for dtype in shared}
+
+    def silenced(sample: TrainingSample) -> TrainingSample:
+        file = sample.record
+        if not isinstance(file, TensorFile):
+            return sample
+        dtype = _dtype(file)
+        is_silent = digests[dtype][file.num_frames] == file.facts.context_sha256
+        silent = is_silent or file.facts.song_context
+        return dataclasses.replace(sample, record=file.with_silence(shared[dtype])) if silent else sample
+
+    return [silenced(sample) for sample in samples]
 
 
-def has_song_context(record: TensorRecord) -> bool:
-    """Whether the context of ``record`` holds the song: according to its metadata, or because the latents are equal."""
-    source = record.context_latents[:, :LATENT_CHANNELS]
-    return record.metadata.get(PREPROCESS_MODE) == SONG_CONTEXT_MODE or torch.equal(source, record.target_latents)
+def _holds_song(sample: TrainingSample) -> bool:
+    return isinstance(sample.record, TensorFile) and sample.record.facts.song_context
 
 
-def _silenced(record: TensorRecord, silence: torch.Tensor) -> TensorRecord:
-    replaced = context_latents(silence, len(record.target_latents)).to(record.context_latents.dtype)
-    return dataclasses.replace(record, context_latents=replaced)
+def _dtype(file: TensorFile) -> torch.dtype:
+    return file.facts.context.torch_dtype
+
+
+def _shared_context(files: Iterable[TensorFile], silence: Tensor, dtype: torch.dtype) -> Tensor:
+    """[longest T, 2C]: silence as preprocessing stores it; that of a shorter song is the beginning of it."""
+    return context_latents(silence, max(file.num_frames for file in files)).to(dtype)
+
+
+def _digests(shared: Tensor, lengths: Iterable[int]) -> dict[int, str]:
+    """The SHA-256 of the first rows of ``shared`` for each length, in one pass."""
+    found, hasher, done = {}, hashlib.sha256(), 0
+    rows = shared.contiguous().view(torch.uint8).numpy()
+    for length in sorted(lengths):
+        hasher.update(rows[done:length].data)
+        found[length], done = hasher.copy().hexdigest(), length
+    return found

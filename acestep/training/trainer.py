@@ -19,6 +19,7 @@ from acestep.core.phases import PhaseProgress
 from acestep.models.load_progress import decoder_bytes, report_reading
 from acestep.models.memory_limit import use_device
 from acestep.training.configs import TrainJob
+from acestep.training.data import TrainingStep
 from acestep.training.distributed.launch_workers import train_in_workers
 from acestep.training.distributed.placement import choose_placement, make_fabric
 from acestep.training.distributed.process_group import ProcessGroup
@@ -122,22 +123,27 @@ class _Run:
         schedule = make_schedule(
             prepared.schedule, total_steps=self.total_steps, warmup_steps=self.training.warmup_steps
         )
-        train(
-            fabric=session.fabric,
-            model=session.model,
-            optimizer=session.optimizer,
-            lr_at=lambda step: prepared.lr * schedule(step),
-            steps=prepared.step_plan.steps(self.progress.epoch, self.progress.samples_done),
-            make_batch=session.make_batch,
-            progress=self.progress,
-            random=session.random,
-            max_grad_norm=self.training.max_grad_norm,
-            max_not_finite=self.training.nan_detection_max,
-            callback=self,
-            stop_if_cancelled=self.context.stop_if_cancelled,
-            dtype=prepared.dtype,
-            processes=self.processes,
-        )
+
+        def steps() -> Iterator[TrainingStep]:
+            return prepared.step_plan.steps(self.progress.epoch, self.progress.samples_done)
+
+        with session.prefetching(steps()):
+            train(
+                fabric=session.fabric,
+                model=session.model,
+                optimizer=session.optimizer,
+                lr_at=lambda step: prepared.lr * schedule(step),
+                steps=steps(),
+                make_batch=session.make_batch,
+                progress=self.progress,
+                random=session.random,
+                max_grad_norm=self.training.max_grad_norm,
+                max_not_finite=self.training.nan_detection_max,
+                callback=self,
+                stop_if_cancelled=self.context.stop_if_cancelled,
+                dtype=prepared.dtype,
+                processes=self.processes,
+            )
 
     @property
     def ended(self) -> bool:

@@ -30,7 +30,7 @@ def test_a_training_step_needs_no_float64(kind: str, optimizer_type: str, tiny_c
     model, optimizer = fabric.setup(FlowMatching(adapter.network, load_null_condition(tiny_checkpoint)), plain)
     width = decoder.config.encoder_hidden_size or decoder.config.hidden_size
     generator, samples = torch.Generator().manual_seed(0), make_samples([(20, 5), (17, 7)], width)
-    batch = collate([make_example(sample, 0, 0, generator=generator, t=0.5) for sample in samples])
+    batch = collate([make_example(sample.record.crop(), generator=generator, t=0.5) for sample in samples])
     for _ in range(2):  # in the second one the optimizer has its state
         with Operations() as operations:
             fabric.backward(model(batch).sum())

@@ -44,7 +44,7 @@ def test_the_decoder_receives_the_interpolated_latents():
             asked.update(what)
             return (what["hidden_states"],)
 
-    batch = collate([make_example(sample, 0, 0, generator=generator_for(1), t=0.25)])
+    batch = collate([make_example(sample.record.crop(), generator=generator_for(1), t=0.25)])
     FlowMatching(Ear(), torch.zeros(1, 1, 64))(batch)
     assert torch.equal(asked["hidden_states"], 0.25 * batch.noise + 0.75 * batch.latents)
     assert asked["timestep"].tolist() == asked["timestep_r"].tolist() == [0.25]

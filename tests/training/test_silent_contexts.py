@@ -18,6 +18,7 @@ from acestep.models.condition import context_latents
 from acestep.models.load import load_silence_latent
 from acestep.tensors.manifest import has_song_contexts, read_manifest
 from acestep.tensors.record import read_record, write_record
+from acestep.tensors.tensor_file import TensorFile, read_facts
 from acestep.training.data import TrainingSample
 from acestep.training.silent_contexts import with_silent_contexts
 from acestep.ui.trainer.tensors_picker import describe_tensors
@@ -70,7 +71,7 @@ def test_a_dataset_that_needs_silence_is_rejected_if_the_model_has_none(
     broken = Path(shutil.copytree(tiny_checkpoint, tmp_path / "broken"))
     (broken / "silence_latent.pt").unlink()
     [path, *_] = sorted(songs.glob("*.pt"))
-    samples = [TrainingSample(path.name, "", read_record(path))]
+    samples = [TrainingSample(path.name, "", TensorFile(path, read_facts(path)))]
     with pytest.raises(CheckpointError, match="silence_latent"):
         with_silent_contexts(samples, find_checkpoint(broken), Unstoppable(tmp_path))
 
@@ -88,9 +89,9 @@ def test_the_folder_is_reported_before_training(tiny_checkpoint: Path, silent: P
 
 def test_a_file_of_the_app_gets_silence_as_context(tiny_checkpoint: Path, tmp_path: Path) -> None:
     file = Path(__file__).parents[1] / "fixtures" / "tensors_preprocessed_for_lokr" / "0.pt"
-    sample = TrainingSample(file.name, "", read_record(file))
+    sample = TrainingSample(file.name, "", TensorFile(file, read_facts(file)))
     context = Unstoppable(tmp_path)
     (silenced,) = with_silent_contexts([sample], find_checkpoint(tiny_checkpoint), context)
     silence = context_latents(load_silence_latent(find_checkpoint(tiny_checkpoint)), 32)
-    assert torch.equal(silenced.record.context_latents, silence)
+    assert torch.equal(silenced.record.crop().context, silence)
     assert SILENCED in str(context.events[0])

@@ -116,7 +116,7 @@ class Evaluator:
     def _batches(self, sample: TrainingSample) -> Iterator[Batch]:
         """The middle crop of ``sample`` at all timesteps of the grid."""
         generator = generator_for(self._seed, "figures", sample.name)
-        start = centre_start(sample.record.target_latents.shape[0], self._max_frames)
-        points = [make_example(sample, start, self._max_frames, generator=generator, t=t) for t in self._timesteps]
+        crop = sample.record.crop(centre_start(sample.record.num_frames, self._max_frames), self._max_frames)
+        points = [make_example(crop, generator=generator, t=t) for t in self._timesteps]
         for first in range(0, NUM_TIMESTEPS, _TIMESTEPS_PER_BATCH):
             yield collate(points[first : first + _TIMESTEPS_PER_BATCH])

@@ -1,7 +1,8 @@
-"""Chooses gradient checkpointing, and the quantization of the base model, by the memory estimate and the free memory.
+"""Chooses gradient checkpointing, quantization and the place of the dataset by the memory estimate and the free memory.
 
-Start check, ``memory``, the memory panel of the page and the run itself all use ``choose``. Gradient checkpointing
-does not change the result of a run, so a resumed run chooses again; quantization does, so a resumed run keeps it.
+Start check, ``memory``, the memory panel of the page and the run itself all use ``choose``. Gradient checkpointing and
+the place of the dataset do not change the result of a run, so a resumed run chooses again; quantization does, so a
+resumed run keeps it.
 Importing this module does not import torch.
 """
 
@@ -29,11 +30,13 @@ class Choices:
     Attributes:
         spec: the run with these choices.
         checkpointing_reason, base_reason: why, for the user.
+        dataset_reason: likewise; "" if there is no choice, because the device has no memory of its own.
     """
 
     spec: MemorySpec
     checkpointing_reason: str
     base_reason: str
+    dataset_reason: str = ""
 
     @property
     def checkpointing(self) -> str:
@@ -51,12 +54,16 @@ class Choices:
         return {"gradient_checkpointing": self.checkpointing, "base_precision": self.base_precision}
 
     @property
-    def messages(self) -> tuple[str, str]:
+    def messages(self) -> tuple[str, ...]:
         """Each choice with its reason, as a line."""
-        return (
+        lines = (
             f"gradient checkpointing {self.checkpointing}: {self.checkpointing_reason}",
             f"base model in {self.spec.base}: {self.base_reason}",
         )
+        if not self.dataset_reason:
+            return lines
+        where = "in the memory of the device" if self.spec.dataset_on_device else "read from its files in advance"
+        return (*lines, f"dataset {where}: {self.dataset_reason}")
 
 
 def choose(spec: MemorySpec, free: float | None, *, recorded_base: str | None = None) -> Choices:
@@ -66,13 +73,17 @@ def choose(spec: MemorySpec, free: float | None, *, recorded_base: str | None = 
         recorded_base: ``base_precision`` of the choices that a resumed run began with.
     """
     spec, base_reason = _with_base(spec, free, recorded_base)
-    spec = replace(spec, auto_base=False)
+    spec, checkpointing_reason = _with_checkpointing(replace(spec, auto_base=False), free)
+    spec, dataset_reason = _with_dataset(spec, free)
+    return Choices(spec, checkpointing_reason, base_reason, dataset_reason)
+
+
+def _with_checkpointing(spec: MemorySpec, free: float | None) -> tuple[MemorySpec, str]:
+    """``spec`` with as little gradient checkpointing as makes the run fit, and the reason."""
     if not spec.auto_checkpointing:
-        return Choices(spec, "as requested", base_reason)
+        return spec, "as requested"
     if free is None:
-        return Choices(
-            replace(spec, checkpoint_every=1, auto_checkpointing=False), "the free memory is not known", base_reason
-        )
+        return replace(spec, checkpoint_every=1, auto_checkpointing=False), "the free memory is not known"
     chosen = next((option for option in _options(spec) if _fits(option, free)), _cheapest(spec))
     chosen, need = replace(chosen, auto_checkpointing=False), estimate(chosen)
     reason = f"{_gb(need)} of {free / GIB:.1f} GB free"
@@ -80,7 +91,19 @@ def choose(spec: MemorySpec, free: float | None, *, recorded_base: str | None = 
         reason += f", {_gb(estimate(spec))} without it"
     if not _fits(chosen, free):
         reason += ": memory may run out" if need.fits(free) else ": memory will probably run out"
-    return Choices(chosen, reason, base_reason)
+    return chosen, reason
+
+
+def _with_dataset(spec: MemorySpec, free: float | None) -> tuple[MemorySpec, str]:
+    """``spec`` with the dataset in the memory of the device if it fits beside everything else, and the reason."""
+    if not spec.has_own_memory or not spec.dataset_bytes:
+        return spec, ""
+    if free is None:
+        return spec, "the free memory is not known"
+    size, held = f"{spec.dataset_bytes / GIB:.1f} GB", replace(spec, dataset_on_device=True)
+    if _fits(held, free):
+        return held, f"its {size} fit beside the run"
+    return spec, f"its {size} do not fit beside the run"
 
 
 def _with_base(spec: MemorySpec, free: float | None, recorded: str | None) -> tuple[MemorySpec, str]:

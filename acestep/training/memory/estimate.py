@@ -40,6 +40,7 @@ PARTS = {
     "adapter": "adapter in fp32",
     "optimizer": "optimizer state",
     "average": "moving average of the adapter (EMA)",
+    "dataset": "dataset",
     "batch": "batch",
     "gradients": "gradients of the adapter",
     "activations": "activations",
@@ -131,6 +132,7 @@ def resident(spec: MemorySpec) -> dict[str, int]:
         "adapter": FP32 * (trained + sum(cost.constants for cost in costs)),
         "optimizer": _optimizer_state(spec, weights, zeros),
         "average": FP32 * trained if spec.ema else 0,
+        "dataset": spec.dataset_bytes if spec.dataset_on_device else 0,
         "batch": spec.passes.batch(),
     }
 

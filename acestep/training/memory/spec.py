@@ -63,6 +63,8 @@ class MemorySpec:
         auto_base: ``automatic.choose`` may change ``base``.
         sharded: the base model is sharded over devices (fsdp).
         bf16: the device computes in bf16.
+        dataset_bytes: bytes of the tensors to train on; 0 if unknown.
+        dataset_on_device: they are in the memory of the device; ``automatic.choose`` decides it.
     """
 
     config: Mapping[str, Any]
@@ -86,6 +88,8 @@ class MemorySpec:
     auto_base: bool = False
     sharded: bool = False
     bf16: bool = True
+    dataset_bytes: int = 0
+    dataset_on_device: bool = False
 
     @cached_property
     def passes(self) -> Passes:
@@ -135,6 +139,7 @@ def memory_spec(
     songs: int | None = None,
     bf16: bool = True,
     sharded: bool = False,
+    dataset_bytes: int = 0,
 ) -> MemorySpec:
     """The spec of a run with these settings on a checkpoint of that ``config``, before automatic choices.
 
@@ -143,6 +148,7 @@ def memory_spec(
         songs: number of samples, which limits the batch size; None if unknown.
         bf16: a CUDA device computes in bf16, so a precision of "auto" stands for it.
         sharded: the base model is sharded over devices (fsdp).
+        dataset_bytes: bytes of the tensors to train on; 0 if unknown.
     """
     automatic = "fp32" if device == "cuda" and not bf16 else _COMPUTE[device]
     compute = automatic if training.mixed_precision == "auto" else training.mixed_precision
@@ -171,4 +177,5 @@ def memory_spec(
         auto_base=device == "cuda" and not bf16 and training.base_precision == training.mixed_precision == "auto",
         sharded=sharded,
         bf16=bf16 and device != "mps",
+        dataset_bytes=dataset_bytes,
     )

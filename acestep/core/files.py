@@ -84,10 +84,10 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, *, error: type[AceStepError], hint: str = "") -> Any:
+def read_json(path: Path, *, error: type[AceStepError], hint: str = "", max_bytes: int = MAX_JSON_BYTES) -> Any:
     """The content of a JSON file (a byte order mark is ignored). Raises ``error`` naming the file."""
     try:
-        data = renames.retry_while_held(read_file, path, max_bytes=MAX_JSON_BYTES)  # another process may replace it
+        data = renames.retry_while_held(read_file, path, max_bytes=max_bytes)  # another process may replace it
         return parse_json(data.decode("utf-8-sig"))
     except FileNotFoundError:
         raise error(f"{path} does not exist", hint=hint) from None

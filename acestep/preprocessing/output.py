@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from acestep.core.errors import TensorError
 from acestep.core.files import remove_temporary_files, require_space, storage_errors, write_bytes
 from acestep.preprocessing.sample_sources import SampleSource, up_to_date
+from acestep.tensors.index import TensorIndex
 from acestep.tensors.manifest import SampleDetails, list_tensor_files, sample_details, write_manifest
 from acestep.tensors.record import TensorRecord, encode_record
 
@@ -27,6 +31,7 @@ class OutputFolder:
         self.samples: list[SampleSource] = []
         self.ready: dict[str, SampleDetails] = {}
         self._metadata, self._preprocessing = metadata, preprocessing
+        self._listed = 0  # samples in the manifest on disk
 
     @property
     def pending(self) -> list[SampleSource]:
@@ -54,21 +59,40 @@ class OutputFolder:
         data = encode_record(record)
         path = self.folder / sample.file
         write_bytes(path, data)
-        self.ready[sample.file] = sample_details(sample.file, record, data)
-        self.write_manifest()
+        self._add(sample_details(sample.file, record, data))
         return path
 
     def add_existing(self, file: str) -> None:
         """Add a tensor file that a worker process has written. Raises DiskFull, NotWritable, StorageError."""
         sample = next(sample for sample in self.samples if sample.file == file)
         if details := up_to_date(self.folder, sample):
-            self.ready[file] = details
+            self._add(details)
+
+    def _add(self, details: SampleDetails) -> None:
+        """Add a sample that is ready. A manifest of hundreds of samples is not written for each one of them."""
+        self.ready[details.path] = details
+        if len(self.ready) - self._listed >= len(self.ready) / 100:
+            self.write_manifest()
+
+    def close(self) -> None:
+        """Write the manifest unless it is current. Raises DiskFull, NotWritable, StorageError."""
+        if self._listed and self._listed < len(self.ready):
             self.write_manifest()
 
     def write_manifest(self) -> None:
         """Write the manifest of all samples that are ready. Raises DiskFull, NotWritable, StorageError."""
         ready = [self.ready[sample.file] for sample in self.samples if sample.file in self.ready]
         write_manifest(self.folder, ready, metadata=self._metadata, preprocessing=self._preprocessing)
+        self._listed = len(ready)
+
+    def write_index(self, report: Callable[[int, int], None]) -> None:
+        """Write the index, so that training need not read the files. Calls ``report(done, total)``."""
+        index = TensorIndex.read(self.folder)
+        for number, name in enumerate(self.ready, start=1):
+            with suppress(TensorError):  # training reports it
+                index.facts(name)
+            report(number, len(self.ready))
+        index.write()
 
     def unused(self) -> list[str]:
         """Names of tensor files that are not in the manifest."""

@@ -13,6 +13,7 @@ from typing import Any
 from acestep.audio.files import SAMPLE_RATE_HZ
 from acestep.core.errors import AceStepError, DatasetError, JobCancelled
 from acestep.core.events import Event, ItemFailed, LogMessage, PhaseStarted, Saved, Started
+from acestep.core.phases import PhaseProgress
 from acestep.core.workers import MergedEvents
 from acestep.dataset.labels import Problem
 from acestep.dataset.sample import Dataset, DatasetMetadata
@@ -79,6 +80,8 @@ def preprocess(
     except JobCancelled:
         ready, total = len(pipeline.output.ready), len(pipeline.output.samples)
         raise JobCancelled(f"{ready} of {total} samples are encoded; start again to encode the rest") from None
+    finally:
+        pipeline.output.close()
     return pipeline.finish()
 
 
@@ -169,6 +172,7 @@ class _Pipeline:
         if not output.ready:
             raise self._none_usable()
         output.write_manifest()
+        output.write_index(PhaseProgress(self._reporter.emit, "Checking the tensors"))
         if unused := output.unused():
             names = ", ".join(unused[:5])
             reason = "because their samples were removed or failed"

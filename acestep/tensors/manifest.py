@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import os
 import pickletools
 import re
 import zipfile
@@ -17,6 +18,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from math import prod
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +35,9 @@ VERSION = 2
 # Metadata of the tensors that the ACE-Step app makes with "Preprocess For: LoKr"; their context holds the song itself.
 PREPROCESS_MODE, SONG_CONTEXT_MODE = "preprocess_mode", "lokr"
 
+_MAX_BYTES = 512 * 2**20  # the lyrics of 10,000 songs exceed the usual limit of JSON files
 _MAX_PICKLE_BYTES = 2**20
+_DTYPE_BYTES = {"torch.float64": 8, "torch.float32": 4, "torch.bfloat16": 2, "torch.float16": 2}
 _HINT = "Preprocess a dataset into this folder, or use a folder that contains one."
 
 
@@ -51,6 +55,19 @@ class SampleDetails:
 
 
 @dataclass(frozen=True, slots=True)
+class Sizes:
+    """Sizes of the samples of a dataset: the longest in latent frames and condition tokens, their number, and bytes.
+
+    ``num_bytes`` counts latents and conditions; silent contexts are not kept for each sample.
+    """
+
+    longest: int
+    tokens: int
+    songs: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The dataset in a folder.
 
@@ -62,6 +79,7 @@ class Manifest:
         missing: entries without a file.
         problems: warnings for the user.
         song_contexts: the contexts hold the songs themselves, according to the first file. Training replaces them.
+        sizes: None if the manifest does not state them.
     """
 
     folder: Path
@@ -72,6 +90,7 @@ class Manifest:
     missing: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     song_contexts: bool = False
+    sizes: Sizes | None = None
 
 
 def sample_details(name: str, record: TensorRecord, data: bytes) -> SampleDetails:
@@ -146,6 +165,17 @@ def has_song_contexts(path: Path) -> bool:
     return (PREPROCESS_MODE, SONG_CONTEXT_MODE) in itertools.pairwise(strings)
 
 
+def has_samples(folder: Path) -> bool:
+    """Whether ``read_manifest`` finds samples in ``folder``, in most cases without reading the manifest."""
+    try:
+        with os.scandir(folder) as entries:
+            if any(entry.name.endswith(".pt") and not entry.name.startswith(".") for entry in entries):
+                return True
+        return bool(read_manifest(folder).paths)
+    except (OSError, ValueError, TensorError):
+        return False
+
+
 def list_tensor_files(folder: Path) -> list[Path]:
     """Return the ``.pt`` files in ``folder`` sorted by name, without hidden and temporary files and subfolders."""
     return sorted(
@@ -159,7 +189,7 @@ def _read_content(path: Path) -> tuple[dict[str, Any] | None, str]:
         return None, ""
     fallback = "using all .pt files in the folder instead"
     try:
-        content = read_json(path, error=TensorError)
+        content = read_json(path, error=TensorError, max_bytes=_MAX_BYTES)
     except TensorError as error:
         return None, f"{error}; {fallback}"
     if not isinstance(content, dict) or not isinstance(content.get("samples"), list):
@@ -174,10 +204,10 @@ def _from_content(folder: Path, content: dict[str, Any]) -> Manifest:
         text = entry.get("path") or entry.get("filename") if isinstance(entry, dict) else entry
         if not isinstance(text, str) or not text:
             missing.append(repr(entry)[:80])
-        elif is_file(path := _resolve(folder, text)):
-            paths[path] = None
-        else:
+        elif (path := _resolve(folder, text)) is None:
             missing.append(text)
+        else:
+            paths[path] = None
     return Manifest(
         folder,
         list(paths),
@@ -186,11 +216,30 @@ def _from_content(folder: Path, content: dict[str, Any]) -> Manifest:
         preprocessing=_dict(content.get("preprocessing")),
         missing=missing,
         problems=[f"{text} is listed in {folder / NAME}, but does not exist" for text in missing],
+        sizes=_sizes(content.get("sample_details")),
     )
 
 
-def _resolve(folder: Path, text: str) -> Path:
-    """Resolve an entry relative to ``folder``, or to the file of the same name in ``folder``.
+def _sizes(details: Any) -> Sizes | None:
+    """The sizes in the entries of ``SampleDetails``, None if they are incomplete."""
+    try:
+        shapes = [(each["shapes"], _DTYPE_BYTES[each["dtype"]]) for each in details]
+        return Sizes(
+            longest=max(int(shape["target_latents"][0]) for shape, _ in shapes),
+            tokens=max(int(shape["encoder_hidden_states"][0]) for shape, _ in shapes),
+            songs=len(shapes),
+            num_bytes=sum(
+                size * prod(map(int, shape[key]))
+                for shape, size in shapes
+                for key in ("target_latents", "encoder_hidden_states")
+            ),
+        )
+    except (KeyError, TypeError, ValueError, IndexError):
+        return None
+
+
+def _resolve(folder: Path, text: str) -> Path | None:
+    """The file of an entry relative to ``folder``, or the one of the same name in ``folder``; None if there is none.
 
     Older manifests contain absolute paths or paths relative to the working directory, with either path separator.
     Symbolic links in the folder are followed.
@@ -202,8 +251,8 @@ def _resolve(folder: Path, text: str) -> Path:
             hint="Do not use manifests from untrusted sources.",
         )
     absolute = path.is_absolute() or re.match(r"[A-Za-z]:", text)
-    candidate = folder / path.name if absolute else folder / path
-    return candidate if exists(candidate) else folder / path.name
+    candidates = (folder / path.name,) if absolute else (folder / path, folder / path.name)
+    return next((candidate for candidate in candidates if is_file(candidate)), None)
 
 
 def _dict(value: object) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class AppState:
         self.rejected: Failed | None = None  # why the last training run was not started
         self._gpu_status = GPUStatus()
         self._cache: dict[str, tuple[float, Any]] = {}  # key -> (time of the lookup, result)
+        self._manifest: tuple[object, Manifest] | None = None  # of the selected tensors, with their version
 
     def start(self, job: str, config: Config, folder: Path) -> Path:
         """Start a job in ``folder``.
@@ -164,16 +165,19 @@ class AppState:
 
     def tensors(self) -> Manifest:
         """The manifest of the tensors that training would use. Raises TensorError, StorageError."""
-        text = self.settings.text("train.tensors", TENSORS)
-        return read_manifest(self.workspace.folder(text, "Tensors Directory"))
+        text, version = self.settings.text("train.tensors", TENSORS), self.tensors_version()
+        if self._manifest is None or self._manifest[0] != version:
+            self._manifest = version, read_manifest(self.workspace.folder(text, "Tensors Directory"))
+        return self._manifest[1]
 
-    def tensors_version(self) -> tuple[str, int]:
-        """Changes when other tensors are selected or written."""
+    def tensors_version(self) -> tuple[object, ...]:
+        """Changes when other tensors are selected, written or removed."""
         text = self.settings.text("train.tensors", TENSORS)
         try:
-            return text, (self.workspace.path(text, "Tensors Directory") / MANIFEST).stat().st_mtime_ns
-        except (OSError, StorageError):
-            return text, 0
+            folder = self.workspace.path(text, "Tensors Directory")
+        except StorageError:
+            return (text,)
+        return text, *(_modified(path) for path in (folder, folder / MANIFEST))
 
     @property
     def adapter_kind(self) -> str:
@@ -216,6 +220,7 @@ class AppState:
     def clear_cache(self) -> None:
         """Look up folders again after one was added or removed."""
         self._cache.clear()
+        self._manifest = None
 
     def cached(self, name: str, read: Callable[[], T]) -> T:
         """The result of ``read``, which is called again after a few seconds or ``clear_cache``."""
@@ -228,6 +233,14 @@ class AppState:
     def runner_of(self, job: str) -> JobRunner:
         """Downloads have a separate runner: they may run during training."""
         return self.downloader if job == "download" else self.runner
+
+
+def _modified(path: Path) -> int:
+    """The modification time of a file or folder, 0 if there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except (OSError, ValueError):
+        return 0
 
 
 def _run_folders(root: Path) -> list[Path]:

@@ -10,9 +10,7 @@ import gradio as gr
 
 from acestep.core.config import groups
 from acestep.core.errors import AceStepError, ConfigError
-from acestep.core.files import read_json
 from acestep.core.system_memory import free_bytes
-from acestep.tensors.manifest import NAME as MANIFEST
 from acestep.training.configs import TrainJob
 from acestep.training.memory.advice import Advice, advise
 from acestep.training.memory.automatic import Choices, choose
@@ -94,17 +92,21 @@ class MemoryPanel:
 def forecast(app: AppState, job: TrainJob) -> Forecast:
     """The memory estimate of ``job`` with the selected model and tensors. Raises CheckpointError."""
     device, where, free = _device_memory(app, job.device)
-    longest, tokens, songs = _longest(app)
+    try:
+        sizes = app.tensors().sizes
+    except AceStepError:
+        sizes = None
     spec = memory_spec(
         app.checkpoint().config,
         job.training,
         job.adapter,
         device=device,
-        longest=longest,
-        tokens=tokens,
-        songs=songs,
+        longest=sizes.longest if sizes else int(LONGEST_S * FRAMES_PER_S),
+        tokens=sizes.tokens if sizes else USUAL_TOKENS,
+        songs=sizes.songs if sizes else None,
         bf16=app.gpu is None or app.gpu.bf16,
         sharded=job.strategy == "fsdp",
+        dataset_bytes=sizes.num_bytes if sizes else 0,
     )
     advice, choices = () if free is None else tuple(advise(spec, free)), choose(spec, free)
     return Forecast(estimate(choices.spec), choices, device, where, free, advice)
@@ -151,16 +153,3 @@ def _device_memory(app: AppState, requested: str = "auto") -> tuple[str, str, fl
     if platform.system() == "Darwin" and platform.machine() == "arm64":
         return "mps", "unified memory", free_bytes()
     return "cpu", "no NVIDIA GPU: system memory", free_bytes()
-
-
-def _longest(app: AppState) -> tuple[int, int, int | None]:
-    """Frames and tokens of the longest selected sample, and the number of samples; typical values if unknown."""
-    usual = int(LONGEST_S * FRAMES_PER_S), USUAL_TOKENS, None
-    try:
-        content = read_json(app.tensors().folder / MANIFEST, error=ConfigError)
-        shapes = [each["shapes"] for each in content["sample_details"]]
-        frames = max(int(shape["target_latents"][0]) for shape in shapes)
-        tokens = max(int(shape["encoder_hidden_states"][0]) for shape in shapes)
-    except (AceStepError, KeyError, TypeError, ValueError, IndexError):
-        return usual
-    return frames, tokens, len(shapes)

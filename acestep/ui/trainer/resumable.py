@@ -10,7 +10,7 @@ from acestep.core.errors import AceStepError
 from acestep.core.job_folder import JobFolder
 from acestep.core.untrusted import is_folder
 from acestep.models.checkpoint import find_checkpoint
-from acestep.tensors.manifest import read_manifest
+from acestep.tensors.manifest import has_samples
 from acestep.training.state.run_folder import ADAPTER, RunFolder, has_state
 from acestep.ui.trainer.app_state import AppState
 
@@ -82,9 +82,7 @@ def _problem(app: AppState, folder: Path, *, nothing_saved: bool) -> str:
         find_checkpoint(str(config.get("checkpoint", "")))
     except AceStepError:
         return f"its model {config.get('checkpoint')} is missing"
-    try:
-        read_manifest(Path(str(config.get("tensor_dir", ""))))
-    except AceStepError:
+    if not has_samples(Path(str(config.get("tensor_dir", "")))):
         return f"its tensors in {config.get('tensor_dir')} are missing"
     return ""
 

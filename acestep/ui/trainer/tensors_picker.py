@@ -45,6 +45,7 @@ class TensorsPicker:
 
     def _load(self, text: str) -> None:
         self._app.settings.put({"train.tensors": text})
+        self._app.clear_cache()
         self._app.tensors()
 
     def _facts(self) -> str:

@@ -1,0 +1,201 @@
+"""Train on 200 and on 10,000 songs: start, steps per second and resident memory of both, and a bit-exact resume.
+
+Not part of the test run:  nice python -m dev.measure_dataset_size [--songs 10000] [--frames 1000] [--workdir /tmp]
+The larger dataset takes about 400 MB for 1,000 songs of 1,000 frames. Each run is a process of its own; the two sizes
+alternate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acestep.core.events import Event
+from acestep.core.jobs import Context
+from acestep.core.paths import PROJECT
+from acestep.models.checkpoint import Checkpoint, encoder_fingerprint, find_checkpoint
+from acestep.models.condition import context_latents
+from acestep.models.load import load_silence_latent
+from acestep.models.tiny import create_tiny_checkpoint
+from acestep.tensors.index import NAME as INDEX
+from acestep.tensors.index import TensorIndex
+from acestep.tensors.manifest import SampleDetails, read_manifest, sample_details, write_manifest
+from acestep.tensors.record import TensorRecord, encode_record
+from acestep.tensors.tensor_file import describe_file
+from acestep.training.configs import TrainJob
+from acestep.training.loop import StepReport, train
+from acestep.training.parsing import set_value
+from acestep.training.prepare import prepare
+from acestep.training.session import Session
+from acestep.training.start_check import check_start
+from acestep.training.state.random_state import seeded_generators
+from acestep.training.trainer import train_job
+
+_SMALL = 200
+_TOKENS = 300
+_STEPS, _WARM_UP = 40, 10
+_SETTINGS = {"gradient_accumulation_steps": 2, "max_latent_length": 500, "save_every_n_epochs": 0, "lora.r": 8}
+_LYRICS = "[verse]\n" + "a line of a song that somebody sings\n" * 40
+
+
+class _Silent(Context):
+    def emit(self, event: Event) -> None:
+        pass
+
+
+class _Stopwatch:
+    """The seconds of each step; ends the run after the last one."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self._last = time.perf_counter()
+
+    def after_step(self, report: StepReport) -> bool:
+        now = time.perf_counter()
+        self.times.append(now - self._last)
+        self._last = now
+        return len(self.times) >= _STEPS + _WARM_UP
+
+
+def write_songs(folder: Path, checkpoint: Checkpoint, count: int, frames: int) -> Path:
+    """A folder as preprocessing leaves it: bf16, silence as context, a manifest and an index."""
+    folder.mkdir(parents=True)
+    generator, width = torch.Generator().manual_seed(0), checkpoint.config["hidden_size"]
+    silence = context_latents(load_silence_latent(checkpoint), frames).bfloat16()
+    known = {"encoder_fingerprint": encoder_fingerprint(checkpoint), "model_checkpoint": checkpoint.name}
+    details: list[SampleDetails] = []
+    index = TensorIndex(folder)
+    for number in range(count):
+        name = f"song {number:05}.pt"
+        length = frames - number % 100  # songs differ in length
+        metadata = {**known, "filename": f"{name}.wav", "caption": f"song {number}", "lyrics": _LYRICS, "bpm": 120}
+        latents = torch.randn(length, 64, generator=generator).bfloat16()
+        condition = torch.randn(_TOKENS, width, generator=generator).bfloat16()
+        record = TensorRecord(latents, silence[:length], condition, metadata)
+        data = encode_record(record)
+        (folder / name).write_bytes(data)
+        details.append(sample_details(name, record, data))
+        index.put(name, describe_file(data, record, (folder / name).stat().st_mtime_ns))
+    write_manifest(folder, details, metadata={"name": "measured"}, preprocessing={})
+    time.sleep(3)  # files that have just been written are not recorded
+    index.write()
+    return folder
+
+
+def make_job(tensors: Path, checkpoint: Path, out: Path, **settings: Any) -> TrainJob:
+    job = TrainJob(tensor_dir=tensors, checkpoint=str(checkpoint), out=out, device="cpu")
+    for key, value in {**_SETTINGS, **settings}.items():
+        set_value(job, key, value)
+    return job
+
+
+def measure_run(tensors: Path, checkpoint: Path) -> dict[str, float]:
+    """Seconds of the check and of the start, steps per second, resident MiB at the end and at the peak."""
+    with tempfile.TemporaryDirectory() as folder:
+        job, context = make_job(tensors, checkpoint, Path(folder) / "run"), _Silent(Path(folder))
+        moments = [time.perf_counter()]
+        read_manifest(tensors)
+        moments.append(time.perf_counter())
+        check_start(job)
+        moments.append(time.perf_counter())
+        prepared = prepare(job, context)
+        moments.append(time.perf_counter())
+        with seeded_generators(0, prepared.device), closing(Session(prepared, context.emit)) as session:
+            session.evaluate_baseline(lambda: None)
+            stopwatch, steps = _Stopwatch(), prepared.step_plan.steps
+            with session.prefetching(steps()):
+                train(
+                    fabric=session.fabric,
+                    model=session.model,
+                    optimizer=session.optimizer,
+                    lr_at=lambda step: prepared.lr,
+                    steps=steps(),
+                    make_batch=session.make_batch,
+                    progress=session.progress,
+                    random=session.random,
+                    max_grad_norm=1.0,
+                    max_not_finite=0,
+                    callback=stopwatch,
+                    stop_if_cancelled=lambda: None,
+                )
+            resident, peak = _memory_mib("VmRSS"), _memory_mib("VmHWM")
+    look, check, start = (after - before for before, after in zip(moments, moments[1:], strict=False))
+    return {
+        "manifest_s": look,
+        "check_s": check,
+        "start_s": start,
+        "steps_per_s": 1 / statistics.median(stopwatch.times[_WARM_UP:]),
+        "resident_mib": resident,
+        "peak_mib": peak,
+    }
+
+
+def _memory_mib(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def in_process(tensors: Path, checkpoint: Path) -> dict[str, float]:
+    """``measure_run`` in a process of its own."""
+    command = [sys.executable, "-m", "dev.measure_dataset_size", "--run", str(tensors), str(checkpoint)]
+    result = subprocess.run(command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
+    found: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def resumes_exactly(tensors: Path, checkpoint: Path, root: Path) -> bool:
+    """Whether a run that resumes after 4 of 8 steps ends with the same adapter."""
+    whole = make_job(tensors, checkpoint, root / "whole", max_steps=8, save_every_n_steps=4, measure_every_n_epochs=0)
+    resumed = whole.model_copy(
+        update={"out": root / "resumed", "resume": str(root / "whole" / "checkpoints" / "epoch_1_step_4")}
+    )
+    weights = []
+    for job in (whole, resumed):
+        job.out.mkdir(parents=True)
+        train_job(job, _Silent(job.out))
+        weights.append((job.out / "final" / "adapter" / "adapter_model.safetensors").read_bytes())
+    return weights[0] == weights[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--songs", type=int, default=10_000)
+    parser.add_argument("--frames", type=int, default=1000, help="latent frames of a song, 25 per second")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workdir", type=Path)
+    parser.add_argument("--run", nargs=2, type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.run:
+        print(json.dumps(measure_run(*options.run)))  # noqa: T201 - read by the parent process
+        return
+    with tempfile.TemporaryDirectory(dir=options.workdir) as folder:
+        root = Path(folder)
+        checkpoint = create_tiny_checkpoint(root / "models")
+        opened = find_checkpoint(checkpoint)
+        sets = {n: write_songs(root / f"{n}", opened, n, options.frames) for n in (_SMALL, options.songs)}
+        found: dict[int, list[dict[str, float]]] = {count: [] for count in sets}
+        for _ in range(options.rounds):
+            for count, tensors in sets.items():
+                found[count].append(in_process(tensors, checkpoint))
+        results: dict[str, Any] = {
+            str(count): {key: round(statistics.median(run[key] for run in runs), 2) for key in runs[0]}
+            for count, runs in found.items()
+        }
+        results["resume_is_bit_exact"] = resumes_exactly(sets[options.songs], checkpoint, root)
+        (sets[options.songs] / INDEX).unlink()
+        results["check_without_index_s"] = round(in_process(sets[options.songs], checkpoint)["check_s"], 1)
+    print(json.dumps(results, indent=2))  # noqa: T201 - a script for people
+
+
+if __name__ == "__main__":
+    main()

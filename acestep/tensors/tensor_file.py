@@ -81,9 +81,15 @@ class FileFacts:
     metadata: dict[str, str | int | float | bool | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        latents = (self.latents.columns, self.context.columns) == (LATENT_CHANNELS, 2 * LATENT_CHANNELS)
-        if not latents or self.latents.rows != self.context.rows:
+        channels = (self.latents.columns, self.context.columns) == (LATENT_CHANNELS, 2 * LATENT_CHANNELS)
+        if not channels or self.latents.rows != self.context.rows:
             raise ValueError("these are not the tensors of a sample")
+        if any(tensor.offset + tensor.num_bytes > self.size for tensor in self._in_one_piece):
+            raise ValueError("a tensor is larger than the file")
+
+    @property
+    def _in_one_piece(self) -> list[StoredTensor]:
+        return [tensor for tensor in (self.latents, self.context, self.condition) if tensor.offset != _SCATTERED]
 
 
 class TensorFile:

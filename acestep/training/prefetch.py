@@ -22,6 +22,11 @@ Draw = Callable[[list[int], int], Batch]
 _AHEAD = 2  # batches: one waits for the device while the next one is drawn
 
 
+def prefetching_pays(device: torch.device) -> bool:
+    """Whether drawing in advance saves time: on a CPU the thread would take it from the computation."""
+    return device.type != "cpu"
+
+
 @contextmanager
 def prefetched(draw: Draw, upcoming: Iterable[tuple[list[int], int]]) -> Iterator[Draw]:
     """Within the block, gives a function that returns what ``draw`` does, from a thread that calls it in advance.

@@ -28,7 +28,7 @@ from acestep.training.loop import Progress
 from acestep.training.memory.automatic import Choices, choose
 from acestep.training.memory.free_memory import free_bytes
 from acestep.training.optim.optimizers import make_optimizer
-from acestep.training.prefetch import Draw, hold_on_device, prefetched
+from acestep.training.prefetch import Draw, hold_on_device, prefetched, prefetching_pays
 from acestep.training.prepare import Prepared
 from acestep.training.state.best_model import BestTracker
 from acestep.training.state.ema import ExponentialMovingAverage
@@ -157,9 +157,9 @@ class Session:
     def prefetching(self, steps: Iterable[TrainingStep]) -> Iterator[None]:
         """Within the block, a thread draws the batches of the next ``steps`` while the device computes.
 
-        ``make_batch`` gives the same with and without it. On a CPU it would take the time of the computation.
+        ``make_batch`` gives the same with and without it.
         """
-        if self.choices.spec.dataset_on_device or self.prepared.device.type == "cpu":
+        if self.choices.spec.dataset_on_device or not prefetching_pays(self.prepared.device):
             yield
             return
         upcoming = ((batch, step.epoch) for step in steps for batch, _ in self.processes.shard(step.micro_batches))

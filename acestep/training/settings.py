@@ -26,9 +26,9 @@ NOT_HERE = {
     "guidance_scale": "used by generation, not by training",
     "model_type": "read from the checkpoint",
     "num_inference_steps": "used by generation, not by training",
-    "num_workers": "the dataset is held in memory",
+    "num_workers": "on a GPU, one thread draws the batches in advance",
     "output_dir": "set when a run is started",
-    "pin_memory": "the dataset is held in memory",
+    "pin_memory": "used on CUDA, without effect elsewhere",
     "shift": "used by generation, not by training",
     "torch_compile": "the model is not compiled",
 }

@@ -127,6 +127,14 @@ def test_songs_are_held_out_from_six_on_by_name_and_seed():
     assert split(samples, seed=5, percent=0)[1] == []
 
 
+def test_the_number_of_songs_held_out_is_limited():
+    samples = make_samples([(4, 2)] * 13)
+    whole = split(samples, seed=5, percent=50)[1]
+    trained, held_out = split(samples, seed=5, percent=50, most=3)
+    assert (len(whole), len(trained), len(held_out)) == (6, 10, 3)
+    assert {sample.name for sample in held_out} < {sample.name for sample in whole}
+
+
 @pytest.mark.parametrize(("device", "pinned"), [("cuda", True), ("mps", False), ("xpu", False), ("cpu", False)])
 def test_memory_is_pinned_for_copies_to_cuda_only(device, pinned, monkeypatch):
     pins, copies = [], []

@@ -1,5 +1,6 @@
 """A run that was stopped, killed or changed goes on: exactly where it can, in words where it cannot."""
 
+import json
 import os
 import random
 import shutil
@@ -39,6 +40,22 @@ def job(tensors, tiny_checkpoint, tmp_path):
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_of_an_earlier_version_keeps_its_validation_songs(tmp_path, tiny_checkpoint):
+    tensors = tensors_for(tmp_path / "tensors", tiny_checkpoint, [(20, 4)] * 8)
+    settings = {"validation_percent": 50, "max_epochs": 2, "max_validation_songs": 0}
+    before, _ = run(make_job(tensors, tiny_checkpoint, tmp_path / "run", **settings))
+    file = RunFolder(tmp_path / "run").latest_checkpoint() / "state" / "state.json"
+    content = json.loads(file.read_text())
+    del content["state"]["fixed"]["max_validation_songs"]
+    file.write_text(json.dumps(content))
+    for epochs in (3, 4):
+        settings |= {"max_epochs": epochs, "max_validation_songs": 2}
+        result, events = run(make_job(tensors, tiny_checkpoint, tmp_path / "run", "auto", **settings))
+        assert result["held_out"] == before["held_out"]
+        assert len(result["held_out"]) == 4
+        assert any("still holding out 4 songs" in event.message for event in of_kind(events, LogMessage))
 
 
 def assert_same_end(one: Path, other: Path) -> None:

@@ -55,6 +55,18 @@ def test_a_run_that_fits_with_less_than_a_tenth_to_spare_recomputes_layers() -> 
     assert chosen(AUTO, needed / 0.9 - GIB / 100)[0] > 0
 
 
+def test_the_dataset_is_on_the_device_if_it_fits_beside_everything_else() -> None:
+    large = replace(AUTO, dataset_bytes=20 * GIB)
+    held = replace(large, dataset_on_device=True)
+    assert estimate(held).total == estimate(AUTO).total + 20 * GIB
+    assert choose(large, room_for(held)).spec.dataset_on_device
+    beside = choose(large, room_for(held) - GIB)
+    assert (beside.spec.dataset_on_device, beside.spec.checkpoint_every) == (False, 0)
+    assert beside.messages[-1] == "dataset read from its files in advance: its 20.0 GB do not fit beside the run"
+    assert not choose(large, None).spec.dataset_on_device
+    assert len(choose(replace(large, device="cpu"), 900 * GIB).messages) == 2
+
+
 def test_the_strongest_choice_is_made_and_reported_where_nothing_fits() -> None:
     found = choose(AUTO, GIB)
     assert (found.spec.checkpoint_every, found.spec.offload) == (1, True)

@@ -140,7 +140,7 @@ def test_an_optimizer_that_states_its_memory_is_estimated(spec):
         "sized",
         target=f"{HERE}:toy_optimizer",
         label="Sized",
-        state_bytes=lambda weights, zeros: 123,
+        state_bytes=lambda weights: 123,
         step_bytes=lambda weights, device: 0,
     )
     try:

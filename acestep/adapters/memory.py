@@ -65,7 +65,6 @@ class Cost:
 
     Attributes:
         weights: shapes of the trained matrices.
-        zeros: shapes of those of them that start at zero.
         saved: bytes of activations saved for the backward pass.
         casts: bytes of copies of the weights in the dtype of the forward pass, kept as long as ``saved``.
         constants: fp32 elements that are not trained.
@@ -73,7 +72,6 @@ class Cost:
     """
 
     weights: tuple[tuple[int, ...], ...]
-    zeros: tuple[tuple[int, ...], ...]
     saved: int
     casts: int
     constants: int = 0
@@ -101,7 +99,6 @@ def lora_cost(config: Any, layer: Layer, compute: ComputeDtype) -> Cost:
     half = compute.size * numel((a, b)) if compute.mixed else 0
     return Cost(
         weights=(a, b),
-        zeros=() if started else (b,),
         saved=saved,
         casts=half * (2 if started and layer.passes else 1),
         constants=numel((a, b)) if started else 0,
@@ -114,7 +111,6 @@ def dora_cost(config: Any, layer: Layer, compute: ComputeDtype) -> Cost:
     plain = lora_cost(config, layer, compute)
     return Cost(
         weights=(*plain.weights, (layer.out,)),
-        zeros=plain.zeros,
         saved=plain.saved + layer.rows * layer.out * compute.size,
         casts=plain.casts,
         constants=plain.constants,
@@ -133,16 +129,14 @@ def lokr_cost(config: Any, layer: Layer, compute: ComputeDtype) -> Cost:
     dim = config.linear_dim
     first, second = _factor(out_small, in_small, dim), _factor(out_large, in_large, dim)
     w1 = first if config.decompose_both else ((out_small, in_small),)
-    zeros = second[-1:]
     per_row = in_small * (out_large + (dim if len(second) == 2 else 0)) + (0 if layer.kept else layer.into)
     mask = compute.mask(compute.size)
     saved = layer.rows * (per_row * compute.size + (layer.out * mask if config.dropout else 0))
     casts = compute.size * numel((*w1, *second)) if compute.mixed else 0
     if not config.weight_decompose:
-        return Cost(weights=(*w1, *second), zeros=zeros, saved=saved, casts=casts)
+        return Cost(weights=(*w1, *second), saved=saved, casts=casts)
     return Cost(
         weights=(*w1, *second, (layer.out,)),
-        zeros=zeros,
         saved=saved + 2 * layer.rows * layer.out * compute.size,
         casts=casts,
         working=2 * FP32 * layer.out * layer.into,
@@ -162,7 +156,6 @@ def loha_cost(config: Any, layer: Layer, compute: ComputeDtype) -> Cost:
     per_row = (0 if layer.kept else layer.into * compute.size) + mask
     return Cost(
         weights=halves,
-        zeros=(halves[-1],),
         saved=layer.rows * per_row + (layer.out * layer.into * compute.size if layer.passes else 0),
         casts=compute.size * numel(halves) if compute.mixed else 0,
         working=4 * compute.size * layer.out * layer.into,

@@ -134,7 +134,7 @@ class Passes:
     def _cost(self, layer: Layer) -> Cost:
         """Memory cost of one adapter; zero if it is unknown for this kind."""
         cost = ADAPTERS[self.kind].memory_cost
-        return cost(self.adapter, layer, self.arithmetic) if cost else Cost(weights=(), zeros=(), saved=0, casts=0)
+        return cost(self.adapter, layer, self.arithmetic) if cost else Cost(weights=(), saved=0, casts=0)
 
     def _stage(self, layers: list[Layer], part: str, saved: int, working: int, beside: int) -> Stage:
         """The stage with the adapters in ``part``; ``beside`` bytes of buffers coexist with those of an adapter."""

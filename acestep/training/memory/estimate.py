@@ -96,9 +96,9 @@ def _unknown(spec: MemorySpec) -> tuple[str, ...]:
     return parts
 
 
-def _optimizer_state(spec: MemorySpec, weights: Shapes, zeros: Shapes) -> int:
+def _optimizer_state(spec: MemorySpec, weights: Shapes) -> int:
     state_bytes = OPTIMIZERS[spec.optimizer].state_bytes
-    return state_bytes(weights, zeros) if state_bytes and weights else 0
+    return state_bytes(weights) if state_bytes and weights else 0
 
 
 def _optimizer_step(spec: MemorySpec, weights: Shapes) -> int:
@@ -125,12 +125,11 @@ def resident(spec: MemorySpec) -> dict[str, int]:
     """Bytes allocated from the first step to the last."""
     costs = [cost for index in range(spec.passes.depth) for cost in spec.passes.costs(index)]
     weights = [shape for cost in costs for shape in cost.weights]
-    zeros = [shape for cost in costs for shape in cost.zeros]
     trained = numel(weights)
     return {
         "model": frozen_bytes(spec.config, spec.base, spec.compute),
         "adapter": FP32 * (trained + sum(cost.constants for cost in costs)),
-        "optimizer": _optimizer_state(spec, weights, zeros),
+        "optimizer": _optimizer_state(spec, weights),
         "average": FP32 * trained if spec.ema else 0,
         "dataset": spec.dataset_bytes if spec.dataset_on_device else 0,
         "batch": spec.passes.batch(),

@@ -34,8 +34,9 @@ class OptimizerEntry(Entry[MakeOptimizer]):
         learning_rate: the default.
         min_learning_rate: values up to this one are meant for other optimizers, so the default is used instead.
         adapts_lr: it finds the learning rate itself, so the schedule stays constant after the warm-up.
-        state_bytes: (shapes of the trained matrices, those of them that start at zero) -> bytes of state.
+        state_bytes: (shapes of the trained matrices) -> bytes of state.
         step_bytes: (shapes, device type) -> bytes of temporary buffers in a step.
+        flat: it gives the same result over one flat parameter that holds all of them, which is faster.
         low_memory: the memory advice proposes it to runs that do not fit.
         unsupported: device types without kernels for it.
     """
@@ -45,6 +46,7 @@ class OptimizerEntry(Entry[MakeOptimizer]):
     adapts_lr: bool = False
     state_bytes: memory.StateBytes | None = None
     step_bytes: memory.StepBytes | None = None
+    flat: bool = False
     low_memory: bool = False
     unsupported: tuple[str, ...] = ()
 
@@ -57,7 +59,8 @@ OPTIMIZERS.register(
     label="AdamW",
     help="A good default.",
     state_bytes=memory.adamw_state,
-    step_bytes=memory.foreach_step,
+    step_bytes=memory.adamw_step,
+    flat=True,
 )
 OPTIMIZERS.register(
     "adamw8bit",
@@ -87,7 +90,8 @@ OPTIMIZERS.register(
     min_learning_rate=1e-3,
     adapts_lr=True,
     state_bytes=memory.prodigy_state,
-    step_bytes=memory.single_step,
+    step_bytes=memory.prodigy_step,
+    flat=True,
 )
 
 
@@ -99,13 +103,19 @@ def peak_lr(name: str, requested: float | None) -> float:
 
 def make_optimizer(name: str, parameters: Iterable[Parameter], *, lr: float, weight_decay: float) -> Optimizer:
     """The optimizer ``name`` over ``parameters``. Raises UnknownName, MissingPackage."""
-    return OPTIMIZERS[name].load()(list(parameters), lr, weight_decay)
+    entry, trained = OPTIMIZERS[name], list(parameters)
+    make = entry.load()
+    if not entry.flat:
+        return make(trained, lr, weight_decay)
+    from acestep.training.optim.flat_parameters import FlatOptimizer
+
+    return FlatOptimizer(trained, lambda flat: make(flat, lr, weight_decay))
 
 
 def adamw(parameters: list[Parameter], lr: float, weight_decay: float) -> Optimizer:
     from torch.optim import AdamW
 
-    return AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    return AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
 
 
 def adamw8bit(parameters: list[Parameter], lr: float, weight_decay: float) -> Optimizer:
@@ -127,7 +137,12 @@ def adafactor(parameters: list[Parameter], lr: float, weight_decay: float) -> Op
 def prodigy(parameters: list[Parameter], lr: float, weight_decay: float) -> Optimizer:
     with redirect_stdout(io.StringIO()):  # the constructor prints, which would mix with the command line's output
         optimizer: Optimizer = _package("prodigyopt").Prodigy(
-            parameters, lr=lr, weight_decay=weight_decay, safeguard_warmup=True, use_bias_correction=True
+            parameters,
+            lr=lr,
+            weight_decay=weight_decay,
+            safeguard_warmup=True,
+            use_bias_correction=True,
+            slice_p=1,  # its statistics over every n-th element would depend on how the parameters are laid out
         )
     return optimizer
 

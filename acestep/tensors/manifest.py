@@ -234,7 +234,7 @@ def _sizes(details: Any) -> Sizes | None:
                 for key in ("target_latents", "encoder_hidden_states")
             ),
         )
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (LookupError, TypeError, ValueError, OverflowError):
         return None
 
 

@@ -37,6 +37,7 @@ from acestep.training.state.checkpoint import recorded_settings, require_resumab
 from acestep.training.state.run_folder import ResumeSource, RunFolder, find_resume_source
 
 LEAST_SPACE = 64 * 2**20  # bytes; the size of a checkpoint is known once the adapter exists
+_FILES_BETWEEN_CHECKS = 16  # for a stop request, about which several processes have to agree
 _CHANGEABLE = ("dropout",)  # adapter settings that a resumed run may change
 
 
@@ -241,7 +242,8 @@ def read_samples(manifest: Manifest, context: Context) -> list[TrainingSample]:
     progress = PhaseProgress(context.emit, "Checking the tensors")
     try:
         for number, path in enumerate(manifest.paths, start=1):
-            context.stop_if_cancelled()
+            if number % _FILES_BETWEEN_CHECKS == 1:
+                context.stop_if_cancelled()
             name = path.relative_to(manifest.folder).as_posix()
             try:
                 facts = index.facts(name)

@@ -123,7 +123,12 @@ class Session:
         samples, device = self.prepared.samples, self.prepared.device
         if not self.choices.spec.dataset_on_device:
             return samples
-        return hold_on_device(samples, device, PhaseProgress(self._emit, f"Copying the dataset to {device}"))
+        try:
+            return hold_on_device(samples, device, PhaseProgress(self._emit, f"Copying the dataset to {device}"))
+        except torch.OutOfMemoryError:
+            self._emit(LogMessage(message=f"The dataset does not fit on {device}: it is read in advance", warning=True))
+            empty_cache(str(device))
+            return samples
 
     def _injected(self) -> Adapter:
         training, source = self.prepared.training, self.prepared.source
@@ -159,7 +164,7 @@ class Session:
 
         ``make_batch`` gives the same with and without it.
         """
-        if self.choices.spec.dataset_on_device or not prefetching_pays(self.prepared.device):
+        if self._samples is not self.prepared.samples or not prefetching_pays(self.prepared.device):
             yield
             return
         upcoming = ((batch, step.epoch) for step in steps for batch, _ in self.processes.shard(step.micro_batches))

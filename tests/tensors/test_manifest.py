@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from acestep.core.errors import TensorError
-from acestep.tensors.manifest import read_manifest, sample_details, write_manifest
+from acestep.tensors.manifest import Sizes, has_samples, read_manifest, sample_details, write_manifest
 from acestep.tensors.record import TensorRecord, encode_record
 from tests.bad_files import PROJECT
 
@@ -70,6 +70,7 @@ def test_a_manifest_is_written_in_version_2_and_read_back(tmp_path: Path) -> Non
     }
     manifest = read_manifest(tmp_path)
     assert manifest.paths == [tmp_path / "ab12.pt"]
+    assert manifest.sizes == Sizes(longest=5, tokens=3, songs=1, num_bytes=4 * (5 * 64 + 3 * 16))
     assert (manifest.version, manifest.metadata["custom_tag"], manifest.preprocessing) == (
         2,
         "tag",
@@ -141,3 +142,22 @@ def test_a_folder_without_samples_is_an_error_with_a_hint(tmp_path: Path) -> Non
 def test_the_manifest_module_does_not_import_torch() -> None:
     code = "import sys, acestep.tensors.manifest, acestep.preprocessing.configs; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, cwd=PROJECT, check=True)
+
+
+@pytest.mark.parametrize(
+    "details", [None, [], [{}], [{"shapes": {"target_latents": [1e400]}, "dtype": "torch.float32"}]]
+)
+def test_a_manifest_without_the_sizes_of_its_samples_is_read_without_them(tmp_path: Path, details: Any) -> None:
+    write_files(tmp_path, "a.pt")
+    assert read_manifest(write_samples_list(tmp_path, ["a.pt"], sample_details=details)).sizes is None
+
+
+def test_a_folder_has_samples_if_its_manifest_can_be_read(tmp_path: Path) -> None:
+    assert not has_samples(tmp_path)
+    assert not has_samples(tmp_path / "missing")
+    write_files(tmp_path, "below/a.pt")
+    assert not has_samples(tmp_path)
+    assert has_samples(write_samples_list(tmp_path, ["below/a.pt"]))
+    write_files(tmp_path, "b.pt")
+    (tmp_path / "manifest.json").unlink()
+    assert has_samples(tmp_path)

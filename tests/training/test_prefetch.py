@@ -34,6 +34,10 @@ def equal(one: Batch, other: Batch) -> bool:
     return all(a is b is None or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
 
 
+def out_of_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError("full")
+
+
 def prefetching_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
@@ -88,19 +92,22 @@ def test_samples_on_the_device_share_silence_and_give_the_same_examples(tmp_path
     assert len({sample.record.crop().context.data_ptr() for sample in held}) == 2
 
 
-@pytest.mark.parametrize("place", ["thread", "device"])
+@pytest.mark.parametrize("place", ["thread", "device", "full device"])
 def test_a_run_is_the_same_wherever_its_batches_are_drawn(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     tensors = tensors_for(tmp_path / "tensors", tiny_checkpoint)
     expected, _ = run(make_job(tensors, tiny_checkpoint, tmp_path / "a", max_epochs=2, batch_size=2))
-    if place == "thread":
+    if place != "device":
         monkeypatch.setattr(session_module, "prefetching_pays", lambda _: True)
-    else:
+    if place != "thread":
         monkeypatch.setattr(MemorySpec, "has_own_memory", True)
+    if place == "full device":
+        monkeypatch.setattr(session_module, "hold_on_device", out_of_memory)
     found, events = run(make_job(tensors, tiny_checkpoint, tmp_path / "b", max_epochs=2, batch_size=2))
     assert {**found, "adapter": ""} == {**expected, "adapter": ""}
     one, other = (load_file(tmp_path / out / "final" / "adapter" / "adapter_model.safetensors") for out in "ab")
     assert all(torch.equal(other[name], value) for name, value in one.items())
     messages = [event.message for event in of_kind(events, LogMessage)]
-    assert any(message.startswith("dataset in the memory of the device") for message in messages) == (place == "device")
+    assert any(message.startswith("dataset in the memory of the device") for message in messages) == (place != "thread")
+    assert any("does not fit on cpu" in message for message in messages) == (place == "full device")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,23 +20,47 @@ from acestep.training.configs import TrainJob
 from acestep.training.parsing import train_job_from_flags
 
 if TYPE_CHECKING:
-    from acestep.benchmark import Speed
+    from acestep.benchmark.compare import Speed
 
 commands = typer.Typer(help="Benchmark settings against each other on this computer.")
 
 Checkpoint = Annotated[str, typer.Option(help=help_of(TrainJob, "checkpoint"))]
 Against = Annotated[
     list[str] | None,
-    typer.Option(help="Settings to compare with: key=value pairs separated by spaces. May be repeated."),
+    typer.Option(
+        help="Settings to compare with: key=value pairs separated by spaces. May be repeated. plain: the same work "
+        "without this program's own code."
+    ),
 ]
 Rounds = Annotated[int, typer.Option(help="Number of rounds; each measures every variant once.", min=1, max=100)]
+Size = Literal["tiny", "small", "2b", "xl"]
 _FIRST = "as given"
+_PLAIN = "plain"  # acestep.benchmark.compare.PLAIN, the import of which would take seconds
+
+# What --size measures unless --set changes it.
+_SEEDED_SETTINGS = (
+    "mixed_precision=bf16",
+    "lora.r=64",
+    "lora.dropout=0.1",
+    "gradient_accumulation_steps=1",
+    "gradient_checkpointing=off",
+    "max_latent_length=0",
+    "validation_percent=0",
+)
+_SEEDED_SONGS = 8
 
 
 @commands.command("train")
 def train(
-    tensor_dir: Annotated[Path, typer.Argument(help=help_of(TrainJob, "tensor_dir"))],
-    checkpoint: Checkpoint,
+    tensor_dir: Annotated[Path | None, typer.Argument(help=help_of(TrainJob, "tensor_dir"))] = None,
+    checkpoint: Annotated[str | None, typer.Option(help=help_of(TrainJob, "checkpoint"))] = None,
+    size: Annotated[
+        Size | None, typer.Option(help="Measure seeded weights of this size and songs of noise, without any files.")
+    ] = None,
+    frames: Annotated[int, typer.Option(help="With --size: length of the songs, 25 frames per second.", min=2)] = 1500,
+    unequal: Annotated[
+        bool, typer.Option("--unequal", help="With --size: songs of 50 to 100 % of that length.")
+    ] = False,
     against: Against = None,
     preset: Preset = None,
     set_: Overrides = None,
@@ -45,16 +69,41 @@ def train(
     device: Annotated[str, typer.Option(help=help_of(TrainJob, "device"))] = "auto",
     json_output: Json = False,
 ) -> None:
-    """Benchmark training steps. Nothing is saved."""
-    with TemporaryDirectory() as unused:  # a job needs a folder; nothing is written to it
-        flags = {"tensor_dir": tensor_dir, "checkpoint": checkpoint, "out": Path(unused) / "run", "device": device}
+    """Benchmark training steps, of a dataset and a model or of seeded ones (--size). Nothing is saved."""
+    if (tensor_dir is None or checkpoint is None) if size is None else (tensor_dir or checkpoint):
+        raise ConfigError(
+            ["bench train needs either a tensor folder and --checkpoint, or --size"],
+            hint="Add --size small, or the folder of a preprocessed dataset and the name of its base model.",
+        )
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if size is not None:
+            tensor_dir, checkpoint = folder / "tensors", str(folder / f"acestep-v15-{size}")
+        flags = {"tensor_dir": tensor_dir, "checkpoint": checkpoint, "out": folder / "run", "device": device}
+        settings = [*(_SEEDED_SETTINGS if size else ()), *(set_ or [])]
         variants = {
-            name: train_job_from_flags(flags, None, [*(set_ or []), *changes], preset)
+            name: train_job_from_flags(flags, None, [*settings, *changes], preset)
             for name, changes in _variants(against)
         }
-    from acestep.benchmark import bench_training
+        if size is not None:
+            _write_seeded(variants, size, frames, unequal)
+        from acestep.benchmark.train import bench_training
 
-    _print_speeds(bench_training(variants, steps=steps, rounds=rounds, on_round=print_status), "step", json_output)
+        speeds = bench_training(variants, steps=steps, rounds=rounds, on_round=print_status)
+    _print_speeds(speeds, "step", json_output)
+
+
+def _write_seeded(variants: Mapping[str, TrainJob], size: Size, frames: int, unequal: bool) -> None:
+    """Write the base model and the songs that the variants name, with songs for the largest step."""
+    from acestep.benchmark.seeded_models import write_seeded_model, write_seeded_tensors
+
+    job = next(iter(variants.values()))
+    print_status(f"writing seeded weights of size {size}")
+    write_seeded_model(Path(job.checkpoint), size)
+    needed = max(job.training.batch_size * job.training.gradient_accumulation_steps for job in variants.values())
+    write_seeded_tensors(
+        job.tensor_dir, Path(job.checkpoint), songs=max(_SEEDED_SONGS, needed), frames=frames, unequal=unequal
+    )
 
 
 @commands.command("preprocess")
@@ -71,13 +120,13 @@ def preprocess(
     for name, changes in _variants(against):
         settings = dict(_pair(setting) for setting in [*(set_ or []), *changes])
         variants[name] = parse(PreprocessJob, {"source": source, "checkpoint": checkpoint, **settings})
-    from acestep.benchmark import bench_preprocessing
+    from acestep.benchmark.preprocess import bench_preprocessing
 
     _print_speeds(bench_preprocessing(variants, rounds=rounds, on_round=print_status), "run", json_output)
 
 
 def _variants(against: list[str] | None) -> list[tuple[str, list[str]]]:
-    return [(_FIRST, []), *((text, text.split()) for text in against or [])]
+    return [(_FIRST, []), *((text, [] if text == _PLAIN else text.split()) for text in against or [])]
 
 
 def _pair(setting: str) -> tuple[str, str]:
@@ -91,9 +140,31 @@ def _print_speeds(speeds: Sequence[Speed], unit: str, json_output: bool) -> None
     if json_output:
         return print_json({"ok": True, "variants": [asdict(speed) for speed in speeds]})
     for speed in speeds:
-        peak = "" if speed.peak_gb is None else f", peak {speed.peak_gb:.2f} GB"
-        typer.echo(
-            f"{speed.name}: {speed.ratio:.2f} x, {speed.songs_per_hour:.0f} songs/h, "
-            f"{speed.median_s:.3f} s/{unit} (interquartile range {speed.spread:.0%}){peak}"
-        )
+        typer.echo(_line(speed, unit))
     return None
+
+
+def _line(speed: Speed, unit: str) -> str:
+    """The speed of one variant for a person."""
+    parts = [
+        f"{speed.ratio:.2f} x",
+        f"{speed.songs_per_hour:.0f} songs/h",
+        f"{speed.median_s:.3f} s/{unit} (interquartile range {speed.spread:.0%})",
+    ]
+    if speed.speedup is not None and speed.name != _PLAIN:
+        parts.insert(1, f"{speed.speedup:.2f} x plain")
+    if speed.peak_gb is not None:
+        parts.append(f"peak {speed.peak_gb:.2f} GB")
+    if speed.flop_utilization is not None:
+        parts.append(f"{speed.flop_utilization:.0%} of a matrix product's FLOP/s")
+    parts += [f"{value:,} {name}" for name, value in _counts(speed) if value is not None]
+    parts += [f"{name} {seconds:.3f} s" for name, seconds in speed.details.items()]
+    return f"{speed.name}: {', '.join(parts)}"
+
+
+def _counts(speed: Speed) -> list[tuple[str, int | None]]:
+    return [
+        ("dispatches per micro-batch", speed.dispatches),
+        ("kernels per micro-batch", speed.kernels),
+        ("host waits per step", speed.host_waits),
+    ]

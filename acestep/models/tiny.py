@@ -40,7 +40,7 @@ _NAMES: dict[Variant, str] = {
 _SILENCE_FRAMES = 15_000  # ten minutes, as in the real checkpoints
 _TEXT_WIDTH = 32
 
-_SIZES: dict[str, Any] = {
+SIZES: dict[str, Any] = {
     "hidden_size": 160,
     "intermediate_size": 320,
     "num_hidden_layers": 4,
@@ -125,7 +125,7 @@ def _file_sizes(folder: Path) -> dict[str, int]:
 def _config(variant: Variant) -> dict[str, Any]:
     """Return the config.json of the original layout."""
     turbo = variant == "turbo"
-    config = {**DEFAULTS, **_SIZES, **(_XL_SIZES if variant == "xl-base" else {})}
+    config = {**DEFAULTS, **SIZES, **(_XL_SIZES if variant == "xl-base" else {})}
     if variant != "xl-base":
         del config["encoder_hidden_size"]
     layer_types = ("sliding_attention", "full_attention")

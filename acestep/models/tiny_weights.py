@@ -29,12 +29,12 @@ def random_normal(name: str, shape: tuple[int, ...], std: float = 1.0) -> Array:
 
 def dit_weights(config: Mapping[str, Any], seed: str) -> dict[str, Array]:
     """Return every weight of a checkpoint with this config under its original key."""
-    weights = {name: _initial_weight(f"{seed} {name}", shape) for name, shape in expected_shapes(config).items()}
+    weights = {name: initial_weight(f"{seed} {name}", shape) for name, shape in expected_shapes(config).items()}
     _connect_input_to_output(weights, config, seed)
     return weights
 
 
-def _initial_weight(name: str, shape: tuple[int, ...]) -> Array:
+def initial_weight(name: str, shape: tuple[int, ...]) -> Array:
     """The value of a weight at random initialization."""
     module = name.rsplit(".", 1)[0]
     if module.endswith(("norm", "norm_out")):

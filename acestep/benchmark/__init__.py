@@ -1,0 +1,1 @@
+"""Speed measurements: variants of the same work, in alternation, relative to each other (docs/PERFORMANCE.md)."""

@@ -87,8 +87,9 @@ def test_the_plain_step_computes_the_same_losses_and_gradients(tmp_path, tiny_ch
 
 
 def test_seeded_weights_are_measured_against_the_plain_step(capsys):
-    command = "bench train --size tiny --frames 8 --unequal --set batch_size=2 --set attention_type=cross --against plain --steps 1 --rounds 1"
-    assert main([*command.split(), "--json"]) == 0
+    command = "bench train --size tiny --frames 8 --unequal --steps 1 --rounds 1 --against plain --json"
+    settings = ["--set", "batch_size=2", "--set", "attention_type=cross"]
+    assert main([*command.split(), *settings]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["ok"] is True
     ours, plain = result["variants"]

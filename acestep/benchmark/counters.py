@@ -61,7 +61,7 @@ class OperationCounter(AbstractContextManager["OperationCounter"]):
             self.host_reads += isinstance(read, Tensor) and read.device.type == self._device_type
 
 
-class _Functions(TorchFunctionMode):  # type: ignore[no-untyped-call]
+class _Functions(TorchFunctionMode):
     """Notices ``tolist`` and ``numpy``, which dispatch nothing on the CPU."""
 
     def __init__(self, counter: OperationCounter) -> None:
@@ -74,9 +74,9 @@ class _Functions(TorchFunctionMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-class _Dispatches(TorchDispatchMode):
+class _Dispatches(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, counter: OperationCounter) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._counter = counter
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
@@ -125,7 +125,7 @@ class KernelCounter(AbstractContextManager["KernelCounter"]):
         torch.cuda.synchronize()
         self._profile.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         events: Any = self._profile.events()  # type: ignore[no-untyped-call]
-        self.kernels = sum(event.device_type == torch.autograd.DeviceType.CUDA for event in events)
+        self.kernels = sum(event.device_type.name == "CUDA" for event in events)
 
 
 def matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:

@@ -65,7 +65,7 @@ class _Functions(TorchFunctionMode):
     """Notices ``tolist`` and ``numpy``, which dispatch nothing on the CPU."""
 
     def __init__(self, counter: OperationCounter) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._counter = counter
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:

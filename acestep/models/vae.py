@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from acestep.models import load
 from acestep.models.checkpoint import Checkpoint
 from acestep.models.device import encoder_dtype, not_finite_hint
 from acestep.models.mps import choose_vae_device
+from acestep.models.vae_encoder import TileBatch, encode_tiles
 
 
 def load_vae_beside(checkpoint: Checkpoint, *, device: torch.device | str, dtype: torch.dtype) -> Any:
@@ -29,27 +31,36 @@ def load_vae_beside(checkpoint: Checkpoint, *, device: torch.device | str, dtype
 
 
 @torch.no_grad()
-def encode_audio(vae: Any, audio: Tensor, *, seed: int) -> Tensor:
+def encode_audio(
+    vae: Any,
+    audio: Tensor,
+    *,
+    seed: int,
+    batch: TileBatch | None = None,
+    stop_if_cancelled: Callable[[], None] = lambda: None,
+) -> Tensor:
     """Encode [2, S] audio at 48 kHz to latents [T, C], 25 frames per second, float32 on the CPU.
 
     Audio longer than 30 s is encoded in tiles of 30 s. Tiles overlap by 2 s on each side and the overlap is
-    discarded (``AutoencoderOobleck`` tiling, which ``load_vae`` enables). An incomplete last frame is dropped.
+    discarded, as in ``vae.encode``, whose result this equals up to rounding. An incomplete last frame is dropped.
 
     Args:
         seed: seed of the sample from the posterior.
+        batch: the number of tiles to encode at once, which adapts to the memory; pass the same object for each song.
+        stop_if_cancelled: called several times in each tile; raises an error to stop.
 
     Raises:
         AudioError: the audio is shorter than one latent frame, 0.04 s.
+        torch.OutOfMemoryError: a single tile does not fit.
     """
     num_frames = audio.shape[-1] // vae.hop_length
     if num_frames == 0:
         raise AudioError(
             f"{audio.shape[-1]} audio samples are fewer than one latent frame", hint="Use audio of at least one second."
         )
-    # Only complete frames: with an incomplete one, tiled encoding loses a frame (diffusers 0.42.1).
-    trimmed = audio[None, :, : num_frames * vae.hop_length].to(vae.device, vae.dtype)
-    parameters: Tensor = vae.encode(trimmed).latent_dist.parameters
-    posterior = OobleckDiagonalGaussianDistribution(parameters.float().cpu())
+    trimmed = audio[:, : num_frames * vae.hop_length].to(vae.device, vae.dtype)
+    parameters = encode_tiles(vae, trimmed, batch or TileBatch(), stop_if_cancelled)
+    posterior = OobleckDiagonalGaussianDistribution(parameters[None].float().cpu())
     latents: Tensor = posterior.sample(torch.Generator("cpu").manual_seed(seed))
     return latents[0].T.contiguous()
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from acestep.models.device import empty_cache, not_finite_hint
 from acestep.models.text import format_lyrics, format_prompt
 from acestep.models.torch_archive import unusual
 from acestep.models.vae import encode_audio, load_vae_beside
+from acestep.models.vae_encoder import TileBatch
 from acestep.preprocessing.sample_sources import SampleSource
 from acestep.tensors.record import TensorRecord, deserialize, serialize
 
@@ -93,14 +93,15 @@ class FeatureStage:
         checkpoint, device, dtype = load_options.checkpoint, load_options.device, load_options.dtype
         self._dtype = dtype
         self._vae = load_vae_beside(checkpoint, device=device, dtype=dtype)
+        self._tile_batch = TileBatch()
         self._text = load.load_text_encoder(checkpoint, device=device, dtype=dtype)
         model_memory.track(self._vae, self._text.model)
 
     @torch.no_grad()
-    def __call__(self, sample: SampleSource, audio: Tensor) -> Features:
+    def __call__(self, sample: SampleSource, audio: Tensor, stop_if_cancelled: Callable[[], None]) -> Features:
         """Encode ``audio`` [2, S] at 48 kHz (see ``load_sample_audio``) and the text of ``sample``.
 
-        Raises AudioError, and TensorError for NaN or infinity.
+        Raises AudioError, TensorError for NaN or infinity, and what ``stop_if_cancelled`` raises within a tile.
         """
         seconds = audio.shape[1] / SAMPLE_RATE_HZ
         labels = sample.metadata
@@ -111,7 +112,9 @@ class FeatureStage:
             keyscale=labels["keyscale"],
             duration_s=seconds,
         )
-        latents = encode_audio(self._vae, audio, seed=sample.encode_seed)
+        latents = encode_audio(
+            self._vae, audio, seed=sample.encode_seed, batch=self._tile_batch, stop_if_cancelled=stop_if_cancelled
+        )
         text = self._text.encode_prompt(prompt)
         lyrics = self._text.embed_lyrics(format_lyrics(sample.lyrics, sample.language))
         return Features(
@@ -163,18 +166,6 @@ def free_memory(device: str) -> None:
     """Return memory to the device after the last reference to a stage is gone."""
     gc.collect()
     empty_cache(device)
-
-
-def prefetch_audio(
-    samples: list[SampleSource], mode: str, max_duration_s: int
-) -> Iterator[tuple[SampleSource, Future[SampleAudio]]]:
-    """Yield each sample with its audio; the next audio file is decoded in the background."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as pool:
-        queue = [pool.submit(load_sample_audio, sample, mode, max_duration_s) for sample in samples[:1]]
-        for number, sample in enumerate(samples, start=1):
-            following = samples[number : number + 1]
-            queue += [pool.submit(load_sample_audio, each, mode, max_duration_s) for each in following]
-            yield sample, queue.pop(0)
 
 
 def load_sample_audio(sample: SampleSource, mode: str, max_duration_s: int) -> SampleAudio:

@@ -9,9 +9,10 @@ from diffusers import AutoencoderOobleck
 from torch import Tensor
 
 from acestep.core.errors import AudioError
-from acestep.models import load_vae
+from acestep.models import load_vae, vae_encoder
 from acestep.models.vae import decode_latents, encode_audio
-from acestep.models.vae_tiles import decoder_reach, decoder_tiles
+from acestep.models.vae_encoder import TileBatch, encode_tile
+from acestep.models.vae_tiles import Tile, decoder_reach, decoder_tiles
 from tests.songs import SAMPLE_RATE_HZ, sine_song
 
 
@@ -53,6 +54,57 @@ def test_long_audio_is_encoded_in_tiles_that_overlap_on_both_sides(narrow_vae: A
     assert std.shape == (125, 4)
     assert std.min() > 0  # the remainder is noise times a positive standard deviation
     torch.testing.assert_close(torch.cat(tile_means), means(narrow_vae, audio), atol=1e-5, rtol=0)
+
+
+def test_encoding_in_chunks_equals_encoding_at_once(
+    narrow_vae: AutoencoderOobleck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vae_encoder, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(vae_encoder, "MIN_CHUNK", 400)
+    audio = torch.randn(2, 2, 40 * 1920, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(encode_tile(narrow_vae.encoder, audio), narrow_vae.encoder(audio), atol=1e-6, rtol=0)
+
+
+class FourTiles(TileBatch):
+    """As on a GPU whose free memory fits four tiles."""
+
+    def size(self, vae: object, tile: Tile) -> int:
+        return min(4, self._limit or 4)
+
+
+def test_out_of_memory_halves_the_tiles_of_a_batch_for_this_and_later_songs(
+    narrow_vae: AutoencoderOobleck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def scarce(encoder: object, windows: Tensor, stop_if_cancelled: object) -> Tensor:
+        sizes.append(len(windows))
+        if len(windows) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return encode_tile(encoder, windows)
+
+    audio, batch = sine_song(9.6, seed=3), FourTiles()
+    singly = encode_audio(narrow_vae, audio, seed=5)
+    monkeypatch.setattr(vae_encoder, "encode_tile", scarce)
+    torch.testing.assert_close(encode_audio(narrow_vae, audio, seed=5, batch=batch), singly, atol=1e-5, rtol=0)
+    assert sizes == [1, 4, 2, 2, 1]  # the first and the last tile are shorter than the four between them
+    encode_audio(narrow_vae, audio, seed=5, batch=batch)
+    assert sizes[5:] == [1, 2, 2, 1]
+
+
+def test_a_stop_request_ends_encoding_within_the_tile(narrow_vae: AutoencoderOobleck) -> None:
+    tiles: list[int] = []
+
+    def stop_if_cancelled() -> None:
+        if len(tiles) == 2:
+            raise InterruptedError
+
+    hook = narrow_vae.encoder.conv1.register_forward_hook(lambda *_: tiles.append(1))
+    with pytest.raises(InterruptedError):
+        encode_audio(narrow_vae, sine_song(8.0, seed=3), seed=5, stop_if_cancelled=stop_if_cancelled)
+    hook.remove()
+    assert len(tiles) == 2
 
 
 @pytest.mark.parametrize("num_samples", [1920, 1919 * 30, 110 * 1920 + 1000, 110 * 1920 - 1, 125 * 1920])

@@ -77,7 +77,7 @@ def _full_steps(prepared: Prepared) -> Iterator[TrainingStep]:
 
 def _train(prepared: Prepared, context: SilentContext, meter: StepMeter) -> None:
     """The loop of a run, until the meter ends it."""
-    with closing(Session(prepared, context.emit)) as session, meter:
+    with closing(Session(prepared, context.emit)) as session, session.prefetching(_full_steps(prepared)), meter:
         train(
             fabric=session.fabric,
             model=session.model,

@@ -7,6 +7,7 @@ import torch
 
 from acestep.adapters.files import inject
 from acestep.benchmark.counters import OperationCounter, flop_counter
+from acestep.benchmark.plain_preprocess import preprocess_plainly
 from acestep.benchmark.plain_step import PlainModel
 from acestep.benchmark.preprocess import bench_preprocessing
 from acestep.benchmark.silent_context import SilentContext
@@ -14,7 +15,9 @@ from acestep.benchmark.train import bench_training
 from acestep.cli.app import main
 from acestep.core.errors import ConfigError
 from acestep.models.load import load_dit
+from acestep.preprocessing.builder import preprocess_job
 from acestep.preprocessing.configs import PreprocessJob
+from acestep.tensors.record import read_record
 from acestep.training.data import collate
 from acestep.training.flow_matching import FlowMatching
 from acestep.training.prepare import prepare
@@ -57,10 +60,22 @@ def test_preprocessing_is_timed_and_its_tensors_are_discarded(tmp_path, tiny_che
     write_song(tmp_path / "songs" / "a.wav", 2.0, seed=1)
     (tmp_path / "songs" / "a.caption.txt").write_text("a calm piece")
     job = PreprocessJob(source=tmp_path / "songs", checkpoint=str(tiny_checkpoint), out=tmp_path / "out", device="cpu")
-    two_pass = job.model_copy(update={"two_pass": True})
-    speeds = bench_preprocessing({"one pass": job, "two": two_pass}, rounds=1, on_round=lambda text: None)
+    speeds = bench_preprocessing({"as given": job, "plain": job}, rounds=1, on_round=lambda text: None)
     assert [speed.songs_per_hour == pytest.approx(3600 / speed.median_s) for speed in speeds] == [True, True]
     assert not (tmp_path / "out").exists()
+
+
+def test_the_plain_loop_writes_the_same_tensors(tmp_path, tiny_checkpoint):
+    write_song(tmp_path / "songs" / "a.wav", 2.0, seed=1)
+    (tmp_path / "songs" / "a.caption.txt").write_text("a calm piece")
+    job = PreprocessJob(source=tmp_path / "songs", checkpoint=str(tiny_checkpoint), out=tmp_path / "ours", device="cpu")
+    preprocess_job(job, SilentContext(tmp_path))
+    plain = job.model_copy(update={"out": tmp_path / "plain"})
+    assert preprocess_plainly(plain) == 1
+    [ours], [other] = (sorted(folder.glob("*.pt")) for folder in (job.out, plain.out))
+    expected = read_record(ours).tensors()
+    for name, tensor in read_record(other).tensors().items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-4, rtol=1e-4)
 
 
 def test_the_plain_step_computes_the_same_losses_and_gradients(tmp_path, tiny_checkpoint):
@@ -114,6 +129,17 @@ def test_seeded_weights_are_measured_against_the_plain_step(capsys):
 def test_what_cannot_be_measured_is_rejected(capsys, arguments, message):
     assert main(["bench", "train", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["generate --size tiny --set duration_s=1 --set steps=1 --against plain", "load --size tiny --against plain"],
+)
+def test_generation_and_loading_are_compared_with_diffusers(capsys, command):
+    assert main(["bench", *command.split(), "--rounds", "1", "--device", "cpu", "--json"]) == 0
+    ours, plain = json.loads(capsys.readouterr().out.splitlines()[-1])["variants"]
+    assert (ours["name"], plain["name"]) == ("as given", "plain")
+    assert ours["speedup"] == pytest.approx(plain["median_s"] / ours["median_s"])
 
 
 def test_operations_and_reads_are_counted():

@@ -15,17 +15,14 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from acestep.adapters.targets import target_modules
+from acestep.benchmark.plain_transformer import plain_transformer
 from acestep.benchmark.step_meter import StepMeter
 from acestep.core.errors import ConfigError
-from acestep.models.imports import without_bitsandbytes
 from acestep.models.load import load_dit, load_null_condition
 from acestep.training.configs import TrainJob
 from acestep.training.data import TrainingStep, collate, move, seed_for
 from acestep.training.flow_matching import Batch
 from acestep.training.prepare import Prepared
-
-with without_bitsandbytes():
-    from diffusers.models.transformers.ace_step_transformer import AceStepTransformer1DModel
 
 _REQUIRED = {"adapter_type": ("lora",), "optimizer_type": ("adamw",), "base_precision": ("auto",), "ema_decay": (0.0,)}
 _REQUIRED_PRECISION = ("auto", "bf16", "fp32")
@@ -59,9 +56,7 @@ class PlainModel(nn.Module):
     def __init__(self, prepared: Prepared) -> None:
         super().__init__()
         loaded = load_dit(prepared.checkpoint, device=prepared.device, dtype=prepared.dtype)
-        with torch.device("meta"):
-            transformer = AceStepTransformer1DModel.from_config(loaded.config)
-        transformer.load_state_dict(loaded.state_dict(), assign=True)
+        transformer = plain_transformer(loaded)
         if prepared.training.gradient_checkpointing in ("on", "offload"):
             transformer.enable_gradient_checkpointing()
         self.network = get_peft_model(transformer, _lora(transformer, prepared))

@@ -14,7 +14,7 @@ from loguru import logger
 
 from acestep.cli import (
     adapters,
-    bench,
+    bench_models,
     caption,
     dataset,
     demo,
@@ -54,7 +54,7 @@ for group in (
     system,
 ):
     app.add_typer(group.commands)
-app.add_typer(bench.commands, name="bench")
+app.add_typer(bench_models.commands, name="bench")
 
 
 def main(argv: list[str] | None = None) -> int:

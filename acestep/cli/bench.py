@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(help="Benchmark settings against each other on this computer.")
 
-Checkpoint = Annotated[str, typer.Option(help=help_of(TrainJob, "checkpoint"))]
+Checkpoint = Annotated[str | None, typer.Option(help=help_of(TrainJob, "checkpoint"))]
 Against = Annotated[
     list[str] | None,
     typer.Option(
@@ -34,8 +34,8 @@ Against = Annotated[
 ]
 Rounds = Annotated[int, typer.Option(help="Number of rounds; each measures every variant once.", min=1, max=100)]
 Size = Literal["tiny", "small", "2b", "xl"]
-_FIRST = "as given"
-_PLAIN = "plain"  # acestep.benchmark.compare.PLAIN, the import of which would take seconds
+FIRST = "as given"
+PLAIN = "plain"  # acestep.benchmark.compare.PLAIN, the import of which would take seconds
 
 # What --size measures unless --set changes it.
 _SEEDED_SETTINGS = (
@@ -53,7 +53,7 @@ _SEEDED_SONGS = 8
 @commands.command("train")
 def train(
     tensor_dir: Annotated[Path | None, typer.Argument(help=help_of(TrainJob, "tensor_dir"))] = None,
-    checkpoint: Annotated[str | None, typer.Option(help=help_of(TrainJob, "checkpoint"))] = None,
+    checkpoint: Checkpoint = None,
     size: Annotated[
         Size | None, typer.Option(help="Measure seeded weights of this size and songs of noise, without any files.")
     ] = None,
@@ -70,11 +70,7 @@ def train(
     json_output: Json = False,
 ) -> None:
     """Benchmark training steps, of a dataset and a model or of seeded ones (--size). Nothing is saved."""
-    if (tensor_dir is None or checkpoint is None) if size is None else (tensor_dir or checkpoint):
-        raise ConfigError(
-            ["bench train needs either a tensor folder and --checkpoint, or --size"],
-            hint="Add --size small, or the folder of a preprocessed dataset and the name of its base model.",
-        )
+    require_inputs(size, tensor_dir, checkpoint, "a tensor folder")
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if size is not None:
@@ -83,14 +79,14 @@ def train(
         settings = [*(_SEEDED_SETTINGS if size else ()), *(set_ or [])]
         variants = {
             name: train_job_from_flags(flags, None, [*settings, *changes], preset)
-            for name, changes in _variants(against)
+            for name, changes in variants_of(against)
         }
         if size is not None:
             _write_seeded(variants, size, frames, unequal)
         from acestep.benchmark.train import bench_training
 
         speeds = bench_training(variants, steps=steps, rounds=rounds, on_round=print_status)
-    _print_speeds(speeds, "step", json_output)
+    print_speeds(speeds, "step", json_output)
 
 
 def _write_seeded(variants: Mapping[str, TrainJob], size: Size, frames: int, unequal: bool) -> None:
@@ -108,35 +104,67 @@ def _write_seeded(variants: Mapping[str, TrainJob], size: Size, frames: int, une
 
 @commands.command("preprocess")
 def preprocess(
-    source: Annotated[Path, typer.Argument(help=help_of(PreprocessJob, "source"))],
-    checkpoint: Checkpoint,
+    source: Annotated[Path | None, typer.Argument(help=help_of(PreprocessJob, "source"))] = None,
+    checkpoint: Checkpoint = None,
+    size: Annotated[
+        Literal["tiny"] | None, typer.Option(help="Measure the tiny models and songs of noise, without any files.")
+    ] = None,
+    songs: Annotated[int, typer.Option(help="With --size: number of songs.", min=1, max=1000)] = 4,
+    seconds: Annotated[float, typer.Option(help="With --size: length of the songs.", min=1, max=600)] = 10,
     against: Against = None,
     set_: Overrides = None,
     rounds: Rounds = 3,
     json_output: Json = False,
 ) -> None:
     """Benchmark preprocessing, model loading included. The tensors are discarded."""
-    variants = {}
-    for name, changes in _variants(against):
-        settings = dict(_pair(setting) for setting in [*(set_ or []), *changes])
-        variants[name] = parse(PreprocessJob, {"source": source, "checkpoint": checkpoint, **settings})
-    from acestep.benchmark.preprocess import bench_preprocessing
+    require_inputs(size, source, checkpoint, "an audio folder or dataset file")
+    with TemporaryDirectory() as temporary:
+        if size is not None:
+            source, checkpoint = Path(temporary) / "songs", str(_write_songs(Path(temporary), songs, seconds))
+        variants = {}
+        for name, changes in variants_of(against):
+            settings = dict(pair(setting) for setting in [*(set_ or []), *changes])
+            values = {"source": source, "checkpoint": checkpoint, "out": Path(temporary) / "tensors", **settings}
+            variants[name] = parse(PreprocessJob, values)
+        from acestep.benchmark.preprocess import bench_preprocessing
 
-    _print_speeds(bench_preprocessing(variants, rounds=rounds, on_round=print_status), "run", json_output)
+        speeds = bench_preprocessing(variants, rounds=rounds, on_round=print_status)
+    print_speeds(speeds, "run", json_output)
 
 
-def _variants(against: list[str] | None) -> list[tuple[str, list[str]]]:
-    return [(_FIRST, []), *((text, [] if text == _PLAIN else text.split()) for text in against or [])]
+def _write_songs(folder: Path, songs: int, seconds: float) -> Path:
+    """Write ``songs`` songs and the tiny models into ``folder``; gives the folder of the base model."""
+    from acestep.benchmark.seeded_songs import write_seeded_songs
+    from acestep.models.tiny import create_tiny_checkpoint
+
+    write_seeded_songs(folder / "songs", songs=songs, seconds=seconds)
+    return create_tiny_checkpoint(folder)
 
 
-def _pair(setting: str) -> tuple[str, str]:
+def require_inputs(size: str | None, source: Path | None, checkpoint: str | None, needed: str) -> None:
+    """Raise ConfigError unless there are ``source`` and ``checkpoint``, or a ``size`` instead of both."""
+    if (source is None or checkpoint is None) if size is None else (source or checkpoint):
+        raise ConfigError(
+            [f"needed is either {needed} and --checkpoint, or --size"],
+            hint="Add --size tiny, or the path of your files and the name of a base model.",
+        )
+
+
+def variants_of(against: list[str] | None) -> list[tuple[str, list[str]]]:
+    """The name of each variant and the settings that it changes."""
+    return [(FIRST, []), *((text, [] if text == PLAIN else text.split()) for text in against or [])]
+
+
+def pair(setting: str) -> tuple[str, str]:
+    """Split ``key=value``. Raises ConfigError."""
     key, equals, value = setting.partition("=")
     if not equals:
         raise ConfigError([f"{setting!r} is not key=value"])
     return key, value
 
 
-def _print_speeds(speeds: Sequence[Speed], unit: str, json_output: bool) -> None:
+def print_speeds(speeds: Sequence[Speed], unit: str, json_output: bool) -> None:
+    """Print the result of a benchmark; ``unit`` is what ``median_s`` is the time of."""
     if json_output:
         return print_json({"ok": True, "variants": [asdict(speed) for speed in speeds]})
     for speed in speeds:
@@ -151,7 +179,7 @@ def _line(speed: Speed, unit: str) -> str:
         f"{speed.songs_per_hour:.0f} songs/h",
         f"{speed.median_s:.3f} s/{unit} (interquartile range {speed.spread:.0%})",
     ]
-    if speed.speedup is not None and speed.name != _PLAIN:
+    if speed.speedup is not None and speed.name != PLAIN:
         parts.insert(1, f"{speed.speedup:.2f} x plain")
     if speed.peak_gb is not None:
         parts.append(f"peak {speed.peak_gb:.2f} GB")

@@ -57,7 +57,7 @@ def test_a_dataset_smaller_than_an_optimizer_step_is_rejected(job):
 
 
 def test_preprocessing_is_timed_and_its_tensors_are_discarded(tmp_path, tiny_checkpoint):
-    write_song(tmp_path / "songs" / "a.wav", 2.0, seed=1)
+    write_song(tmp_path / "songs" / "a.wav", 1.0, seed=1)
     (tmp_path / "songs" / "a.caption.txt").write_text("a calm piece")
     job = PreprocessJob(source=tmp_path / "songs", checkpoint=str(tiny_checkpoint), out=tmp_path / "out", device="cpu")
     speeds = bench_preprocessing({"as given": job, "plain": job}, rounds=1, on_round=lambda text: None)
@@ -66,7 +66,7 @@ def test_preprocessing_is_timed_and_its_tensors_are_discarded(tmp_path, tiny_che
 
 
 def test_the_plain_loop_writes_the_same_tensors(tmp_path, tiny_checkpoint):
-    write_song(tmp_path / "songs" / "a.wav", 2.0, seed=1)
+    write_song(tmp_path / "songs" / "a.wav", 1.0, seed=1)
     (tmp_path / "songs" / "a.caption.txt").write_text("a calm piece")
     job = PreprocessJob(source=tmp_path / "songs", checkpoint=str(tiny_checkpoint), out=tmp_path / "ours", device="cpu")
     preprocess_job(job, SilentContext(tmp_path))

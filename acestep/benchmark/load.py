@@ -64,7 +64,7 @@ def _load(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> object:
 
 def _load_plainly(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> object:
     """Initialize the module, read all files, copy the weights into it, and move it to the device."""
-    weights = {}
+    weights: dict[str, torch.Tensor] = {}
     for file in sorted(checkpoint.folder.glob("*.safetensors")):
         weights |= load_file(file)
     decoder = {

@@ -14,11 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import torch
+from loguru import logger
 
 from acestep.core.events import Event
 from acestep.core.jobs import Context
@@ -42,9 +43,9 @@ from acestep.training.state.random_state import seeded_generators
 from acestep.training.trainer import train_job
 
 _SMALL = 200
-_PARTS = ("speed", "resume", "check")
+_PARTS = ("start", "speed", "resume", "check")
 _TOKENS = 300
-_STEPS, _WARM_UP = 40, 10
+_STEPS, _SPEED_ROUNDS = 4, 20  # per round
 _SETTINGS = {"gradient_accumulation_steps": 2, "max_latent_length": 500, "save_every_n_epochs": 0, "lora.r": 8}
 _LYRICS = "[verse]\n" + "a line of a song that somebody sings\n" * 40
 
@@ -55,17 +56,17 @@ class _Silent(Context):
 
 
 class _Stopwatch:
-    """The seconds of each step; ends the run after the last one."""
+    """The seconds of each step; ends a round of ``steps``."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int) -> None:
         self.times: list[float] = []
-        self._last = time.perf_counter()
+        self._steps, self._last = steps, time.perf_counter()
 
     def after_step(self, report: StepReport) -> bool:
         now = time.perf_counter()
         self.times.append(now - self._last)
         self._last = now
-        return len(self.times) >= _STEPS + _WARM_UP
+        return len(self.times) >= self._steps
 
 
 def write_songs(folder: Path, checkpoint: Checkpoint, count: int, frames: int) -> Path:
@@ -102,8 +103,28 @@ def make_job(tensors: Path, checkpoint: Path, out: Path, **settings: Any) -> Tra
     return job
 
 
+def train_round(session: Session, steps: int) -> list[float]:
+    """The seconds of each of the next steps."""
+    prepared, progress, stopwatch = session.prepared, session.progress, _Stopwatch(steps)
+    train(
+        fabric=session.fabric,
+        model=session.model,
+        optimizer=session.optimizer,
+        lr_at=lambda step: prepared.lr,
+        steps=prepared.step_plan.steps(progress.epoch, progress.samples_done),
+        make_batch=session.make_batch,
+        progress=progress,
+        random=session.random,
+        max_grad_norm=1.0,
+        max_not_finite=0,
+        callback=stopwatch,
+        stop_if_cancelled=lambda: None,
+    )
+    return stopwatch.times
+
+
 def measure_run(tensors: Path, checkpoint: Path) -> dict[str, float]:
-    """Seconds of the check and of the start, steps per second, resident MiB at the end and at the peak."""
+    """Seconds to read the manifest, to check and to prepare a run; resident MiB after some steps and at the peak."""
     with tempfile.TemporaryDirectory() as folder:
         job, context = make_job(tensors, checkpoint, Path(folder) / "run"), _Silent(Path(folder))
         moments = [time.perf_counter()]
@@ -114,33 +135,26 @@ def measure_run(tensors: Path, checkpoint: Path) -> dict[str, float]:
         prepared = prepare(job, context)
         moments.append(time.perf_counter())
         with seeded_generators(0, prepared.device), closing(Session(prepared, context.emit)) as session:
-            session.evaluate_baseline(lambda: None)
-            stopwatch, steps = _Stopwatch(), prepared.step_plan.steps
-            with session.prefetching(steps()):
-                train(
-                    fabric=session.fabric,
-                    model=session.model,
-                    optimizer=session.optimizer,
-                    lr_at=lambda step: prepared.lr,
-                    steps=steps(),
-                    make_batch=session.make_batch,
-                    progress=session.progress,
-                    random=session.random,
-                    max_grad_norm=1.0,
-                    max_not_finite=0,
-                    callback=stopwatch,
-                    stop_if_cancelled=lambda: None,
-                )
+            train_round(session, _STEPS)
             resident, peak = _memory_mib("VmRSS"), _memory_mib("VmHWM")
     look, check, start = (after - before for before, after in zip(moments, moments[1:], strict=False))
-    return {
-        "manifest_s": look,
-        "check_s": check,
-        "start_s": start,
-        "steps_per_s": 1 / statistics.median(stopwatch.times[_WARM_UP:]),
-        "resident_mib": resident,
-        "peak_mib": peak,
-    }
+    return {"manifest_s": look, "check_s": check, "start_s": start, "resident_mib": resident, "peak_mib": peak}
+
+
+def measure_speed(sets: dict[int, Path], checkpoint: Path, rounds: int) -> dict[str, float]:
+    """Median steps per second of each dataset, in one process that alternates between them every few steps."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        stack.enter_context(seeded_generators(0, torch.device("cpu")))
+        times: dict[int, list[float]] = {count: [] for count in sets}
+        sessions = {}
+        for count, tensors in sets.items():
+            job = make_job(tensors, checkpoint, Path(folder) / f"{count}")
+            sessions[count] = stack.enter_context(closing(Session(prepare(job, _Silent(Path(folder))), lambda _: None)))
+        for number in range(rounds + 1):  # the first one warms up
+            for count, session in sessions.items():
+                measured = train_round(session, _STEPS)
+                times[count] += measured if number else []
+    return {f"{count} songs": round(1 / statistics.median(found), 3) for count, found in times.items()}
 
 
 def _memory_mib(key: str) -> float:
@@ -162,6 +176,7 @@ def compare(sets: dict[int, Path], checkpoint: Path, rounds: int) -> dict[str, d
     for _ in range(rounds):
         for count, tensors in sets.items():
             found[count].append(in_process(tensors, checkpoint))
+            logger.info("{} songs: {}", count, found[count][-1])
     return {
         str(count): {key: round(statistics.median(run[key] for run in runs), 2) for key in runs[0]}
         for count, runs in found.items()
@@ -214,8 +229,10 @@ def main() -> None:
         opened = find_checkpoint(checkpoint)
         sets = {n: write_songs(data / f"{n}", opened, n, options.frames) for n in (_SMALL, options.songs)}
         results: dict[str, Any] = {}
-        if "speed" in options.parts:
+        if "start" in options.parts:
             results |= compare(sets, checkpoint, options.rounds)
+        if "speed" in options.parts:
+            results["steps_per_s"] = measure_speed(sets, checkpoint, _SPEED_ROUNDS)
         if "resume" in options.parts:
             results["resume_is_bit_exact"] = resumes_exactly(sets[options.songs], checkpoint, root)
         if "check" in options.parts:

@@ -251,8 +251,8 @@ def _resolve(folder: Path, text: str) -> Path | None:
             hint="Do not use manifests from untrusted sources.",
         )
     absolute = path.is_absolute() or re.match(r"[A-Za-z]:", text)
-    candidates = (folder / path.name,) if absolute else (folder / path, folder / path.name)
-    return next((candidate for candidate in candidates if is_file(candidate)), None)
+    names: list[str | PurePosixPath] = [path.name] if absolute else [path, path.name]
+    return next((file for name in names if is_file(file := folder / name)), None)
 
 
 def _dict(value: object) -> dict[str, Any]:

@@ -141,4 +141,9 @@ def use_backend(config: CaptionJob, name: str) -> None:
         assign(config, "captioner", name)
 
 
-register_job("caption", config="acestep.captioning.configs:CaptionJob", run="acestep.captioning.run:caption_job")
+register_job(
+    "caption",
+    config="acestep.captioning.configs:CaptionJob",
+    run="acestep.captioning.run:caption_job",
+    distributed=True,
+)

@@ -39,6 +39,15 @@ class CaptionProgress:
         self.context.emit(Progressed(done=self.done, total=self.total, note=note, seconds_left=remaining_s))
 
 
+@dataclass(frozen=True, slots=True)
+class LabeledShare:
+    """The results of one process of a launcher, as in ``CaptionProgress``."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    disagreements: dict[str, list[str]] = field(default_factory=dict)
+
+
 def progress_unit(plan: LabelingPlan) -> str:
     """Unit of the progress, which counts each song once per pass."""
     if not (plan.to_describe and plan.to_transcribe):

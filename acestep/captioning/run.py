@@ -21,7 +21,7 @@ from acestep.captioning.decode import decode_ahead
 from acestep.captioning.labeling_plan import LabelingPlan, SongPlan, make_plan
 from acestep.captioning.measure import METADATA, answered_as_json, measured_as_json, weigh
 from acestep.captioning.multi_device import caption_on_devices
-from acestep.captioning.progress import CaptionProgress, progress_unit, report_plan
+from acestep.captioning.progress import CaptionProgress, LabeledShare, progress_unit, report_plan
 from acestep.captioning.schema import SAMPLE_RATE_HZ, Captioner, SongAudio, Transcriber
 from acestep.captioning.sidecar import as_dict, complete_texts, locked_labels, lyric_labels, write_labels
 from acestep.captioning.table import write_table
@@ -31,8 +31,9 @@ from acestep.core.events import Event, ItemFailed, LogMessage, Saved, Started
 from acestep.core.files import remove_temporary_files, storage_errors
 from acestep.core.jobs import Context
 from acestep.core.workers import MergedEvents
-from acestep.models.device import choose_device
+from acestep.models.device import choose_device, choose_launched_device
 from acestep.models.memory_limit import use_device
+from acestep.models.process_group import ProcessGroup
 
 _KEPT = "kept your own text"
 _MAX_NOTE_CHARS = 80
@@ -43,6 +44,8 @@ LabelSong = Callable[[SongPlan, SongAudio], str]
 def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
     """Label the songs in a folder. Returns counts, failures with reasons, and disagreements by song.
 
+    Of several processes that a launcher started, only rank 0 returns those of all.
+
     Raises:
         DatasetError: no songs.
         CheckpointError, DownloadError, ConfigError: a model cannot be loaded.
@@ -50,6 +53,17 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
         CaptionError: every song failed.
         DiskFull, JobCancelled.
     """
+    if context.launch.launcher:
+        config = config.model_copy(update={"device": choose_launched_device(config.device, context.launch).value})
+    processes = ProcessGroup.connect(context.launch)
+    with processes.fail_together():
+        if processes.is_main:
+            return _caption(config, context, processes)
+        _label_share(config, context, processes)
+        return {}
+
+
+def _caption(config: CaptionJob, context: Context, processes: ProcessGroup) -> dict[str, Any]:
     plan = make_plan(config)
     steps = list_steps(plan, config)
     progress = CaptionProgress(config, context, len(steps), TimeEstimate(steps))
@@ -60,10 +74,10 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
         report_plan(progress, plan)
     if config.devices > 1 and open_songs:
         _run_on_devices(progress, open_songs)
+    elif processes.world_size > 1:
+        _run_in_processes(progress, open_songs, processes)
     else:
-        with use_device(_device(plan, config), "captioning", context):
-            _describe_all(progress, plan.to_describe)
-            _transcribe_all(progress, plan.to_transcribe)
+        _label(progress, plan)
     if (
         context.parent is None
         and progress.failed
@@ -83,6 +97,44 @@ def caption_job(config: CaptionJob, context: Context) -> dict[str, Any]:
         "disagreements": progress.disagreements,
         "csv": str(table) if table else None,
     }
+
+
+def _label(progress: CaptionProgress, plan: LabelingPlan) -> None:
+    """Label the songs of ``plan`` in this process."""
+    with use_device(_device(plan, progress.config), "captioning", progress.context):
+        _describe_all(progress, plan.to_describe)
+        _transcribe_all(progress, plan.to_transcribe)
+
+
+def _run_in_processes(progress: CaptionProgress, songs: list[SongPlan], processes: ProcessGroup) -> None:
+    """Label every n-th song here and the others in the other processes of a launcher; wait for them."""
+    note = f"{processes.world_size} processes share {len(songs)} songs; the progress is that of the first process"
+    progress.context.emit(LogMessage(message=note))
+    names = [song.name for song in songs]
+    for rank, share in enumerate(_label_share(progress.config, progress.context, processes, names)):
+        progress.counts = {name: count + share.counts.get(name, 0) for name, count in progress.counts.items()}
+        progress.disagreements |= share.disagreements
+        for name, message in share.failed.items():
+            if rank == 0:  # reported there
+                progress.failed[name] = message
+            else:
+                progress.fail(name, message, "See the log of its process in workers/ of the job folder.")
+
+
+def _label_share(
+    config: CaptionJob, context: Context, processes: ProcessGroup, songs: list[str] | None = None
+) -> list[LabeledShare]:
+    """Label every n-th of the ``songs`` that rank 0 gives. Returns the results of all processes, by rank."""
+    names: Any = processes.all_gather(songs)[0]
+    own = names[processes.rank :: processes.world_size]
+    if not own:
+        return processes.all_gather(LabeledShare())
+    config = config.model_copy(update={"only": own, "csv": None})
+    plan = make_plan(config)
+    steps = list_steps(plan, config)
+    progress = CaptionProgress(config, context, len(steps), TimeEstimate(steps))
+    _label(progress, plan)
+    return processes.all_gather(LabeledShare(progress.counts, progress.failed, progress.disagreements))
 
 
 def _finish_interrupted_writes(plan: LabelingPlan, config: CaptionJob) -> None:

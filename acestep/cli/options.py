@@ -28,7 +28,7 @@ def config_command(
     The function's first parameter receives the validated configuration. Its other parameters, annotated as typer
     expects, become further options. Names, types, defaults and help texts of the options come from the fields:
 
-    - ``num_nodes`` is ``--num-nodes``; the suffix ``_s`` (seconds) is dropped, ``duration_s`` is ``--duration``.
+    - ``max_tokens`` is ``--max-tokens``; the suffix ``_s`` (seconds) is dropped, ``duration_s`` is ``--duration``.
     - A boolean is a pair of flags, ``--measure`` and ``--no-measure``.
     - A list is an option that may be repeated, named in the singular: ``prompts`` is ``--prompt``.
     - A field that is a configuration itself has no option.

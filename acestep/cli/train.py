@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from acestep.cli.console import Json, print_status, run_in_terminal
+from acestep.cli.console import Json, ignore_line, print_status, run_in_terminal
 from acestep.cli.options import config_command, help_of, option_names
+from acestep.core.launcher import detect_launch
 from acestep.training.configs import DEFAULT_PRESET, TrainingConfig, TrainJob
 from acestep.training.evaluation.configs import EstimateJob
-from acestep.training.parsing import train_job_from_flags
+from acestep.training.parsing import resume_of_launched, train_job_from_flags
 
 Preset = Annotated[
     str | None,
@@ -42,9 +43,12 @@ def train(
     json_output: Json = False,
 ) -> None:
     """Train an adapter on preprocessed tensors. 'settings' lists what --set accepts."""
+    launch = detect_launch()
+    if launch.launcher:
+        job.resume = resume_of_launched(job)
     options = {name: getattr(job, name) for name in option_names(TrainJob)}
     settings = [*given(adapter_type=adapter, max_epochs=epochs), *(set_ or [])]
-    job = train_job_from_flags(options, config, settings, preset, print_status)
+    job = train_job_from_flags(options, config, settings, preset, print_status if launch.is_main else ignore_line)
     run_in_terminal("train", job, job.folder, json_output)
 
 

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from acestep.core.events import Failed
 from acestep.core.job_folder import JobFolder
@@ -59,9 +61,25 @@ def stop_on_signals(folder: Path, write_line: WriteLine) -> Iterator[None]:
         job.request_stop()
         write_line("stopping after the current step (press Ctrl-C again to exit immediately) ...")
 
-    before = {number: signal.signal(number, request_stop) for number in STOP_SIGNALS}
+    with _on_signals(request_stop):
+        yield
+
+
+@contextmanager
+def stop_on_launcher_signals(stop: threading.Event) -> Iterator[None]:
+    """Make the signals of torchrun or SLURM set ``stop``, which stops this process and so the others of the job.
+
+    Only works in the main thread. The launcher kills a process that takes too long.
+    """
+    with _on_signals(lambda _signum, _frame: stop.set()):
+        yield
+
+
+@contextmanager
+def _on_signals(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)

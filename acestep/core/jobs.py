@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from acestep.core.events import Cancelled, Event, Failed, Finished, Paused, Resu
 from acestep.core.files import remove_temporary_files, storage_errors
 from acestep.core.garbage import garbage_collection_paused
 from acestep.core.job_folder import JobFolder, Request
+from acestep.core.launcher import SINGLE, Launch, launch_of_worker
 from acestep.core.log import job_log
 from acestep.core.registry import nearest_hint
 from acestep.core.standard_streams import take_stdin
@@ -50,11 +51,15 @@ class Context:
 
     Attributes:
         folder: the run folder.
-        parent: in a worker, the run folder of the main job (``core.workers``).
+        parent: in a worker (``core.workers``) and in processes other than rank 0, the run folder of the main job.
+        launch: this process among those of the job.
+        stop: set by a signal that requests a stop of this process and not of the job, which torchrun may restart.
     """
 
     folder: Path
     parent: Path | None = None
+    launch: Launch = SINGLE
+    stop: threading.Event = field(default_factory=threading.Event)
 
     def emit(self, event: Event) -> None:
         """Append an event to the log of the job. Raises StorageError if the run folder is gone or cannot be written."""
@@ -74,19 +79,24 @@ class Context:
         Raises:
             JobCancelled: the user requested a stop.
             StorageError: the folder of the job is gone.
+            WorkerCrashed: the torchrun agent is gone.
         """
         self._require_folder()
+        self.launch.require_agent()
         if self._paused:
             self.emit(Paused())
             while self._paused:
                 time.sleep(_PAUSE_POLL_S)
                 self._require_folder()
+                self.launch.require_agent()
             self.emit(Resumed())
         if self.cancelled:
             raise JobCancelled("stopped by the user")
 
     def requested(self, request: Request) -> bool:
         """Whether the user requested this of the job or, in a worker, of the main job."""
+        if request == "stop" and self.stop.is_set():
+            return True
         folders = [JobFolder(folder) for folder in (self.folder, self.parent) if folder is not None]
         return any(getattr(folder, f"{request}_requested") for folder in folders)
 
@@ -113,12 +123,13 @@ class JobType:
     config: str
     run: str
     check: str = ""
+    distributed: bool = False
 
 
 JOBS: dict[str, JobType] = {}
 
 
-def register_job(name: str, *, config: str, run: str, check: str = "") -> None:
+def register_job(name: str, *, config: str, run: str, check: str = "", distributed: bool = False) -> None:
     """Register a job. Call it in the module that defines the configuration of the job.
 
     Args:
@@ -126,13 +137,14 @@ def register_job(name: str, *, config: str, run: str, check: str = "") -> None:
         run: ``module:function``, called with the configuration and a Context. Imported when the job runs.
         check: ``module:function``, called with the configuration before the folder of the job is created. It raises an
             error if the job cannot succeed.
+        distributed: whether processes that torchrun or SLURM started share the job.
 
     Raises:
         ValueError: the name is taken.
     """
     if name in JOBS:
         raise ValueError(f"job {name!r} is registered twice")
-    JOBS[name] = JobType(config, run, check)
+    JOBS[name] = JobType(config, run, check, distributed)
 
 
 def check_job(job: str, config: Config) -> None:
@@ -171,8 +183,11 @@ def read_job(folder: Path) -> tuple[str, Config]:
     return name, parse(config_type, config)
 
 
-def run_job(folder: Path) -> Event:
+def run_job(folder: Path, context: Context | None = None) -> Event:
     """Run the job in ``folder`` in this thread. Returns its last event, which is also in the event log.
+
+    Args:
+        context: default: that of a single process, or of a worker of ``core.workers``.
 
     Raises:
         JobBusy: another process is using this folder.
@@ -182,7 +197,7 @@ def run_job(folder: Path) -> Event:
     with JobFolder(folder).lock(), job_log(JobFolder(folder).log_path):
         with storage_errors(folder):
             remove_temporary_files(folder)
-        context = Context(folder, _parent_of(folder))
+        context = context or _context_of(folder)
         with garbage_collection_paused():
             job = pkgutil.resolve_name(JOBS[name].run)
         last = _outcome(job, config, context)
@@ -193,11 +208,11 @@ def run_job(folder: Path) -> Event:
     return last
 
 
-def _parent_of(folder: Path) -> Path | None:
-    """The run folder of the main job if this process is a worker; it then stops when the main process exits."""
+def _context_of(folder: Path) -> Context:
+    """The context of a single process or of a worker, which stops when the main process exits."""
     parent = os.environ.get(PARENT_JOB)
     if parent is None:
-        return None
+        return Context(folder)
 
     pipe = take_stdin()
 
@@ -206,7 +221,7 @@ def _parent_of(folder: Path) -> Path | None:
         JobFolder(folder).request_stop()
 
     threading.Thread(target=stop_with_parent, name="parent", daemon=True).start()
-    return Path(parent)
+    return Context(folder, Path(parent), launch_of_worker())
 
 
 def _outcome(job: Job, config: Config, context: Context) -> Event:

@@ -121,6 +121,8 @@ class _Worker:
         environment = {
             "OMP_NUM_THREADS": str(threads),
             **utf8_environment(),
+            "RANK": "0",  # unless the workers communicate
+            "WORLD_SIZE": "1",
             "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
             **job.environment,
             PARENT_JOB: str(parent.resolve()),

@@ -9,6 +9,7 @@ import torch
 
 from acestep.core.architectures import runs_on
 from acestep.core.errors import ConfigError
+from acestep.core.launcher import Launch
 from acestep.core.system_memory import free_bytes
 
 V = TypeVar("V")
@@ -63,6 +64,25 @@ def choose_devices(requested: str, count: int) -> list[Selection[str]]:
             hint="Set devices to the number of available devices or less.",
         )
     return [Selection(f"cuda:{index}", selection.reason) for index in range(count)]
+
+
+def choose_launched_device(requested: str, launch: Launch) -> Selection[str]:
+    """Return the device of this process among those that torchrun or SLURM started on this machine.
+
+    Raises:
+        ConfigError: there are more processes than devices.
+    """
+    selection = choose_device(requested)
+    if selection.value == "cpu":
+        return selection
+    available = torch.cuda.device_count() if selection.value == "cuda" else 1
+    shows_one = launch.launcher == "srun" and available == 1  # srun --gpus-per-task=1
+    if launch.local_rank >= available and not shows_one:
+        raise ConfigError(
+            [f"{launch.launcher} started process {launch.local_rank + 1} on this machine, but it has {available} GPUs"],
+            hint="Start one process per GPU, and set device to auto.",
+        )
+    return Selection(f"cuda:{launch.local_rank}", selection.reason) if available > 1 else selection
 
 
 def _available(name: str) -> str:

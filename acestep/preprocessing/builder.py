@@ -15,22 +15,39 @@ from acestep.core.untrusted import is_folder
 from acestep.dataset.sample import Dataset
 from acestep.dataset.scan import Problem, ScanResult, scan_folder
 from acestep.dataset.store import read_dataset, write_dataset
-from acestep.models.device import choose_device
+from acestep.models.device import choose_device, choose_launched_device
 from acestep.models.memory_limit import use_device
+from acestep.models.process_group import ProcessGroup
 from acestep.preprocessing.configs import PreprocessJob
+from acestep.preprocessing.multi_device import encode_launched_share
 from acestep.preprocessing.pipeline import preprocess
 
 
 def preprocess_job(config: PreprocessJob, context: Context) -> dict[str, Any]:
-    """Scan or read ``config.source`` and encode its samples. Result and errors: see ``pipeline.preprocess``."""
+    """Scan or read ``config.source`` and encode its samples. Result and errors: see ``pipeline.preprocess``.
+
+    Of several processes that a launcher started, only rank 0 has a result.
+    """
+    if context.launch.launcher:
+        config = config.model_copy(update={"device": choose_launched_device(config.device, context.launch).value})
+    processes = ProcessGroup.connect(context.launch)
+    with processes.fail_together():
+        if processes.is_main:
+            return _preprocess(config, context, processes)
+        encode_launched_share(config, context, processes)
+        return {}
+
+
+def _preprocess(config: PreprocessJob, context: Context, processes: ProcessGroup) -> dict[str, Any]:
     single_device = config.devices == 1  # with several devices, each worker process locks its own
     lock = choose_device(config.device).value if single_device else "cpu"
     with use_device(lock, "preprocessing", context):
         folder, source = context.folder, config.source
         if not is_folder(source):
-            return preprocess(read_dataset(source), source.parent, config, context, folder=folder)
+            dataset = read_dataset(source)
+            return preprocess(dataset, source.parent, config, context, folder=folder, processes=processes)
         scan = scan_folder(source, name=source.resolve().name)
-        return preprocess(scan.dataset, source, config, context, scan.problems, folder=folder)
+        return preprocess(scan.dataset, source, config, context, scan.problems, folder=folder, processes=processes)
 
 
 @dataclass(frozen=True, slots=True)

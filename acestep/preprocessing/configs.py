@@ -72,4 +72,5 @@ register_job(
     "preprocess",
     config="acestep.preprocessing.configs:PreprocessJob",
     run="acestep.preprocessing.builder:preprocess_job",
+    distributed=True,
 )

@@ -1,12 +1,13 @@
-"""Encoding on several devices: one process per device, each a separate job with every n-th sample.
+"""Encoding in several processes, each with every n-th sample: one per device of this machine, or those of a launcher.
 
-The worker processes write only tensor files. The main process writes the manifest.
+All but the main process, which is rank 0 of those that torchrun or SLURM started, write only tensor files. The main
+process writes the manifest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from acestep.core.workers import WorkerJob, run_workers
 from acestep.models.checkpoint import find_checkpoint
 from acestep.models.device import choose_devices, choose_dtype, encoder_dtype
 from acestep.models.memory_limit import use_device
+from acestep.models.process_group import ProcessGroup
 from acestep.preprocessing.configs import EncodeJob, PreprocessJob
 from acestep.preprocessing.encode import Encoder
 from acestep.preprocessing.sample_sources import SampleSource
@@ -59,15 +61,36 @@ def encode_job(config: EncodeJob, context: Context) -> dict[str, Any]:
     Raises:
         CheckpointError, JobCancelled, JobError, StorageError.
     """
-    job = config.job
     data = read_versioned(config.songs, _KIND, _VERSION, error=JobError)
     samples = [SampleSource(**{**fields, "audio": Path(fields["audio"])}) for fields in data["songs"]]
+    share = _encode_share(config.job, samples, context)
+    return {"peak_model_bytes": share.peak_model_bytes}
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a process did with its samples: those that failed by name, and the peak memory of its models."""
+
+    failed: list[tuple[str, AceStepError]]
+    peak_model_bytes: int = 0
+
+
+def encode_launched_share(config: PreprocessJob, context: Context, processes: ProcessGroup) -> None:
+    """Write the tensor files of the share of this process, which is not rank 0. Raises as ``encode_job``."""
+    samples: Any = processes.all_gather(None)[0]
+    samples = samples[processes.rank :: processes.world_size]
+    processes.all_gather(_encode_share(config, samples, context) if samples else Share([]))
+
+
+def _encode_share(job: PreprocessJob, samples: list[SampleSource], context: Context) -> Share:
+    failed = []
 
     def save(sample: SampleSource, record: TensorRecord) -> Path:
         write_record(job.out / sample.file, record)
         return job.out / sample.file
 
     def report_failure(name: str, error: AceStepError) -> None:
+        failed.append((name, error))
         context.emit(ItemFailed(item=name, message=str(error), hint=error.hint))
 
     with use_device(job.device, "preprocessing", context):
@@ -75,4 +98,4 @@ def encode_job(config: EncodeJob, context: Context) -> dict[str, Any]:
         load_options = LoadOptions(find_checkpoint(job.checkpoint), job.device, dtype)
         encoder = Encoder(job, load_options, context, save=save, report_failure=report_failure)
         encoder.encode(samples)
-    return {"peak_model_bytes": encoder.model_memory.peak_bytes}
+    return Share(failed, encoder.model_memory.peak_bytes)

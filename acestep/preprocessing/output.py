@@ -79,6 +79,13 @@ class OutputFolder:
         if self._listed and self._listed < len(self.ready):
             self.write_manifest()
 
+    def add_finished(self) -> None:
+        """Add the tensor files that other processes have written. Raises DiskFull, NotWritable, StorageError."""
+        for sample in self.pending:
+            if details := up_to_date(self.folder, sample):
+                self.ready[sample.file] = details
+        self.write_manifest()
+
     def write_manifest(self) -> None:
         """Write the manifest of all samples that are ready. Raises DiskFull, NotWritable, StorageError."""
         ready = [self.ready[sample.file] for sample in self.samples if sample.file in self.ready]

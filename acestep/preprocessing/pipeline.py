@@ -19,9 +19,10 @@ from acestep.dataset.labels import Problem
 from acestep.dataset.sample import Dataset, DatasetMetadata
 from acestep.models.checkpoint import check_checkpoint, check_vae_and_text_encoder, find_checkpoint
 from acestep.models.device import choose_devices, choose_dtype, encoder_dtype
+from acestep.models.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.preprocessing.encode import Encoder, Reporter
-from acestep.preprocessing.multi_device import encode_on_devices
+from acestep.preprocessing.multi_device import Share, encode_on_devices
 from acestep.preprocessing.output import OutputFolder
 from acestep.preprocessing.sample_sources import (
     SampleSource,
@@ -43,6 +44,7 @@ def preprocess(
     problems: Iterable[Problem] = (),
     *,
     folder: Path | None = None,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, Any]:
     """Encode the samples of ``dataset`` into ``config.out``.
 
@@ -50,6 +52,7 @@ def preprocess(
         root: the folder that relative audio paths are relative to.
         problems: files that the scan skipped. They are reported and listed with the samples that fail here.
         folder: the job folder, which holds the folders of worker processes. Default: ``config.folder``.
+        processes: those that share the samples; this is rank 0, the others run ``encode_launched_share``.
 
     Returns:
         A JSON object: ``out`` (folder), ``mode``, the numbers of samples ``songs`` (total), ``ready``, ``made``
@@ -73,7 +76,8 @@ def preprocess(
     load_options = LoadOptions(checkpoint, device.value, encoder_dtype(dtype.value))
     reason = dtype.reason if load_options.dtype == dtype.value else "encoders and VAE overflow in fp16"
     reporter.emit(LogMessage(message=f"precision {load_options.dtype_name}: {reason}"))
-    pipeline = _Pipeline(apply_overrides(dataset, config), config, load_options, reporter, folder or config.folder)
+    dataset = apply_overrides(dataset, config)
+    pipeline = _Pipeline(dataset, config, load_options, reporter, folder or config.folder, processes)
     try:
         pipeline.collect(root.resolve(), problems)
         pipeline.encode()
@@ -89,10 +93,16 @@ class _Pipeline:
     """One execution of preprocessing: the output folder, failures so far and peak memory."""
 
     def __init__(
-        self, dataset: Dataset, config: PreprocessJob, load_options: LoadOptions, reporter: Reporter, folder: Path
+        self,
+        dataset: Dataset,
+        config: PreprocessJob,
+        load_options: LoadOptions,
+        reporter: Reporter,
+        folder: Path,
+        processes: ProcessGroup,
     ) -> None:
         self._dataset, self._config, self._load_options, self._reporter = dataset, config, load_options, reporter
-        self._folder = folder
+        self._folder, self._processes = folder, processes
         self._peak_bytes = 0
         self._failed: list[dict[str, str]] = []
         self._up_to_date = 0
@@ -133,21 +143,46 @@ class _Pipeline:
         pending, passes = self.output.pending, 2 if self._config.two_pass else 1
         self.output.prepare(len(pending) * SAMPLE_BYTES * passes)
         unit = "songs" if passes == 1 else "song passes"
-        self._reporter.emit(Started(job="preprocess", total=len(pending) * passes, unit=unit))
-        if pending and self._config.devices > 1:
+        own = pending[:: self._processes.world_size]
+        self._reporter.emit(Started(job="preprocess", total=len(own) * passes, unit=unit))
+        if self._processes.world_size > 1:
+            self._encode_in_processes(pending)
+        elif pending and self._config.devices > 1:
             self._encode_on_devices(pending, total=len(pending) * passes)
-        elif pending:
-            encoder = Encoder(
-                self._config,
-                self._load_options,
-                self._reporter,
-                save=self.output.save,
-                report_failure=self._report_failure,
-            )
-            encoder.encode(pending)
-            self._peak_bytes = encoder.model_memory.peak_bytes
+        else:
+            self._encode_here(pending)
         if self._config.two_pass:
             self.output.remove_intermediates()
+
+    def _encode_here(self, samples: list[SampleSource]) -> None:
+        if not samples:
+            return
+        encoder = Encoder(
+            self._config,
+            self._load_options,
+            self._reporter,
+            save=self.output.save,
+            report_failure=self._report_failure,
+        )
+        encoder.encode(samples)
+        self._peak_bytes = encoder.model_memory.peak_bytes
+
+    def _encode_in_processes(self, pending: list[SampleSource]) -> None:
+        """Encode every n-th sample here and the others in the other processes of a launcher; wait for them."""
+        count = self._processes.world_size
+        self._log(f"{count} processes share {len(pending)} samples; the progress is that of the first process")
+        try:
+            self._processes.broadcast(lambda: pending)
+            self._encode_here(pending[::count])
+            shares = self._processes.all_gather(Share([]))
+        except JobCancelled:
+            self.output.add_finished()
+            raise
+        self.output.add_finished()
+        for share in shares:
+            self._peak_bytes = max(self._peak_bytes, share.peak_model_bytes)
+            for name, error in share.failed:
+                self._report_failure(name, error)
 
     def _encode_on_devices(self, pending: list[SampleSource], *, total: int) -> None:
         """One worker process per device writes tensor files; this process writes the manifest."""

@@ -5,11 +5,10 @@ Field names are those of ace-lora-trainer.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_validator
 from pydantic.fields import FieldInfo
 
 from acestep.adapters.configs import (
@@ -19,7 +18,6 @@ from acestep.adapters.configs import (
     LoRAConfig,
 )
 from acestep.core.config import MAX_COUNT, Config, fields, group, option
-from acestep.core.job_folder import WORKERS
 from acestep.core.jobs import register_job
 from acestep.core.registry import NameIn
 from acestep.training.evaluation.preview_config import PreviewConfig
@@ -270,15 +268,7 @@ class TrainJob(Config):
     )
     device: str = option("auto", "Device", "auto, cpu, cuda, cuda:1, mps or xpu.", advanced=True)
     devices: int = option(
-        1, "Devices", "Number of GPUs for data-parallel training, each with its own batch.", ge=1, le=64
-    )
-    num_nodes: int = option(
-        1,
-        "Nodes",
-        "Number of machines for multi-node training; the guide describes the setup.",
-        ge=1,
-        le=256,
-        advanced=True,
+        1, "Devices", "Number of GPUs of this machine for data-parallel training, each with its own batch.", ge=1, le=64
     )
     strategy: Literal["ddp", "fsdp"] = option(
         "ddp",
@@ -291,14 +281,14 @@ class TrainJob(Config):
 
     @property
     def folder(self) -> Path:
-        """The job folder of this node: the run folder, or a subfolder of it on nodes other than the first."""
-        node = os.environ.get("NODE_RANK", "0") if self.num_nodes > 1 else "0"
-        return self.out if node == "0" else self.out / WORKERS / f"node_{node}"
+        """The job folder: the run folder."""
+        return self.out
 
-    @property
-    def num_processes(self) -> int:
-        """The number of processes: devices per node times nodes."""
-        return self.devices * self.num_nodes
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_former_fields(cls, data: Any) -> Any:
+        """Ignore ``num_nodes``, which earlier versions wrote; torchrun or SLURM states the number of machines."""
+        return {key: value for key, value in data.items() if key != "num_nodes"} if isinstance(data, dict) else data
 
     @property
     def adapter(self) -> AdapterConfig:
@@ -347,5 +337,6 @@ register_job(
     "train",
     config="acestep.training.configs:TrainJob",
     run="acestep.training.trainer:train_job",
+    distributed=True,
     check="acestep.training.start_check:check_start",
 )

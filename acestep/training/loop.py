@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from acestep.core.errors import LossNotFinite
 from acestep.models.device import not_finite_hint
+from acestep.models.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.data import TrainingStep
-from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.flow_matching import Batch
 from acestep.training.state.random_state import RandomState
 

@@ -12,6 +12,8 @@ from acestep.adapters.configs import ADAPTERS
 from acestep.core.config import assign, fields, groups, parse
 from acestep.core.errors import AceStepError, ConfigError, TrainingError
 from acestep.core.files import read_json
+from acestep.core.job_folder import JobFolder
+from acestep.core.paths import typed_path
 from acestep.core.registry import nearest_hint
 from acestep.tensors.manifest import read_manifest
 from acestep.training.configs import DEFAULT_PRESET, TrainJob
@@ -94,6 +96,25 @@ def train_job_from_flags(
     if job.resume is None:
         RunFolder(job.out).require_empty()
     return job
+
+
+def resume_of_launched(job: TrainJob) -> str | None:
+    """What a run that torchrun or SLURM started resumes from: both may run the same command again.
+
+    "auto" if ``job.out`` holds the same run and it has not finished, otherwise ``job.resume``. A checkpoint of this run
+    that the command names is respected.
+    """
+    run, folder = RunFolder(job.out), JobFolder(job.out)
+    if not folder.exists or folder.state == "done":
+        return job.resume
+    _, recorded = folder.read_job()
+    if any(recorded.get(name) != str(getattr(job, name)) for name in ("tensor_dir", "checkpoint")):
+        return job.resume
+    if job.resume is not None:
+        is_inside = run.root.resolve() in typed_path(job.resume).resolve().parents
+        if is_inside or run.latest_checkpoint() is None:
+            return job.resume
+    return "auto"
 
 
 def _idle_ranks(key: str, job: TrainJob) -> str:

@@ -19,6 +19,7 @@ from acestep.core.files import require_space, storage_errors
 from acestep.core.jobs import Context
 from acestep.core.phases import PhaseProgress
 from acestep.models.checkpoint import Checkpoint, check_checkpoint, encoder_fingerprint, find_checkpoint
+from acestep.models.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.models.quantize import QUANTIZED
 from acestep.tensors.index import TensorIndex
 from acestep.tensors.manifest import Manifest, read_manifest
@@ -27,7 +28,6 @@ from acestep.tensors.tensor_file import TensorFile
 from acestep.training.configs import TrainingConfig, TrainJob
 from acestep.training.data import ExampleSampler, StepPlan, TrainingSample, split
 from acestep.training.distributed.placement import Placement, choose_placement, make_fabric
-from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.evaluation.evaluator import Evaluator
 from acestep.training.memory.spec import MemorySpec, memory_spec
 from acestep.training.optim.loss_weightings import LOSS_WEIGHTS
@@ -169,7 +169,7 @@ def prepare(
         CheckpointError, AdapterError, TensorError, ModelMismatch, ConfigError, DiskFull, NotWritable.
     """
     run = RunFolder(job.out)
-    placement = choose_placement(job)
+    placement = choose_placement(job, processes.launch)
     source = processes.broadcast(lambda: find_resume_source(job.resume, run))
     with storage_errors(run.root):
         run.root.mkdir(parents=True, exist_ok=True)

@@ -105,7 +105,7 @@ class Session:
     def _choose(self) -> Choices:
         """What depends on the free memory, the same in all processes: the device with the least decides."""
         prepared = self.prepared
-        found = self.processes.all_gather(free_bytes(prepared.device, prepared.job.devices))
+        found = self.processes.all_gather(free_bytes(prepared.device, self.processes.launch.local_world_size))
         resumes = prepared.source is not None and prepared.source.exact
         choices = choose(
             prepared.memory,

@@ -40,15 +40,13 @@ class _WithoutLog(Context):
 def check_start(job: TrainJob) -> None:
     """Check the model, the tensors, the adapter, the output folder and what the run resumes from. Writes nothing.
 
-    The weights of the model are not read, and no GPU is used. With several nodes the first one checks.
+    The weights of the model are not read, and no GPU is used.
 
     Raises:
         TrainingError: the folder already holds a run, or the run cannot resume with these settings.
         JobBusy: another process is using the folder.
         CheckpointError, TensorError, ModelMismatch, AdapterError, ConfigError, DiskFull, NotWritable, StorageError.
     """
-    if job.folder != job.out:
-        return
     if JobFolder(job.out).locked:
         raise JobBusy(f"another process is using {job.out}", hint="Wait until it has finished, or stop it.")
     run = RunFolder(job.out)

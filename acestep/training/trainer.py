@@ -18,11 +18,11 @@ from acestep.core.jobs import Context
 from acestep.core.phases import PhaseProgress
 from acestep.models.load_progress import decoder_bytes, report_reading
 from acestep.models.memory_limit import use_device
+from acestep.models.process_group import ProcessGroup
 from acestep.training.configs import TrainJob
 from acestep.training.data import TrainingStep
 from acestep.training.distributed.launch_workers import train_in_workers
 from acestep.training.distributed.placement import choose_placement, make_fabric
-from acestep.training.distributed.process_group import ProcessGroup
 from acestep.training.evaluation.audio_previews import AudioPreviews
 from acestep.training.loop import StepReport, not_finite_loss_hint, train
 from acestep.training.memory.monitor import MemoryMonitor
@@ -46,17 +46,13 @@ def train_job(config: TrainJob, context: Context) -> dict[str, Any]:
         TrainingError, OutOfMemory, TensorError, CheckpointError, AdapterError, ConfigError, MissingPackage,
             StorageError.
     """
-    placement = choose_placement(config)
-    if config.num_processes > 1 and context.parent is None:
+    launch = context.launch
+    placement = choose_placement(config, launch)
+    if config.devices > 1 and launch.world_size == 1:
         return train_in_workers(config, context)
-    fabric = make_fabric(
-        torch.device(placement.device.value),
-        placement.dtype.value,
-        devices=config.devices,
-        num_nodes=config.num_nodes,
-        strategy=config.strategy,
-    )
-    processes = ProcessGroup.of(fabric)
+    device = torch.device(placement.device.value)
+    fabric = make_fabric(device, placement.dtype.value, launch=launch, strategy=config.strategy)
+    processes = ProcessGroup(launch)
     with processes.fail_together():
         return _train(prepare(config, processes.context(context), fabric, processes), context)
 

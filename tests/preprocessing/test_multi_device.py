@@ -1,12 +1,17 @@
-"""Two worker processes write the same files as a single process."""
+"""Two processes, workers or those of a launcher, write the same files as a single process."""
 
 import json
 from pathlib import Path
 
 import torch
 
+from acestep.core.errors import JobCancelled
 from acestep.core.events import ItemFailed, Progressed, Saved
+from acestep.core.job_folder import JobFolder
+from acestep.preprocessing.builder import preprocess_job
+from acestep.preprocessing.configs import PreprocessJob
 from tests.bad_files import with_nan
+from tests.launched import run_launched_job
 from tests.preprocessing.conftest import Listener, label, tensors
 
 
@@ -33,3 +38,29 @@ def test_two_processes_write_the_same_bytes_and_one_manifest(preprocessor, tmp_p
     assert [text[:5] for text in listener.messages(Progressed)] == [
         text[:5] for text in single_listener.messages(Progressed)
     ]
+
+
+def test_processes_of_a_launcher_write_the_same_bytes_and_one_manifest(preprocessor, tmp_path, monkeypatch):
+    label(with_nan(preprocessor.audio_dir / "broken.wav"), "a click")
+    single = preprocessor.run(tmp_path / "single", Listener())
+    out = tmp_path / "shared"
+    config = PreprocessJob(
+        source=preprocessor.audio_dir, checkpoint=str(preprocessor.checkpoint), out=out, device="cpu"
+    )
+    shared, other = run_launched_job(preprocess_job, config, config.folder, monkeypatch)
+    assert {**shared, "out": ""} == {**single, "out": ""}
+    assert other == {}
+    assert tensors(out) == tensors(tmp_path / "single")
+    assert manifest(out) == manifest(tmp_path / "single")
+
+
+def test_processes_of_a_launcher_stop_together_and_keep_what_they_encoded(preprocessor, tmp_path, monkeypatch):
+    out = tmp_path / "shared"
+    config = PreprocessJob(
+        source=preprocessor.audio_dir, checkpoint=str(preprocessor.checkpoint), out=out, device="cpu"
+    )
+    config.folder.mkdir(parents=True)
+    JobFolder(config.folder).request_stop()
+    ended = run_launched_job(preprocess_job, config, config.folder, monkeypatch)
+    assert [type(problem) for problem in ended] == [JobCancelled, JobCancelled]
+    assert not tensors(out)

@@ -6,8 +6,11 @@ import pytest
 
 from acestep.core.config import fields, groups
 from acestep.core.errors import ConfigError, TrainingError
+from acestep.core.events import Cancelled, Finished
+from acestep.core.job_folder import JobFolder
+from acestep.core.jobs import write_job
 from acestep.training.configs import LoKRConfig, LoRAConfig, PreviewConfig, TrainingConfig, TrainJob
-from acestep.training.parsing import set_value, train_job_from_flags
+from acestep.training.parsing import resume_of_launched, set_value, train_job_from_flags
 from acestep.training.state.run_folder import RunFolder
 
 
@@ -156,3 +159,26 @@ def test_a_resumed_run_keeps_its_settings_except_for_given_ones(tmp_path):
 def test_settings_are_read_without_importing_torch():
     code = "import sys, acestep.training.configs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_the_same_command_of_a_launcher_resumes_its_unfinished_run(job, tmp_path):
+    assert resume_of_launched(job) is None
+    write_job(job.out, "train", job)
+    assert resume_of_launched(job) == "auto"
+    JobFolder(job.out).events.emit(Cancelled(message="stopped"))
+    assert resume_of_launched(job) == "auto"
+    assert resume_of_launched(job.model_copy(update={"checkpoint": "acestep-v15-base"})) is None
+    JobFolder(job.out).events.emit(Finished(result={}))
+    assert resume_of_launched(job) is None
+
+
+def test_a_launcher_resumes_from_the_named_adapter_until_the_run_has_a_checkpoint(job, tmp_path):
+    elsewhere = str(tmp_path / "other" / "adapter")
+    job.resume = elsewhere
+    write_job(job.out, "train", job)
+    assert resume_of_launched(job) == elsewhere
+    saved = job.out / "checkpoints" / "epoch_3"
+    saved.mkdir(parents=True)
+    assert resume_of_launched(job) == "auto"
+    job.resume = str(saved)
+    assert resume_of_launched(job) == str(saved)

@@ -13,11 +13,11 @@ from acestep.core.event_log import EventLog
 from acestep.core.events import Waiting
 from acestep.core.jobs import Context
 from acestep.models.device import Selection
+from acestep.models.process_group import SINGLE_PROCESS
 from acestep.preprocessing import builder
 from acestep.preprocessing.configs import PreprocessJob
 from acestep.training import trainer
 from acestep.training.configs import TrainJob
-from acestep.training.distributed.process_group import SINGLE_PROCESS
 from acestep.training.evaluation import sensitivity as estimator
 
 CARD = Selection("cuda", "as if there was one")

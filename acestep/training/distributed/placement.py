@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import warnings
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -23,14 +21,35 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from acestep.core.errors import ConfigError, TrainingError
-from acestep.models.device import Selection, choose_devices, choose_dtype, xpu_lacks_fp64
+from acestep.core.launcher import SINGLE, Launch
+from acestep.models.connect import connect
+from acestep.models.device import Selection, choose_devices, choose_dtype, choose_launched_device, xpu_lacks_fp64
 from acestep.models.dit import AceStepDiT
 from acestep.models.quantize import QUANTIZED
 from acestep.training.configs import TrainJob
 from acestep.training.distributed.xpu import XPUAccelerator
 
-COLLECTIVE_TIMEOUT = timedelta(days=7)  # a process may wait long for another that saves or waits for its GPU
 _MIXED = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
+
+
+class _OneDevicePerProcess(LightningEnvironment):
+    """Makes each process a node with one device for Fabric, because a launcher may give the machines different numbers
+    of devices, and each process only its device.
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        super().__init__()
+        self._launch = launch
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    def local_rank(self) -> int:
+        return 0
+
+    def node_rank(self) -> int:
+        return self._launch.rank
 
 
 class _Autocast(MixedPrecision):
@@ -49,10 +68,13 @@ class Placement:
     bf16: bool  # whether the device computes in bf16
 
 
-def choose_placement(job: TrainJob) -> Placement:
-    """The device and dtype of this process; with several devices, LOCAL_RANK selects one. Raises ConfigError."""
-    device = choose_devices(job.device, job.devices)[int(os.environ.get("LOCAL_RANK", 0)) if job.devices > 1 else 0]
-    require_splittable(job)
+def choose_placement(job: TrainJob, launch: Launch = SINGLE) -> Placement:
+    """The device and dtype of this process; with several devices, its local rank selects one. Raises ConfigError."""
+    if launch.launcher:
+        device = choose_launched_device(job.device, launch)
+    else:
+        device = choose_devices(job.device, job.devices)[launch.local_rank]
+    require_splittable(job, launch)
     if job.strategy == "fsdp" and torch.device(device.value).type != "cuda":
         raise ConfigError(f"strategy fsdp needs CUDA, but the device is {device.value}", hint="Use strategy ddp.")
     dtype = choose_dtype(device.value, job.training.mixed_precision)
@@ -71,7 +93,7 @@ def _require_loss_scale(device: torch.device) -> None:
         )
 
 
-def require_splittable(job: TrainJob) -> None:
+def require_splittable(job: TrainJob, launch: Launch = SINGLE) -> None:
     """Raise ConfigError if the strategy is fsdp and this system or a setting rules that out, whatever the device is.
 
     FSDP gathers and scatters weights on the GPUs, which gloo cannot do
@@ -85,7 +107,7 @@ def require_splittable(job: TrainJob) -> None:
             f"strategy fsdp needs NCCL, which this PyTorch for {system} does not include",
             hint="Use strategy ddp, or train on Linux with NVIDIA or AMD GPUs.",
         )
-    if job.num_processes == 1:
+    if max(job.devices, launch.world_size) == 1:
         raise ConfigError("strategy fsdp shards the model over devices, but devices is 1", hint="Raise devices.")
     if job.training.gradient_checkpointing == "offload":
         raise ConfigError(
@@ -99,20 +121,20 @@ def require_splittable(job: TrainJob) -> None:
         )
 
 
-def make_fabric(
-    device: torch.device, dtype: torch.dtype, *, devices: int = 1, num_nodes: int = 1, strategy: str = "ddp"
-) -> Fabric:
-    """Fabric on ``device``, or on several devices with one process each; the forward pass computes in ``dtype``.
+def make_fabric(device: torch.device, dtype: torch.dtype, *, launch: Launch = SINGLE, strategy: str = "ddp") -> Fabric:
+    """Fabric on ``device``, for this one of the processes of ``launch``; the forward pass computes in ``dtype``.
 
     Waits for all processes. DDP reduces the gradients with either strategy.
 
     Raises:
-        TrainingError.
+        TrainingError: Fabric does not support the device.
+        WorkerCrashed: not all processes were started.
     """
     if device.type not in ("cpu", "cuda", "mps", "xpu"):
         raise TrainingError(f"training on {device.type} is not supported", hint="Set device to cpu, or use a GPU.")
     precision: Any = Precision() if dtype == torch.float32 else _Autocast(_MIXED[dtype], device.type)  # type: ignore[arg-type]
-    several = devices * num_nodes > 1
+    if several := launch.world_size > 1:
+        connect(launch, device)  # with the options that Fabric does not pass on
     one: Any = [device.index or 0] if device.type in ("cuda", "xpu") else 1
     xpu = device.type == "xpu"  # one device, which Fabric does not know
     alone: Any = SingleDeviceStrategy(torch.device("xpu", device.index or 0)) if xpu else "auto"
@@ -121,10 +143,10 @@ def make_fabric(
         warnings.simplefilter("ignore")  # Fabric recommends accelerators other than the chosen one
         fabric = Fabric(
             accelerator=XPUAccelerator() if xpu else device.type,
-            devices=devices if several else one,
-            num_nodes=num_nodes,
+            devices=one,
+            num_nodes=launch.world_size,
             strategy=_ddp(sharded=strategy == "fsdp") if several else alone,
-            plugins=[precision, LightningEnvironment()] if several else [precision],
+            plugins=[precision, _OneDevicePerProcess(launch) if several else LightningEnvironment()],
         )
         if several:
             fabric.launch()
@@ -137,8 +159,6 @@ def _ddp(*, sharded: bool) -> DDPStrategy:
     ``find_unused_parameters`` keeps DDP from waiting for the other devices in the forward pass of the second step.
     """
     return DDPStrategy(
-        process_group_backend=None if distributed.is_nccl_available() else "gloo",  # Windows and macOS have no NCCL
-        timeout=COLLECTIVE_TIMEOUT,
         broadcast_buffers=False,
         init_sync=not sharded,
         find_unused_parameters=True,

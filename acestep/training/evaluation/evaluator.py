@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from acestep.models.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.data import (
     TrainingSample,
     centre_start,
@@ -21,7 +22,6 @@ from acestep.training.data import (
     move,
     sorted_by_hash,
 )
-from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.flow_matching import Batch, timestep_quantiles
 
 NUM_TIMESTEPS = 8  # equally likely timesteps of the training distribution

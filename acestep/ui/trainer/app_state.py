@@ -99,7 +99,7 @@ class AppState:
 
     def _needs_separate_process(self, job: TrainJob) -> bool:
         """Several devices need several processes."""
-        return bool(self.settings.get("train.own-process")) or job.devices * job.num_nodes > 1
+        return bool(self.settings.get("train.own-process")) or job.devices > 1
 
     def require_idle(self) -> None:
         """Raises JobBusy, which names the running job, while a job uses the models."""

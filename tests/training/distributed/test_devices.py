@@ -10,20 +10,22 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from unittest.mock import Mock
 
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from acestep.core.config import parse
 from acestep.core.errors import ConfigError
-from acestep.core.events import Cancelled, EpochLogged, Failed, Finished, LogMessage, Paused, Saved, StepLogged
+from acestep.core.events import Cancelled, Failed, Finished, LogMessage, Paused, StepLogged
 from acestep.core.job_folder import JobFolder
 from acestep.core.jobs import run_job, write_job
+from acestep.core.launcher import Launch
 from acestep.core.paths import PROJECT
-from acestep.training.distributed import placement
-from acestep.training.distributed.launch_workers import _common_environment
+from acestep.models import connect
+from acestep.training.configs import TrainJob
+from acestep.training.distributed.launch_workers import worker_variables
 from acestep.training.distributed.placement import choose_placement
 from acestep.training.start_check import check_start
 from acestep.training.state.run_folder import RunFolder
@@ -149,18 +151,38 @@ class Background:
         return self.last[0]
 
 
-def test_two_processes_train_as_one_with_twice_the_batch(job, alone):
+def test_two_processes_of_torchrun_train_as_one_with_twice_the_batch_though_one_is_killed(job, alone):
     config = job("together", devices=2)
+    config.devices = 1  # each process has one
     write_job(config.out, "train", config)
-    last = run_job(config.out)
-    assert isinstance(last, Finished), last
+    log = config.out / "torchrun.txt"
+    with log.open("w") as output:
+        agent = psutil.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+            + ["-m", "acestep", "run", str(config.out)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=PROJECT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        while 5 not in losses(config.out):
+            assert agent.poll() is None, log.read_text()
+            time.sleep(0.05)
+        (second,) = [child for child in agent.children() if child.environ()["RANK"] == "1"]
+        second.kill()
+        assert agent.wait(400) == 0, log.read_text()
     assert_same_run(config.out, alone)
-    epochs = [[event.loss for event in of_kind(log_of(out), EpochLogged)] for out in (config.out, alone)]
-    assert epochs[0] == pytest.approx(epochs[1], **CLOSE)
-    told = [[str(event) for event in of_kind(log_of(out), Saved)] for out in (config.out, alone)]
-    assert [text.replace("together", "alone") for text in told[0]] == told[1]  # each of them once
-    assert processes_of(config.out) == {}
-    assert len(list((config.out / "logs").rglob("events.out.*"))) == 1
+    events = log_of(config.out)
+    (crashed,) = of_kind(events, Failed)
+    assert "The last good state is in" in crashed.hint
+    resumed = [event.message for event in of_kind(events, LogMessage) if event.message.startswith("Resuming from")]
+    assert len(resumed) == 1
+    printed = log.read_text()
+    assert printed.count(resumed[0]) == 1
+    assert printed.count("fit_loss_before:") == 1
+    assert not of_kind(log_of(JobFolder(config.out).worker(1).path), StepLogged)
+    assert len(list((config.out / "logs").rglob("events.out.*"))) == 2  # one before, one after
 
 
 def test_a_run_resumes_with_another_number_of_devices_after_stop_and_crash(job, alone):
@@ -213,14 +235,11 @@ def test_a_run_resumes_with_another_number_of_devices_after_stop_and_crash(job, 
 
 
 def test_an_error_in_one_process_ends_both_and_a_model_can_be_sharded(tiny_checkpoint, tmp_path):
-    _, common = _common_environment(make_job(tmp_path, tiny_checkpoint, tmp_path))
     command = [sys.executable, "-m", "tests.training.distributed.worker_script", str(tiny_checkpoint), str(tmp_path)]
-    environment = {**os.environ, **common, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     processes = [
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, cwd=PROJECT, env={**environment, "RANK": rank, "LOCAL_RANK": rank}
-        )
-        for rank in "01"
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=PROJECT, env=environment | variables)
+        for variables in worker_variables(2)
     ]
     assert [process.wait(400) for process in processes] == [0, 0]
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in "01"]
@@ -265,21 +284,34 @@ def test_fsdp_is_rejected_before_the_run_where_pytorch_has_no_nccl(job, monkeypa
         assert "Use strategy ddp" in refused.value.hint
 
 
-def test_ddp_uses_gloo_where_pytorch_has_no_nccl(monkeypatch):
+def test_processes_on_gpus_connect_through_gloo_where_pytorch_has_no_nccl(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
-    built = []
-    monkeypatch.setattr(placement, "Fabric", lambda **arguments: built.append(arguments["strategy"]) or Mock())
-    placement.make_fabric(torch.device("cuda"), torch.float32, devices=2)
-    assert built[0].process_group_backend == "gloo"
+    monkeypatch.setattr(connect, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
+    backends = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **_: backends.append(backend))
+    connect.connect(Launch(world_size=2), torch.device("cuda", 0))
+    assert backends == ["gloo"]
 
 
-def test_several_nodes_need_the_address_of_the_first_one(job, monkeypatch):
-    config = job("nodes", devices=1)
-    config.num_nodes = 2
-    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    write_job(config.folder, "train", config)
-    last = run_job(config.folder)
-    assert "MASTER_ADDR, MASTER_PORT, NODE_RANK is not set" in last.message
-    monkeypatch.setenv("NODE_RANK", "1")
-    assert config.folder != config.out
+def test_a_process_of_a_launcher_uses_the_gpu_of_its_local_rank_or_the_only_one_it_sees(job, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    config = job("placed", devices=1).model_copy(update={"device": "cuda"})
+    config.training.mixed_precision = "fp32"
+    found = {}
+    for launcher in ("torchrun", "srun"):
+        for count in (4, 1):
+            monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+            try:
+                placed = choose_placement(config, Launch(launcher, rank=6, world_size=8, local_rank=2))
+                found[launcher, count] = placed.device.value
+            except ConfigError as error:
+                found[launcher, count] = str(error)
+    assert found["torchrun", 4] == found["srun", 4] == "cuda:2"
+    assert found["srun", 1] == "cuda"
+    assert "process 3 on this machine, but it has 1 GPUs" in found["torchrun", 1]
+
+
+def test_a_run_of_an_earlier_version_with_a_number_of_machines_is_read(job):
+    config = job("old", devices=1)
+    old = {**config.model_dump(mode="json"), "num_nodes": 2}
+    assert parse(TrainJob, old) == config

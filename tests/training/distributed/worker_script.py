@@ -21,10 +21,11 @@ from acestep.adapters.configs import AdapterConfig, LoKRConfig, LoRAConfig
 from acestep.adapters.files import inject, load_adapter
 from acestep.adapters.metadata import AdapterMetadata
 from acestep.core.errors import AceStepError, DiskFull
+from acestep.core.launcher import launch_of_worker
 from acestep.models.load import load_dit, load_null_condition
+from acestep.models.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.data import ExampleSampler, StepPlan, collate
 from acestep.training.distributed.placement import make_fabric, shard_layers
-from acestep.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from acestep.training.flow_matching import Batch, FlowMatching
 from acestep.training.loop import Progress, StepReport, train
 from acestep.training.state.random_state import RandomState
@@ -116,7 +117,7 @@ def toy(kind: type[Rig], fabric: Any, processes: ProcessGroup, accumulation: int
 
 def ended_together(kind: type[Rig], fabric: Any) -> str:
     """What the trouble of one process ends this one with."""
-    processes = ProcessGroup.of(fabric)
+    processes = ProcessGroup(launch_of_worker())
     try:
         with processes.fail_together():
             toy(kind, fabric, processes, 1)
@@ -137,7 +138,7 @@ def split(checkpoint: str, kind: str, config: AdapterConfig, processes: ProcessG
 
     ``delivered`` is how far its loss is from that of the adapter's file, read back.
     """
-    found, fabric = [], make_fabric(CPU, torch.float32, devices=2, strategy="fsdp")
+    found, fabric = [], make_fabric(CPU, torch.float32, launch=processes.launch, strategy="fsdp")
     for mine, who, accumulation in ((fabric, processes, 1), (make_fabric(CPU, torch.float32), SINGLE_PROCESS, 2)):
         decoder = load_dit(checkpoint)
         decoder.enable_gradient_checkpointing()
@@ -175,8 +176,9 @@ def delivered(decoder: Any, adapter: Adapter, null_condition: Tensor, folder: Pa
 
 
 def main(checkpoint: str, out: str) -> None:
-    fabric = make_fabric(CPU, torch.float32, devices=2)
-    processes = ProcessGroup.of(fabric)
+    launch = launch_of_worker()
+    fabric = make_fabric(CPU, torch.float32, launch=launch)
+    processes = ProcessGroup(launch)
     result: dict[str, Any] = {
         "spoilt": spoilt(fabric, processes),
         "memory": ended_together(Crowded, fabric),

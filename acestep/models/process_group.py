@@ -1,8 +1,8 @@
-"""The processes of one run: they make the same decisions, and no process waits forever for another.
+"""The processes of one job: they make the same decisions, and no process waits forever for another.
 
 All communication is one collective, ``all_gather``, which every process calls equally often and in the same order. A
 process that fails sends its error with its next call, and the others raise it from theirs: out of memory, a full disk
-or a bug in one process ends the run in all of them, between the same two steps, with the same message. The collective
+or a bug in one process ends the job in all of them, between the same two steps, with the same message. The collective
 uses gloo on the CPU and does not wait for the devices. A process that dies closes its connections, which makes the
 call of the others fail too.
 """
@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from lightning_fabric import Fabric
 from loguru import logger
 from torch import distributed
 
@@ -23,23 +23,38 @@ from acestep.core.errors import AceStepError, WorkerCrashed
 from acestep.core.events import Event
 from acestep.core.job_folder import Request
 from acestep.core.jobs import Context
-from acestep.training.distributed.placement import COLLECTIVE_TIMEOUT
+from acestep.core.launcher import SINGLE, Launch
 
 T = TypeVar("T")
 
+_SHARE_TIMEOUT = timedelta(days=1)
+
 
 class ProcessGroup:
-    """All processes of a run, as seen from one of them. A single process communicates at no cost."""
+    """All processes of a job, as seen from one of them. A single process communicates at no cost."""
 
-    def __init__(self, rank: int = 0, world_size: int = 1) -> None:
-        """A ``world_size`` above 1 requires an initialized torch.distributed."""
-        self.rank, self.world_size = rank, world_size
-        self._group: Any = distributed.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT) if world_size > 1 else None
+    def __init__(self, launch: Launch = SINGLE, timeout: timedelta | None = None) -> None:
+        """Several processes require an initialized torch.distributed. ``timeout`` is that of a collective."""
+        self.launch, self.rank, self.world_size = launch, launch.rank, launch.world_size
+        self._group: Any = None
+        if self.world_size > 1:
+            from acestep.models.connect import collective_timeout  # PyTorch for some systems has no torch.distributed
+
+            self._group = distributed.new_group(backend="gloo", timeout=timeout or collective_timeout(launch))
         self._disconnected = False  # a process has failed or is gone: no more collectives
 
     @classmethod
-    def of(cls, fabric: Fabric) -> ProcessGroup:
-        return cls(fabric.global_rank, fabric.world_size)
+    def connect(cls, launch: Launch) -> ProcessGroup:
+        """Connect processes that share songs: each works on its own share, for up to a day longer than the others.
+
+        Raises:
+            WorkerCrashed: not all processes were started.
+        """
+        if launch.world_size > 1:
+            from acestep.models.connect import connect
+
+            connect(launch, torch.device("cpu"))
+        return cls(launch, _SHARE_TIMEOUT)
 
     @property
     def is_main(self) -> bool:
@@ -107,13 +122,14 @@ class ProcessGroup:
                 raise
             self._disconnected = True
             raise WorkerCrashed(
-                f"another process of this run is gone ({problem})",
-                hint="See its log in workers/ of the run.",
+                f"another process of this job is gone ({problem})",
+                hint="See its log in workers/ of the job folder.",
             ) from problem
 
     def context(self, context: Context) -> Context:
         """A context in which only rank 0 emits events, and all processes stop and pause together."""
-        return context if self.world_size == 1 else _GroupContext(context.folder, context.parent, processes=self)
+        values = {each.name: getattr(context, each.name) for each in fields(Context)}
+        return context if self.world_size == 1 else _GroupContext(**values, processes=self)
 
     def _portable(self, problem: BaseException | None) -> BaseException | None:
         if problem is None or isinstance(problem, AceStepError | torch.OutOfMemoryError):

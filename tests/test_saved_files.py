@@ -48,6 +48,7 @@ NEW_SETTINGS = {  # likewise, by group, with their defaults
     "fixed": {"max_validation_songs": 32},  # of a training state
 }
 CACHE = "index.json"  # of the tensors; it leaves out files that have just been written
+REMOVED_SETTINGS = {"num_nodes": 1}  # with the value that was saved
 RESPELLED = {"gradient_checkpointing": {True: "on", False: "off"}}  # values that are written in another way now
 # Earlier versions left the job folders of merge and prove beside their results.
 WRITTEN = [name for name in FILES if not name.startswith((".merged.job/", ".proof.job/"))]
@@ -116,12 +117,12 @@ def layout(path: Path) -> Any:
 
 
 def without_new_settings(data: Any) -> Any:
-    """``data`` in the present spelling and without the settings added later, whose values must be the defaults."""
+    """``data`` in the present spelling, without removed and added settings; the latter must have the defaults."""
     if isinstance(data, list):
         return [without_new_settings(item) for item in data]
     if not isinstance(data, dict):
         return data
-    found = {key: without_new_settings(value) for key, value in data.items()}
+    found = {key: without_new_settings(value) for key, value in data.items() if key not in REMOVED_SETTINGS}
     for key in found:
         spellings = RESPELLED.get(key.rpartition(".")[2], {})
         found[key] = spellings[found[key]] if spellings and isinstance(found[key], bool) else found[key]
@@ -190,6 +191,8 @@ def test_a_file_has_the_same_content(name: str, written: Path) -> None:
         for setting, default in defaults.items():
             text = re.sub(rf'\n *"{setting}": {json.dumps(default)},', "", text)
     saved = (SAVED / name).read_text("utf-8")
+    for setting, value in REMOVED_SETTINGS.items():
+        saved = re.sub(rf'\n *"{setting}": {json.dumps(value)},', "", saved)
     for setting, spellings in RESPELLED.items():
         for old, new in spellings.items():
             saved = saved.replace(f'"{setting}": {json.dumps(old)}', f'"{setting}": "{new}"')

@@ -75,7 +75,7 @@ def _require_shareable(name: str, config: Config, launch: Launch) -> None:
     if not JOBS[name].distributed:
         raise ConfigError(f"{name} runs in one process, but {started}", hint=f"Run it without {launch.launcher}.")
     if getattr(config, "devices", 1) > 1:
-        hint = f"Leave out devices: {launch.launcher} starts one process per device."
+        hint = f"Use the default of devices: {launch.launcher} starts one process per device."
         raise ConfigError(f"devices is {config.devices}, but {started}", hint=hint)  # type: ignore[attr-defined]
 
 

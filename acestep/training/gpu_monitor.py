@@ -206,14 +206,27 @@ def get_available_vram_mb(device_index: int = 0) -> float:
     return reading.free_mb if reading else 0.0
 
 
-def vram_status() -> VRAMStatus | None:
-    """Memory usage of the first GPU, from nvidia-smi, or torch if already loaded; None if unknown."""
+def torch_uses_gpu() -> bool:
+    """Whether this program has used a GPU; asking torch for its memory before that would allocate some.
+
+    Does not wait for another thread that imports torch.
+    """
+    torch = sys.modules.get("torch")
+    modules = [getattr(torch, name, None) for name in ("cuda", "xpu")]
+    return any(module is not None and module.is_initialized() for module in modules)
+
+
+def vram_status(*, ask_torch: bool = True) -> VRAMStatus | None:
+    """Memory usage of the first GPU, from nvidia-smi, or torch if already loaded; None if unknown.
+
+    With ``ask_torch=False`` only from nvidia-smi.
+    """
     memory = gpu_memory()
     if memory is not None:
         capability = compute_capability()
         bf16 = capability is None or capability >= (8, 0)  # as models/device.py
         return VRAMStatus(memory.name, memory.used_gb, memory.total_gb, other_processes(), bf16)
-    reading = read_memory() if "torch" in sys.modules else None
+    reading = read_memory() if ask_torch and "torch" in sys.modules else None
     if reading is None:
         return None
     return VRAMStatus(detect_gpu()["name"], reading.used_mb / 1024, reading.total_mb / 1024, [])

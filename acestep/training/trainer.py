@@ -284,7 +284,8 @@ class _Run:
                 raise
             where = f"The last good state is in {self._save()}."
             if isinstance(problem, LossNotFinite | WorkerCrashed):
-                problem.hint = f"{problem.hint} {where}"
+                if where not in problem.hint:  # another process may have sent its error
+                    problem.hint = f"{problem.hint} {where}"
                 raise
             if isinstance(problem, torch.OutOfMemoryError):
                 raise OutOfMemory(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 
-from acestep.training.gpu_monitor import VRAMStatus, read_memory, vram_status
+from acestep.training.gpu_monitor import VRAMStatus, read_memory, torch_uses_gpu, vram_status
 
 _INTERVAL_S = 5.0
 
@@ -34,13 +33,12 @@ class GPUStatus:
 
     def _poll(self) -> None:
         while True:
-            self._status, self._allocated = vram_status(), _allocated()
+            self._status, self._allocated = vram_status(ask_torch=torch_uses_gpu()), _allocated()
             time.sleep(_INTERVAL_S)
 
 
 def _allocated() -> str:
-    """The GPU memory of this program; "" until it uses the GPU, because asking torch earlier would allocate memory."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized() or (own := read_memory()) is None:
+    """The GPU memory of this program; "" until it uses the GPU."""
+    if not torch_uses_gpu() or (own := read_memory()) is None:
         return ""
     return f"; this program {own.allocated_mb / 1024:.1f} GB, {own.reserved_mb / 1024:.1f} GB reserved"

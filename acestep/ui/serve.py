@@ -15,6 +15,7 @@ from acestep.core.console_follow import STOP_SIGNALS
 from acestep.core.errors import ConfigError
 from acestep.system.doctor import port_problem, socks_proxies
 from acestep.ui.guard import LOOPBACK, LocalGuard
+from acestep.ui.import_ahead import ImportAhead, import_torch
 from acestep.ui.login import LoginThrottle, RequireLogin
 from acestep.ui.request_limits import MAX_UPLOAD_BYTES, RequestLimits
 
@@ -27,16 +28,20 @@ _TOASTS = Path(__file__).with_name("toasts.js")
 
 
 def _nothing() -> None:
-    """For a page that has nothing to save."""
+    """For a page that has nothing to save or to prepare."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page to serve. ``health`` returns the content of ``/health``; ``close`` is called before the program exits."""
+    """A page to serve. ``health`` returns the content of ``/health``; ``close`` is called before the program exits.
+
+    ``prepare`` is called in another thread a few seconds after the page was opened first.
+    """
 
     blocks: gr.Blocks
     health: Callable[[], dict[str, Any]] = dict
     close: Callable[[], None] = _nothing
+    prepare: Callable[[], None] = import_torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,7 @@ def open_page(page: Page, address: Address, *, browser: bool = False) -> Iterato
         Middleware(LocalGuard, names=names, any_address=address.host not in LOOPBACK),
         Middleware(RequestLimits),
         *([Middleware(LoginThrottle), Middleware(RequireLogin)] if address.auth else []),
+        Middleware(ImportAhead, start=page.prepare),
     ]
     Path(os.environ["GRADIO_TEMP_DIR"]).mkdir(parents=True, exist_ok=True)
     address.check_free()

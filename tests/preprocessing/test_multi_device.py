@@ -9,7 +9,6 @@ from acestep.core.errors import JobCancelled
 from acestep.core.events import ItemFailed, Progressed, Saved
 from acestep.core.job_folder import JobFolder
 from acestep.preprocessing.builder import preprocess_job
-from acestep.preprocessing.configs import PreprocessJob
 from tests.bad_files import with_nan
 from tests.launched import run_launched_job
 from tests.preprocessing.conftest import Listener, label, tensors
@@ -40,27 +39,21 @@ def test_two_processes_write_the_same_bytes_and_one_manifest(preprocessor, tmp_p
     ]
 
 
-def test_processes_of_a_launcher_write_the_same_bytes_and_one_manifest(preprocessor, tmp_path, monkeypatch):
+def test_processes_of_a_launcher_write_the_same_bytes_and_one_manifest(preprocessor, standard, tmp_path, monkeypatch):
+    single, _, _ = standard
     label(with_nan(preprocessor.audio_dir / "broken.wav"), "a click")
-    single = preprocessor.run(tmp_path / "single", Listener())
-    out = tmp_path / "shared"
-    config = PreprocessJob(
-        source=preprocessor.audio_dir, checkpoint=str(preprocessor.checkpoint), out=out, device="cpu"
-    )
-    shared, other = run_launched_job(preprocess_job, config, config.folder, monkeypatch)
-    assert {**shared, "out": ""} == {**single, "out": ""}
+    config = preprocessor.job(tmp_path / "shared", device="cpu")
+    result, other = run_launched_job(preprocess_job, config, config.folder, monkeypatch)
+    assert (result["ready"], result["made"], [each["item"] for each in result["failed"]]) == (2, 2, ["broken.wav"])
     assert other == {}
-    assert tensors(out) == tensors(tmp_path / "single")
-    assert manifest(out) == manifest(tmp_path / "single")
+    assert tensors(config.out) == tensors(single)
+    assert manifest(config.out)["sample_details"] == manifest(single)["sample_details"]
 
 
-def test_processes_of_a_launcher_stop_together_and_keep_what_they_encoded(preprocessor, tmp_path, monkeypatch):
-    out = tmp_path / "shared"
-    config = PreprocessJob(
-        source=preprocessor.audio_dir, checkpoint=str(preprocessor.checkpoint), out=out, device="cpu"
-    )
+def test_processes_of_a_launcher_stop_together(preprocessor, tmp_path, monkeypatch):
+    config = preprocessor.job(tmp_path / "shared", device="cpu")
     config.folder.mkdir(parents=True)
     JobFolder(config.folder).request_stop()
     ended = run_launched_job(preprocess_job, config, config.folder, monkeypatch)
     assert [type(problem) for problem in ended] == [JobCancelled, JobCancelled]
-    assert not tensors(out)
+    assert not tensors(config.out)

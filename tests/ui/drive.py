@@ -59,8 +59,11 @@ class Site:
 
 
 @contextmanager
-def serve(workspace: Path) -> Iterator[Site]:
-    """``python launch.py`` on a free port over ``workspace``; it is ended like a service, by SIGTERM."""
+def serve(workspace: Path, **variables: str) -> Iterator[Site]:
+    """``python launch.py`` on a free port over ``workspace``; it is ended like a service, by SIGTERM.
+
+    ``variables`` are added to its environment.
+    """
     port = free_port()
     workspace.mkdir(parents=True, exist_ok=True)
     settings = {"ACESTEP_WORKSPACE": str(workspace), "GRADIO_TEMP_DIR": str(workspace / "cache")}
@@ -69,7 +72,7 @@ def serve(workspace: Path) -> Iterator[Site]:
         process = subprocess.Popen(
             [sys.executable, str(PROJECT / "launch.py"), "--port", str(port), "--skip-env-check"],
             stdin=subprocess.DEVNULL,
-            env=os.environ | settings,
+            env=os.environ | settings | variables,
             cwd=workspace,
             stdout=subprocess.PIPE,
             stderr=log,

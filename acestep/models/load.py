@@ -37,6 +37,7 @@ from acestep.models.key_mapping import NULL_CONDITION, original_to_diffusers
 from acestep.models.load_progress import count_read, folder_bytes
 from acestep.models.mps import attention_implementation
 from acestep.models.pretrained import load_tokenizer, read_model_config
+from acestep.models.safetensors_data import DTYPES
 from acestep.models.safetensors_header import TensorInfo, check_shapes, read_tensor_infos
 from acestep.models.text import TextEncoder
 from acestep.models.torch_archive import ArchiveError, load_archive, unusual
@@ -65,10 +66,15 @@ _DIT_KEYS = (
 )
 
 
-def load_dit(path: CheckpointSource, *, device: Device = "cpu", dtype: torch.dtype = torch.float32) -> AceStepDiT:
-    """Load the decoder; only ``decoder.`` weights are read. Raises CheckpointError."""
+def load_dit(
+    path: CheckpointSource, *, device: Device = "cpu", dtype: torch.dtype = torch.float32, mapped: bool = False
+) -> AceStepDiT:
+    """Load the decoder; only ``decoder.`` weights are read. Raises CheckpointError.
+
+    With ``mapped``, weights that have the dtype stay in the memory-mapped file, to be moved to a device one by one.
+    """
     checkpoint = _as_checkpoint(path)
-    return _load_weights(checkpoint, "decoder.", empty_dit(checkpoint), device, dtype)
+    return _load_weights(checkpoint, "decoder.", empty_dit(checkpoint), device, dtype, mapped=mapped)
 
 
 def empty_dit(checkpoint: Checkpoint) -> AceStepDiT:
@@ -224,14 +230,16 @@ def load_text_encoder(
             hint=f"Use the text encoder that was published with {checkpoint.name}.",
         )
     count_read(folder_bytes(folder))
-    return TextEncoder(tokenizer, _freeze(_copied(model).to(device)))
+    return TextEncoder(tokenizer, _freeze(_moved(model, device, dtype, read_tensor_infos(folder, "model"))))
 
 
-def _copied(module: M) -> M:
-    """``module`` with a copy of each weight in place of the memory-mapped file; see ``_read_tensors``."""
-    for parameter in module.parameters():
-        parameter.data = parameter.data.clone()
-    return module
+def _moved(module: M, device: Device, dtype: torch.dtype, infos: dict[str, TensorInfo]) -> M:
+    """``module`` on the device. On the CPU, a weight whose dtype was not converted is still in the memory-mapped file,
+    and is copied; see ``_read_tensors``."""
+    if torch.device(device).type == "cpu" and dtype in {DTYPES.get(tensor.dtype) for tensor in infos.values()}:
+        for parameter in module.parameters():
+            parameter.data = parameter.data.clone()
+    return module.to(device)
 
 
 def _text_encoder_config(folder: Path) -> Qwen3Config:
@@ -283,6 +291,8 @@ def _load_weights(
     device: Device,
     dtype: torch.dtype,
     extra: dict[str, Tensor] | None = None,
+    *,
+    mapped: bool = False,
 ) -> M:
     """Load the weights under ``prefix`` and the tensors in ``extra`` into ``module`` and freeze it."""
     extra = extra or {}
@@ -294,25 +304,30 @@ def _load_weights(
     expected = {name: tuple(weight.shape) for name, weight in module.state_dict().items() if name not in extra}
     check_shapes(checkpoint.folder, expected, infos)
     extra = {name: tensor.to(device, dtype) for name, tensor in extra.items()}
-    module.load_state_dict({**_read_tensors(infos, device, dtype), **extra}, assign=True)
+    module.load_state_dict({**_read_tensors(infos, device, dtype, mapped=mapped), **extra}, assign=True)
     return _freeze(module)
 
 
 def _read_tensors(
-    infos: dict[str, TensorInfo], device: Device = "cpu", dtype: torch.dtype | None = None
+    infos: dict[str, TensorInfo], device: Device = "cpu", dtype: torch.dtype | None = None, *, mapped: bool = False
 ) -> dict[str, Tensor]:
     """Read tensors, opening each file once. Without ``dtype`` they keep their own.
 
-    Tensors are copied: the alignment of memory-mapped tensors changes the last bits of results, and Windows does not
-    let a file be replaced while it is mapped.
+    Tensors go from the memory-mapped file to the device, without a copy in CPU memory where CUDA converts them. On the
+    CPU they are copied unless ``mapped``: the alignment of memory-mapped tensors changes the last bits of results, a
+    change of the file would change the weights, and Windows does not let a file be replaced while it is mapped.
     """
+    copy = torch.device(device).type == "cpu" and not mapped
     tensors: dict[str, Tensor] = {}
     by_file = sorted(infos.items(), key=lambda item: str(item[1].file))
     for file, group in itertools.groupby(by_file, key=lambda item: item[1].file):
         try:
             with safe_open(file, framework="pt") as opened:
                 for name, tensor in group:
-                    tensors[name] = opened.get_tensor(tensor.name).to(device=device, dtype=dtype, copy=True)
+                    stored = opened.get_tensor(tensor.name)
+                    if torch.device(device).type == "cuda":  # others may lack the stored dtype
+                        stored = stored.to(device)
+                    tensors[name] = stored.to(device=device, dtype=dtype, copy=copy)
                     count_read(tensor.end - tensor.start)
         except (SafetensorError, OSError, AttributeError) as error:  # AttributeError: a dtype that PyTorch lacks
             raise CheckpointError(f"{file} cannot be read: {error}", hint="Download the model again.") from None

@@ -57,7 +57,8 @@ def _base(prepared: Prepared, precision: str) -> AceStepDiT:
         return load_dit(prepared.checkpoint, dtype=prepared.dtype)
     if precision not in QUANTIZED:
         return load_dit(prepared.checkpoint, device=prepared.device, dtype=prepared.dtype)
-    decoder = load_dit(prepared.checkpoint, dtype=prepared.dtype)  # quantized while it moves to the device
+    # Quantized while it moves to the device: the CPU memory need not hold a copy of it.
+    decoder = load_dit(prepared.checkpoint, dtype=prepared.dtype, mapped=prepared.device.type != "cpu")
     quantize(decoder, precision, device=prepared.device)
     return decoder
 

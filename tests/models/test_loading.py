@@ -202,3 +202,18 @@ def test_a_missing_vae_or_text_encoder_or_that_of_another_model_is_reported(
     (tmp_path / "Qwen3-Embedding-0.6B" / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
         load_text_encoder(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loaded_weights_do_not_change_with_their_files(dtype: torch.dtype, tiny_root: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(tiny_root, tmp_path / "models")
+    dit, text = (load(root / "acestep-v15-tiny", dtype=dtype) for load in (load_dit, load_text_encoder))
+    modules = [dit, text.model]
+    before = [[parameter.clone() for parameter in module.parameters()] for module in modules]
+    for file in [*(root / "acestep-v15-tiny").glob("*.safetensors"), *root.glob("Qwen3*/*.safetensors")]:
+        with file.open("r+b") as opened:  # the same file, unlike one that is replaced
+            opened.seek(file.stat().st_size // 2)
+            opened.write(bytes(file.stat().st_size - file.stat().st_size // 2))
+    for module, copies in zip(modules, before, strict=True):
+        for parameter, copy in zip(module.parameters(), copies, strict=True):
+            assert torch.equal(parameter, copy)

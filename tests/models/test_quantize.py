@@ -259,3 +259,12 @@ def test_fp32_is_computed_without_fp16(precision: str) -> None:
     huge = inputs() * 1e6  # overflows in fp16
     assert torch.isfinite(quantized(huge)).all()
     assert torch.isfinite(quantized.dequantize(torch.float32)).all()
+
+
+def test_weights_in_the_mapped_file_are_quantized_alike(tiny_checkpoint: Path) -> None:
+    copied, mapped = load_dit(tiny_checkpoint), load_dit(tiny_checkpoint, mapped=True)
+    for model in (copied, mapped):
+        quantize(model, "int8")
+    expected, found = copied.state_dict(), mapped.state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

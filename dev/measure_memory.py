@@ -127,7 +127,8 @@ def full_size(base: str, every: int) -> int:
 def shapes(kind: str, family: str) -> int:
     """Crops of 30 to 240 s at full size, with and without padding, masks in the fused kernel and checkpointing.
 
-    Prints how far the estimate is above the live tensors, and that for a GPU above what its allocator reserves.
+    Prints how far the estimate is above the live tensors, that for a GPU above what its allocator reserves, and the
+    bytes that the forward pass keeps for the backward pass.
     """
     config = parse(ADAPTERS[kind].config, {"dropout": 0.0} | ({} if kind == "lokr" else {"r": 64}))
     wrong = 0
@@ -156,7 +157,8 @@ def shapes(kind: str, family: str) -> int:
         name = f"{compute}, {frames / 25:g} s, again {every}{', padded' if padded else ''} {scores}"
         print(
             f"{name:36} tensors {measured.peak / GIB:6.2f} GB, estimated {off:+.1%}; "
-            f"reserved {measured.reserved / GIB:6.2f} GB, estimated {reserved / measured.reserved - 1:+.1%}",
+            f"reserved {measured.reserved / GIB:6.2f} GB, estimated {reserved / measured.reserved - 1:+.1%}; "
+            f"kept after the forward pass {measured.kept / GIB:6.2f} GB",
             flush=True,
         )
     return wrong

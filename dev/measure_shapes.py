@@ -30,10 +30,12 @@ from tests.training.memory.measured_runs import DECODER_KEYS, DTYPES, noise_batc
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Bytes: the most that live tensors take, without the optimizer, and what a GPU's allocator reserves for them."""
+    """Bytes: the most that live tensors take, without the optimizer, what a GPU's allocator reserves for them, and what
+    the forward pass keeps for the backward pass."""
 
     peak: int
     reserved: int
+    kept: int
 
 
 def measure_shapes(spec: MemorySpec, scores: str = "") -> Measured:
@@ -52,10 +54,12 @@ def measure_shapes(spec: MemorySpec, scores: str = "") -> Measured:
         batch = noise_batch(spec)
         with _kernels(scores), _away(), AllocatedBytes() as live:
             live.add([*model.parameters(), *model.buffers(), *(part for part in batch if part is not None)])
+            loaded = live.now
             with autocast:
                 loss = model(batch).mean()
+            kept = live.now - loaded
             loss.backward()
-            return Measured(live.peak, live.allocator.reserved)
+            return Measured(live.peak, live.allocator.reserved, kept)
 
 
 def _replace_weights(networks: list[nn.Module]) -> None:

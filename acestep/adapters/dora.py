@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from acestep.adapters.base import require_finite
 from acestep.adapters.configs import DoRAConfig
-from acestep.adapters.lora import NAME, LoRAAdapter, LowRank, product
+from acestep.adapters.lora import LoRAAdapter
+from acestep.adapters.lora_layers import NAME, LowRank, product
 from acestep.models.quantize import QuantizedLinear, dequantized_weight
 
 MAGNITUDE = "lora_magnitude_vector"
@@ -88,16 +89,16 @@ class _Decomposed(LowRank):
         norms = _row_norms(direction)
         return norms if self._correction is None else norms * self._correction
 
-    def add(self, layer: Any, result: Tensor, dropped: Tensor) -> Tensor:
+    def add(self, layer: Any, result: Tensor, dropped: Tensor, reduced: Tensor) -> Tensor:
         if self.strength == 0.0:
             return result
         base, output = layer.get_base_layer(), result
         if layer.training and not isinstance(layer.lora_dropout[NAME], nn.Identity):
-            output = base(dropped)
+            output = base(dropped.to(result.dtype))
         if base.bias is not None:
             output = output - base.bias
         ratio = layer.lora_magnitude_vector[NAME].weight / self.row_norms(layer)
-        update: Tensor = ratio * (output + product(layer, dropped, self._scale * self.strength)) - output
+        update: Tensor = ratio * (output + product(layer, dropped, reduced, self._scale * self.strength)) - output
         return (result + update).to(result.dtype)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the usual name
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
@@ -24,16 +23,14 @@ from acestep.adapters.base import (
 from acestep.adapters.configs import LoRAConfig
 from acestep.adapters.dropout import Dropout
 from acestep.adapters.lora_file import read_lora, write_lora
+from acestep.adapters.lora_layers import NAME, LowRank, project_jointly
 from acestep.adapters.metadata import AdapterMetadata
 from acestep.adapters.pissa import folded_difference, principal_part, unfolded_difference
 from acestep.adapters.targets import ranks_of
 from acestep.core.errors import AdapterError
-from acestep.models.device import under_autocast
 from acestep.models.imports import without_bitsandbytes
 from acestep.models.key_mapping import diffusers_to_original, original_to_diffusers
 from acestep.models.quantize import is_quantized
-
-NAME = "default"  # PEFT's default adapter name
 
 
 class LoRAAdapter:
@@ -68,7 +65,7 @@ class LoRAAdapter:
                     half.start = nn.Parameter(half.weight.data.clone(), requires_grad=False)
             if self.config.dropout:
                 layer.lora_dropout[NAME] = Dropout(self.config.dropout)
-            layer.cast_input_dtype_enabled = False  # ``product`` casts it, if autocast does not
+            layer.cast_input_dtype_enabled = False  # ``_dropped`` casts it, if autocast does not
             layer.lora_variant[NAME] = self._variant(layer)
             layer.project_jointly = project_jointly
 
@@ -183,36 +180,6 @@ class LoRAAdapter:
         self._peft.unload()
         self._layers.clear()
         return self.network
-
-
-def project_jointly(layers: Sequence[Any], x: Tensor) -> list[Tensor]:
-    """The outputs of layers for the same input, with the same dropout."""
-    dropped = layers[0].lora_dropout[NAME](x)
-    return [layer.lora_variant[NAME].add(layer, layer.base_layer(x), dropped) for layer in layers]
-
-
-def product(layer: Any, x: Tensor, scale: float) -> Tensor:
-    """``scale`` * B A x [..., out] of a PEFT layer, minus that of its PiSSA initialization."""
-    a, b = layer.lora_A[NAME], layer.lora_B[NAME]
-    x = x.contiguous()  # otherwise torch uses another kernel for weights without gradient, and results differ
-    if not under_autocast(x.device):
-        x = x.to(a.weight.dtype)
-    found: Tensor = b(a(x) * scale)
-    if hasattr(a, "start"):
-        found = found - F.linear(F.linear(x, a.start) * scale, b.start)
-    return found
-
-
-class LowRank:
-    """The forward pass of LoRA and PiSSA as a variant of a PEFT layer."""
-
-    def forward(self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
-        """The output of the base layer ``result`` [..., out] plus that of the adapter."""
-        return self.add(module, result, module.lora_dropout[active_adapter](x))
-
-    def add(self, layer: Any, result: Tensor, dropped: Tensor) -> Tensor:
-        """The same for ``dropped``, the input of the layer with dropout applied."""
-        return (result + product(layer, dropped, layer.scaling[NAME])).to(result.dtype)
 
 
 def _peft_settings(modules: list[str], config: LoRAConfig, ranks: Mapping[str, int]) -> LoraConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Thread
 from typing import Generic, TypeVar
 
 import torch
@@ -234,3 +235,15 @@ def memory_free_bytes(device: str) -> int | None:
     if kind == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return free_bytes()
+
+
+def compute_on_one_thread(num_threads: int) -> None:
+    """Limit PyTorch to one thread in operations of the calling thread.
+
+    ``torch.set_num_threads`` also sets the number for threads that are started later, which another thread restores.
+    """
+    torch.get_num_threads()  # initializes the number of this thread, which would otherwise happen later
+    torch.set_num_threads(1)
+    restore = Thread(target=torch.set_num_threads, args=(num_threads,))
+    restore.start()
+    restore.join()

@@ -8,19 +8,22 @@ that covers its receptive field.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from itertools import groupby
+from threading import Event
 from typing import Any
 
 import torch
 from loguru import logger
 from torch import Tensor
 
-from acestep.models.device import empty_cache, memory_free_bytes
+from acestep.models.device import compute_on_one_thread, empty_cache, memory_free_bytes
 from acestep.models.vae_tiles import Tile, block_reach, encoder_tiles
 
-CHUNK_BYTES = 2**20  # per thread: half of the level 2 cache of a core
+CHUNK_BYTES = 2**20  # half of the level 2 cache of a core
 MIN_CHUNK = 4096  # samples: in shorter chunks, the deep blocks would mostly compute their overlap
 
+_POLL_S = 0.1
 _LIVE_ACTIVATIONS = 6  # of the size of the first block, with the workspace of its convolutions
 
 Check = Callable[[], None]
@@ -33,15 +36,18 @@ class TileBatch:
     """
 
     def __init__(self) -> None:
+        self._free_bytes: int | None = None  # before the first tile: later, PyTorch holds what it has used
         self._limit: int | None = None  # set when the device was out of memory
 
     def size(self, vae: Any, tile: Tile) -> int:
         """The number of tiles of the length of ``tile`` to encode at once, at least 1."""
         if vae.device.type not in ("cuda", "xpu"):
             return 1
+        if self._free_bytes is None:
+            empty_cache(str(vae.device))
+            self._free_bytes = memory_free_bytes(str(vae.device)) or 0
         channels = vae.encoder.conv1.out_channels
-        tile_bytes = _LIVE_ACTIVATIONS * channels * tile.length * vae.dtype.itemsize
-        fitting: int = (memory_free_bytes(str(vae.device)) or 0) // tile_bytes
+        fitting: int = self._free_bytes // (_LIVE_ACTIVATIONS * channels * tile.length * vae.dtype.itemsize)
         return max(1, min(fitting, self._limit or fitting))
 
     def halve(self, size: int) -> None:
@@ -102,25 +108,49 @@ def _in_chunks(block: Any, hidden: Tensor, stop_if_cancelled: Check) -> Tensor:
     ratio = block.conv1.stride[0]
     overlap = -(-block_reach(ratio) // ratio)  # in output samples
     chunks = encoder_tiles(hidden.shape[-1] // ratio, _chunk_samples(hidden) // ratio, overlap)
-    parts = []
-    for chunk in chunks:
-        part = _block(block, hidden[..., chunk.first * ratio : chunk.last * ratio], stop_if_cancelled)
-        parts.append(part[..., chunk.core_start - chunk.first :][..., : chunk.core_length])
-    return torch.cat(parts, dim=-1)
+
+    def encode(chunk: Tile, check: Check) -> Tensor:
+        part = _block(block, hidden[..., chunk.first * ratio : chunk.last * ratio], check)
+        return part[..., chunk.core_start - chunk.first :][..., : chunk.core_length]
+
+    if hidden.device.type != "cpu" or len(chunks) == 1 or torch.get_num_threads() == 1:
+        return torch.cat([encode(chunk, stop_if_cancelled) for chunk in chunks], dim=-1)
+    return torch.cat(_in_parallel(encode, chunks, stop_if_cancelled), dim=-1)
+
+
+def _in_parallel(encode: Callable[[Tile, Check], Tensor], chunks: list[Tile], stop_if_cancelled: Check) -> list[Tensor]:
+    """Encode each chunk on one thread, on as many threads as PyTorch uses.
+
+    Several threads in each operation would wait for each other after each one, which is slow beside other programs.
+    """
+    num_threads, stopped = torch.get_num_threads(), Event()
+
+    def check() -> None:
+        if stopped.is_set():
+            raise CancelledError
+
+    pool = ThreadPoolExecutor(num_threads, "vae", initializer=compute_on_one_thread, initargs=(num_threads,))
+    try:
+        futures = [pool.submit(torch.no_grad()(encode), chunk, check) for chunk in chunks]
+        while wait(futures, timeout=_POLL_S).not_done:
+            stop_if_cancelled()
+        return [future.result() for future in futures]
+    finally:
+        stopped.set()
+        pool.shutdown(cancel_futures=True)
 
 
 def _chunk_samples(hidden: Tensor) -> int:
     if hidden.device.type != "cpu":
         return hidden.shape[-1]
-    sample_bytes = hidden.shape[0] * hidden.shape[1] * hidden.element_size()
-    return max(CHUNK_BYTES * torch.get_num_threads() // sample_bytes, MIN_CHUNK)
+    return max(CHUNK_BYTES // (hidden.shape[0] * hidden.shape[1] * hidden.element_size()), MIN_CHUNK)
 
 
-def _block(block: Any, hidden: Tensor, stop_if_cancelled: Check) -> Tensor:
+def _block(block: Any, hidden: Tensor, check: Check) -> Tensor:
     for unit in (block.res_unit1, block.res_unit2, block.res_unit3):
-        stop_if_cancelled()
+        check()
         hidden = unit.conv2(_snake(unit.snake2, unit.conv1(_snake(unit.snake1, hidden)))).add_(hidden)
-    stop_if_cancelled()
+    check()
     downsampled: Tensor = block.conv1(_snake(block.snake1, hidden))
     return downsampled
 

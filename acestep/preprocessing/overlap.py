@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from threading import Thread
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 import torch
+
+from acestep.models.device import compute_on_one_thread
 
 T = TypeVar("T")  # a sample
 L = TypeVar("L")  # what is loaded for it
@@ -42,7 +43,7 @@ class Loader(Generic[T, L]):
         self._queue: deque[Future[L]] = deque()
         self._num_submitted = 0
         self._pool = ThreadPoolExecutor(
-            max(ahead, 1), "load", initializer=_compute_on_one_thread, initargs=(torch.get_num_threads(),)
+            max(ahead, 1), "load", initializer=compute_on_one_thread, initargs=(torch.get_num_threads(),)
         )
 
     def __enter__(self) -> Self:
@@ -106,15 +107,3 @@ class Writer(Generic[T, W]):
             self.finish()
         finally:
             self._pool.shutdown()
-
-
-def _compute_on_one_thread(num_threads: int) -> None:
-    """Limit PyTorch to one thread in operations of the calling thread.
-
-    ``torch.set_num_threads`` also sets the number for threads that are started later, which another thread restores.
-    """
-    torch.get_num_threads()  # initializes the number of this thread, which would otherwise happen later
-    torch.set_num_threads(1)
-    restore = Thread(target=torch.set_num_threads, args=(num_threads,))
-    restore.start()
-    restore.join()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,6 +65,21 @@ def test_encoding_in_chunks_equals_encoding_at_once(
     audio = torch.randn(2, 2, 40 * 1920, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(encode_tile(narrow_vae.encoder, audio), narrow_vae.encoder(audio), atol=1e-6, rtol=0)
+
+
+def test_as_many_tiles_are_encoded_at_once_as_fit_the_memory_that_was_free_at_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free = [9 * 2**30, 0]  # then PyTorch holds it
+    monkeypatch.setattr(vae_encoder, "memory_free_bytes", lambda device: free.pop(0))
+    monkeypatch.setattr(vae_encoder, "empty_cache", lambda device: None)
+    encoder = SimpleNamespace(conv1=SimpleNamespace(out_channels=128))
+    gpu = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, encoder=encoder)
+    tile, batch = Tile(0, 0, 30 * SAMPLE_RATE_HZ, 30 * SAMPLE_RATE_HZ), TileBatch()
+    assert [batch.size(gpu, tile), batch.size(gpu, tile)] == [4, 4]
+    batch.halve(4)
+    assert batch.size(gpu, tile) == 2
+    assert batch.size(SimpleNamespace(device=torch.device("cpu")), tile) == 1
 
 
 class FourTiles(TileBatch):

@@ -112,9 +112,9 @@ def test_seeded_weights_are_measured_against_the_plain_step(capsys):
     assert plain["ratio"] == pytest.approx(ours["median_s"] / plain["median_s"])
     assert ours["speedup"] == pytest.approx(1 / plain["ratio"])
     assert {"median_s", "songs_per_hour", "ratio", "peak_gb"} <= set(ours)
+    assert ours["host_waits"] == 1  # the losses and the gradient norm at once
     for speed in (ours, plain):
         assert speed["dispatches"] > 100
-        assert speed["host_waits"] >= 1
         assert 0 < speed["flop_utilization"] < 1
 
 

@@ -39,12 +39,13 @@ NEW_EVENTS = {"PhaseStarted"}  # added after the files were saved
 NEW_KEYS = {  # likewise
     *("StepLogged.epochs", "StepLogged.steps", "Progressed.phase", ".components: str"),
     *(".automatic.base_precision: str", ".automatic.gradient_checkpointing: str"),
+    ".state.compiled: bool",
 }
 NO_MESSAGES = ".merged.job"  # a merged model finds the VAE of its base model now, so the job has nothing to warn about
 NEW_SETTINGS = {  # likewise, by group, with their defaults
     "config": {"audio_format": "wav"},
     "lokr": {"weight_decompose": False, "unbalanced_factorization": False},
-    "training": {"max_validation_songs": 32},
+    "training": {"max_validation_songs": 32, "compile": "auto"},
     "fixed": {"max_validation_songs": 32},  # of a training state
 }
 CACHE = "index.json"  # of the tensors; it leaves out files that have just been written

@@ -20,7 +20,7 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or x.device.type != "cpu":
+        if not self.training or x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.dropout(x, self.p, self.training)
         return cast(Tensor, _DropoutOnCPU.apply(x, self.p))  # type: ignore[no-untyped-call]
 

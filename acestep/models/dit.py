@@ -34,9 +34,11 @@ class AceStepDiT(AceStepTransformer1DModel):
     Attributes:
         checkpoint_every: with gradient checkpointing enabled, every n-th layer is recomputed in the backward pass and
             the other layers keep their activations; 1 recomputes all layers.
+        run_block: calls a block with its arguments; ``CompiledBlocks`` calls compiled code.
         offload_inputs: the inputs of recomputed layers stay in CPU memory until the backward pass.
     """
 
+    run_block: Callable[..., Any]
     checkpoint_every: int = 1
     offload_inputs: bool = False
     config: Any
@@ -47,6 +49,7 @@ class AceStepDiT(AceStepTransformer1DModel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.layers = nn.ModuleList(map(Block, self.layers))
+        self.run_block = run_eagerly
 
     def enable_gradient_checkpointing(self, gradient_checkpointing_func: Callable[..., Any] | None = None) -> None:
         """Recompute activations in the backward pass, by default with the same dropout on every device."""
@@ -102,7 +105,7 @@ class AceStepDiT(AceStepTransformer1DModel):
             if checkpointing and index % self.checkpoint_every == 0:
                 hidden_states = self._recomputed(layer, hidden_states, shared)
             else:
-                hidden_states = layer(hidden_states, *shared)
+                hidden_states = self.run_block(layer, hidden_states, *shared)
         shift, scale = (self.scale_shift_table + time.unsqueeze(1)).chunk(2, dim=1)
         hidden_states = modulated_rms_norm(self.norm_out, hidden_states, shift, scale)
         velocity = self.proj_out_conv(hidden_states.transpose(1, 2)).transpose(1, 2)[:, :num_frames]  # [B, T, C]
@@ -110,10 +113,11 @@ class AceStepDiT(AceStepTransformer1DModel):
 
     def _recomputed(self, layer: Any, hidden_states: Tensor, shared: tuple[Any, ...]) -> Any:
         """The output of a layer that keeps only its input; the ``shared`` arguments are the same for all layers."""
+        run = functools.partial(self.run_block, layer)
         if not self.offload_inputs:
-            return self._gradient_checkpointing_func(layer, hidden_states, *shared)
+            return self._gradient_checkpointing_func(run, hidden_states, *shared)
         with SaveOnCpu():  # moves hidden_states alone
-            return self._gradient_checkpointing_func(functools.partial(_call, layer, shared), hidden_states)
+            return self._gradient_checkpointing_func(functools.partial(_call, run, shared), hidden_states)
 
     def _embed_time(self, timestep: Tensor, timestep_r: Tensor) -> tuple[Tensor, Tensor]:
         """Timestep embedding [B, D] and the modulation of the layers [B, 6, D]."""
@@ -143,7 +147,12 @@ def _computes_in_fp16(tokens: Tensor) -> bool:
     return under_autocast(tokens.device) and tokens.dtype == torch.float16
 
 
-def _checkpoint(layer: nn.Module, *arguments: Any) -> Any:
+def run_eagerly(block: Any, hidden_states: Tensor, *shared: Any) -> Any:
+    """The output of ``block``."""
+    return block(hidden_states, *shared)
+
+
+def _checkpoint(layer: Callable[..., Any], *arguments: Any) -> Any:
     options: dict[str, Any] = {"context_fn": same_random_numbers} if arguments[0].device.type == "mps" else {}
     return checkpoint(layer, *arguments, use_reentrant=False, **options)
 
@@ -169,5 +178,5 @@ def _to_device(saved: tuple[torch.device, Tensor]) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _call(layer: Any, shared: tuple[Any, ...], hidden_states: Tensor) -> Any:
-    return layer(hidden_states, *shared)
+def _call(run: Callable[..., Any], shared: tuple[Any, ...], hidden_states: Tensor) -> Any:
+    return run(hidden_states, *shared)

@@ -2,7 +2,8 @@
 
 Autograd would save every intermediate result in fp32, and would read and write each several times. Here the input is
 saved as it is, and the intermediate results are computed again. Values and gradients are those of the composed
-functions within rounding. Letters: B samples, T tokens, D width.
+functions within rounding. ``torch.compile`` gets the composed functions, which it fuses itself: it loses the gradients
+that depend on ``ctx.needs_input_grad``. Letters: B samples, T tokens, D width.
 """
 
 from __future__ import annotations
@@ -48,11 +49,17 @@ def rotated_rms_norm(norm: RMSNorm, x: Tensor, rotary: Rotary) -> Tensor:
         x: [B, T, heads, d].
         rotary: ``rotary_embedding`` of T tokens.
     """
+    if torch.compiler.is_compiling():
+        values = _composed_norm(x, norm.eps, norm.weight)
+        cos, sin = rotary
+        return (values * cos + _swap_halves(values) * sin).to(x.dtype)
     return cast(Tensor, _RotatedRMSNorm.apply(x, norm.eps, norm.weight, *rotary))  # type: ignore[no-untyped-call]
 
 
 def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up."""
+    if torch.compiler.is_compiling():
+        return F.silu(gate) * up
     return cast(Tensor, _GatedSiLU.apply(gate, up))  # type: ignore[no-untyped-call]
 
 
@@ -111,7 +118,16 @@ class _GatedSiLU(torch.autograd.Function):
 def _apply_norm(x: Tensor, eps: float, weight: Tensor | None, shift: Tensor | None = None) -> Tensor:
     """The result has the dtype of the computation."""
     dtype = torch.get_autocast_dtype(x.device.type) if under_autocast(x.device) else x.dtype
+    if torch.compiler.is_compiling():
+        values = _composed_norm(x, eps, weight)
+        return (values if shift is None else values + shift).to(dtype)
     return cast(Tensor, _RMSNorm.apply(x, eps, weight, shift, dtype))  # type: ignore[no-untyped-call]
+
+
+def _composed_norm(x: Tensor, eps: float, weight: Tensor | None) -> Tensor:
+    values = _wide(x)
+    normalized = values * torch.rsqrt(values.square().mean(dim=-1, keepdim=True) + eps)
+    return normalized if weight is None else normalized * weight
 
 
 def _wide(x: Tensor | None) -> Tensor:

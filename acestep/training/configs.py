@@ -54,6 +54,9 @@ def _checkpointing_choice(value: Any) -> Any:
 Checkpointing = Annotated[Literal["auto", "off", "on", "offload"], BeforeValidator(_checkpointing_choice)]
 
 
+Compilation = Annotated[Literal["auto", "off", "on"], BeforeValidator(_checkpointing_choice)]
+
+
 class TrainingConfig(Config):
     """How an adapter is trained."""
 
@@ -134,6 +137,13 @@ class TrainingConfig(Config):
         unit="layers",
         ge=1,
         le=64,
+        advanced=True,
+    )
+    compile: Compilation = option(
+        "auto",
+        "torch.compile",
+        "Compile the layers of the model: faster steps after a start of a few minutes. They are used only if their "
+        "gradients match those of the uncompiled layers on this computer. auto compiles on CUDA GPUs.",
         advanced=True,
     )
     warmup_steps: int = option(

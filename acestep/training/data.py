@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -108,6 +109,15 @@ def collate(examples: Sequence[TrainingExample]) -> Batch:
         frame_mask=_mask([e.latents.shape[0] for e in examples]),
         token_mask=_mask([e.condition.shape[0] for e in examples]),
     )
+
+
+def pad_condition(batch: Batch, num_tokens: int) -> Batch:
+    """The batch with its conditions padded to ``num_tokens``, so that all batches have one shape."""
+    count, length, _ = batch.condition.shape
+    mask = torch.ones(count, length, dtype=torch.bool) if batch.token_mask is None else batch.token_mask
+    mask = mask.to(batch.condition.device)
+    missing = num_tokens - length
+    return batch._replace(condition=F.pad(batch.condition, (0, 0, 0, missing)), token_mask=F.pad(mask, (0, missing)))
 
 
 def pin(batch: Batch, device: torch.device) -> Batch:

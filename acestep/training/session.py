@@ -6,21 +6,23 @@ import dataclasses
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from acestep.adapters.base import Adapter
 from acestep.adapters.files import inject, load_adapter, load_weights_into, modules_outside_layers
 from acestep.adapters.metadata import AdapterMetadata
 from acestep.core.events import Event, LogMessage
 from acestep.core.phases import PhaseProgress
+from acestep.models.compiled import CompiledBlocks, missing_compiler
 from acestep.models.device import empty_cache
-from acestep.models.dit import AceStepDiT
+from acestep.models.dit import AceStepDiT, run_eagerly
 from acestep.models.load import load_dit, load_null_condition
 from acestep.models.quantize import QUANTIZED, quantize
-from acestep.training.data import TrainingSample, TrainingStep, collate, move, pin, seed_for
+from acestep.training.compilation import use_if_equal
+from acestep.training.data import TrainingSample, TrainingStep, collate, move, pad_condition, pin, seed_for
 from acestep.training.distributed.placement import shard_layers
 from acestep.training.evaluation.evaluator import Metrics
 from acestep.training.flow_matching import Batch, FlowMatching
@@ -32,7 +34,7 @@ from acestep.training.prefetch import Draw, hold_on_device, prefetched, prefetch
 from acestep.training.prepare import Prepared
 from acestep.training.state.best_model import BestTracker
 from acestep.training.state.ema import ExponentialMovingAverage
-from acestep.training.state.random_state import RandomState
+from acestep.training.state.random_state import RandomState, seeded_generators
 from acestep.training.state.run_folder import ADAPTER, STATE, ResumeSource
 from acestep.training.state.tensor_tree import damaged_state, read_state
 
@@ -98,6 +100,9 @@ class Session:
         self._evaluator = prepared.evaluator
         self._samples = self._placed_samples()
         self._drawn: Draw = self._draw
+        self._num_tokens = 0  # conditions are padded to this length
+        self.compiled = False
+        self._compile(model)
         if prepared.source is not None and prepared.source.exact:
             self._resume_from(prepared.source)
         elif prepared.source is not None:
@@ -130,6 +135,42 @@ class Session:
             self._emit(LogMessage(message=f"The dataset does not fit on {device}: it is read in advance", warning=True))
             empty_cache(str(device))
             return samples
+
+    def _compile(self, model: FlowMatching) -> None:
+        """Let the blocks of ``model`` run compiled, if that is requested and works on this computer."""
+        prepared, spec = self.prepared, self.choices.spec
+        requested, device = prepared.training.compile, prepared.device
+        if requested == "off" or (requested == "auto" and device.type != "cuda"):
+            return
+        reason = "" if prepared.job.strategy == "ddp" else f"strategy {prepared.job.strategy} runs eagerly"
+        if not (reason := reason or missing_compiler(device)):
+            self._num_tokens = -(-spec.tokens // 8) * 8
+            config = self._decoder.config
+            blocks = CompiledBlocks(
+                spec.batch_size,
+                -(-spec.frames // config.patch_size),
+                groups=config.num_attention_heads // config.num_key_value_heads,
+            )
+            lengths = [sample.record.num_frames for sample in prepared.samples]
+            longest = sorted(range(len(lengths)), key=lambda index: -lengths[index])[: spec.batch_size]
+            with seeded_generators(prepared.training.seed, device):
+                batch = self.make_batch(longest, 0)
+
+                def losses() -> Tensor:
+                    with self.fabric.autocast():
+                        return cast(Tensor, model(batch))
+
+                reason = use_if_equal(self._decoder, blocks, self.adapter.parameters(), losses)
+            blocks.on_failure = self._run_eagerly
+        reasons = [each for each in self.processes.all_gather(reason) if each]
+        self.compiled = not reasons
+        if reasons:
+            self._run_eagerly(reasons[0])
+
+    def _run_eagerly(self, reason: str) -> None:
+        """Use no compiled code from now on."""
+        self._decoder.run_block, self._num_tokens, self.compiled = run_eagerly, 0, False
+        self._emit(LogMessage(message=f"The model is not compiled: {reason}", warning=True))
 
     def _injected(self) -> Adapter:
         training, source = self.prepared.training, self.prepared.source
@@ -177,7 +218,8 @@ class Session:
 
     def _draw(self, samples: list[int], epoch: int) -> Batch:
         draw = self.prepared.example_sampler
-        return pin(collate([draw(self._samples[i], epoch) for i in samples]), self.prepared.device)
+        batch = collate([draw(self._samples[i], epoch) for i in samples])
+        return pin(pad_condition(batch, self._num_tokens) if self._num_tokens else batch, self.prepared.device)
 
     def evaluate(self, stop_if_cancelled: Callable[[], None]) -> Metrics:
         """Metrics of the current adapter. Raises JobCancelled."""
@@ -220,6 +262,7 @@ class Session:
     def state(self) -> dict[str, Any]:
         """Everything a bit-exact resume needs, as of the last step; the learning rate follows from the step."""
         return {
+            "compiled": self.compiled,
             "fixed": self.prepared.fixed | {"base_precision": self.choices.base_precision},
             "progress": self.progress.state(),
             "tracker": self.tracker.state(),
@@ -242,6 +285,10 @@ class Session:
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Restore the content of ``state``."""
+        if (before := state.get("compiled", False)) != self.compiled:
+            how = ("compiled", "eagerly") if before else ("eagerly", "compiled")
+            message = f"The run was trained {how[0]} and continues {how[1]}, so it does not resume bit-exactly"
+            self._emit(LogMessage(message=message, warning=True))
         self.adapter.load_state(state["adapter"])
         if self.ema is not None:
             self.ema.restart()

@@ -30,7 +30,7 @@ NOT_HERE = {
     "output_dir": "set when a run is started",
     "pin_memory": "used on CUDA, without effect elsewhere",
     "shift": "used by generation, not by training",
-    "torch_compile": "the model is not compiled",
+    "torch_compile": "set by compile",
 }
 
 

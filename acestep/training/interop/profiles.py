@@ -56,6 +56,7 @@ SETTINGS = {
     "auto_save_best_after": "training.auto_save_best_after",
     "max_latent_length": "training.max_latent_length",
     "gradient_checkpointing_enabled": "training.gradient_checkpointing",
+    "torch_compile_enabled": "training.compile",
     "lora_output_dir": "job.out",
     "loss_weighting": "training.loss_weighting",
     "snr_gamma": "training.snr_gamma",
@@ -81,7 +82,7 @@ _PATIENCE = ("early_stop_enabled", "early_stop_patience_val")
 _RESUME = ("resume_enabled", "resume_dir", "resume_checkpoint_dropdown")
 
 # Keys without effect here, with the value that applies.
-FIXED = {"encoder_offloading_enabled": True, "torch_compile_enabled": False}
+FIXED = {"encoder_offloading_enabled": True}
 
 # Fields of the page that belong to no config; they are stored unchanged.
 CONTROLS = frozenset(
@@ -99,6 +100,7 @@ CONTROLS = frozenset(
 _CHOICES: dict[str, dict[Any, Any]] = {
     "adapter_type": {"lora": "LoRA", "lokr": "LoKr"},
     "gradient_checkpointing_enabled": {"on": True, "off": False},
+    "torch_compile_enabled": {"off": False, "on": True},
     "scheduler_type": {name: name for name in ("cosine", "linear", "constant", "constant_with_warmup")},
 }
 _WHEN_EMPTY = {"learning_rate": DEFAULT_RATE, "timestep_mu": -0.4, "timestep_sigma": 1.0, "sample_bpm": 120}

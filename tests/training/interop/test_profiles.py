@@ -166,7 +166,6 @@ def test_unknown_keys_and_invalid_values_are_reported_and_the_others_used(path, 
         "batch_size": 999,
         "optimizer_type": "sgd",
         "scheduler_type": "Cosine Restarts",
-        "torch_compile_enabled": True,
         "encoder_offloading_enabled": False,
         "training.unheard_of": 1,
         "samples.every": 2,
@@ -181,7 +180,7 @@ def test_unknown_keys_and_invalid_values_are_reported_and_the_others_used(path, 
         "training.batch_size",
         "training.optimizer_type",
     }
-    assert told["torch_compile_enabled"] == "the model is not compiled"
+    assert told["encoder_offloading_enabled"] == "the encoders are not loaded during training"
     assert "set to 256" in told["training.batch_size"]
 
 

@@ -31,8 +31,11 @@ class CompiledBlocks:
     def __init__(self, batch_size: int, num_tokens: int, *, groups: int) -> None:
         """``num_tokens`` is that of the hidden states, ``groups`` the number of query heads per key head."""
         import torch._dynamo
+        import torch._functorch.config
 
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MAX_GRAPHS)
+        # A backward pass that cannot be compiled must fail here, where the block can still run eagerly.
+        torch._functorch.config.force_non_lazy_backward_lowering = True
         self._shape, self._groups = (batch_size, num_tokens), groups
         self.failure = ""
         self.on_failure: Callable[[str], None] = lambda reason: None

@@ -84,7 +84,17 @@ def broken(graph: Any, inputs: Any) -> Any:
     raise OSError("there is no compiler")
 
 
-@pytest.mark.parametrize(("backend", "reason"), [(wrong_gradients, "its gradients are"), (broken, "no compiler")])
+def without_backward(graph: Any, inputs: Any) -> Any:
+    def backward(module: Any, _: Any) -> Any:
+        raise OSError("there is no backward pass")
+
+    return aot_autograd(fw_compiler=lambda module, _: module, bw_compiler=backward)(graph, inputs)
+
+
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [(wrong_gradients, "its gradients are"), (broken, "no compiler"), (without_backward, "no backward pass")],
+)
 def test_a_compiler_that_fails_or_computes_other_gradients_is_not_used(
     backend: Any, reason: str, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,10 @@ def add_tool(folder: Path, name: str, code: str) -> None:
     """A program in Python; ``fields`` is the value of its option --query-gpu."""
     start = "import sys; fields = sys.argv[1].partition('=')[2]\n"
     folder.mkdir(exist_ok=True)
-    (folder / name).write_text(f"#!{sys.executable}\n{start}{code}\n")
+    script = folder / f"{name}.py"
+    script.write_text(f"{start}{code}\n")
+    # the path of an interpreter after #! may have no spaces
+    (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$@"\n')
     (folder / name).chmod(0o755)
 
 

@@ -146,7 +146,7 @@ def test_the_forecast_shows_the_automatic_choices_with_their_reasons() -> None:
     page = forecast_html(forecast(80.0))
     assert "Gradient checkpointing off: " in page
     assert "of 80.0 GB free" in page
-    assert "Gradient checkpointing on every" in forecast_html(forecast(16.0))
+    assert "Gradient checkpointing on every" in forecast_html(forecast(12.0))
     assert "the free memory is not known" in forecast_html(forecast(None))
 
 

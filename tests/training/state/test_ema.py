@@ -68,7 +68,7 @@ def test_a_stopped_run_ends_with_the_same_average(optimizer, job):
     run(job("whole", **settings))
     asked = iter(range(1000))
     with pytest.raises(JobCancelled):
-        run(job("stopped", **settings), stop_when=lambda: next(asked) >= 2 + 2 + 3)
+        run(job("stopped", **settings), stop_when=lambda: next(asked) >= 1 + 2 + 3)
     assert RunFolder(job("stopped").out).latest_checkpoint().name == "epoch_2_step_3"
     run(job("stopped", **settings, resume="auto"))
     for name in ("final/adapter_ema/adapter_model.safetensors", "checkpoints/epoch_3/state/state.safetensors"):

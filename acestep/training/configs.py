@@ -44,17 +44,15 @@ if TYPE_CHECKING:
     from acestep.training.presets import apply_preset, auto_select_preset, list_presets, load_preset
 
 
-def _checkpointing_choice(value: Any) -> Any:
+def _on_or_off(value: Any) -> Any:
     """Earlier versions, and other trainers, know only true and false."""
     spelling = str(value).strip().lower()
     choices = {"on": ("true", "1", "1.0", "yes", "y", "t"), "off": ("false", "0", "0.0", "no", "n", "f")}
     return next((choice for choice, spellings in choices.items() if spelling in spellings), value)
 
 
-Checkpointing = Annotated[Literal["auto", "off", "on", "offload"], BeforeValidator(_checkpointing_choice)]
-
-
-Compilation = Annotated[Literal["auto", "off", "on"], BeforeValidator(_checkpointing_choice)]
+Checkpointing = Annotated[Literal["auto", "off", "on", "offload"], BeforeValidator(_on_or_off)]
+Compilation = Annotated[Literal["auto", "off", "on"], BeforeValidator(_on_or_off)]
 
 
 class TrainingConfig(Config):

@@ -1,13 +1,17 @@
-"""The context of a job whose events nobody reads."""
+"""A job without events, for what is measured."""
 
 from __future__ import annotations
 
-from acestep.core.events import Event
+from loguru import logger
+
+from acestep.core.events import Event, LogMessage
 from acestep.core.jobs import Context
 
 
 class SilentContext(Context):
-    """A job without events."""
+    """Discards events, except warnings: they may mean that a setting is not measured, such as compile."""
 
     def emit(self, event: Event) -> None:
-        """Discard the event."""
+        """Log a warning; discard other events."""
+        if isinstance(event, LogMessage) and event.warning:
+            logger.warning("{}", event.message)
